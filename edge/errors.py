@@ -1,0 +1,66 @@
+"""The agent's errors, and the exit code that each gives to the process.
+
+    UserError (edge.contract.errors)  1
+    ├── ConfigError                   3   a key of the configuration, named with its line
+    ├── BundleError (edge.contract)   4   the model bundle
+    ├── SourceError                   5   a camera, stream, video or folder of images
+    │   ├── SourceUnavailable             it does not open
+    │   └── SourceLost                    it was open and stopped giving frames
+    ├── BrokerError                   6   the MQTT broker
+    │   ├── BrokerUnreachable             no answer at that address
+    │   └── BrokerRefused                 it answered no: password, rights, client id, protocol
+    ├── RuntimeMissing                7   no TFLite runtime, detector or other part is installed
+    └── StateError                    8   the state folder or the outbox in it cannot be used
+
+2 is argparse's own code for a wrong command line.
+"""
+
+from __future__ import annotations
+
+from edge.contract.errors import UserError
+
+
+class ConfigError(UserError):
+    """The configuration cannot be used; `where` names file, line and key."""
+
+    exit_code = 3
+
+
+class SourceError(UserError):
+    """A camera, stream, video file or folder of images cannot be used."""
+
+    exit_code = 5
+
+
+class SourceUnavailable(SourceError):
+    """The source does not open."""
+
+
+class SourceLost(SourceError):
+    """The source was open and no longer gives frames."""
+
+
+class BrokerError(UserError):
+    """The MQTT broker cannot be used."""
+
+    exit_code = 6
+
+
+class BrokerUnreachable(BrokerError):
+    """Nothing answers at the broker's address."""
+
+
+class BrokerRefused(BrokerError):
+    """The broker answered, and refused."""
+
+
+class RuntimeMissing(UserError):
+    """A part that the agent needs is not installed."""
+
+    exit_code = 7
+
+
+class StateError(UserError):
+    """The state folder cannot be used."""
+
+    exit_code = 8
