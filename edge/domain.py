@@ -173,6 +173,7 @@ class Message:
         durable: True for events: kept on disk until the broker has acknowledged them. Otherwise only
             the newest message of a topic counts.
         content_type: MIME type (MQTT 5).
+        user_properties: Pairs of name and value that travel beside the payload (MQTT 5).
     """
 
     topic: str
@@ -182,3 +183,4 @@ class Message:
     expiry_s: int | None = None
     durable: bool = False
     content_type: str = "application/json"
+    user_properties: tuple[tuple[str, str], ...] = ()

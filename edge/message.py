@@ -1,0 +1,278 @@
+"""What is said, and when: from readings and transitions to MQTT messages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from edge.contract import EMOTIONS
+from edge.domain import Box, Message, Reading, Transition
+from edge.payloads import (
+    CameraState,
+    Event,
+    FaceReading,
+    Health,
+    Info,
+    ModelInfo,
+    NormalisedBox,
+    Payload,
+    Probabilities,
+    Status,
+    fraction,
+    timestamp,
+)
+from edge.topics import Topics, check_camera
+
+_TAKEOVER = 1.25
+"""How many times larger another face must be before it counts as the most prominent one instead."""
+
+
+def status_message(topics: Topics, status: Status, *, session: int) -> Message:
+    """Says whether the device is there. As `offline` it is also the last will, tied to its birth by the session."""
+    return _status(topics.status, status, session)
+
+
+def camera_status_message(topics: Topics, camera: str, status: Status, *, session: int) -> Message:
+    """Says whether a camera works."""
+    return _status(topics.camera_status(camera), status, session)
+
+
+def info_message(topics: Topics, info: Info) -> Message:
+    """Says what the device is."""
+    return json_message(topics.info, info, qos=1, retain=True)
+
+
+def health_message(topics: Topics, health: Health, *, expiry_s: int) -> Message:
+    """Says how the device fares; forgotten by the broker after `expiry_s` without a newer one."""
+    return json_message(topics.health, health, retain=True, expiry_s=expiry_s)
+
+
+def json_message(
+    topic: str,
+    payload: Payload,
+    *,
+    qos: Literal[0, 1] = 0,
+    retain: bool = False,
+    expiry_s: int | None = None,
+    durable: bool = False,
+) -> Message:
+    """A message whose user property `schema` (MQTT 5) names its schema without the payload being opened."""
+    return Message(
+        topic,
+        payload.encode(),
+        qos=qos,
+        retain=retain,
+        expiry_s=expiry_s,
+        durable=durable,
+        user_properties=(("schema", payload.schema_id),),
+    )
+
+
+def _status(topic: str, status: Status, session: int) -> Message:
+    return Message(
+        topic,
+        status.encode(),
+        qos=1,
+        retain=True,
+        content_type="text/plain",
+        user_properties=(("session", str(session)),),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Moment:
+    """One call of the composer: when it is, and how large the frame."""
+
+    width: int
+    height: int
+    time_s: float
+    wall_s: float
+    mono_s: float
+    latency_ms: float
+    time_synced: bool
+
+    def face(self, reading: Reading) -> FaceReading:
+        return FaceReading(
+            track_id=reading.track_id,
+            emotion=reading.emotion,  # type: ignore[arg-type]  # the model checks it
+            confidence=fraction(reading.confidence),
+            probs=Probabilities(**dict(zip(EMOTIONS, map(fraction, reading.probabilities), strict=True))),
+            since=timestamp(self.wall_s - (self.time_s - reading.since_s)),
+            box=self._normalised(reading.box),
+            quality=fraction(reading.quality),
+        )
+
+    def _normalised(self, box: Box) -> NormalisedBox:
+        return NormalisedBox(
+            left=fraction(box.left / self.width),
+            top=fraction(box.top / self.height),
+            right=fraction(box.right / self.width),
+            bottom=fraction(box.bottom / self.height),
+        )
+
+
+class Composer:
+    """Turns one camera's readings into messages.
+
+    Every transition becomes an event. The camera's state is published when it changes (who is there, and what each
+    face shows; not each wobble of a probability), again as a heartbeat when it does not, and never more often than
+    `min_interval_s`: what changes sooner waits, and when the interval is over the newest state is sent.
+
+    Args:
+        topics: The device's topics.
+        camera: The camera's name.
+        session: Number of the agent's start.
+        model: The model bundle in use.
+        heartbeat_s: After how long an unchanged state is sent again.
+        min_interval_s: Least time between two states.
+        expiry_s: After how many seconds without a newer state the broker forgets it; three heartbeats if not given.
+
+    Raises:
+        ValueError: The camera's name cannot be part of a topic.
+    """
+
+    def __init__(
+        self,
+        *,
+        topics: Topics,
+        camera: str,
+        session: int,
+        model: ModelInfo,
+        heartbeat_s: float = 30.0,
+        min_interval_s: float = 1.0,
+        expiry_s: int | None = None,
+    ) -> None:
+        self._topics = topics
+        self._camera = check_camera(camera)
+        self._session = session
+        self._model = model
+        self._heartbeat_s = heartbeat_s
+        self._min_interval_s = min_interval_s
+        self._expiry_s = expiry_s if expiry_s is not None else max(1, round(3 * heartbeat_s))
+        self._seq = 0
+        self._prominent_id: int | None = None
+        self._sent_view: frozenset[tuple[int, str, bool]] | None = None
+        self._sent_s = float("-inf")
+
+    def compose(
+        self,
+        readings: Sequence[Reading],
+        transitions: Sequence[Transition],
+        *,
+        frame_width: int,
+        frame_height: int,
+        time_s: float,
+        wall_s: float,
+        mono_s: float,
+        latency_ms: float,
+        time_synced: bool,
+    ) -> list[Message]:
+        """The messages that one frame gives rise to. To be called for every frame, also when nobody is on it.
+
+        Args:
+            readings: One for each face in view.
+            transitions: What began, changed or ended with this frame, in order.
+            frame_width: In pixels.
+            frame_height: In pixels.
+            time_s: The frame's `time_s`, the clock of `Reading.since_s`.
+            wall_s: UTC seconds since 1970 at capture.
+            mono_s: The machine's monotonic clock; it paces the states, also when a file runs faster than time.
+            latency_ms: From capture to now.
+            time_synced: Whether `wall_s` can be trusted.
+
+        Returns:
+            The events in the order of `transitions`, then the state if it is due.
+        """
+        moment = _Moment(
+            width=frame_width,
+            height=frame_height,
+            time_s=time_s,
+            wall_s=wall_s,
+            mono_s=mono_s,
+            latency_ms=latency_ms,
+            time_synced=time_synced,
+        )
+        messages = [self._event(transition, moment) for transition in transitions]
+        ordered = self._by_prominence(readings)
+        if self._due(ordered, mono_s):
+            messages.append(self._state(ordered, moment))
+        return messages
+
+    def vacate(self, *, wall_s: float, mono_s: float, time_synced: bool) -> Message:
+        """The state of a camera that stops looking: nobody is there. It does not wait for its turn.
+
+        Without it, the last emotion would stand on the topic until it expires while the camera is paused or broken.
+        """
+        moment = _Moment(
+            width=1, height=1, time_s=0.0, wall_s=wall_s, mono_s=mono_s, latency_ms=0.0, time_synced=time_synced
+        )
+        return self._state((), moment)
+
+    def _due(self, ordered: Sequence[Reading], mono_s: float) -> bool:
+        waited_s = mono_s - self._sent_s
+        if waited_s < self._min_interval_s:
+            return False
+        return _view(ordered) != self._sent_view or waited_s >= self._heartbeat_s
+
+    def _by_prominence(self, readings: Sequence[Reading]) -> list[Reading]:
+        """Largest face first; the one that was first stays so until another is clearly larger."""
+
+        def prominence(reading: Reading) -> tuple[float, int]:
+            favour = _TAKEOVER if reading.track_id == self._prominent_id else 1.0
+            return -favour * reading.box.area, reading.track_id
+
+        ordered = sorted(readings, key=prominence)
+        self._prominent_id = ordered[0].track_id if ordered else None
+        return ordered
+
+    def _event(self, transition: Transition, moment: _Moment) -> Message:
+        self._seq += 1
+        event = Event(
+            **self._envelope(moment),
+            **dict(moment.face(transition.reading)),
+            event=transition.kind,
+            previous=transition.previous,  # type: ignore[arg-type]  # the model checks it
+            historical=False,
+            model=self._model,
+            latency_ms=_milliseconds(moment.latency_ms),
+        )
+        return json_message(self._topics.event(self._camera), event, qos=1, durable=True)
+
+    def _state(self, ordered: Sequence[Reading], moment: _Moment) -> Message:
+        self._sent_view = _view(ordered)
+        self._sent_s = moment.mono_s
+        faces = tuple(moment.face(reading) for reading in ordered)
+        first = faces[0] if faces else None
+        state = CameraState(
+            **self._envelope(moment),
+            emotion=first.emotion if first else None,
+            confidence=first.confidence if first else None,
+            track_id=first.track_id if first else None,
+            since=first.since if first else None,
+            face_count=len(faces),
+            faces=faces,
+            model=self._model,
+            latency_ms=_milliseconds(moment.latency_ms),
+        )
+        return json_message(self._topics.emotion(self._camera), state, retain=True, expiry_s=self._expiry_s)
+
+    def _envelope(self, moment: _Moment) -> dict[str, Any]:
+        return {
+            "device": self._topics.device,
+            "camera": self._camera,
+            "session": self._session,
+            "seq": self._seq,
+            "ts": timestamp(moment.wall_s),
+            "mono_ms": round(moment.mono_s * 1000),
+            "time_synced": moment.time_synced,
+        }
+
+
+def _view(ordered: Sequence[Reading]) -> frozenset[tuple[int, str, bool]]:
+    """What makes one state differ from another: each face's number and emotion, and which is first."""
+    return frozenset((r.track_id, r.emotion, rank == 0) for rank, r in enumerate(ordered))
+
+
+def _milliseconds(value: float) -> float:
+    return max(0.0, round(value, 1))

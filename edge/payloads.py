@@ -1,0 +1,276 @@
+"""What is said on the topics: one frozen model for each payload, from which the published JSON schemas are made.
+
+Version 1 grows only by addition. The models themselves are closed, so that nothing undocumented is ever sent;
+the published schemas are open, so that a consumer who validates with an older one does not reject a newer agent.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+Emotion = Literal["angry", "disgust", "fear", "happy", "sad", "surprise", "neutral", "unknown"]
+"""The contract's labels and `unknown`, spelled out because a type cannot be computed; a test compares the two."""
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0)]
+Milliseconds = Annotated[float, Field(ge=0)]
+Timestamp = Annotated[
+    str,
+    Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$", json_schema_extra={"format": "date-time"}),
+]
+"""UTC, ISO 8601 with milliseconds."""
+
+
+def timestamp(wall_s: float) -> str:
+    """Seconds since 1970 as `2026-01-31T23:59:59.123Z`."""
+    return datetime.fromtimestamp(wall_s, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def fraction(value: float) -> float:
+    """`value` clipped to 0-1 and rounded to four places, which is more than any of these figures mean."""
+    return min(1.0, max(0.0, round(value, 4)))
+
+
+def mark_historical(payload: bytes) -> bytes:
+    """The same JSON payload with `historical` true; any other payload as it is.
+
+    It is edited rather than validated, because the outbox may still hold events of an older agent.
+    """
+    try:
+        fields = json.loads(payload)
+    except ValueError:
+        return payload
+    if not isinstance(fields, dict) or "historical" not in fields:
+        return payload
+    return json.dumps({**fields, "historical": True}, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _leave_open(schema: dict[str, Any]) -> None:
+    schema.pop("additionalProperties", None)
+
+
+class Part(BaseModel):
+    """A piece of a payload. Frozen, and closed to fields that it does not name."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        json_schema_extra=_leave_open,
+        json_schema_serialization_defaults_required=True,
+    )
+
+
+class Payload(Part):
+    """A whole payload, which names its schema."""
+
+    schema_id: str = Field(alias="schema", description="Name and major version of this payload's schema.")
+
+    def encode(self) -> bytes:
+        """The payload as compact UTF-8 JSON, fields in the order of the model."""
+        return self.model_dump_json(by_alias=True).encode()
+
+
+class Status(StrEnum):
+    """Whether a device or a camera works: plain text on the `status` topics."""
+
+    ONLINE = "online"
+    OFFLINE = "offline"
+    PAUSED = "paused"
+
+
+class ModelInfo(Part):
+    """The model bundle in use."""
+
+    name: str
+    version: str = Field(description="Semantic version of the bundle.")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="Of the .tflite file.")
+
+
+class NormalisedBox(Part):
+    """A face's place as fractions of the frame's width and height, from its top left corner."""
+
+    left: Fraction
+    top: Fraction
+    right: Fraction
+    bottom: Fraction
+
+
+class Probabilities(Part):
+    """One probability for each label, in label order; their sum is 1 but for rounding."""
+
+    angry: Fraction
+    disgust: Fraction
+    fear: Fraction
+    happy: Fraction
+    sad: Fraction
+    surprise: Fraction
+    neutral: Fraction
+
+
+class FaceReading(Part):
+    """What one face shows."""
+
+    track_id: int = Field(ge=1, description="Ephemeral number of a face while it is in view; it identifies nobody.")
+    emotion: Emotion
+    confidence: Fraction = Field(description="Probability of `emotion`; of the likeliest label while it is unknown.")
+    probs: Probabilities
+    since: Timestamp = Field(description="Since when `emotion` holds.")
+    box: NormalisedBox
+    quality: Fraction = Field(description="How far the picture of the face can be trusted.")
+
+
+class DevicePayload(Payload):
+    """What every payload of a device says about itself."""
+
+    device: str
+    session: Count = Field(description="Number of the agent's start; it grows by one with each.")
+    ts: Timestamp = Field(description="When it was composed, by the wall clock.")
+    mono_ms: Count = Field(description="The same moment on the machine's monotonic clock.")
+    time_synced: bool = Field(description="Whether `ts` can be trusted.")
+
+
+class CameraPayload(DevicePayload):
+    """What every payload of a camera says about itself."""
+
+    camera: str
+    seq: Count
+
+
+class Event(FaceReading, CameraPayload):
+    """An emotion that began, changed or ended on one face. `session` and `seq` order events without gaps."""
+
+    schema_id: Literal["emotion.event/1"] = Field("emotion.event/1", alias="schema")
+    seq: int = Field(ge=1, description="Counts the camera's events from 1 in each session.")
+    event: Literal["start", "change", "end"] = Field(description="At `end`, the reading is the last one.")
+    previous: Emotion | None = Field(description="The emotion before; null at `start`.")
+    historical: bool = Field(description="True if it was composed before the connection that delivered it.")
+    model: ModelInfo
+    latency_ms: Milliseconds = Field(description="From the picture to this message.")
+
+
+class CameraState(CameraPayload):
+    """What a camera sees now: the most prominent face, and all faces."""
+
+    schema_id: Literal["emotion.state/1"] = Field("emotion.state/1", alias="schema")
+    seq: Count = Field(description="The newest event that this state includes; 0 before the first.")
+    emotion: Emotion | None = Field(description="Of the most prominent face; null when nobody is there.")
+    confidence: Fraction | None
+    track_id: Annotated[int, Field(ge=1)] | None
+    since: Timestamp | None
+    face_count: Count
+    faces: tuple[FaceReading, ...] = Field(description="The most prominent one first.")
+    model: ModelInfo
+    latency_ms: Milliseconds
+
+
+class AgentInfo(Part):
+    """The software."""
+
+    name: str
+    version: str
+    python: str
+
+
+class CameraInfo(Part):
+    """One camera as it is configured; the source carries no password."""
+
+    name: str
+    source: str
+    width: Count | None = None
+    height: Count | None = None
+
+
+class Info(DevicePayload):
+    """What the device is. Published at each start."""
+
+    schema_id: Literal["emotion.info/1"] = Field("emotion.info/1", alias="schema")
+    agent: AgentInfo
+    model: ModelInfo
+    runtime: str = Field(description="The TFLite interpreter and its version.")
+    platform: str = Field(description="Operating system and machine.")
+    cameras: tuple[CameraInfo, ...]
+
+
+class Percentiles(Part):
+    """How long something took, over the last minutes."""
+
+    p50: Milliseconds
+    p95: Milliseconds
+
+
+class CameraHealth(Part):
+    """How one camera fares."""
+
+    status: Status
+    fps: Annotated[float, Field(ge=0)] = Field(description="Frames analysed per second.")
+    dropped_frames: Count = Field(description="Passed over because newer ones were there.")
+    faults: Count = Field(description="How often the camera had to be opened again.")
+    latency_ms: dict[str, Percentiles] = Field(description="By stage of the pipeline.")
+
+
+class MqttHealth(Part):
+    """How delivery fares. Counts are since the start of the agent."""
+
+    queue_depth: Count = Field(description="Events that the broker has not acknowledged.")
+    dropped: Count = Field(description="Events lost because the outbox was full.")
+    rejected: Count = Field(description="Messages that the broker refused.")
+    reconnects: Count
+
+
+class Health(DevicePayload):
+    """How the device fares. Published at a slow pace."""
+
+    schema_id: Literal["emotion.health/1"] = Field("emotion.health/1", alias="schema")
+    uptime_s: Annotated[float, Field(ge=0)]
+    cameras: dict[str, CameraHealth]
+    mqtt: MqttHealth
+    model: ModelInfo
+    temperature_c: float | None = Field(description="Of the processor; null where it cannot be read.")
+    throttling: tuple[str, ...] | None = Field(description="Reasons in force; null where it cannot be read.")
+    rss_bytes: Count = Field(description="Resident memory.")
+
+
+class CommandRequest(Part):
+    """What a request on a `cmd/<name>` topic may say. An unknown field is an error, so that a typo is noticed."""
+
+    model_config = ConfigDict(json_schema_extra={})
+
+    id: Annotated[str, Field(min_length=1, max_length=128)] | int = Field(description="Echoed in the response.")
+    camera: str | None = Field(None, description="The camera that is meant; all of them if null.")
+    value: bool | float | str | None = Field(None, description="The command's argument, where it takes one.")
+
+
+class CommandResponse(Payload):
+    """The answer on `cmd/<name>/response`."""
+
+    schema_id: Literal["emotion.response/1"] = Field("emotion.response/1", alias="schema")
+    device: str
+    command: str
+    id: str | int | None = Field(description="The request's id; null if it had none that could be read.")
+    ts: Timestamp
+    ok: bool
+    error: str | None = Field(description="What was wrong; null if nothing was.")
+    result: JsonValue = Field(description="What the command gives back, if anything.")
+
+
+PAYLOADS: dict[str, type[BaseModel]] = {
+    "event": Event,
+    "state": CameraState,
+    "info": Info,
+    "health": Health,
+    "request": CommandRequest,
+    "response": CommandResponse,
+}
+"""Every JSON payload by its short name."""
+
+
+def json_schema(model: type[BaseModel]) -> dict[str, Any]:
+    """The JSON schema (draft 2020-12) of a payload as it appears on the wire."""
+    mode: Literal["validation", "serialization"] = "validation" if model is CommandRequest else "serialization"
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **model.model_json_schema(mode=mode)}

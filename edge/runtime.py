@@ -1,0 +1,126 @@
+"""The one place that knows which TFLite runtimes there are, and loads models into the one that is installed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module, metadata
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.contract.errors import BundleError, BundleMissing
+from edge.errors import RuntimeMissing
+
+RuntimeChoice = Literal["auto", "litert", "tflite-runtime"]
+"""`auto` takes LiteRT where it is installed and tflite-runtime otherwise."""
+
+_INSTALL = "Install one with `pip install ai-edge-litert`, or on 32-bit ARM `pip install tflite-runtime`"
+_DOWNGRADE = "Run `pip install 'numpy<2'`, or use LiteRT (`pip install ai-edge-litert`)"
+
+
+class Interpreter(Protocol):
+    """The part of the interpreter's interface that the agent uses; both runtimes share it.
+
+    A tensor's details are a dictionary with, among others, `index`, `shape`, `dtype` and `quantization`.
+    """
+
+    def get_input_details(self) -> list[dict[str, Any]]: ...
+    def get_output_details(self) -> list[dict[str, Any]]: ...
+    def resize_tensor_input(self, input_index: int, tensor_size: list[int]) -> None: ...
+    def allocate_tensors(self) -> None: ...
+    def set_tensor(self, tensor_index: int, value: NDArray[Any]) -> None: ...
+    def get_tensor(self, tensor_index: int) -> NDArray[Any]: ...
+    def invoke(self) -> None: ...
+
+
+def load_interpreter(model: bytes | Path, *, runtime: RuntimeChoice = "auto", threads: int = 1) -> Interpreter:
+    """Load a TFLite model and allocate its tensors.
+
+    Args:
+        model: The .tflite file, or what it holds.
+        runtime: Which runtime shall run it.
+        threads: Threads for one inference, 1 or more. More than one is slower with tflite-runtime on a busy device.
+
+    Raises:
+        RuntimeMissing: The runtime is not installed, or does not go with the numpy that is installed.
+        BundleMissing: `model` is no readable file.
+        BundleError: `model` is no TFLite model, or one that this runtime is too old for.
+    """
+    name, make = _interpreter_class(runtime)
+    content = _read(model) if isinstance(model, Path) else model
+    try:
+        interpreter = make(model_content=content, num_threads=threads)
+        interpreter.allocate_tensors()
+    except (ValueError, RuntimeError) as error:
+        raise BundleError(
+            f"{name} cannot load the model ({_last_line(error)})",
+            where=model if isinstance(model, Path) else None,
+            remedy="Copy the file again if it is damaged; otherwise update the runtime or export the model again",
+        ) from error
+    return interpreter
+
+
+def runtime_name(runtime: RuntimeChoice = "auto") -> str:
+    """Name and version of the runtime that `load_interpreter` takes, for example `litert 2.3.0`.
+
+    Raises:
+        RuntimeMissing: There is none.
+    """
+    name, _ = _interpreter_class(runtime)
+    distribution = "ai-edge-litert" if name == "litert" else "tflite-runtime"
+    return f"{name} {metadata.version(distribution)}"
+
+
+def _interpreter_class(runtime: RuntimeChoice) -> tuple[str, Callable[..., Interpreter]]:
+    if runtime == "litert":
+        return "litert", _import("LiteRT", "ai_edge_litert.interpreter")
+    if runtime == "tflite-runtime":
+        return "tflite-runtime", _import_tflite_runtime()
+    if _installed("ai-edge-litert"):
+        return _interpreter_class("litert")
+    if _installed("tflite-runtime"):
+        return _interpreter_class("tflite-runtime")
+    raise RuntimeMissing("no TFLite runtime is installed", remedy=_INSTALL)
+
+
+def _import_tflite_runtime() -> Callable[..., Interpreter]:
+    # Its 2.14 imports beside numpy 2 with nothing but noise on stderr, and breaks when a model is loaded.
+    if _installed("tflite-runtime") and int(np.__version__.split(".")[0]) >= 2:
+        raise RuntimeMissing(
+            f"tflite-runtime was built for numpy 1 and does not work with the installed numpy {np.__version__}",
+            remedy=_DOWNGRADE,
+        )
+    return _import("tflite-runtime", "tflite_runtime.interpreter")
+
+
+def _import(name: str, module: str) -> Callable[..., Interpreter]:
+    try:
+        interpreter: Callable[..., Interpreter] = import_module(module).Interpreter
+    except ImportError as error:
+        raise RuntimeMissing(f"{name} does not import ({_last_line(error)})", remedy=_INSTALL) from error
+    return interpreter
+
+
+def _installed(distribution: str) -> bool:
+    try:
+        metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BundleMissing(
+            f"cannot be read ({error.strerror})", where=path, remedy="Check the path and the file's rights"
+        ) from error
+
+
+def _last_line(error: Exception) -> str:
+    """The runtimes wrap their reason into several lines of C++ context, the reason last."""
+    lines = str(error).strip().splitlines()
+    return lines[-1].rstrip(".") if lines else type(error).__name__

@@ -1,0 +1,114 @@
+"""The map of topics: every name that the agent publishes or listens to is built here, and nowhere else."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_SEGMENT = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+_NOT_A_DEVICE = frozenset({"fleet"})
+_NOT_A_CAMERA = frozenset({"cmd", "health", "info", "status"})
+
+
+def check_segment(name: str) -> str:
+    """Returns `name` if it can stand between two slashes of a topic.
+
+    Raises:
+        ValueError: It is empty, too long, or holds anything but lower-case letters, digits, `-` and `_`.
+    """
+    if not _SEGMENT.fullmatch(name):
+        raise ValueError(
+            f"{name!r} cannot be part of a topic: use 1 to 64 lower-case letters, digits, '-' and '_', "
+            "with a letter or digit first"
+        )
+    return name
+
+
+def check_prefix(prefix: str) -> str:
+    """Returns `prefix` if it is one or more topic segments joined by slashes.
+
+    Raises:
+        ValueError: A segment cannot be part of a topic.
+    """
+    for segment in prefix.split("/"):
+        check_segment(segment)
+    return prefix
+
+
+def check_device(name: str) -> str:
+    """Returns `name` if a device can bear it.
+
+    Raises:
+        ValueError: It is no topic segment, or it is the name of another branch of the topic tree.
+    """
+    return _check_free(name, _NOT_A_DEVICE, "device")
+
+
+def check_camera(name: str) -> str:
+    """Returns `name` if a camera can bear it.
+
+    Raises:
+        ValueError: It is no topic segment, or it is the name of one of the device's own topics.
+    """
+    return _check_free(name, _NOT_A_CAMERA, "camera")
+
+
+def _check_free(name: str, taken: frozenset[str], kind: str) -> str:
+    if name in taken:
+        raise ValueError(f"no {kind} can be called {name!r}: the topics have another use for that name")
+    return check_segment(name)
+
+
+@dataclass(frozen=True, slots=True)
+class Topics:
+    """The topics of one device.
+
+    Attributes:
+        prefix: One or more segments, such as `emotion` or `home/emotion`.
+        device: The device's name, one segment.
+
+    Raises:
+        ValueError: A name cannot be part of a topic.
+    """
+
+    prefix: str
+    device: str
+
+    def __post_init__(self) -> None:
+        check_prefix(self.prefix)
+        check_device(self.device)
+
+    @property
+    def root(self) -> str:
+        """What all topics of the device begin with."""
+        return f"{self.prefix}/{self.device}"
+
+    @property
+    def status(self) -> str:
+        return f"{self.root}/status"
+
+    @property
+    def info(self) -> str:
+        return f"{self.root}/info"
+
+    @property
+    def health(self) -> str:
+        return f"{self.root}/health"
+
+    def camera_status(self, camera: str) -> str:
+        return f"{self.root}/{check_camera(camera)}/status"
+
+    def emotion(self, camera: str) -> str:
+        return f"{self.root}/{check_camera(camera)}/emotion"
+
+    def event(self, camera: str) -> str:
+        return f"{self.root}/{check_camera(camera)}/event"
+
+    def command(self, name: str) -> str:
+        return f"{self.root}/cmd/{name}"
+
+    def response(self, command: str) -> str:
+        return f"{self.command(command)}/response"
+
+    def fleet_command(self, group: str, name: str) -> str:
+        return f"{self.prefix}/fleet/{check_segment(group)}/cmd/{name}"

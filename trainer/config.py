@@ -1,0 +1,73 @@
+"""What a training run is made of, and the named recipes: each states its command, its time and what to expect."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Final, Literal, Self
+
+
+@dataclass(frozen=True, slots=True)
+class FitConfig:
+    """Everything that determines a run besides the data.
+
+    Attributes:
+        stages: (side in pixels, epochs) pairs: training begins on small images, which cost less, and ends at 48.
+        batch_size: Images in a step.
+        peak_lr: Learning rate at the end of the warm-up; it falls to zero along a half cosine.
+        warmup_epochs: Epochs over which the learning rate rises from zero.
+        momentum: Nesterov momentum of SGD.
+        weight_decay: L2 penalty on convolution kernels.
+        label_smoothing: Share of the target that is spread evenly over the classes.
+        votes_weight: Weight of the second head that learns FER+'s votes; needs votes, 0 for none.
+        ema_decay: Decay a step of the averaged weights, which are the ones evaluated and exported.
+        dropout: Share of features dropped before the head.
+        erase_share: Share of images of which a rectangle is erased.
+        labels: Whose labels the main head learns: the seven of FER-2013, or the majority of FER+'s crowd.
+        seed: Of weights, order and augmentation.
+    """
+
+    stages: tuple[tuple[int, int], ...] = ((32, 20), (40, 14), (48, 8))
+    batch_size: int = 64
+    peak_lr: float = 0.05
+    warmup_epochs: float = 2.0
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    label_smoothing: float = 0.1
+    votes_weight: float = 0.0
+    ema_decay: float = 0.999
+    dropout: float = 0.2
+    erase_share: float = 0.5
+    labels: Literal["fer2013", "ferplus"] = "fer2013"
+    seed: int = 1
+
+    @property
+    def epochs(self) -> int:
+        return sum(epochs for _, epochs in self.stages)
+
+    def side_px(self, epoch: int) -> int:
+        """Side of the training images in `epoch`, counted from 0."""
+        for side, epochs in self.stages:
+            if epoch < epochs:
+                return side
+            epoch -= epochs
+        return self.stages[-1][0]
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """The inverse of `to_dict`, after a passage through JSON.
+
+        Raises:
+            TypeError: A key is unknown.
+        """
+        stages = tuple((int(side), int(epochs)) for side, epochs in values["stages"])
+        return cls(**{**values, "stages": stages})
+
+
+RECIPES: Final[dict[str, FitConfig]] = {
+    "default": FitConfig(),
+    "quick": FitConfig(stages=((32, 5), (48, 1)), ema_decay=0.995, warmup_epochs=0.5),
+}

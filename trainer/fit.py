@@ -1,0 +1,137 @@
+"""`trainer fit`: epochs with a checkpoint after each, and the best weights chosen on PublicTest."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from trainer.config import FitConfig
+from trainer.data import Dataset, FaceSet
+from trainer.errors import CheckpointError
+from trainer.labels import with_labels
+from trainer.run import (
+    BEST_WEIGHTS,
+    CHECKPOINTS,
+    CONFIG,
+    HISTORY,
+    TENSORBOARD,
+    predict,
+    provenance,
+    read_config,
+    write_config,
+)
+from trainer.training import Training
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class EpochResult:
+    """What an epoch came to.
+
+    Attributes:
+        epoch: Counted from 1.
+        side_px: Side of its training images.
+        loss: Mean training loss.
+        accuracy: Of the averaged weights on PublicTest, 0 to 1.
+        best: Whether no epoch before was better.
+        seconds: Its wall time.
+    """
+
+    epoch: int
+    side_px: int
+    loss: float
+    accuracy: float
+    best: bool
+    seconds: float
+
+
+class Listener:
+    """Follows a run; the command line's draws a progress bar. Does nothing by itself."""
+
+    def on_step(self, epoch: int, step: int, steps: int, loss: float) -> None:
+        """Called after each step."""
+
+    def on_epoch(self, result: EpochResult) -> None:
+        """Called after each epoch, when it is safely on disk."""
+
+
+def fit(dataset: Dataset, run: Path, config: FitConfig, *, resume: bool = False, listener: Listener | None = None) -> float:
+    """Trains, and returns the best PublicTest accuracy. PrivateTest is not touched.
+
+    Args:
+        dataset: With the splits `train` and `validation`.
+        run: Folder to write; new, or with `resume` that of a run that was stopped.
+        config: What the run is made of. A resumed run goes on with its own.
+        resume: Whether to go on after the last finished epoch.
+        listener: Told of each step and epoch.
+
+    Raises:
+        CheckpointError: `run` holds a run already, or none to resume.
+        DataError: A split or the votes are missing.
+    """
+    config = _open_run(run, dataset, config, resume=resume)
+    train = with_labels(dataset.split("train"), config.labels)
+    validation = with_labels(dataset.split("validation"), config.labels)
+    training = Training(config, train, _strategy())
+    manager = tf.train.CheckpointManager(training.checkpoint, str(run / CHECKPOINTS), max_to_keep=2)
+    if resume and manager.latest_checkpoint:
+        training.checkpoint.restore(manager.latest_checkpoint).assert_consumed()
+        log.info("resuming %s after epoch %d", run, training.epoch.numpy())
+    listener = listener or Listener()
+    with tf.summary.create_file_writer(str(run / TENSORBOARD)).as_default():
+        while training.epoch < config.epochs:
+            result = _epoch(training, validation, run, listener.on_step)
+            manager.save()
+            _record(run, result)
+            listener.on_epoch(result)
+    return float(training.best_accuracy.numpy())
+
+
+def _open_run(run: Path, dataset: Dataset, config: FitConfig, *, resume: bool) -> FitConfig:
+    if resume:
+        return read_config(run)[0]
+    if (run / CONFIG).exists():
+        raise CheckpointError("holds a run already", where=run, remedy="Add --resume to go on with it, or name another folder")
+    run.mkdir(parents=True, exist_ok=True)
+    write_config(run, config, provenance(dataset))
+    return config
+
+
+def _strategy() -> tf.distribute.Strategy:
+    """All GPUs when there are several; otherwise the one GPU or the CPU."""
+    several = len(tf.config.list_logical_devices("GPU")) > 1
+    return tf.distribute.MirroredStrategy() if several else tf.distribute.get_strategy()
+
+
+def _epoch(training: Training, validation: FaceSet, run: Path, on_step: Callable[[int, int, int, float], None]) -> EpochResult:
+    started = time.monotonic()
+    epoch = int(training.epoch.numpy())
+    loss = training.run_epoch(lambda step, loss: on_step(epoch + 1, step, training.steps_per_epoch, loss))
+    accuracy = float(np.mean(predict(training.averaged, validation.images).argmax(axis=1) == validation.labels))
+    best = accuracy > float(training.best_accuracy.numpy())
+    if best:
+        training.best_accuracy.assign(accuracy)
+        _save_weights(training, run)
+    return EpochResult(epoch + 1, training.config.side_px(epoch), loss, accuracy, best, time.monotonic() - started)
+
+
+def _save_weights(training: Training, run: Path) -> None:
+    # Renamed into place, so that a run stopped at any moment leaves whole weights.
+    partial = run / f"partial.{BEST_WEIGHTS}"
+    training.averaged.save_weights(partial)
+    partial.replace(run / BEST_WEIGHTS)
+
+
+def _record(run: Path, result: EpochResult) -> None:
+    with (run / HISTORY).open("a") as history:
+        history.write(json.dumps(asdict(result)) + "\n")
+    tf.summary.scalar("loss", result.loss, step=result.epoch)
+    tf.summary.scalar("accuracy/PublicTest", result.accuracy, step=result.epoch)

@@ -1,0 +1,202 @@
+"""The readers of FER-2013's layouts on disk: each yields one `Item` for each image, whatever the layout.
+
+    the Kaggle folder     train/<emotion>/Training_*.jpg, test/<emotion>/{PublicTest,PrivateTest}_*.jpg
+    a plain folder        {train,validation,test}/<emotion>/*.{png,jpg}
+    the challenge table   fer2013.csv with the columns emotion, pixels, Usage
+
+A folder may be a .zip; a table may be a .csv.gz, or lie in a folder or a .zip.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import warnings
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Final, NamedTuple, TextIO
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.contract import EMOTIONS
+from trainer.errors import DataError
+
+SIZE_PX: Final = 48
+"""FER-2013's images are this many pixels wide and high."""
+
+VOTE_COLUMNS: Final = (
+    "neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", "unknown", "NF",
+)  # fmt: skip
+"""FER+'s columns in file order; `NF` counts the votes for "not a face"."""
+
+LAYOUT_HINT: Final = (
+    "Give train/<emotion>/*.jpg and test/<emotion>/*.jpg as a folder or .zip, or fer2013.csv (also .csv.gz or in a .zip) "
+    f"with the columns emotion,pixels,Usage; the emotions are {', '.join(EMOTIONS)}"
+)
+
+_USAGES: Final = {"Training": "train", "PublicTest": "validation", "PrivateTest": "test"}
+_FOLDERS: Final = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
+_ALIASES: Final = {
+    "anger": "angry", "happiness": "happy", "sadness": "sad", "surprised": "surprise", "disgusted": "disgust", "fearful": "fear",
+}  # fmt: skip
+_IMAGE_SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".bmp"})
+_TABLES: Final = frozenset({"fer2013.csv", "fer2013.csv.gz", "icml_face_data.csv"})
+
+
+class Item(NamedTuple):
+    """One image as a layout gives it.
+
+    Attributes:
+        split: `train`, `validation` or `test`.
+        label: Index into `EMOTIONS`.
+        name: Its path in the data set, or `row 123` of the table (1 is the first after the header).
+        pixels: uint8 (H, W) gray 0-255, or None when it could not be decoded.
+        votes: FER+'s ten votes in the order of `VOTE_COLUMNS`, where they were given.
+    """
+
+    split: str
+    label: int
+    name: str
+    pixels: NDArray[np.uint8] | None
+    votes: tuple[int, ...] | None = None
+
+
+def read_layout(path: Path, votes: Path | None) -> Iterator[Item]:
+    """Tells the layout of `path` and reads it.
+
+    Raises:
+        DataError: The path, its layout, a class, a column or a row is not as it should be.
+    """
+    if not path.exists():
+        raise DataError("no such file or folder", where=path, remedy=LAYOUT_HINT)
+    if path.is_dir():
+        return _read_folder(path, votes)
+    if path.suffix == ".zip":
+        return _read_zip(path, votes)
+    if path.name.endswith((".csv", ".csv.gz")):
+        return _read_table_file(path, votes)
+    raise DataError("is neither a folder, a .zip, a .csv nor a .csv.gz", where=path, remedy=LAYOUT_HINT)
+
+
+def read_classes(path: Path) -> Iterator[Item]:
+    """Reads a folder of `<emotion>/*.{png,jpg}` without splits, as `test`.
+
+    Raises:
+        DataError: No such folder, or an unknown emotion.
+    """
+    if not path.is_dir():
+        raise DataError("no such folder", where=path, remedy="Give a folder that holds <emotion>/*.png or *.jpg")
+    for file in sorted(path.glob("*/*")):
+        if file.suffix.lower() in _IMAGE_SUFFIXES:
+            yield Item("test", _label(file.parent.name, path), f"{file.parent.name}/{file.name}", decode(file.read_bytes()))
+
+
+def decode(encoded: bytes) -> NDArray[np.uint8] | None:
+    """Decodes a JPEG, PNG or BMP to uint8 (H, W) gray, or None if it is none."""
+    if not encoded:
+        return None
+    gray = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_GRAYSCALE)
+    return None if gray is None else np.asarray(gray, np.uint8)
+
+
+def _read_folder(path: Path, votes: Path | None) -> Iterator[Item]:
+    for name in sorted(_TABLES):
+        if (path / name).is_file():
+            return _read_table_file(path / name, votes)
+    files = sorted(p for p in path.rglob("*") if p.suffix.lower() in _IMAGE_SUFFIXES)
+    return _read_images(((p.relative_to(path).as_posix(), p.read_bytes()) for p in files), path, votes)
+
+
+def _read_zip(path: Path, votes: Path | None) -> Iterator[Item]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = sorted(archive.namelist())
+            table = next((name for name in names if PurePosixPath(name).name in _TABLES), None)
+            if table is not None:
+                raw = archive.open(table)
+                binary = gzip.open(raw) if table.endswith(".gz") else raw
+                yield from _read_table(io.TextIOWrapper(binary, "utf-8", newline=""), path, votes)
+            else:
+                images = (name for name in names if PurePosixPath(name).suffix.lower() in _IMAGE_SUFFIXES)
+                yield from _read_images(((name, archive.read(name)) for name in images), path, votes)
+    except (zipfile.BadZipFile, EOFError, zlib.error) as error:
+        raise DataError(f"is not a whole zip file ({error})", where=path, remedy="Download it again") from error
+
+
+def _read_images(files: Iterable[tuple[str, bytes]], path: Path, votes: Path | None) -> Iterator[Item]:
+    if votes is not None:
+        raise DataError("FER+ votes share the row order of the challenge table only", where=votes,
+                        remedy=f"Give fer2013.csv in place of {path.name}")  # fmt: skip
+    for name, encoded in files:
+        parts = PurePosixPath(name).parts
+        if len(parts) < 3 or parts[-3].lower() not in _FOLDERS:
+            raise DataError(f"{name} does not lie in a split's folder", where=path, remedy=LAYOUT_HINT)
+        split = next((s for usage, s in _USAGES.items() if parts[-1].startswith(f"{usage}_")), _FOLDERS[parts[-3].lower()])
+        yield Item(split, _label(parts[-2], path), name, decode(encoded))
+
+
+def _label(folder: str, path: Path) -> int:
+    name = folder.lower()
+    try:
+        return EMOTIONS.index(_ALIASES.get(name, name))
+    except ValueError:
+        raise DataError(f"unknown emotion {folder!r}", where=path, remedy=LAYOUT_HINT) from None
+
+
+def _read_table_file(path: Path, votes: Path | None) -> Iterator[Item]:
+    try:
+        with gzip.open(path, "rt", newline="") if path.suffix == ".gz" else path.open(newline="") as lines:
+            yield from _read_table(lines, path, votes)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"is not a whole gzip file ({error})", where=path, remedy="Download it again") from error
+
+
+def _read_table(lines: TextIO, path: Path, votes: Path | None) -> Iterator[Item]:
+    # The pixels of one row take up to 9,200 characters, under the csv module's limit of 131,072.
+    rows = csv.DictReader(lines)
+    columns = {(name or "").strip().lower(): name for name in rows.fieldnames or ()}
+    missing = [name for name in ("emotion", "pixels", "usage") if name not in columns]
+    if missing:
+        raise DataError(f"has no column {', '.join(missing)} (found: {', '.join(columns) or 'none'})", where=path, remedy=LAYOUT_HINT)
+    all_votes = None if votes is None else _read_votes(votes)
+    count = 0
+    for count, row in enumerate(rows, 1):  # noqa: B007 - the number of rows is needed after the loop
+        if all_votes is not None and count > len(all_votes):
+            break
+        item = _table_item(row[columns["emotion"]], row[columns["pixels"]], row[columns["usage"]], f"row {count}", path)
+        yield item if all_votes is None else item._replace(votes=all_votes[count - 1])
+    if all_votes is not None and count != len(all_votes):
+        raise DataError(f"has {len(all_votes)} rows where {path.name} has another number", where=votes,
+                        remedy="FER+ votes go with the original table of 35,887 rows")  # fmt: skip
+
+
+def _table_item(emotion: str, pixels: str, usage: str, name: str, path: Path) -> Item:
+    if usage not in _USAGES:
+        raise DataError(f"{name}: unknown Usage {usage!r}", where=path, remedy=f"Usage is one of {', '.join(_USAGES)}")
+    if emotion not in map(str, range(len(EMOTIONS))):
+        raise DataError(f"{name}: unknown emotion {emotion!r}", where=path, remedy=f"emotion is 0 to {len(EMOTIONS) - 1}")
+    return Item(_USAGES[usage], int(emotion), name, _parse_pixels(pixels or ""))
+
+
+def _parse_pixels(text: str) -> NDArray[np.uint8] | None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # numpy warns of text that is no number; the size tells
+        flat = np.fromstring(text, np.int16, sep=" ")  # five times faster than splitting in Python
+    if flat.size != SIZE_PX * SIZE_PX or flat.min() < 0 or flat.max() > 255:
+        return None
+    return flat.astype(np.uint8).reshape(SIZE_PX, SIZE_PX)
+
+
+def _read_votes(path: Path) -> list[tuple[int, ...]]:
+    try:
+        with path.open(newline="") as lines:
+            return [tuple(int(row[column]) for column in VOTE_COLUMNS) for row in csv.DictReader(lines)]
+    except FileNotFoundError as error:
+        raise DataError("no such file", where=path, remedy="FER+ votes come as fer2013new.csv") from error
+    except (KeyError, ValueError) as error:
+        raise DataError(f"is not FER+'s table ({error})", where=path, remedy="FER+ votes come as fer2013new.csv") from error

@@ -1,0 +1,88 @@
+"""The network: plain 3x3 convolutions with batch normalization and a few residual blocks, 0.8 M parameters.
+
+Every layer becomes one int8 convolution, addition or mean in TFLite: nothing here needs a trick to be quantized.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import keras
+import tensorflow as tf
+
+from edge.contract import EMOTIONS
+from trainer.labels import FERPLUS_EMOTIONS
+
+_PIXEL_CENTRE: Final = 128.0
+_PIXEL_SCALE: Final = 64.0
+"""(pixel - 128) / 64: with this range the int8 input is exactly `pixel - 128`, so quantizing it costs nothing."""
+
+
+class FusedBatchNormalization(keras.layers.BatchNormalization):
+    """Batch normalization over the channels through TensorFlow's fused kernel.
+
+    Keras 3 composes it of single operations on TensorFlow, which takes about twice the time on a CPU.
+    """
+
+    def call(self, inputs: tf.Tensor, training: bool | None = None, mask: Any = None) -> tf.Tensor:  # noqa: FBT001, ARG002
+        """Normalizes float32 (N, H, W, C)."""
+        fused = tf.compat.v1.nn.fused_batch_norm
+        if not (training and self.trainable):
+            return fused(
+                inputs, self.gamma.value, self.beta.value, self.moving_mean.value, self.moving_variance.value,
+                epsilon=self.epsilon, is_training=False,
+            )[0]  # fmt: skip
+        outputs, mean, variance = fused(inputs, self.gamma.value, self.beta.value, epsilon=self.epsilon, is_training=True)
+        self.moving_mean.assign(self.moving_mean * self.momentum + mean * (1 - self.momentum))
+        self.moving_variance.assign(self.moving_variance * self.momentum + variance * (1 - self.momentum))
+        return outputs
+
+
+def normalize(pixels: tf.Tensor) -> tf.Tensor:
+    """Gray pixels 0-255 to the network's input, -2 to 1.984."""
+    return (tf.cast(pixels, tf.float32) - _PIXEL_CENTRE) / _PIXEL_SCALE
+
+
+def build_network(*, classes: int = len(EMOTIONS), dropout: float = 0.0, vote_head: bool = False) -> keras.Model:
+    """The untrained network.
+
+    Args:
+        classes: Outputs of the main head.
+        dropout: Share of features dropped before the heads while training.
+        vote_head: Whether to add the second head that learns FER+'s votes.
+
+    Returns:
+        A model from normalized float32 (N, side, side, 1), side a multiple of 4, to logits float32 (N, classes), or to
+        a pair with the vote logits (N, 8).
+    """
+    x = inputs = keras.Input((None, None, 1), name="face")
+    x = _conv(x, 16)  # (side, side, 16)
+    x = _conv(x, 32, stride=2)  # (side/2, side/2, 32)
+    x = _conv(x, 32)
+    x = _conv(x, 64, stride=2)  # (side/4, side/4, 64)
+    x = _residual(x, 64)
+    x = _conv(x, 128, stride=2)  # (side/8, side/8, 128)
+    x = _residual(x, 128)
+    x = _conv(x, 256, stride=2)  # (side/16, side/16, 256)
+    x = keras.layers.GlobalAveragePooling2D(keepdims=True)(x)  # (1, 1, 256)
+    x = keras.layers.Dropout(dropout)(x)
+    logits = _head(x, classes, "logits")
+    outputs = (logits, _head(x, len(FERPLUS_EMOTIONS), "votes")) if vote_head else logits
+    return keras.Model(inputs, outputs)
+
+
+def _conv(x: tf.Tensor, channels: int, *, stride: int = 1, relu: bool = True) -> tf.Tensor:
+    x = keras.layers.Conv2D(channels, 3, stride, "same", use_bias=False, kernel_initializer="he_normal")(x)
+    x = FusedBatchNormalization(momentum=0.9)(x)
+    return keras.layers.ReLU()(x) if relu else x
+
+
+def _residual(x: tf.Tensor, channels: int) -> tf.Tensor:
+    branch = _conv(_conv(x, channels), channels, relu=False)
+    return keras.layers.ReLU()(keras.layers.Add()([x, branch]))
+
+
+def _head(x: tf.Tensor, classes: int, name: str) -> tf.Tensor:
+    # A 1x1 convolution, because TensorFlow writes dense layers in a form that tflite-runtime 2.14 cannot load.
+    x = keras.layers.Conv2D(classes, 1, name=name)(x)  # (1, 1, classes)
+    return keras.layers.Reshape((classes,))(x)

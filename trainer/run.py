@@ -1,0 +1,122 @@
+"""A run folder: where a training run keeps what it is made of, its history and its weights.
+
+    config.json        what the run is made of (`FitConfig`), the data's hash and the versions of the libraries
+    history.jsonl      one line an epoch
+    best.weights.h5    averaged weights of the epoch with the best PublicTest accuracy so far
+    checkpoint/        what `--resume` needs: weights, averages, optimizer, step, random generator
+    tensorboard/       the history for TensorBoard
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.config import FitConfig
+from trainer.data import Dataset
+from trainer.errors import CheckpointError
+from trainer.labels import class_names
+from trainer.model import build_network, normalize
+
+CONFIG: Final = "config.json"
+HISTORY: Final = "history.jsonl"
+BEST_WEIGHTS: Final = "best.weights.h5"
+CHECKPOINTS: Final = "checkpoint"
+TENSORBOARD: Final = "tensorboard"
+
+_PREDICT_BATCH: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where a model comes from.
+
+    Attributes:
+        data: File name of the data set.
+        data_sha256: Hash of the training images and labels as they were read, so that every layout gives the same.
+        git_revision: Of the trainer's checkout, or `unknown` outside one.
+        libraries: Version of each library that shapes the result.
+    """
+
+    data: str
+    data_sha256: str
+    git_revision: str
+    libraries: dict[str, str]
+
+
+def provenance(dataset: Dataset) -> Provenance:
+    """Provenance of a run that begins now on `dataset`."""
+    train = dataset.split("train")
+    # Sorted by content, because layouts differ in order.
+    digests = sorted(
+        hashlib.sha256(image.tobytes() + bytes([label])).digest()
+        for image, label in zip(train.images, train.labels, strict=True)
+    )
+    versions = {name: importlib.metadata.version(name) for name in ("tensorflow", "keras", "numpy")}
+    return Provenance(dataset.path.name, hashlib.sha256(b"".join(digests)).hexdigest(), _git_revision(), versions)
+
+
+def write_config(run: Path, config: FitConfig, origin: Provenance) -> None:
+    """Writes `config.json`."""
+    document = {
+        "fit": config.to_dict(), "data": origin.data, "data_sha256": origin.data_sha256,
+        "git_revision": origin.git_revision, "libraries": origin.libraries,
+    }  # fmt: skip
+    (run / CONFIG).write_text(json.dumps(document, indent=2) + "\n")
+
+
+def read_config(run: Path) -> tuple[FitConfig, Provenance]:
+    """Reads `config.json`.
+
+    Raises:
+        CheckpointError: `run` is no run folder, or its config is of another version.
+    """
+    try:
+        document: dict[str, Any] = json.loads((run / CONFIG).read_text())
+        config = FitConfig.from_dict(document.pop("fit"))
+        return config, Provenance(**document)
+    except OSError as error:
+        raise CheckpointError("is not a run folder (no config.json)", where=run, remedy="Give the folder that trainer fit wrote") from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(f"cannot be read ({error})", where=run / CONFIG, remedy="Train again with this version") from error
+
+
+def load_network(run: Path) -> keras.Model:
+    """The network with the best weights of a run, without its second head: normalized float32 (N, 48, 48, 1) to logits.
+
+    Raises:
+        CheckpointError: There is no run or no finished epoch.
+    """
+    config, _ = read_config(run)
+    full = build_network(classes=len(class_names(config.labels)), vote_head=config.votes_weight > 0)
+    try:
+        full.load_weights(run / BEST_WEIGHTS)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"no usable {BEST_WEIGHTS} ({error})", where=run, remedy="Let trainer fit finish an epoch") from error
+    return keras.Model(full.inputs, full.outputs[0])
+
+
+def predict(network: keras.Model, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Logits float32 (N, classes) of the network's main head for uint8 (N, 48, 48)."""
+    batches = []
+    for start in range(0, len(images), _PREDICT_BATCH):
+        outputs = network(normalize(images[start : start + _PREDICT_BATCH, :, :, np.newaxis]), training=False)
+        batches.append((outputs[0] if isinstance(outputs, list | tuple) else outputs).numpy())
+    return np.concatenate(batches)
+
+
+def _git_revision() -> str:
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()  # noqa: S603
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
