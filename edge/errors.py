@@ -2,6 +2,7 @@
 
     UserError (edge.contract.errors)  1
     ├── ConfigError                   3   a key of the configuration, named with its line
+    │   └── ConfigFaults                  several of them
     ├── BundleError (edge.contract)   4   the model bundle
     ├── SourceError                   5   a camera, stream, video or folder of images
     │   ├── SourceUnavailable             it does not open
@@ -17,6 +18,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from edge.contract.errors import UserError
 
 
@@ -24,6 +27,17 @@ class ConfigError(UserError):
     """The configuration cannot be used; `where` names file, line and key."""
 
     exit_code = 3
+
+
+class ConfigFaults(ConfigError):
+    """All that is wrong with a configuration, one fault a line, so that it is put right in one go."""
+
+    def __init__(self, faults: Sequence[ConfigError]) -> None:
+        super().__init__(f"{len(faults)} faults", remedy="Put right what each names")
+        self.faults = tuple(faults)
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.faults))
 
 
 class SourceError(UserError):

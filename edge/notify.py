@@ -13,9 +13,9 @@ import time
 log = logging.getLogger(__name__)
 
 
-def ready(status: str) -> None:
+def ready(text: str) -> None:
     """The agent does its work, after a start or after a reload."""
-    _send("READY=1", _status(status))
+    _send("READY=1", _status(text))
 
 
 def status(text: str) -> None:
@@ -33,9 +33,9 @@ def reloading() -> None:
     _send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
 
-def stopping(status: str) -> None:
+def stopping(text: str) -> None:
     """The agent is on its way out."""
-    _send("STOPPING=1", _status(status))
+    _send("STOPPING=1", _status(text))
 
 
 def watchdog_interval_s() -> float | None:

@@ -145,7 +145,7 @@ class CameraPayload(DevicePayload):
 class Event(FaceReading, CameraPayload):
     """An emotion that began, changed or ended on one face. `session` and `seq` order events without gaps."""
 
-    schema_id: Literal["emotion.event/1"] = Field("emotion.event/1", alias="schema")
+    schema_id: Literal["emotion.event/1"] = Field(default="emotion.event/1", alias="schema")
     seq: int = Field(ge=1, description="Counts the camera's events from 1 in each session.")
     event: Literal["start", "change", "end"] = Field(description="At `end`, the reading is the last one.")
     previous: Emotion | None = Field(description="The emotion before; null at `start`.")
@@ -157,7 +157,7 @@ class Event(FaceReading, CameraPayload):
 class CameraState(CameraPayload):
     """What a camera sees now: the most prominent face, and all faces."""
 
-    schema_id: Literal["emotion.state/1"] = Field("emotion.state/1", alias="schema")
+    schema_id: Literal["emotion.state/1"] = Field(default="emotion.state/1", alias="schema")
     seq: Count = Field(description="The newest event that this state includes; 0 before the first.")
     emotion: Emotion | None = Field(description="Of the most prominent face; null when nobody is there.")
     confidence: Fraction | None
@@ -189,7 +189,7 @@ class CameraInfo(Part):
 class Info(DevicePayload):
     """What the device is. Published at each start."""
 
-    schema_id: Literal["emotion.info/1"] = Field("emotion.info/1", alias="schema")
+    schema_id: Literal["emotion.info/1"] = Field(default="emotion.info/1", alias="schema")
     agent: AgentInfo
     model: ModelInfo
     runtime: str = Field(description="The TFLite interpreter and its version.")
@@ -226,7 +226,7 @@ class MqttHealth(Part):
 class Health(DevicePayload):
     """How the device fares. Published at a slow pace."""
 
-    schema_id: Literal["emotion.health/1"] = Field("emotion.health/1", alias="schema")
+    schema_id: Literal["emotion.health/1"] = Field(default="emotion.health/1", alias="schema")
     uptime_s: Annotated[float, Field(ge=0)]
     cameras: dict[str, CameraHealth]
     mqtt: MqttHealth
@@ -242,14 +242,14 @@ class CommandRequest(Part):
     model_config = ConfigDict(json_schema_extra={})
 
     id: Annotated[str, Field(min_length=1, max_length=128)] | int = Field(description="Echoed in the response.")
-    camera: str | None = Field(None, description="The camera that is meant; all of them if null.")
-    value: bool | float | str | None = Field(None, description="The command's argument, where it takes one.")
+    camera: str | None = Field(default=None, description="The camera that is meant; all of them if null.")
+    value: bool | float | str | None = Field(default=None, description="The command's argument, where it takes one.")
 
 
 class CommandResponse(Payload):
     """The answer on `cmd/<name>/response`."""
 
-    schema_id: Literal["emotion.response/1"] = Field("emotion.response/1", alias="schema")
+    schema_id: Literal["emotion.response/1"] = Field(default="emotion.response/1", alias="schema")
     device: str
     command: str
     id: str | int | None = Field(description="The request's id; null if it had none that could be read.")

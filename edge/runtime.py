@@ -16,6 +16,7 @@ from edge.errors import RuntimeMissing
 RuntimeChoice = Literal["auto", "litert", "tflite-runtime"]
 """`auto` takes LiteRT where it is installed and tflite-runtime otherwise."""
 
+_FILE_IDENTIFIER = b"TFL3"
 _INSTALL = "Install one with `pip install ai-edge-litert`, or on 32-bit ARM `pip install tflite-runtime`"
 _DOWNGRADE = "Run `pip install 'numpy<2'`, or use LiteRT (`pip install ai-edge-litert`)"
 
@@ -38,6 +39,9 @@ class Interpreter(Protocol):
 def load_interpreter(model: bytes | Path, *, runtime: RuntimeChoice = "auto", threads: int = 1) -> Interpreter:
     """Load a TFLite model and allocate its tensors.
 
+    tflite-runtime does not verify a file before it uses it, and a truncated one can end the process: check sizes or
+    checksums first.
+
     Args:
         model: The .tflite file, or what it holds.
         runtime: Which runtime shall run it.
@@ -49,14 +53,16 @@ def load_interpreter(model: bytes | Path, *, runtime: RuntimeChoice = "auto", th
         BundleError: `model` is no TFLite model, or one that this runtime is too old for.
     """
     name, make = _interpreter_class(runtime)
-    content = _read(model) if isinstance(model, Path) else model
+    content, where = (_read(model), model) if isinstance(model, Path) else (model, None)
+    if content[4:8] != _FILE_IDENTIFIER:
+        raise BundleError("is not a TFLite model", where=where, remedy="Copy or export the file again")
     try:
         interpreter = make(model_content=content, num_threads=threads)
         interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
         raise BundleError(
             f"{name} cannot load the model ({_last_line(error)})",
-            where=model if isinstance(model, Path) else None,
+            where=where,
             remedy="Copy the file again if it is damaged; otherwise update the runtime or export the model again",
         ) from error
     return interpreter

@@ -1,5 +1,27 @@
-"""What trainer and edge share: labels, preprocessing, quantization and the bundle that carries a model."""
+"""What trainer and edge share: labels, cropping, quantization, and the bundle that carries a model.
 
+It computes and reads files, and does nothing else: no camera, no network, no TFLite runtime (an interpreter is handed in).
+"""
+
+from edge.contract.bundle import Bundle, load_bundle
+from edge.contract.errors import BundleCorrupt, BundleError, BundleIncompatible, BundleMissing, UserError
+from edge.contract.inference import EmotionModel, Interpreter, softmax
 from edge.contract.labels import EMOTIONS, UNKNOWN
+from edge.contract.manifest import Framing, Manifest
 
-__all__ = ["EMOTIONS", "UNKNOWN"]
+__all__ = [
+    "EMOTIONS",
+    "UNKNOWN",
+    "Bundle",
+    "BundleCorrupt",
+    "BundleError",
+    "BundleIncompatible",
+    "BundleMissing",
+    "EmotionModel",
+    "Framing",
+    "Interpreter",
+    "Manifest",
+    "UserError",
+    "load_bundle",
+    "softmax",
+]

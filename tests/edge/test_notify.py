@@ -25,6 +25,7 @@ def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.
 
 
 def heard(manager: socket.socket) -> dict[str, str]:
+    """The next datagram, word by word."""
     return dict(line.split("=", 1) for line in manager.recv(4096).decode().split("\n"))
 
 

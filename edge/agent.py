@@ -1,0 +1,106 @@
+"""The agent as a whole: starts the cameras, watches over them, reports, and stops in order."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+
+from edge import notify
+from edge.camera import CameraWorker
+from edge.health import HealthReporter
+from edge.message import health_message
+from edge.publish import MqttPublisher
+from edge.topics import Topics
+
+log = logging.getLogger(__name__)
+
+_TICK_S = 0.25
+_STUCK_AFTER_S = 15.0
+"""A camera's thread that shows no sign of life for this long is hung: the watchdog is left to bite."""
+
+_STOP_WITHIN_S = 2.0
+
+
+class Agent:
+    """Runs until it is stopped or all recordings are at their end.
+
+    Args:
+        topics: The device's.
+        workers: The cameras by name, not yet started.
+        publisher: Open.
+        reporter: Writes the health reports.
+        health_interval_s: Time between two of them.
+    """
+
+    def __init__(
+        self,
+        *,
+        topics: Topics,
+        workers: Mapping[str, CameraWorker],
+        publisher: MqttPublisher,
+        reporter: HealthReporter,
+        health_interval_s: float,
+    ) -> None:
+        self._topics = topics
+        self._workers = workers
+        self._publisher = publisher
+        self._reporter = reporter
+        self._health_interval_s = health_interval_s
+        self._stopping = threading.Event()
+        self._report_now = threading.Event()
+
+    def run(self) -> None:
+        """Works until `stop`, or until every camera is a recording that has ended."""
+        for worker in self._workers.values():
+            worker.start()
+        notify.ready(f"{len(self._workers)} camera(s), model {self._reporter.model_name}")
+        try:
+            self._supervise()
+        finally:
+            notify.stopping("stopping")
+            self._stop_workers()
+
+    def stop(self) -> None:
+        """Makes `run` return soon. May be called from a signal handler and from any thread."""
+        self._stopping.set()
+
+    def report(self) -> None:
+        """Asks for a health report now."""
+        self._report_now.set()
+
+    def _supervise(self) -> None:
+        ping_s = notify.watchdog_interval_s()
+        next_ping_s = next_report_s = time.monotonic()
+        while not self._stopping.wait(_TICK_S):
+            now_s = time.monotonic()
+            if all(worker.finished for worker in self._workers.values()):
+                return
+            if now_s >= next_report_s or self._report_now.is_set():
+                self._report_now.clear()
+                self._publish_health()
+                next_report_s = now_s + self._health_interval_s
+            if ping_s is not None and now_s >= next_ping_s and self._alive():
+                notify.alive()
+                next_ping_s = now_s + ping_s
+
+    def _alive(self) -> bool:
+        """Whether every camera's thread moves; a ping regardless of that would hide a hang."""
+        hung = [w.name for w in self._workers.values() if not w.finished and w.stuck_s > _STUCK_AFTER_S]
+        if hung:
+            log.error("no sign of life from camera %s; leaving it to the watchdog", ", ".join(hung))
+        return not hung
+
+    def _publish_health(self) -> None:
+        health = self._reporter.report(self._workers, self._publisher.stats)
+        self._publisher.publish(health_message(self._topics, health, expiry_s=round(3 * self._health_interval_s)))
+
+    def _stop_workers(self) -> None:
+        for worker in self._workers.values():
+            worker.stop()
+        until_s = time.monotonic() + _STOP_WITHIN_S
+        for worker in self._workers.values():
+            worker.join(max(0.0, until_s - time.monotonic()))
+            if not worker.finished:
+                log.warning("camera %s does not stop; leaving it behind", worker.name)

@@ -1,0 +1,188 @@
+"""The one place that knows which adapter stands behind which port: from a configuration to an agent ready to run."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from importlib import metadata
+
+from edge import runtime
+from edge.agent import Agent
+from edge.camera import CameraWorker
+from edge.classify import BundleClassifier
+from edge.config import CameraConfig, Config
+from edge.controls import Controls
+from edge.detect import create_detector
+from edge.health import HealthReporter
+from edge.message import Composer, camera_status_message, info_message
+from edge.mqtt import BrokerSettings, Tls
+from edge.outbox import Outbox
+from edge.payloads import AgentInfo, CameraInfo, Info, ModelInfo, Status, timestamp
+from edge.pipeline import Pipeline
+from edge.ports import Publisher, Source
+from edge.publish import MqttPublisher
+from edge.smooth import Smoother, SmoothingRules
+from edge.source import mask_password, open_source
+from edge.state import DeviceState
+from edge.system import ClockState
+from edge.topics import Topics
+from edge.track import Tracker
+
+
+@contextmanager
+def open_agent(config: Config) -> Iterator[Agent]:
+    """Opens everything that the agent needs but the cameras, and closes it after.
+
+    Raises:
+        BundleError: The model bundle cannot be used.
+        RuntimeMissing: A part is not installed.
+        StateError: The state folder cannot be used.
+        ConfigError: A file that the configuration names cannot be used.
+    """
+    classifier = BundleClassifier(config.model.path, runtime=config.model.runtime, threads=config.model.threads)
+    with ExitStack() as stack:
+        state = stack.enter_context(DeviceState(config.device.state_dir))
+        outbox = stack.enter_context(Outbox(folder=config.device.state_dir, capacity=config.publish.outbox_limit))
+        assembly = _Assembly(config, classifier, state)
+        workers: dict[str, CameraWorker] = {}
+        controls = Controls(workers=workers, state=state)
+        publisher = stack.enter_context(assembly.publisher(outbox, controls))
+        publisher.publish(info_message(assembly.topics, assembly.info()))
+        workers.update((camera.name, assembly.worker(camera, publisher)) for camera in config.camera)
+        agent = assembly.agent(workers, publisher)
+        controls.on_report, controls.on_restart = agent.report, agent.stop
+        yield agent
+
+
+def broker_settings(config: Config, client_id: str) -> BrokerSettings:
+    """How to reach the broker that the configuration names."""
+    mqtt = config.mqtt
+    return BrokerSettings(
+        host=mqtt.host,
+        port=mqtt.port,
+        client_id=client_id,
+        username=mqtt.username,
+        password=mqtt.password(),
+        tls=Tls(ca_file=mqtt.ca_file, cert_file=mqtt.cert_file, key_file=mqtt.key_file) if mqtt.tls else None,
+        allow_plaintext_password=mqtt.allow_plaintext_password,
+    )
+
+
+def camera_source(camera: CameraConfig) -> Source:
+    """The source of a camera, not yet open."""
+    return open_source(
+        camera.source,
+        realtime=camera.realtime,
+        loop=camera.loop,
+        width=camera.width_px,
+        height=camera.height_px,
+        fps=camera.fps,
+    )
+
+
+class _Assembly:
+    """What the parts of one agent have in common."""
+
+    def __init__(self, config: Config, classifier: BundleClassifier, state: DeviceState) -> None:
+        manifest = classifier.bundle.manifest
+        self._config = config
+        self._classifier = classifier
+        self._state = state
+        self._clock = ClockState()
+        self._model = ModelInfo(name=manifest.name, version=manifest.version, sha256=classifier.bundle.model_sha256)
+        self.topics = Topics(config.mqtt.prefix, config.device.name)
+
+    def publisher(self, outbox: Outbox, controls: Controls) -> MqttPublisher:
+        return MqttPublisher(
+            settings=broker_settings(self._config, self._state.client_id),
+            topics=self.topics,
+            session=self._state.session,
+            outbox=outbox,
+            commands=controls.handlers,
+        )
+
+    def worker(self, camera: CameraConfig, publisher: Publisher) -> CameraWorker:
+        def publish_status(name: str, status: Status) -> None:
+            publisher.publish(camera_status_message(self.topics, name, status, session=self._state.session))
+
+        return CameraWorker(
+            name=camera.name,
+            source=camera_source(camera),
+            pipeline=self._pipeline(camera, publisher),
+            on_status=publish_status,
+            paused=camera.name in self._state.paused,
+        )
+
+    def _pipeline(self, camera: CameraConfig, publisher: Publisher) -> Pipeline:
+        config, manifest = self._config, self._classifier.bundle.manifest
+        detector, smoothing = config.detector, config.smoothing
+        unknown_below = smoothing.unknown_below
+        return Pipeline(
+            # One for each camera: a detector keeps its buffers between frames.
+            detector=create_detector(
+                detector.name,
+                min_score=detector.min_score,
+                min_face_px=detector.min_face_px,
+                runtime=config.model.runtime,
+                threads=config.model.threads,
+            ),
+            classifier=self._classifier,
+            manifest=manifest,
+            tracker=Tracker(max_gap_s=config.tracking.max_gap_s, min_iou=config.tracking.min_iou),
+            smoother=Smoother(
+                SmoothingRules(
+                    time_constant_s=smoothing.time_constant_s,
+                    min_dwell_s=smoothing.min_dwell_s,
+                    margin=smoothing.margin,
+                    unknown_below=manifest.calibration.unknown_below if unknown_below is None else unknown_below,
+                )
+            ),
+            composer=Composer(
+                topics=self.topics,
+                camera=camera.name,
+                session=self._state.session,
+                model=self._model,
+                heartbeat_s=config.publish.heartbeat_s,
+                min_interval_s=config.publish.min_interval_s,
+            ),
+            publisher=publisher,
+            detection_interval_s=detector.interval_s,
+            time_synced=self._clock.synced,
+        )
+
+    def info(self) -> Info:
+        return Info(
+            device=self._config.device.name,
+            session=self._state.session,
+            ts=timestamp(time.time()),
+            mono_ms=round(time.monotonic() * 1000),
+            time_synced=self._clock.synced(),
+            agent=AgentInfo(
+                name="edge-emotion", version=metadata.version("edge-emotion"), python=platform.python_version()
+            ),
+            model=self._model,
+            runtime=runtime.runtime_name(self._config.model.runtime),
+            platform=f"{platform.system()} {platform.release()} {platform.machine()}",
+            cameras=tuple(
+                CameraInfo(
+                    name=camera.name,
+                    source=mask_password(camera.source),
+                    width=camera.width_px,
+                    height=camera.height_px,
+                )
+                for camera in self._config.camera
+            ),
+        )
+
+    def agent(self, workers: dict[str, CameraWorker], publisher: MqttPublisher) -> Agent:
+        return Agent(
+            topics=self.topics,
+            workers=workers,
+            publisher=publisher,
+            reporter=HealthReporter(
+                device=self._config.device.name, session=self._state.session, model=self._model, clock=self._clock
+            ),
+            health_interval_s=self._config.publish.health_interval_s,
+        )

@@ -1,0 +1,173 @@
+"""One camera at work: opens its source, feeds its pipeline, and when the source fails closes it and tries again."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+from edge.errors import SourceError
+from edge.payloads import Status
+from edge.pipeline import Pipeline
+from edge.ports import Source
+
+log = logging.getLogger(__name__)
+
+_READ_TIMEOUT_S = 0.5
+_FPS_OVER_FRAMES = 50
+
+
+class CameraWorker:
+    """A thread that looks through one camera until it is stopped or the recording ends.
+
+    Args:
+        name: The camera's name.
+        source: Where its frames come from.
+        pipeline: What is done with them.
+        on_status: Told when the camera comes online, goes offline or is paused.
+        paused: Whether it begins paused.
+        first_retry_s: Pause before the first attempt to open it again; doubled with each, up to `last_retry_s`.
+        last_retry_s: Longest pause between attempts.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        source: Source,
+        pipeline: Pipeline,
+        on_status: Callable[[str, Status], None],
+        paused: bool = False,
+        first_retry_s: float = 1.0,
+        last_retry_s: float = 30.0,
+    ) -> None:
+        self.name = name
+        self.pipeline = pipeline
+        self.status = Status.OFFLINE
+        self.faults = 0
+        self._source = source
+        self._on_status = on_status
+        self._first_retry_s, self._last_retry_s = first_retry_s, last_retry_s
+        self._stopping = threading.Event()
+        self._active = threading.Event()
+        if not paused:
+            self._active.set()
+        self._frame_times_s: deque[float] = deque(maxlen=_FPS_OVER_FRAMES)
+        self._frames_seen = 0
+        self._progress_s = time.monotonic()
+        self._thread = threading.Thread(target=self._run, name=f"camera-{name}", daemon=True)
+
+    def start(self) -> None:
+        """Begins to look."""
+        self._on_status(self.name, self.status)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Asks the thread to end; does not wait for it."""
+        self._stopping.set()
+        self._active.set()
+
+    def join(self, timeout_s: float) -> None:
+        """Waits for the thread to end, `timeout_s` at the most."""
+        self._thread.join(timeout_s)
+
+    def pause(self) -> None:
+        """Closes the camera until `resume`."""
+        self._active.clear()
+
+    def resume(self) -> None:
+        """Opens the camera again."""
+        self._active.set()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the thread has ended."""
+        return self._thread.ident is not None and not self._thread.is_alive()
+
+    @property
+    def stuck_s(self) -> float:
+        """For how long the thread has shown no sign of life. Waiting for a lost or paused camera is one."""
+        return time.monotonic() - self._progress_s
+
+    @property
+    def dropped(self) -> int:
+        """Frames passed over since the source was opened."""
+        return self._source.dropped
+
+    @property
+    def fps(self) -> float:
+        """Frames analysed per second, over the newest fifty."""
+        times = list(self._frame_times_s)
+        if len(times) < 2 or time.monotonic() - times[-1] > 10:
+            return 0.0
+        return (len(times) - 1) / max(times[-1] - times[0], 1e-9)
+
+    def _run(self) -> None:
+        retry_s = self._first_retry_s
+        while not self._stopping.is_set():
+            if not self._active.is_set():
+                self._rest()
+                continue
+            frames_before = self._frames_seen
+            if self._survives_session():
+                break
+            if self._frames_seen > frames_before:
+                retry_s = self._first_retry_s
+            self._wait(retry_s * random.uniform(0.8, 1.2))  # noqa: S311 - spreads retries, guards nothing
+            retry_s = min(retry_s * 2, self._last_retry_s)
+        self._set_status(Status.OFFLINE)
+
+    def _survives_session(self) -> bool:
+        """Looks until told otherwise. False if it failed and is to be tried again.
+
+        A fault of the pipeline itself is met like one of the camera: what follows may be sound, and the other cameras
+        go on in any case.
+        """
+        try:
+            return self._session()
+        except SourceError as error:
+            log.warning("camera %s: %s Trying again", self.name, error)
+        except Exception:
+            log.exception("camera %s: the pipeline failed. Trying again", self.name)
+        self.faults += 1
+        self._set_status(Status.OFFLINE)
+        return False
+
+    def _session(self) -> bool:
+        """Looks through the open source. True at the end of a recording or of all work, False when it was paused."""
+        try:
+            with self._source:
+                while not self._stopping.is_set() and self._active.is_set():
+                    frame = self._source.read(_READ_TIMEOUT_S)
+                    self._progress_s = time.monotonic()
+                    if frame is None:
+                        continue
+                    self._set_status(Status.ONLINE)
+                    self.pipeline.process(frame)
+                    self._frames_seen += 1
+                    self._frame_times_s.append(time.monotonic())
+        except EOFError:
+            log.info("camera %s: the recording is at its end", self.name)
+            return True
+        finally:
+            self.pipeline.finish()
+        return self._stopping.is_set()
+
+    def _rest(self) -> None:
+        self._set_status(Status.PAUSED)
+        while not self._active.wait(_READ_TIMEOUT_S):
+            self._progress_s = time.monotonic()
+
+    def _wait(self, seconds: float) -> None:
+        until_s = time.monotonic() + seconds
+        while time.monotonic() < until_s and not self._stopping.wait(_READ_TIMEOUT_S):
+            self._progress_s = time.monotonic()
+
+    def _set_status(self, status: Status) -> None:
+        if status is not self.status:
+            self.status = status
+            self._on_status(self.name, status)
+            log.info("camera %s is %s", self.name, status)

@@ -1,0 +1,101 @@
+"""A model bundle on disk: its manifest, its files checked against their hashes, and its self-test."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.contract.errors import BundleCorrupt, BundleError, BundleIncompatible, BundleMissing
+from edge.contract.inference import EmotionModel
+from edge.contract.manifest import FileEntry, Manifest, read_manifest
+
+_REMEDY = "Copy the bundle again from where it came"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bundle:
+    """A bundle whose every file is as its manifest promises.
+
+    Attributes:
+        path: Its folder.
+        manifest: What it says of itself.
+        files: Content of each file of the manifest.
+    """
+
+    path: Path
+    manifest: Manifest
+    files: dict[str, bytes]
+
+    @property
+    def model(self) -> bytes:
+        """The .tflite file."""
+        return self.files[self.manifest.model]
+
+    @property
+    def model_sha256(self) -> str:
+        """Identity of the model in messages."""
+        return self.manifest.files[self.manifest.model].sha256
+
+    def self_test(self, model: EmotionModel) -> None:
+        """Runs the golden inputs through `model`, which holds this bundle's file.
+
+        Raises:
+            BundleCorrupt: A logit differs by more than the tolerance; the runtime computes something else here.
+        """
+        inputs, expected = self._golden()
+        difference = float(np.abs(model.logits(inputs) - expected).max())
+        if not difference <= self.manifest.golden.tolerance:
+            raise BundleCorrupt(
+                f"self-test failed: a logit differs by {difference:.3f} (allowed: {self.manifest.golden.tolerance:.3f})",
+                where=self.path, remedy="Install another version of the TFLite runtime, or export the bundle again",
+            )  # fmt: skip
+
+    def _golden(self) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        name = self.manifest.golden.file
+        try:
+            with np.load(io.BytesIO(self.files[name]), allow_pickle=False) as arrays:
+                return arrays["inputs"], arrays["logits"]
+        except (ValueError, KeyError, OSError) as error:
+            raise BundleCorrupt(f"holds no golden vectors ({error})", where=self.path / name, remedy=_REMEDY) from error
+
+
+def load_bundle(path: Path, *, agent_version: str | None = None) -> Bundle:
+    """Reads a bundle and checks every file of it.
+
+    Args:
+        path: The bundle's folder.
+        agent_version: `major.minor.patch` of the agent that is going to run it; None leaves that unchecked.
+
+    Raises:
+        BundleError: It is missing, corrupt, or made for another version.
+    """
+    manifest = read_manifest(path)
+    if agent_version is not None and _numbers(agent_version) < _numbers(manifest.minimum_agent_version):
+        raise BundleIncompatible(f"needs agent {manifest.minimum_agent_version}, this is {agent_version}",
+                                 where=path, remedy="Update the agent")  # fmt: skip
+    return Bundle(path, manifest, {name: _read_checked(path / name, entry) for name, entry in manifest.files.items()})
+
+
+def _read_checked(path: Path, promised: FileEntry) -> bytes:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise BundleMissing("is named by the manifest and not there", where=path, remedy=_REMEDY) from error
+    except OSError as error:
+        raise BundleError(f"cannot be read ({error.strerror})", where=path, remedy="Check its permissions") from error
+    if len(content) != promised.size:
+        raise BundleCorrupt(f"has {len(content)} bytes, the manifest says {promised.size}", where=path, remedy=_REMEDY)
+    found = hashlib.sha256(content).hexdigest()
+    if found != promised.sha256:
+        raise BundleCorrupt(f"has sha256 {found[:12]}..., the manifest says {promised.sha256[:12]}...",
+                            where=path, remedy=_REMEDY)  # fmt: skip
+    return content
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:3])

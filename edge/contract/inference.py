@@ -1,0 +1,73 @@
+"""Runs the emotion model on face crops, the same way in the trainer's evaluation and on the device."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.contract.errors import BundleCorrupt
+from edge.contract.manifest import Manifest
+from edge.contract.quantization import TensorFormat
+
+
+class Interpreter(Protocol):
+    """What is used of a TFLite interpreter, whichever package it comes from; its tensors are allocated."""
+
+    def get_input_details(self) -> list[dict[str, Any]]: ...
+    def get_output_details(self) -> list[dict[str, Any]]: ...
+    def set_tensor(self, index: int, value: NDArray[Any]) -> None: ...
+    def get_tensor(self, index: int) -> NDArray[Any]: ...
+    def invoke(self) -> None: ...
+
+
+class EmotionModel:
+    """The model of a bundle behind an interpreter.
+
+    Args:
+        interpreter: Holds the bundle's .tflite file.
+        manifest: Of the same bundle.
+
+    Raises:
+        BundleCorrupt: The file's tensors are not what the manifest says.
+    """
+
+    def __init__(self, interpreter: Interpreter, manifest: Manifest) -> None:
+        self._interpreter = interpreter
+        self._manifest = manifest
+        (input_details,), (output_details,) = interpreter.get_input_details(), interpreter.get_output_details()
+        self._require_shape(input_details, (1, manifest.input.height_px, manifest.input.width_px, 1))
+        self._require_shape(output_details, (1, len(manifest.labels)))
+        self._input, self._output = input_details["index"], output_details["index"]
+        self._decode = TensorFormat.of(output_details).decode
+        self._table = self._input_table(TensorFormat.of(input_details))
+
+    def _require_shape(self, details: dict[str, Any], expected: tuple[int, ...]) -> None:
+        found = tuple(int(n) for n in details["shape"])
+        if found != expected:
+            raise BundleCorrupt(f"tensor {details['name']} has shape {found}, the manifest says {expected}",
+                                where=self._manifest.model, remedy="Export the bundle again")  # fmt: skip
+
+    def _input_table(self, stored_as: TensorFormat) -> NDArray[Any]:
+        """What each of the 256 gray levels becomes in the input tensor."""
+        pixels = np.arange(256, dtype=np.float32)
+        rule = self._manifest.preprocessing
+        return stored_as.encode((pixels - np.float32(rule.offset)) / np.float32(rule.scale))
+
+    def logits(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Calibrated logits float32 (N, labels) for uint8 (N, height, width) gray crops; N may be 0."""
+        outputs = np.empty((len(crops), len(self._manifest.labels)), np.float32)
+        for crop, output in zip(crops, outputs, strict=True):
+            self._interpreter.set_tensor(self._input, self._table[crop][np.newaxis, :, :, np.newaxis])
+            self._interpreter.invoke()
+            output[:] = self._decode(self._interpreter.get_tensor(self._output))[0]
+        if self._manifest.output.kind == "probabilities":
+            outputs = np.log(np.maximum(outputs, np.float32(1e-6)))
+        return outputs / np.float32(self._manifest.calibration.temperature)
+
+
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Probabilities float32 (..., labels) that sum to 1 over the last axis."""
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=-1, keepdims=True), np.float32)

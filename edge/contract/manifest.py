@@ -1,0 +1,183 @@
+"""The bundle's manifest: everything about a model that the device needs and must not guess."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from edge.contract.errors import BundleCorrupt, BundleIncompatible, BundleMissing
+
+MANIFEST_FILE: Final = "manifest.json"
+SCHEMA_MAJOR: Final = 1
+SCHEMA: Final = f"{SCHEMA_MAJOR}.0"
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Version = Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+$")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Part(BaseModel):
+    """Fields that this version does not know are left aside: minor versions only add."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class FileEntry(_Part):
+    """What a file of the bundle must be."""
+
+    sha256: Sha256
+    size: int = Field(ge=0, description="Bytes")
+
+
+class Input(_Part):
+    """The picture that the model takes."""
+
+    width_px: int = Field(gt=0)
+    height_px: int = Field(gt=0)
+    colour: Literal["gray"]
+    dtype: Literal["int8", "uint8", "float32"]
+
+
+class Output(_Part):
+    """The numbers that the model gives, one a label."""
+
+    kind: Literal["logits", "probabilities"]
+    dtype: Literal["int8", "uint8", "float32"]
+
+
+class Framing(_Part):
+    """Where a face lies in the crop, as fractions of the crop's side; measured on the training images.
+
+    With the eyes known, the crop is the rotated square that puts them at `eye_y`, `eye_distance` apart and centred
+    at `eyes_x`. Without them it is an upright square around the detector's box.
+    """
+
+    eyes_x: Share
+    eye_y: Share
+    eye_distance: Share
+    box_scale: float = Field(gt=0, description="Side of the square over the box's larger side")
+    box_shift_y: float = Field(description="Square's centre below the box's centre, in box heights")
+
+
+class Preprocessing(_Part):
+    """From pixels to the model's input: (pixel - offset) / scale."""
+
+    id: Literal["gray-affine/1"]
+    offset: float
+    scale: float = Field(gt=0)
+    framing: Framing
+
+
+class Calibration(_Part):
+    """Makes confidence mean probability: logits are divided by the temperature (Guo et al. 2017)."""
+
+    temperature: float = Field(gt=0)
+    fitted_on: str
+    unknown_below: Share = Field(description="Confidence under which the agent reports `unknown`")
+
+
+class Metrics(_Part):
+    """Quality on one split, with the protocol that makes it comparable."""
+
+    split: str
+    labels: Literal["fer2013", "ferplus"]
+    images: int = Field(gt=0)
+    accuracy: Share
+    interval_95: tuple[Share, Share]
+    macro_f1: Share
+    calibration_error: Share
+
+
+class Provenance(_Part):
+    """Where the model comes from."""
+
+    data: str
+    data_sha256: Sha256
+    seed: int
+    git_revision: str
+    libraries: dict[str, str]
+    config: dict[str, Any]
+
+
+class Golden(_Part):
+    """A self-test: these inputs must give these logits."""
+
+    file: str
+    tolerance: float = Field(gt=0, description="Largest difference of a logit, for the runtimes round differently")
+
+
+class Manifest(_Part):
+    """`manifest.json` of a bundle."""
+
+    schema_version: Annotated[str, Field(pattern=r"^\d+\.\d+$")]
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+    version: Version
+    release: int = Field(ge=1, description="Rises with every release; a device never goes back")
+    model: str = Field(description="Name of the .tflite file")
+    files: dict[str, FileEntry]
+    labels: tuple[str, ...] = Field(min_length=2)
+    input: Input
+    output: Output
+    preprocessing: Preprocessing
+    calibration: Calibration
+    metrics: tuple[Metrics, ...]
+    training: Provenance
+    golden: Golden
+    minimum_agent_version: Version
+    licence: str
+    intended_use: str
+
+    @model_validator(mode="after")
+    def _names_its_files(self) -> Self:
+        for name in (self.model, self.golden.file):
+            if name not in self.files:
+                raise ValueError(f"files does not list {name}")
+        for name in self.files:
+            if Path(name).name != name:
+                raise ValueError(f"{name!r} is not a plain file name")
+        return self
+
+    def to_json(self) -> str:
+        """The text of `manifest.json`."""
+        return self.model_dump_json(indent=2) + "\n"
+
+
+def read_manifest(bundle: Path) -> Manifest:
+    """Reads and checks `manifest.json` of a bundle.
+
+    Raises:
+        BundleMissing: No such bundle.
+        BundleIncompatible: Its schema is of another major version.
+        BundleCorrupt: It is no manifest; the message names the field.
+    """
+    path = bundle / MANIFEST_FILE
+    try:
+        document = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise BundleMissing(
+            "is no model bundle (no manifest.json)", where=bundle, remedy="Give a folder that trainer export wrote"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise BundleCorrupt(f"cannot be read ({error})", where=path, remedy=_REMEDY) from error
+    _require_major(document, path)
+    try:
+        return Manifest.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"])) or "manifest"
+        raise BundleCorrupt(f"{field}: {first['msg']}", where=path, remedy=_REMEDY) from error
+
+
+_REMEDY: Final = "Export the bundle again, or copy it again from where it came"
+
+
+def _require_major(document: object, path: Path) -> None:
+    version = document.get("schema_version") if isinstance(document, dict) else None
+    major = version.split(".")[0] if isinstance(version, str) else None
+    if major is not None and major != str(SCHEMA_MAJOR):
+        raise BundleIncompatible(
+            f"schema version {version} is not understood, only {SCHEMA_MAJOR}.x", where=path, remedy="Update the agent"
+        )

@@ -1,0 +1,169 @@
+"""The outbox's file: a SQLite table of messages, how it is opened, repaired, read and written."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import sqlite3
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge.domain import Message
+from edge.errors import StateError
+
+log = logging.getLogger(__name__)
+
+_VERSION = 1
+_TABLE = """
+CREATE TABLE IF NOT EXISTS outbox (
+    id INTEGER PRIMARY KEY,
+    topic TEXT NOT NULL, payload BLOB NOT NULL, qos INTEGER NOT NULL, retain INTEGER NOT NULL,
+    expiry_s INTEGER, content_type TEXT NOT NULL, user_properties TEXT NOT NULL
+)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A message in the outbox. Ids grow with time."""
+
+    id: int
+    message: Message
+
+
+class OutboxFile:
+    """The table on disk. Every method but `close` raises `sqlite3.Error` if the disk refuses.
+
+    Args:
+        path: The database; its folder is made if it is not there. One that cannot be read is moved aside.
+
+    Raises:
+        StateError: Nothing can be written there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._db = _connect_or_replace(path)
+            # A connection of its own, so that nobody who writes has to wait for the disk.
+            self._flusher = _connect(path)
+        except (OSError, sqlite3.Error) as error:
+            raise StateError(
+                f"the outbox cannot be opened for writing ({error})",
+                where=path,
+                remedy="Make the state folder writable for the agent's user and see that the disk is not full",
+            ) from error
+
+    def extent(self) -> tuple[int, int]:
+        """How many messages there are, and the greatest id (0 if there are none)."""
+        count, last_id = self._db.execute("SELECT count(*), coalesce(max(id), 0) FROM outbox").fetchone()
+        return count, last_id
+
+    def change(self, *, delete: Collection[int], insert: Sequence[Entry], excess: int) -> tuple[int, int]:
+        """Deletes ids, adds entries and deletes the `excess` oldest, all or nothing.
+
+        Returns:
+            How many were there to be deleted, and how many of the oldest were.
+        """
+        with _transaction(self._db):
+            deleted = self._db.executemany("DELETE FROM outbox WHERE id = ?", [(i,) for i in delete]).rowcount
+            self._db.executemany("INSERT INTO outbox VALUES (?, ?, ?, ?, ?, ?, ?, ?)", map(_row, insert))
+            oldest = "SELECT id FROM outbox ORDER BY id LIMIT ?"
+            dropped = self._db.execute(f"DELETE FROM outbox WHERE id IN ({oldest})", (excess,)).rowcount  # noqa: S608
+        return deleted, dropped
+
+    def read(self, *, after: int, limit: int) -> list[Entry]:
+        """The oldest `limit` entries with an id greater than `after`, in order."""
+        query = "SELECT * FROM outbox WHERE id > ? ORDER BY id LIMIT ?"
+        return [_entry(*row) for row in self._db.execute(query, (after, limit))]
+
+    def flush(self) -> None:
+        """Waits until what was committed is on disk. May run beside the other methods, in another thread."""
+        self._flusher.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
+    def close(self) -> None:
+        self._flusher.close()
+        self._db.close()
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """Whether the file itself is broken, rather than the disk full or read-only."""
+    return type(error) is sqlite3.DatabaseError
+
+
+def _connect_or_replace(path: Path) -> sqlite3.Connection:
+    try:
+        return _connect(path)
+    except sqlite3.DatabaseError as error:
+        if not is_damage(error):
+            raise
+        _set_aside(path, error)
+    return _connect(path)
+
+
+def _set_aside(path: Path, error: sqlite3.DatabaseError) -> None:
+    aside = path.with_suffix(".corrupt")
+    log.error("%s: %s. It is moved to %s, and an empty outbox takes its place", path, error, aside.name)
+    path.replace(aside)
+    for suffix in ("-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    with contextlib.ExitStack() as on_error:
+        db = sqlite3.connect(path, timeout=1.0, isolation_level=None, check_same_thread=False)
+        on_error.callback(db.close)
+        _check(db)
+        db.execute("PRAGMA journal_mode=WAL").fetchall()
+        db.execute("PRAGMA synchronous=NORMAL")
+        db.execute("PRAGMA wal_autocheckpoint=0").fetchall()  # `flush` does it, at a better moment
+        with _transaction(db):
+            db.execute(_TABLE)
+            db.execute(f"PRAGMA user_version={_VERSION}")
+        on_error.pop_all()
+    return db
+
+
+def _check(db: sqlite3.Connection) -> None:
+    (finding,) = db.execute("PRAGMA quick_check(1)").fetchone()
+    if finding != "ok":
+        raise sqlite3.DatabaseError(f"the database is damaged ({finding})")
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    if version not in (0, _VERSION):
+        raise sqlite3.DatabaseError(f"the database has version {version}; this agent knows version {_VERSION}")
+
+
+@contextlib.contextmanager
+def _transaction(db: sqlite3.Connection) -> Iterator[None]:
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
+
+
+def _row(entry: Entry) -> tuple[int, str, bytes, int, bool, int | None, str, str]:
+    m = entry.message
+    properties = json.dumps(m.user_properties)
+    return entry.id, m.topic, m.payload, m.qos, m.retain, m.expiry_s, m.content_type, properties
+
+
+def _entry(
+    entry_id: int, topic: str, payload: bytes, qos: int, retain: int, expiry_s: int | None, content_type: str, more: str
+) -> Entry:
+    message = Message(
+        topic,
+        payload,
+        qos=1 if qos else 0,
+        retain=bool(retain),
+        expiry_s=expiry_s,
+        durable=True,
+        content_type=content_type,
+        user_properties=tuple((name, value) for name, value in json.loads(more)),
+    )
+    return Entry(entry_id, message)

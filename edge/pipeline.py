@@ -1,0 +1,118 @@
+"""The way of a frame, from picture to messages. Read this page first.
+
+    frame -> detect -> align -> classify -> track -> smooth -> compose -> publish
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from edge.align import align
+from edge.contract.manifest import Manifest
+from edge.domain import Face, Frame, Message, Observation, Reading, Transition
+from edge.message import Composer
+from edge.ports import Classifier, Detector, Publisher
+from edge.smooth import Smoother
+from edge.timing import StageTimes
+from edge.track import Tracker
+
+
+class Pipeline:
+    """One camera's stages in their order. It holds what they remember between frames, and nothing else.
+
+    Args:
+        detector: Finds faces.
+        classifier: Says what they show.
+        manifest: Of the classifier's bundle: how it wants its faces cropped.
+        tracker: Knows a face again.
+        smoother: Decides what counts.
+        composer: Puts it into messages.
+        publisher: Takes them to the broker.
+        detection_interval_s: Least time between two detections; frames between them are classified where the faces
+            were found last. 0 detects on every frame.
+        time_synced: Whether the wall clock can be trusted.
+    """
+
+    def __init__(
+        self,
+        *,
+        detector: Detector,
+        classifier: Classifier,
+        manifest: Manifest,
+        tracker: Tracker,
+        smoother: Smoother,
+        composer: Composer,
+        publisher: Publisher,
+        detection_interval_s: float,
+        time_synced: Callable[[], bool],
+    ) -> None:
+        self._detector = detector
+        self._classifier = classifier
+        self._framing = manifest.preprocessing.framing
+        self._size_px = manifest.input.width_px
+        self._tracker = tracker
+        self._smoother = smoother
+        self._composer = composer
+        self._publisher = publisher
+        self._detection_interval_s = detection_interval_s
+        self._time_synced = time_synced
+        self._faces: list[Face] = []
+        self._detected_s = float("-inf")
+        self._newest: Frame | None = None
+        self.times = StageTimes()
+
+    def process(self, frame: Frame) -> None:
+        """Takes one frame all the way."""
+        started_s = time.monotonic()
+        with self.times.measure("total"):
+            faces = self._detect(frame)
+            observations = self._classify(frame, faces)
+            tracks, ended = self._tracker.update(observations, frame.time_s)
+            readings, transitions = self._smoother.update(tracks, ended, frame.time_s)
+            self._publish(self._compose(frame, readings, transitions, started_s))
+        self._newest = frame
+
+    def finish(self) -> None:
+        """Ends what is open, because the camera stops looking: every emotion that began also ends."""
+        frame, self._newest = self._newest, None
+        self._faces, self._detected_s = [], float("-inf")
+        if frame is None:
+            return
+        now_s = time.monotonic()
+        _, transitions = self._smoother.update([], self._tracker.finish(), frame.time_s)
+        self._publish(self._compose(frame, [], transitions, now_s))
+        self._publish([self._composer.vacate(wall_s=time.time(), mono_s=now_s, time_synced=self._time_synced())])
+
+    def _detect(self, frame: Frame) -> list[Face]:
+        if frame.time_s - self._detected_s >= self._detection_interval_s:
+            with self.times.measure("detect"):
+                self._faces = self._detector.detect(frame.image_bgr)
+            self._detected_s = frame.time_s
+        return self._faces
+
+    def _classify(self, frame: Frame, faces: list[Face]) -> list[Observation]:
+        with self.times.measure("align"):
+            crops, qualities = align(frame, faces, self._framing, self._size_px)
+        with self.times.measure("classify"):
+            logits = self._classifier.classify(crops)
+        return [Observation(*parts) for parts in zip(faces, logits, qualities, strict=True)]
+
+    def _compose(
+        self, frame: Frame, readings: list[Reading], transitions: list[Transition], started_s: float
+    ) -> list[Message]:
+        return self._composer.compose(
+            readings,
+            transitions,
+            frame_width=frame.width_px,
+            frame_height=frame.height_px,
+            time_s=frame.time_s,
+            wall_s=frame.wall_s,
+            mono_s=started_s,
+            latency_ms=(time.monotonic() - started_s) * 1000,
+            time_synced=self._time_synced(),
+        )
+
+    def _publish(self, messages: list[Message]) -> None:
+        for message in messages:
+            self._publisher.publish(message)

@@ -1,0 +1,246 @@
+"""The way to the broker: one thread that connects, keeps the connection, and starts anew for ever.
+
+Events go through the outbox, so that none is lost; of everything else only the newest message of each topic counts.
+Whatever happens to the broker, `publish` returns at once and raises nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Self
+
+from edge.contract.errors import UserError
+from edge.domain import Message
+from edge.errors import BrokerUnreachable
+from edge.message import status_message
+from edge.mqtt.backoff import Backoff
+from edge.mqtt.bell import Bell
+from edge.mqtt.commands import CommandHandler, Commands
+from edge.mqtt.connection import CONNECT_TIMEOUT_S, Connection, connect
+from edge.mqtt.delivery import Delivery
+from edge.mqtt.logbook import Logbook, PublisherStats
+from edge.mqtt.packets import Ack, Received, Subscription
+from edge.mqtt.settings import BrokerSettings
+from edge.mqtt.states import States
+from edge.outbox import Outbox
+from edge.payloads import Status
+from edge.topics import Topics
+
+log = logging.getLogger(__name__)
+
+_LONGEST_WAIT_S = 1.0
+
+
+class MqttPublisher:
+    """Publishes messages and answers commands for one device, for as long as its context is open.
+
+    Args:
+        settings: The broker's.
+        topics: The device's.
+        session: Number of the agent's start.
+        outbox: Where durable messages wait. It stays open until the publisher's context is left.
+        commands: What each command does. The handlers run on the publisher's thread and are to be quick.
+        groups: The groups of the fleet whose commands the device follows too.
+        home_assistant_status: The topic on which Home Assistant says that it started, to announce everything again.
+        announce_within_s: Over how long devices spread their announcements then.
+        backoff: How long to wait between attempts.
+        stop_timeout_s: How long leaving the context may take to deliver what is left and to say goodbye.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: BrokerSettings,
+        topics: Topics,
+        session: int,
+        outbox: Outbox,
+        commands: Mapping[str, CommandHandler] | None = None,
+        groups: Sequence[str] = (),
+        home_assistant_status: str | None = None,
+        announce_within_s: float = 5.0,
+        backoff: Backoff | None = None,
+        stop_timeout_s: float = 3.0,
+    ) -> None:
+        self._settings = settings
+        self._topics = topics
+        self._outbox = outbox
+        self._commands = Commands(topics=topics, handlers=commands or {})
+        self._home_assistant_status = home_assistant_status
+        self._announce_within_s = announce_within_s
+        self._backoff = backoff or Backoff()
+        self._stop_timeout_s = stop_timeout_s
+        self._online = status_message(topics, Status.ONLINE, session=session)
+        self._offline = status_message(topics, Status.OFFLINE, session=session)
+        self._subscriptions = self._what_to_hear(groups)
+        self._states = States(rank=self._rank)
+        self._bell = Bell()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
+        self._logbook = Logbook(settings)
+        self._announce_at_s = float("inf")
+
+    def __enter__(self) -> Self:
+        """Starts to connect, and does not wait for it.
+
+        Raises:
+            ConfigError: A TLS file cannot be used.
+        """
+        if self._settings.tls is not None:
+            self._settings.tls.context()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._stopping.set()
+        self._bell.ring()
+        self._thread.join(self._stop_timeout_s + _LONGEST_WAIT_S)
+        if self._thread.is_alive():
+            log.warning("%s: stopping without a goodbye: the network does not answer", self._settings.address)
+        else:
+            self._bell.close()
+
+    def publish(self, message: Message) -> None:
+        """Takes a message: a durable one into the outbox, any other in place of the last one on its topic."""
+        if message.durable:
+            self._outbox.put(message)
+        else:
+            self._states.put(message, now_s=time.monotonic())
+        self._bell.ring()
+
+    @property
+    def stats(self) -> PublisherStats:
+        """How delivery fares now."""
+        return self._logbook.stats(queue_depth=self._outbox.depth, dropped=self._outbox.dropped)
+
+    def _what_to_hear(self, groups: Sequence[str]) -> list[Subscription]:
+        commands = [self._topics.command("+"), *(self._topics.fleet_command(group, "+") for group in groups)]
+        notices = [self._topics.status]
+        if self._home_assistant_status is not None:
+            notices.append(self._home_assistant_status)
+        return [Subscription(topic, tell_retained=True) for topic in commands] + [Subscription(t) for t in notices]
+
+    def _rank(self, topic: str) -> int:
+        """After the birth: what the device is, then its announcement to Home Assistant, then how things stand."""
+        if topic == self._topics.info:
+            return 0
+        return 2 if topic.startswith(f"{self._topics.root}/") else 1
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            refused = True
+            try:
+                self._connect_and_serve()
+            except UserError as error:
+                refused = not isinstance(error, BrokerUnreachable)
+                self._logbook.trouble(str(error))
+            except Exception as error:  # noqa: BLE001  # logged there with its traceback; the thread must not die
+                self._logbook.surprise(error)
+            self._pause(self._backoff.delay_s(refused=refused))
+
+    def _pause(self, delay_s: float) -> None:
+        until_s = time.monotonic() + delay_s
+        while (left_s := until_s - time.monotonic()) > 0:
+            if self._stopping.wait(min(left_s, _LONGEST_WAIT_S)):
+                return
+            self._outbox.housekeep()
+
+    def _connect_and_serve(self) -> None:
+        with connect(self._settings, will=self._offline, bell=self._bell, timeout_s=CONNECT_TIMEOUT_S) as connection:
+            started_s = time.monotonic()
+            self._logbook.connected(connection.protocol)
+            try:
+                self._serve(connection, started_s)
+            finally:
+                self._logbook.disconnected(held_s=time.monotonic() - started_s)
+
+    def _serve(self, connection: Connection, started_s: float) -> None:
+        """Talks until the connection breaks or the publisher is to stop.
+
+        Raises:
+            BrokerError: The connection broke.
+        """
+        delivery = Delivery(outbox=self._outbox, connection=connection)
+        connection.subscribe(self._subscriptions)
+        connection.send(self._online)
+        self._states.resend()
+        while connection.fault is None:
+            if self._stopping.is_set():
+                self._leave(connection, delivery)
+                return
+            self._listen(connection)
+            self._settle(connection.take_acks(), delivery)
+            self._speak(connection, delivery)
+            self._outbox.housekeep()
+            if self._logbook.steady(time.monotonic() - started_s):
+                self._backoff.reset()
+            connection.wait(_LONGEST_WAIT_S)
+        raise connection.fault
+
+    def _speak(self, connection: Connection, delivery: Delivery) -> None:
+        if time.monotonic() >= self._announce_at_s:
+            self._announce_at_s = float("inf")
+            connection.send(self._online)
+            self._states.resend()
+        for message in self._states.take(connection.room, now_s=time.monotonic()):
+            connection.send(message)
+        delivery.send()
+
+    def _settle(self, acks: Sequence[Ack], delivery: Delivery) -> None:
+        for ack in acks:
+            delivery.settle(ack)
+            if ack.refusal is not None:
+                self._logbook.rejection(ack.topic, ack.refusal)
+
+    def _listen(self, connection: Connection) -> None:
+        for received in connection.take_received():
+            if received.topic == self._topics.status:
+                self._hear_own_status(received, connection)
+            elif received.topic == self._home_assistant_status:
+                self._hear_home_assistant(received)
+            else:
+                self._obey(received, connection)
+
+    def _hear_own_status(self, received: Received, connection: Connection) -> None:
+        if received.payload == self._offline.payload and not received.retained:
+            log.info("a late will said that this device is offline; corrected")
+            connection.send(self._online)
+
+    def _hear_home_assistant(self, received: Received) -> None:
+        if received.payload == b"online" and not received.retained:
+            delay_s = random.uniform(0, self._announce_within_s)  # noqa: S311  # jitter keeps no secret
+            self._announce_at_s = time.monotonic() + delay_s
+
+    def _obey(self, received: Received, connection: Connection) -> None:
+        if received.retained:
+            log.warning("%s: a retained command is ignored: it would be carried out at every start", received.topic)
+            return
+        response = self._commands.answer(received.topic, received.payload, wall_s=time.time())
+        connection.send(response)
+        elsewhere = received.response_topic
+        if elsewhere and not set(elsewhere) & {"+", "#"}:
+            connection.send(replace(response, topic=elsewhere), correlation_data=received.correlation_data)
+
+    def _leave(self, connection: Connection, delivery: Delivery) -> None:
+        """Delivers what is left, says `offline` and waits until the broker has heard it, all within limits."""
+        give_up_s = time.monotonic() + self._stop_timeout_s
+        last_call_s = give_up_s - self._stop_timeout_s / 3
+        while connection.fault is None and time.monotonic() < last_call_s:
+            self._settle(connection.take_acks(), delivery)
+            if delivery.idle and self._states.idle:
+                break
+            self._speak(connection, delivery)
+            connection.wait(0.1)
+        number = connection.send(self._offline)
+        heard = False
+        while connection.fault is None and not heard and time.monotonic() < give_up_s:
+            connection.wait(0.1)
+            acks = connection.take_acks()
+            self._settle(acks, delivery)
+            heard = any(ack.number == number for ack in acks)
+        connection.close()
+        log.info("%s: disconnected%s", self._settings.address, "" if heard else "; the broker did not confirm it")

@@ -1,0 +1,133 @@
+"""From the jitter of single frames to emotions that begin, hold and end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.contract import EMOTIONS, UNKNOWN, softmax
+from edge.domain import Reading, Track, Transition
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SmoothingRules:
+    """When an emotion counts.
+
+    Attributes:
+        time_constant_s: Time after which the average of the logits has followed a change by 63 %.
+        min_dwell_s: For how long an emotion must lead before it is reported.
+        margin: By how much (in probability) another emotion must lead over the present one.
+        unknown_below: Confidence under which the emotion is `unknown`; a present emotion may sink `margin` lower.
+    """
+
+    time_constant_s: float = 0.4
+    min_dwell_s: float = 0.4
+    margin: float = 0.1
+    unknown_below: float = 0.4
+
+
+@dataclass(slots=True)
+class _FaceState:
+    """What is remembered of one track."""
+
+    logits: NDArray[np.float32]
+    updated_s: float
+    leader: str
+    leader_since_s: float
+    emotion: str | None = None
+    since_s: float = 0.0
+
+
+class Smoother:
+    """Averages each track's logits over time and decides with hysteresis what they show.
+
+    The average is an exponential one whose weight follows the time between frames, so that it behaves alike at any
+    frame rate. It runs on logits: there the average of two faces of doubt is doubt.
+    """
+
+    def __init__(self, rules: SmoothingRules) -> None:
+        self._rules = rules
+        self._faces: dict[int, _FaceState] = {}
+        self._readings: dict[int, Reading] = {}
+
+    def update(
+        self, tracks: Sequence[Track], ended: Sequence[Track], time_s: float
+    ) -> tuple[list[Reading], list[Transition]]:
+        """Takes in the tracks of one frame.
+
+        Args:
+            tracks: The living tracks; those not seen at `time_s` keep their last reading.
+            ended: The tracks that have just ended.
+            time_s: The frame's time.
+
+        Returns:
+            A reading for each track whose emotion is established, and what began, changed or ended.
+        """
+        transitions = self._end(ended)
+        for track in tracks:
+            if track.last_seen_s == time_s:
+                transitions += self._observe(track, time_s)
+        return [self._readings[track.id] for track in tracks if track.id in self._readings], transitions
+
+    def _observe(self, track: Track, time_s: float) -> list[Transition]:
+        face = self._average(track, time_s)
+        probabilities = softmax(face.logits)
+        leader = self._leading(probabilities, face.emotion)
+        if leader != face.leader:
+            face.leader, face.leader_since_s = leader, time_s
+        previous = face.emotion
+        changes = leader != previous and time_s - face.leader_since_s >= self._rules.min_dwell_s
+        if changes:
+            face.emotion, face.since_s = leader, face.leader_since_s
+        if face.emotion is None:
+            return []
+        reading = self._readings[track.id] = _reading(track, face.emotion, face.since_s, probabilities)
+        return [Transition("change" if previous else "start", reading, previous)] if changes else []
+
+    def _average(self, track: Track, time_s: float) -> _FaceState:
+        newest = track.observation.logits
+        face = self._faces.get(track.id)
+        if face is None:
+            leader = self._leading(softmax(newest), None)
+            face = self._faces[track.id] = _FaceState(newest, time_s, leader, time_s)
+        weight = np.float32(1 - math.exp(-(time_s - face.updated_s) / self._rules.time_constant_s))
+        face.logits = face.logits + weight * (newest - face.logits)
+        face.updated_s = time_s
+        return face
+
+    def _leading(self, probabilities: NDArray[np.float32], present: str | None) -> str:
+        """The emotion that these probabilities speak for, with the present one favoured."""
+        best = int(probabilities.argmax())
+        threshold = self._rules.unknown_below
+        if present in EMOTIONS:
+            held = probabilities[EMOTIONS.index(present)]
+            if probabilities[best] - held < self._rules.margin:
+                best = EMOTIONS.index(present)
+            threshold -= self._rules.margin
+        return EMOTIONS[best] if probabilities[best] >= threshold else UNKNOWN
+
+    def _end(self, ended: Sequence[Track]) -> list[Transition]:
+        transitions = []
+        for track in ended:
+            self._faces.pop(track.id, None)
+            reading = self._readings.pop(track.id, None)
+            if reading is not None:
+                transitions.append(Transition("end", reading, reading.emotion))
+        return transitions
+
+
+def _reading(track: Track, emotion: str, since_s: float, probabilities: NDArray[np.float32]) -> Reading:
+    confidence = probabilities.max() if emotion == UNKNOWN else probabilities[EMOTIONS.index(emotion)]
+    return Reading(
+        track_id=track.id,
+        emotion=emotion,
+        confidence=float(confidence),
+        probabilities=tuple(float(p) for p in probabilities),
+        since_s=since_s,
+        box=track.observation.face.box,
+        quality=track.observation.quality,
+    )

@@ -1,0 +1,157 @@
+"""What the device remembers from run to run: who it is, how often it started, and what it left on the broker."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import secrets
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from edge.errors import StateError
+
+log = logging.getLogger(__name__)
+
+_REMEDY = "Make the state folder writable for the agent's user and see that the disk is not full"
+
+
+def new_client_id() -> str:
+    """A random MQTT client id, within the 23 characters that every broker must accept."""
+    return f"edge-{secrets.token_hex(8)}"
+
+
+class _Memory(BaseModel):
+    """The file's content."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    client_id: str = Field(default_factory=new_client_id)
+    session: int = 0
+    paused: frozenset[str] = frozenset()
+    announced: dict[str, dict[str, str]] = {}
+
+
+class DeviceState:
+    """The agent's small memory, a JSON file that is replaced as a whole. Thread-safe; usable as a context manager.
+
+    Opening it counts one more session and locks the folder, so that two agents never share one identity. A file that
+    cannot be read is moved aside, and the device starts with a new identity.
+
+    Args:
+        folder: The state folder; it is made if it is not there.
+
+    Raises:
+        StateError: The folder cannot be written, or another agent uses it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "state.json"
+        self._guard = threading.Lock()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with contextlib.ExitStack() as on_error:
+                self._lock_file = on_error.enter_context(_lock(folder / "lock"))
+                memory = _load(self._path)
+                self._memory = memory.model_copy(update={"session": memory.session + 1})
+                _save(self._path, self._memory)
+                on_error.pop_all()
+        except OSError as error:
+            raise StateError(
+                f"the state folder cannot be used ({error.strerror})", where=folder, remedy=_REMEDY
+            ) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._lock_file.close()
+
+    @property
+    def client_id(self) -> str:
+        """The MQTT client id, made once at random."""
+        return self._memory.client_id
+
+    @property
+    def session(self) -> int:
+        """Number of this start, counted from 1."""
+        return self._memory.session
+
+    @property
+    def paused(self) -> frozenset[str]:
+        """The cameras that were told to pause."""
+        return self._memory.paused
+
+    @property
+    def announced(self) -> Mapping[str, Mapping[str, str]]:
+        """What Home Assistant was told of: for each discovery topic, each component's platform."""
+        return self._memory.announced
+
+    def pause(self, camera: str) -> None:
+        """Remembers that a camera is paused."""
+        self._change(paused=self.paused | {camera})
+
+    def resume(self, camera: str) -> None:
+        """Remembers that a camera is not paused."""
+        self._change(paused=self.paused - {camera})
+
+    def announce(self, announced: Mapping[str, Mapping[str, str]]) -> None:
+        """Remembers what Home Assistant was told of."""
+        self._change(announced={topic: dict(components) for topic, components in announced.items()})
+
+    def _change(self, **fields: object) -> None:
+        with self._guard:
+            changed = self._memory.model_copy(update=fields)
+            if changed == self._memory:
+                return
+            self._memory = changed
+            try:
+                _save(self._path, changed)
+            except OSError as error:
+                log.warning("%s: %s. The change holds until the agent stops", self._path, error.strerror)
+
+
+def _lock(path: Path) -> IO[str]:
+    lock_file = path.open("w")
+    try:
+        fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock_file.close()
+        raise StateError(
+            "another agent is running with this state folder",
+            where=path.parent,
+            remedy="Stop the other one, or give each its own state folder",
+        ) from error
+    return lock_file
+
+
+def _load(path: Path) -> _Memory:
+    try:
+        return _Memory.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return _Memory()
+    except ValidationError as error:
+        aside = path.with_suffix(".corrupt")
+        log.warning(
+            "%s: %s. It is moved to %s; the device gets a new client id, and its sessions count from 1",
+            path,
+            error.errors()[0]["msg"],
+            aside.name,
+        )
+        path.replace(aside)
+        return _Memory()
+
+
+def _save(path: Path, memory: _Memory) -> None:
+    """Replaces the file so that a power cut leaves either the old one or the new one."""
+    fresh = path.with_suffix(".new")
+    with fresh.open("wb") as file:
+        file.write(memory.model_dump_json().encode())
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)

@@ -1,0 +1,55 @@
+"""What the machine says of itself: temperature, throttling, memory, and whether its clock can be trusted."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from pathlib import Path
+from typing import Final
+
+_THERMAL: Final = Path("/sys/class/thermal/thermal_zone0/temp")
+_THROTTLED: Final = Path("/sys/devices/platform/soc/soc:firmware/get_throttled")
+
+_THROTTLING_BITS: Final = {0: "under-voltage", 1: "frequency-capped", 2: "throttled", 3: "soft-temperature-limit"}
+"""Bits of the Raspberry Pi firmware's get_throttled that are in force now; bit 16 and up tell of the past."""
+
+_CLOCK_NOT_SYNCED: Final = 5
+"""TIME_ERROR of adjtimex(2): nothing disciplines the clock."""
+
+
+def temperature_c() -> float | None:
+    """The processor's temperature in degrees Celsius, or None where the machine does not tell."""
+    try:
+        return int(_THERMAL.read_text()) / 1000
+    except (OSError, ValueError):
+        return None
+
+
+def throttling() -> tuple[str, ...] | None:
+    """Why the processor runs slower than it could, or None where the machine is no Raspberry Pi."""
+    try:
+        bits = int(_THROTTLED.read_text(), 16)
+    except (OSError, ValueError):
+        return None
+    return tuple(reason for bit, reason in _THROTTLING_BITS.items() if bits & 1 << bit)
+
+
+def resident_bytes() -> int:
+    """Memory that the process occupies now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+class ClockState:
+    """Asks the kernel whether something (NTP, PTP, GPS) keeps the wall clock right."""
+
+    def __init__(self) -> None:
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        # struct timex with modes = 0: a question that changes nothing. 208 bytes on 64-bit Linux.
+        self._timex = ctypes.create_string_buffer(256)
+
+    def synced(self) -> bool:
+        """Whether the wall clock can be trusted."""
+        ctypes.memset(self._timex, 0, len(self._timex))
+        answer: int = self._libc.adjtimex(self._timex)
+        return answer not in (-1, _CLOCK_NOT_SYNCED)

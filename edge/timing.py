@@ -1,0 +1,32 @@
+"""How long the stages take: percentiles over the newest frames."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+_REMEMBERED = 500
+
+
+class StageTimes:
+    """Durations of named stages, the newest 500 of each. Written by one thread, read by others."""
+
+    def __init__(self) -> None:
+        self._durations_ms: dict[str, deque[float]] = {}
+
+    @contextmanager
+    def measure(self, stage: str) -> Iterator[None]:
+        """Times what runs inside the `with`."""
+        started = time.perf_counter()
+        yield
+        self._durations_ms.setdefault(stage, deque(maxlen=_REMEMBERED)).append((time.perf_counter() - started) * 1000)
+
+    def percentiles_ms(self) -> dict[str, tuple[float, float]]:
+        """Median and 95th percentile of each stage, in milliseconds."""
+        snapshot = {stage: list(durations) for stage, durations in self._durations_ms.copy().items()}
+        return {stage: (float(p50), float(p95)) for stage, durations in snapshot.items()
+                for p50, p95 in [np.percentile(durations, (50, 95))]}  # fmt: skip

@@ -1,0 +1,80 @@
+"""Cutting faces out of frames."""
+
+import math
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from edge.align import align
+from edge.contract.crop import cut, square_from_eyes
+from edge.contract.manifest import Framing
+from edge.domain import Box, Face, Frame
+
+FRAMING = Framing(eyes_x=0.5, eye_y=0.4, eye_distance=0.36, box_scale=1.14, box_shift_y=-0.03)
+
+
+def frame_of(image: NDArray[np.uint8]) -> Frame:
+    return Frame(image, index=0, time_s=0.0, wall_s=0.0)
+
+
+def picture_with_eyes(left: tuple[float, float], right: tuple[float, float], radius: int = 6) -> NDArray[np.uint8]:
+    """A gray picture with a white dot on each eye."""
+    image = np.full((360, 640, 3), 90, np.uint8)
+    for x, y in (left, right):
+        cv2.circle(image, (round(x), round(y)), radius, (255, 255, 255), -1)
+    return image
+
+
+def brightest(crop: NDArray[np.uint8], half: slice) -> tuple[float, float]:
+    """Centre of the bright dot in the left or right half of a crop, in fractions of its side."""
+    ys, xs = np.nonzero(crop[:, half] > 160)
+    return (xs.mean() + 0.5 + (half.start or 0)) / crop.shape[1], (ys.mean() + 0.5) / crop.shape[0]
+
+
+@pytest.mark.parametrize("angle_deg", [-30, 0, 20])
+@pytest.mark.parametrize("distance", [30, 60, 120])
+def test_the_eyes_come_to_lie_where_the_model_expects_them(angle_deg: float, distance: float) -> None:
+    """Near or far, upright or tilted: every crop has its eyes in the same place."""
+    along = np.array([math.cos(math.radians(angle_deg)), math.sin(math.radians(angle_deg))]) * distance / 2
+    left, right = tuple(np.array([320, 170]) - along), tuple(np.array([320, 170]) + along)
+    image = picture_with_eyes(left, right, radius=max(2, round(distance / 12)))
+    face = Face(Box(320 - distance, 170 - distance, 320 + distance, 170 + distance), 0.9, (left, right))
+    crops, _ = align(frame_of(image), [face], FRAMING, 48)
+    for half, x in ((slice(0, 24), 0.32), (slice(24, None), 0.68)):
+        assert brightest(crops[0], half) == pytest.approx((x, 0.4), abs=0.02)
+
+
+def test_without_eyes_the_box_is_framed() -> None:
+    """A detector that gives no eyes still gives a crop around its box."""
+    image = np.zeros((360, 640, 3), np.uint8)
+    image[100:200, 200:300] = 255
+    crops, qualities = align(frame_of(image), [Face(Box(200, 100, 300, 200), 0.9)], FRAMING, 48)
+    share_white = (crops[0] > 127).mean()
+    assert share_white == pytest.approx(1 / 1.14**2, abs=0.04)
+    assert qualities == [1.0]
+
+
+def test_a_face_over_the_edge_or_too_small_has_less_quality() -> None:
+    """The quality tells what the crop is worth."""
+    image = np.zeros((360, 640, 3), np.uint8)
+    faces = [Face(Box(-50, 100, 50, 200), 0.9), Face(Box(300, 100, 321, 121), 0.9), Face(Box(300, 100, 400, 200), 0.9)]
+    crops, (over_edge, small, whole) = align(frame_of(image), faces, FRAMING, 48)
+    assert crops.shape == (3, 48, 48)
+    assert over_edge == pytest.approx(0.5, abs=0.05)
+    assert small == pytest.approx(0.5, abs=0.05)
+    assert whole == 1.0
+
+
+def test_no_face_gives_no_crop() -> None:
+    """An empty frame is no special case."""
+    crops, qualities = align(frame_of(np.zeros((90, 160, 3), np.uint8)), [], FRAMING, 48)
+    assert (crops.shape, qualities) == ((0, 48, 48), [])
+
+
+def test_shrinking_averages_instead_of_aliasing() -> None:
+    """A fine pattern far above the crop's resolution becomes gray and does not shimmer."""
+    checks = ((np.indices((400, 400)).sum(axis=0) // 2 % 2) * 255).astype(np.uint8)
+    crop = cut(checks, square_from_eyes((120, 160), (264, 160), FRAMING), 48)
+    assert crop[4:-4, 4:-4].std() < 12

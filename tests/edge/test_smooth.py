@@ -1,0 +1,121 @@
+"""From the jitter of single frames to emotions that begin, hold and end."""
+
+import numpy as np
+import pytest
+
+from edge.contract import EMOTIONS
+from edge.domain import Box, Face, Observation, Reading, Track, Transition
+from edge.smooth import Smoother, SmoothingRules
+
+RULES = SmoothingRules(time_constant_s=0.3, min_dwell_s=0.4, margin=0.1, unknown_below=0.4)
+
+
+def logits_for(emotion: str, strength: float = 4.0) -> np.ndarray:
+    logits = np.zeros(len(EMOTIONS), np.float32)
+    logits[EMOTIONS.index(emotion)] = strength
+    return logits
+
+
+def track_at(time_s: float, logits: np.ndarray, track_id: int = 1, seen_s: float | None = None) -> Track:
+    observation = Observation(Face(Box(0, 0, 100, 100), 0.9), logits.astype(np.float32), 0.8)
+    return Track(track_id, observation, 0.0, time_s if seen_s is None else seen_s, 1)
+
+
+class Film:
+    """Feeds a smoother one face at a steady frame rate."""
+
+    def __init__(self, fps: float = 10.0, rules: SmoothingRules = RULES) -> None:
+        self.smoother = Smoother(rules)
+        self.step_s = 1 / fps
+        self.time_s = 0.0
+        self.transitions: list[tuple[float, Transition]] = []
+        self.readings: list[Reading] = []
+
+    def show(self, logits: np.ndarray, seconds: float) -> None:
+        for _ in range(round(seconds / self.step_s)):
+            self.readings, changes = self.smoother.update([track_at(self.time_s, logits)], [], self.time_s)
+            self.transitions += [(self.time_s, change) for change in changes]
+            self.time_s += self.step_s
+
+    def said(self) -> list[tuple[str, str | None, str]]:
+        return [(change.kind, change.previous, change.reading.emotion) for _, change in self.transitions]
+
+
+def test_an_emotion_begins_after_the_dwell_and_not_before() -> None:
+    """A face in view for a moment only gives no event."""
+    film = Film()
+    film.show(logits_for("happy"), 0.4)
+    assert film.said() == []
+    film.show(logits_for("happy"), 0.2)
+    assert film.said() == [("start", None, "happy")]
+    assert film.readings[0].since_s == 0.0
+
+
+def test_single_contrary_frames_change_nothing() -> None:
+    """One misread frame in a second does not make the state flicker."""
+    film = Film()
+    film.show(logits_for("happy"), 1.0)
+    for _ in range(5):
+        film.show(logits_for("sad"), 0.1)
+        film.show(logits_for("happy"), 0.9)
+    assert film.said() == [("start", None, "happy")]
+
+
+def test_a_true_change_is_told_within_a_second() -> None:
+    """A lasting change arrives soon, and names what was before."""
+    film = Film()
+    film.show(logits_for("neutral"), 2.0)
+    film.show(logits_for("surprise"), 1.0)
+    assert film.said() == [("start", None, "neutral"), ("change", "neutral", "surprise")]
+    assert film.transitions[-1][0] - 2.0 < 1.0
+
+
+@pytest.mark.parametrize("fps", [3, 10, 30])
+def test_the_frame_rate_does_not_change_what_is_said(fps: float) -> None:
+    """A slow device and a fast one tell the same story at nearly the same times."""
+    film = Film(fps)
+    film.show(logits_for("neutral"), 3.0)
+    film.show(logits_for("happy"), 3.0)
+    assert film.said() == [("start", None, "neutral"), ("change", "neutral", "happy")]
+    assert film.transitions[-1][0] == pytest.approx(3.6, abs=0.4)
+
+
+def test_doubt_is_called_unknown_and_a_lead_within_the_margin_keeps_the_present_emotion() -> None:
+    """Without a certain label none is claimed, and a photo finish does not unseat the present one."""
+    film = Film()
+    film.show(logits_for("fear", 0.1), 1.0)
+    assert film.said() == [("start", None, "unknown")]
+    assert film.readings[0].confidence == max(film.readings[0].probabilities)
+    film.show(logits_for("sad"), 1.0)
+    close = logits_for("sad", 3.0) + logits_for("fear", 3.1)
+    film.show(close, 2.0)
+    assert film.said()[1:] == [("change", "unknown", "sad")]
+
+
+def test_probabilities_sum_to_one_and_the_confidence_is_that_of_the_emotion() -> None:
+    """Numbers on the topic agree with one another."""
+    film = Film()
+    film.show(logits_for("angry", 2.5), 1.0)
+    reading = film.readings[0]
+    assert sum(reading.probabilities) == pytest.approx(1, abs=1e-5)
+    assert reading.confidence == reading.probabilities[EMOTIONS.index("angry")]
+
+
+def test_a_hidden_face_keeps_its_reading_until_its_track_ends() -> None:
+    """Between a missed detection and the end of the track, nothing is said and the last reading stands."""
+    film = Film()
+    film.show(logits_for("happy"), 1.0)
+    last = film.readings[0]
+    hidden, changes = film.smoother.update([track_at(1.3, logits_for("happy"), seen_s=0.9)], [], 1.3)
+    assert (hidden, changes) == ([last], [])
+    gone, changes = film.smoother.update([], [track_at(2.0, logits_for("happy"))], 2.0)
+    assert gone == []
+    assert changes == [Transition("end", last, "happy")]
+
+
+def test_a_track_that_never_established_an_emotion_ends_without_a_word() -> None:
+    """No end without a start."""
+    smoother = Smoother(RULES)
+    track = track_at(0.0, logits_for("happy"))
+    smoother.update([track], [], 0.0)
+    assert smoother.update([], [track], 1.5) == ([], [])

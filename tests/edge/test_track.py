@@ -1,0 +1,56 @@
+"""Following faces from frame to frame."""
+
+import numpy as np
+
+from edge.domain import Box, Face, Observation
+from edge.track import Tracker
+
+
+def face_at(x: float, y: float = 100.0, side: float = 100.0) -> Observation:
+    face = Face(Box(x, y, x + side, y + side), score=0.9)
+    return Observation(face, np.zeros(7, np.float32), quality=1.0)
+
+
+def test_a_face_that_moves_a_little_keeps_its_number() -> None:
+    """A face drifting across the picture is one track, not many."""
+    tracker = Tracker(max_gap_s=1.0, min_iou=0.3)
+    ids = {tracker.update([face_at(20.0 * step)], step * 0.1)[0][0].id for step in range(30)}
+    assert ids == {1}
+
+
+def test_two_faces_that_pass_each_other_do_not_swap_numbers_while_apart() -> None:
+    """The detector's order of faces says nothing about who they are."""
+    tracker = Tracker(max_gap_s=1.0, min_iou=0.3)
+    left, right = tracker.update([face_at(0), face_at(300)], 0.0)[0]
+    swapped, _ = tracker.update([face_at(305), face_at(5)], 0.1)
+    where = {track.id: track.observation.face.box.left for track in swapped}
+    assert where == {left.id: 5, right.id: 305}
+
+
+def test_a_face_that_is_hidden_shortly_stays_the_same() -> None:
+    """A hand before the face for half a second does not make a new person."""
+    tracker = Tracker(max_gap_s=1.0, min_iou=0.3)
+    tracker.update([face_at(0)], 0.0)
+    hidden, ended = tracker.update([], 0.5)
+    assert [track.last_seen_s for track in hidden] == [0.0]
+    assert not ended
+    seen, _ = tracker.update([face_at(0)], 1.0)
+    assert [(track.id, track.hits) for track in seen] == [(1, 2)]
+
+
+def test_a_face_that_is_gone_ends_once_and_a_new_one_gets_a_new_number() -> None:
+    """Whoever comes back after the gap is somebody new: tracks identify nobody."""
+    tracker = Tracker(max_gap_s=1.0, min_iou=0.3)
+    tracker.update([face_at(0)], 0.0)
+    alive, ended = tracker.update([face_at(0)], 1.5)
+    assert [track.id for track in ended] == [1]
+    assert [track.id for track in alive] == [2]
+    assert tracker.update([face_at(0)], 1.6)[1] == []
+
+
+def test_finishing_ends_every_track() -> None:
+    """A camera that is closed leaves nobody behind."""
+    tracker = Tracker()
+    tracker.update([face_at(0), face_at(300)], 0.0)
+    assert [track.id for track in tracker.finish()] == [1, 2]
+    assert tracker.update([], 0.1) == ([], [])
