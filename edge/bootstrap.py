@@ -129,7 +129,8 @@ class _Assembly:
                 threads=config.model.threads,
             ),
             classifier=self._classifier,
-            manifest=manifest,
+            framing=manifest.preprocessing.framing,
+            crop_px=manifest.input.width_px,
             tracker=Tracker(max_gap_s=config.tracking.max_gap_s, min_iou=config.tracking.min_iou),
             smoother=Smoother(
                 SmoothingRules(

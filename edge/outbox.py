@@ -68,7 +68,7 @@ class Outbox:
         self._flushed_s = time.monotonic()
         self._refusal: sqlite3.Error | None = None
         self._file = OutboxFile(self._path)
-        self._on_disk, self._last_id = self._file.extent()
+        self._last_id = self._file.last_id()
 
     def __enter__(self) -> Self:
         return self
@@ -109,7 +109,7 @@ class Outbox:
                 return
             self._flushed_s = time.monotonic()
             self._tidy()
-            if self._unflushed == 0 or (self._on_disk == 0 and self._unflushed < _MOST_UNFLUSHED):
+            if self._unflushed == 0 or (self._file.count == 0 and self._unflushed < _MOST_UNFLUSHED):
                 return
             self._unflushed = 0
         try:
@@ -130,7 +130,7 @@ class Outbox:
     def depth(self) -> int:
         """How many messages wait."""
         with self._lock:
-            return max(0, self._on_disk - len(self._acknowledged)) + len(self._in_memory)
+            return max(0, self._file.count - len(self._acknowledged)) + len(self._in_memory)
 
     @property
     def dropped(self) -> int:
@@ -152,13 +152,11 @@ class Outbox:
 
     def _commit(self, entries: Sequence[Entry]) -> bool:
         """Adds entries and deletes what was acknowledged, in one transaction; False if the disk refuses."""
-        excess = max(0, self._on_disk - len(self._acknowledged) + len(entries) - self._capacity)
         try:
-            deleted, dropped = self._file.change(delete=self._acknowledged, insert=entries, excess=excess)
+            dropped = self._file.change(delete=self._acknowledged, insert=entries, capacity=self._capacity)
         except sqlite3.Error as error:
             self._note_refusal(error)
             return False
-        self._on_disk += len(entries) - deleted - dropped
         self._count_dropped(dropped)
         self._acknowledged.clear()
         self._unflushed += 1
@@ -187,15 +185,14 @@ class Outbox:
 
     def _reopen(self) -> bool:
         """Opens the file anew, by which a damaged one is replaced."""
+        count = self._file.count
         self._file.close()
         try:
             self._file = OutboxFile(self._path)
-            on_disk, _ = self._file.extent()
-        except (StateError, sqlite3.Error) as error:
+        except StateError as error:
             log.debug("not yet: %s", error)
             return False
-        self._count_dropped(self._on_disk - on_disk)
-        self._on_disk = on_disk
+        self._count_dropped(count - self._file.count)
         return True
 
     def _note_refusal(self, error: sqlite3.Error) -> None:
@@ -206,7 +203,8 @@ class Outbox:
                 error,
                 self._memory_capacity,
             )
-        self._refusal = error
+        if self._refusal is None or not is_damage(self._refusal):
+            self._refusal = error
 
     def _count_dropped(self, count: int) -> None:
         if count > 0 and self._dropped == 0:

@@ -49,6 +49,7 @@ class OutboxFile:
             self._db = _connect_or_replace(path)
             # A connection of its own, so that nobody who writes has to wait for the disk.
             self._flusher = _connect(path)
+            self._count: int = self._db.execute("SELECT count(*) FROM outbox").fetchone()[0]
         except (OSError, sqlite3.Error) as error:
             raise StateError(
                 f"the outbox cannot be opened for writing ({error})",
@@ -56,23 +57,31 @@ class OutboxFile:
                 remedy="Make the state folder writable for the agent's user and see that the disk is not full",
             ) from error
 
-    def extent(self) -> tuple[int, int]:
-        """How many messages there are, and the greatest id (0 if there are none)."""
-        count, last_id = self._db.execute("SELECT count(*), coalesce(max(id), 0) FROM outbox").fetchone()
-        return count, last_id
+    @property
+    def count(self) -> int:
+        """How many messages there are."""
+        return self._count
 
-    def change(self, *, delete: Collection[int], insert: Sequence[Entry], excess: int) -> tuple[int, int]:
-        """Deletes ids, adds entries and deletes the `excess` oldest, all or nothing.
+    def last_id(self) -> int:
+        """The greatest id, 0 if there are no messages."""
+        (last_id,) = self._db.execute("SELECT coalesce(max(id), 0) FROM outbox").fetchone()
+        return int(last_id)
+
+    def change(self, *, delete: Collection[int], insert: Sequence[Entry], capacity: int) -> int:
+        """Deletes ids, adds entries, and deletes the oldest that are too many then: all or nothing.
 
         Returns:
-            How many were there to be deleted, and how many of the oldest were.
+            How many were too many.
         """
         with _transaction(self._db):
             deleted = self._db.executemany("DELETE FROM outbox WHERE id = ?", [(i,) for i in delete]).rowcount
             self._db.executemany("INSERT INTO outbox VALUES (?, ?, ?, ?, ?, ?, ?, ?)", map(_row, insert))
+            count = self._count - deleted + len(insert)
+            excess = max(0, count - capacity)
             oldest = "SELECT id FROM outbox ORDER BY id LIMIT ?"
-            dropped = self._db.execute(f"DELETE FROM outbox WHERE id IN ({oldest})", (excess,)).rowcount  # noqa: S608
-        return deleted, dropped
+            self._db.execute(f"DELETE FROM outbox WHERE id IN ({oldest})", (excess,))  # noqa: S608
+        self._count = count - excess
+        return excess
 
     def read(self, *, after: int, limit: int) -> list[Entry]:
         """The oldest `limit` entries with an id greater than `after`, in order."""

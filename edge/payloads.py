@@ -33,7 +33,7 @@ def timestamp(wall_s: float) -> str:
 
 def fraction(value: float) -> float:
     """`value` clipped to 0-1 and rounded to four places, which is more than any of these figures mean."""
-    return min(1.0, max(0.0, round(value, 4)))
+    return round(min(1.0, max(0.0, float(value))), 4)
 
 
 def mark_historical(payload: bytes) -> bytes:
@@ -270,7 +270,12 @@ PAYLOADS: dict[str, type[BaseModel]] = {
 """Every JSON payload by its short name."""
 
 
+def schema_mode(model: type[BaseModel]) -> Literal["validation", "serialization"]:
+    """Whether a payload's schema tells what the agent accepts or what it sends."""
+    return "validation" if model is CommandRequest else "serialization"
+
+
 def json_schema(model: type[BaseModel]) -> dict[str, Any]:
     """The JSON schema (draft 2020-12) of a payload as it appears on the wire."""
-    mode: Literal["validation", "serialization"] = "validation" if model is CommandRequest else "serialization"
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **model.model_json_schema(mode=mode)}
+    schema = model.model_json_schema(mode=schema_mode(model))
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 
 from edge.align import align
-from edge.contract.manifest import Manifest
+from edge.contract.manifest import Framing
 from edge.domain import Face, Frame, Message, Observation, Reading, Transition
 from edge.message import Composer
 from edge.ports import Classifier, Detector, Publisher
@@ -24,7 +24,8 @@ class Pipeline:
     Args:
         detector: Finds faces.
         classifier: Says what they show.
-        manifest: Of the classifier's bundle: how it wants its faces cropped.
+        framing: How the classifier wants its faces cropped.
+        crop_px: Side of its crops.
         tracker: Knows a face again.
         smoother: Decides what counts.
         composer: Puts it into messages.
@@ -39,7 +40,8 @@ class Pipeline:
         *,
         detector: Detector,
         classifier: Classifier,
-        manifest: Manifest,
+        framing: Framing,
+        crop_px: int,
         tracker: Tracker,
         smoother: Smoother,
         composer: Composer,
@@ -49,8 +51,8 @@ class Pipeline:
     ) -> None:
         self._detector = detector
         self._classifier = classifier
-        self._framing = manifest.preprocessing.framing
-        self._size_px = manifest.input.width_px
+        self._framing = framing
+        self._crop_px = crop_px
         self._tracker = tracker
         self._smoother = smoother
         self._composer = composer
@@ -93,7 +95,7 @@ class Pipeline:
 
     def _classify(self, frame: Frame, faces: list[Face]) -> list[Observation]:
         with self.times.measure("align"):
-            crops, qualities = align(frame, faces, self._framing, self._size_px)
+            crops, qualities = align(frame, faces, self._framing, self._crop_px)
         with self.times.measure("classify"):
             logits = self._classifier.classify(crops)
         return [Observation(*parts) for parts in zip(faces, logits, qualities, strict=True)]

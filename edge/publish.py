@@ -50,6 +50,9 @@ class MqttPublisher:
         announce_within_s: Over how long devices spread their announcements then.
         backoff: How long to wait between attempts.
         stop_timeout_s: How long leaving the context may take to deliver what is left and to say goodbye.
+
+    Raises:
+        ConfigError: A TLS file cannot be used.
     """
 
     def __init__(
@@ -66,6 +69,8 @@ class MqttPublisher:
         backoff: Backoff | None = None,
         stop_timeout_s: float = 3.0,
     ) -> None:
+        if settings.tls is not None:
+            settings.tls.context()  # a wrong file is to be known at the start
         self._settings = settings
         self._topics = topics
         self._outbox = outbox
@@ -85,13 +90,7 @@ class MqttPublisher:
         self._announce_at_s = float("inf")
 
     def __enter__(self) -> Self:
-        """Starts to connect, and does not wait for it.
-
-        Raises:
-            ConfigError: A TLS file cannot be used.
-        """
-        if self._settings.tls is not None:
-            self._settings.tls.context()
+        """Starts to connect, and does not wait for it."""
         self._thread.start()
         return self
 
@@ -178,7 +177,7 @@ class MqttPublisher:
             self._outbox.housekeep()
             if self._logbook.steady(time.monotonic() - started_s):
                 self._backoff.reset()
-            connection.wait(_LONGEST_WAIT_S)
+            connection.wait(min(_LONGEST_WAIT_S, max(0.0, self._announce_at_s - time.monotonic())))
         raise connection.fault
 
     def _speak(self, connection: Connection, delivery: Delivery) -> None:

@@ -6,11 +6,11 @@ import math
 
 import tensorflow as tf
 
-_ROTATION_RAD = math.radians(15)
+_ROTATION_RAD = math.radians(12)
 _SHIFT = 0.10  # of the image's side
 _ZOOM = 0.15
-_CONTRAST = 0.4
-_BRIGHTNESS = 50.0  # gray levels
+_CONTRAST = 0.3
+_BRIGHTNESS = 40.0  # gray levels
 _ERASED_SIDE = (0.15, 0.4)  # of the image's side
 
 

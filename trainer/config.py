@@ -27,17 +27,17 @@ class FitConfig:
         seed: Of weights, order and augmentation.
     """
 
-    stages: tuple[tuple[int, int], ...] = ((32, 20), (40, 14), (48, 8))
+    stages: tuple[tuple[int, int], ...] = ((32, 10), (40, 9), (48, 12))
     batch_size: int = 64
-    peak_lr: float = 0.05
-    warmup_epochs: float = 2.0
+    peak_lr: float = 0.02
+    warmup_epochs: float = 1.0
     momentum: float = 0.9
-    weight_decay: float = 5e-4
+    weight_decay: float = 2e-4
     label_smoothing: float = 0.1
-    votes_weight: float = 0.0
+    votes_weight: float = 0.5
     ema_decay: float = 0.999
     dropout: float = 0.2
-    erase_share: float = 0.5
+    erase_share: float = 0.25
     labels: Literal["fer2013", "ferplus"] = "fer2013"
     seed: int = 1
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from trainer.errors import DataError
 from trainer.layouts import LAYOUT_HINT, SIZE_PX, Item, read_classes, read_layout
 
-SPLITS: Final = ("train", "validation", "test")
+SPLITS: Final[tuple[str, ...]] = ("train", "validation", "test")
 """Training fits, PublicTest (validation) chooses, PrivateTest (test) is reported."""
 
 
@@ -94,19 +94,23 @@ def load_folder(path: Path) -> Dataset:
 
 
 def _collect(items: Iterable[Item], path: Path) -> Dataset:
-    sorted_items: dict[str, list[Item]] = {}
+    readable: dict[str, list[Item]] = {}
     unreadable, resized = [], []
     for item in items:
+        of_split = readable.setdefault(item.split, [])
         if item.pixels is None:
             unreadable.append(item.name)
-            continue
-        if item.pixels.shape != (SIZE_PX, SIZE_PX):
+        elif item.pixels.shape != (SIZE_PX, SIZE_PX):
             resized.append(item.name)
-            item = item._replace(pixels=_to_face_size(item.pixels))  # noqa: PLW2901 - the scaled image stands for it
-        sorted_items.setdefault(item.split, []).append(item)
-    if not sorted_items:
+            of_split.append(item._replace(pixels=_to_face_size(item.pixels)))
+        else:
+            of_split.append(item)
+    if not any(readable.values()):
         raise DataError("holds no readable image", where=path, remedy=LAYOUT_HINT)
-    splits = {name: _stack(sorted_items[name]) for name in SPLITS if name in sorted_items}
+    for name, of_split in readable.items():
+        if not of_split:
+            raise DataError(f"not one image of its {name} split can be read", where=path, remedy=LAYOUT_HINT)
+    splits = {name: _stack(readable[name]) for name in SPLITS if name in readable}
     return Dataset(path, splits, tuple(unreadable), tuple(resized))
 
 

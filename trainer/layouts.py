@@ -15,9 +15,9 @@ import io
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import Final, NamedTuple, TextIO
+from typing import IO, Final, NamedTuple, TextIO
 
 import cv2
 import numpy as np
@@ -35,15 +35,17 @@ VOTE_COLUMNS: Final = (
 """FER+'s columns in file order; `NF` counts the votes for "not a face"."""
 
 LAYOUT_HINT: Final = (
-    "Give train/<emotion>/*.jpg and test/<emotion>/*.jpg as a folder or .zip, or fer2013.csv (also .csv.gz or in a .zip) "
-    f"with the columns emotion,pixels,Usage; the emotions are {', '.join(EMOTIONS)}"
+    "Give train/<emotion>/*.jpg and test/<emotion>/*.jpg as a folder or .zip, or fer2013.csv (also .csv.gz or in a "
+    f".zip) with the columns emotion,pixels,Usage; the emotions are {', '.join(EMOTIONS)}"
 )
 
 _USAGES: Final = {"Training": "train", "PublicTest": "validation", "PrivateTest": "test"}
 _FOLDERS: Final = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
 _ALIASES: Final = {
-    "anger": "angry", "happiness": "happy", "sadness": "sad", "surprised": "surprise", "disgusted": "disgust", "fearful": "fear",
+    "anger": "angry", "disgusted": "disgust", "fearful": "fear", "happiness": "happy", "sadness": "sad",
+    "surprised": "surprise",
 }  # fmt: skip
+_NUMBERS: Final = tuple(map(str, range(len(EMOTIONS))))
 _IMAGE_SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".bmp"})
 _TABLES: Final = frozenset({"fer2013.csv", "fer2013.csv.gz", "icml_face_data.csv"})
 
@@ -92,8 +94,9 @@ def read_classes(path: Path) -> Iterator[Item]:
     if not path.is_dir():
         raise DataError("no such folder", where=path, remedy="Give a folder that holds <emotion>/*.png or *.jpg")
     for file in sorted(path.glob("*/*")):
-        if file.suffix.lower() in _IMAGE_SUFFIXES:
-            yield Item("test", _label(file.parent.name, path), f"{file.parent.name}/{file.name}", decode(file.read_bytes()))
+        if _is_image(file.name):
+            name = f"{file.parent.name}/{file.name}"
+            yield Item("test", _label(file.parent.name, path), name, decode(file.read_bytes()))
 
 
 def decode(encoded: bytes) -> NDArray[np.uint8] | None:
@@ -108,8 +111,8 @@ def _read_folder(path: Path, votes: Path | None) -> Iterator[Item]:
     for name in sorted(_TABLES):
         if (path / name).is_file():
             return _read_table_file(path / name, votes)
-    files = sorted(p for p in path.rglob("*") if p.suffix.lower() in _IMAGE_SUFFIXES)
-    return _read_images(((p.relative_to(path).as_posix(), p.read_bytes()) for p in files), path, votes)
+    names = sorted(p.relative_to(path).as_posix() for p in path.rglob("*"))
+    return _read_images(names, lambda name: (path / name).read_bytes(), path, votes)
 
 
 def _read_zip(path: Path, votes: Path | None) -> Iterator[Item]:
@@ -117,27 +120,37 @@ def _read_zip(path: Path, votes: Path | None) -> Iterator[Item]:
         with zipfile.ZipFile(path) as archive:
             names = sorted(archive.namelist())
             table = next((name for name in names if PurePosixPath(name).name in _TABLES), None)
-            if table is not None:
-                raw = archive.open(table)
-                binary = gzip.open(raw) if table.endswith(".gz") else raw
-                yield from _read_table(io.TextIOWrapper(binary, "utf-8", newline=""), path, votes)
+            if table is None:
+                yield from _read_images(names, archive.read, path, votes)
             else:
-                images = (name for name in names if PurePosixPath(name).suffix.lower() in _IMAGE_SUFFIXES)
-                yield from _read_images(((name, archive.read(name)) for name in images), path, votes)
-    except (zipfile.BadZipFile, EOFError, zlib.error) as error:
+                with archive.open(table) as file:
+                    yield from _read_table_stream(file, table.endswith(".gz"), path, votes)
+    except zipfile.BadZipFile as error:
         raise DataError(f"is not a whole zip file ({error})", where=path, remedy="Download it again") from error
 
 
-def _read_images(files: Iterable[tuple[str, bytes]], path: Path, votes: Path | None) -> Iterator[Item]:
+def _read_images(names: list[str], read: Callable[[str], bytes], path: Path, votes: Path | None) -> Iterator[Item]:
+    """Reads the images among `names`, which also holds folders and other files."""
     if votes is not None:
         raise DataError("FER+ votes share the row order of the challenge table only", where=votes,
                         remedy=f"Give fer2013.csv in place of {path.name}")  # fmt: skip
-    for name, encoded in files:
+    empty = {PurePosixPath(name).name.lower() for name in names} & _FOLDERS.keys()
+    for name in filter(_is_image, names):
         parts = PurePosixPath(name).parts
         if len(parts) < 3 or parts[-3].lower() not in _FOLDERS:
             raise DataError(f"{name} does not lie in a split's folder", where=path, remedy=LAYOUT_HINT)
-        split = next((s for usage, s in _USAGES.items() if parts[-1].startswith(f"{usage}_")), _FOLDERS[parts[-3].lower()])
-        yield Item(split, _label(parts[-2], path), name, decode(encoded))
+        folder = parts[-3].lower()
+        empty.discard(folder)
+        split = next((s for usage, s in _USAGES.items() if parts[-1].startswith(f"{usage}_")), _FOLDERS[folder])
+        yield Item(split, _label(parts[-2], path), name, decode(read(name)))
+    if empty:
+        raise DataError(f"the folder {', '.join(sorted(empty))} holds no image", where=path, remedy=LAYOUT_HINT)
+
+
+def _is_image(name: str) -> bool:
+    # macOS puts files called ._<name> beside the real ones, in a zip under __MACOSX/.
+    file = PurePosixPath(name)
+    return file.suffix.lower() in _IMAGE_SUFFIXES and not file.name.startswith("._")
 
 
 def _label(folder: str, path: Path) -> int:
@@ -149,11 +162,20 @@ def _label(folder: str, path: Path) -> int:
 
 
 def _read_table_file(path: Path, votes: Path | None) -> Iterator[Item]:
-    try:
-        with gzip.open(path, "rt", newline="") if path.suffix == ".gz" else path.open(newline="") as lines:
-            yield from _read_table(lines, path, votes)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"is not a whole gzip file ({error})", where=path, remedy="Download it again") from error
+    with path.open("rb") as file:
+        yield from _read_table_stream(file, path.suffix == ".gz", path, votes)
+
+
+def _read_table_stream(file: IO[bytes], compressed: bool, path: Path, votes: Path | None) -> Iterator[Item]:  # noqa: FBT001
+    with gzip.GzipFile(fileobj=file) if compressed else file as plain:
+        try:
+            yield from _read_table(io.TextIOWrapper(plain, "utf-8-sig", newline=""), path, votes)
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise DataError(
+                f"is not a whole compressed file ({error})", where=path, remedy="Download it again"
+            ) from error
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise DataError(f"is no table of text ({error})", where=path, remedy=LAYOUT_HINT) from error
 
 
 def _read_table(lines: TextIO, path: Path, votes: Path | None) -> Iterator[Item]:
@@ -162,10 +184,11 @@ def _read_table(lines: TextIO, path: Path, votes: Path | None) -> Iterator[Item]
     columns = {(name or "").strip().lower(): name for name in rows.fieldnames or ()}
     missing = [name for name in ("emotion", "pixels", "usage") if name not in columns]
     if missing:
-        raise DataError(f"has no column {', '.join(missing)} (found: {', '.join(columns) or 'none'})", where=path, remedy=LAYOUT_HINT)
+        found = ", ".join(columns) or "none"
+        raise DataError(f"has no column {', '.join(missing)} (found: {found})", where=path, remedy=LAYOUT_HINT)
     all_votes = None if votes is None else _read_votes(votes)
     count = 0
-    for count, row in enumerate(rows, 1):  # noqa: B007 - the number of rows is needed after the loop
+    for count, row in enumerate(rows, 1):
         if all_votes is not None and count > len(all_votes):
             break
         item = _table_item(row[columns["emotion"]], row[columns["pixels"]], row[columns["usage"]], f"row {count}", path)
@@ -178,25 +201,29 @@ def _read_table(lines: TextIO, path: Path, votes: Path | None) -> Iterator[Item]
 def _table_item(emotion: str, pixels: str, usage: str, name: str, path: Path) -> Item:
     if usage not in _USAGES:
         raise DataError(f"{name}: unknown Usage {usage!r}", where=path, remedy=f"Usage is one of {', '.join(_USAGES)}")
-    if emotion not in map(str, range(len(EMOTIONS))):
-        raise DataError(f"{name}: unknown emotion {emotion!r}", where=path, remedy=f"emotion is 0 to {len(EMOTIONS) - 1}")
+    if emotion not in _NUMBERS:
+        raise DataError(f"{name}: unknown emotion {emotion!r}", where=path, remedy=f"emotion is 0 to {_NUMBERS[-1]}")
     return Item(_USAGES[usage], int(emotion), name, _parse_pixels(pixels or ""))
 
 
 def _parse_pixels(text: str) -> NDArray[np.uint8] | None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # numpy warns of text that is no number; the size tells
-        flat = np.fromstring(text, np.int16, sep=" ")  # five times faster than splitting in Python
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", DeprecationWarning)  # numpy 1 only warns of text that is no number
+            flat = np.fromstring(text, np.int64, sep=" ")  # five times faster than splitting in Python
+    except (ValueError, DeprecationWarning):
+        return None
     if flat.size != SIZE_PX * SIZE_PX or flat.min() < 0 or flat.max() > 255:
         return None
     return flat.astype(np.uint8).reshape(SIZE_PX, SIZE_PX)
 
 
 def _read_votes(path: Path) -> list[tuple[int, ...]]:
+    remedy = "FER+ votes come as fer2013new.csv"
     try:
-        with path.open(newline="") as lines:
+        with path.open(encoding="utf-8-sig", newline="") as lines:
             return [tuple(int(row[column]) for column in VOTE_COLUMNS) for row in csv.DictReader(lines)]
     except FileNotFoundError as error:
-        raise DataError("no such file", where=path, remedy="FER+ votes come as fer2013new.csv") from error
-    except (KeyError, ValueError) as error:
-        raise DataError(f"is not FER+'s table ({error})", where=path, remedy="FER+ votes come as fer2013new.csv") from error
+        raise DataError("no such file", where=path, remedy=remedy) from error
+    except (KeyError, ValueError, TypeError, csv.Error) as error:
+        raise DataError(f"is not FER+'s table ({error})", where=path, remedy=remedy) from error

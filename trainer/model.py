@@ -13,8 +13,8 @@ import tensorflow as tf
 from edge.contract import EMOTIONS
 from trainer.labels import FERPLUS_EMOTIONS
 
-_PIXEL_CENTRE: Final = 128.0
-_PIXEL_SCALE: Final = 64.0
+PIXEL_CENTRE: Final = 128.0
+PIXEL_SCALE: Final = 64.0
 """(pixel - 128) / 64: with this range the int8 input is exactly `pixel - 128`, so quantizing it costs nothing."""
 
 
@@ -40,7 +40,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
 
 def normalize(pixels: tf.Tensor) -> tf.Tensor:
     """Gray pixels 0-255 to the network's input, -2 to 1.984."""
-    return (tf.cast(pixels, tf.float32) - _PIXEL_CENTRE) / _PIXEL_SCALE
+    return (tf.cast(pixels, tf.float32) - PIXEL_CENTRE) / PIXEL_SCALE
 
 
 def build_network(*, classes: int = len(EMOTIONS), dropout: float = 0.0, vote_head: bool = False) -> keras.Model:

@@ -40,7 +40,7 @@ class EmotionModel:
         self._require_shape(input_details, (1, manifest.input.height_px, manifest.input.width_px, 1))
         self._require_shape(output_details, (1, len(manifest.labels)))
         self._input, self._output = input_details["index"], output_details["index"]
-        self._decode = TensorFormat.of(output_details).decode
+        self._stored_as = TensorFormat.of(output_details)
         self._table = self._input_table(TensorFormat.of(input_details))
 
     def _require_shape(self, details: dict[str, Any], expected: tuple[int, ...]) -> None:
@@ -55,13 +55,18 @@ class EmotionModel:
         rule = self._manifest.preprocessing
         return stored_as.encode((pixels - np.float32(rule.offset)) / np.float32(rule.scale))
 
+    @property
+    def output_step(self) -> float:
+        """Least difference between two logits of an integer model; 0 for a float one."""
+        return self._stored_as.scale / self._manifest.calibration.temperature
+
     def logits(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Calibrated logits float32 (N, labels) for uint8 (N, height, width) gray crops; N may be 0."""
         outputs = np.empty((len(crops), len(self._manifest.labels)), np.float32)
         for crop, output in zip(crops, outputs, strict=True):
             self._interpreter.set_tensor(self._input, self._table[crop][np.newaxis, :, :, np.newaxis])
             self._interpreter.invoke()
-            output[:] = self._decode(self._interpreter.get_tensor(self._output))[0]
+            output[:] = self._stored_as.decode(self._interpreter.get_tensor(self._output))[0]
         if self._manifest.output.kind == "probabilities":
             outputs = np.log(np.maximum(outputs, np.float32(1e-6)))
         return outputs / np.float32(self._manifest.calibration.temperature)

@@ -140,6 +140,11 @@ class Manifest(_Part):
                 raise ValueError(f"{name!r} is not a plain file name")
         return self
 
+    @property
+    def arithmetic(self) -> Literal["int8", "float"]:
+        """What the model computes in."""
+        return "float" if self.input.dtype == "float32" else "int8"
+
     def to_json(self) -> str:
         """The text of `manifest.json`."""
         return self.model_dump_json(indent=2) + "\n"

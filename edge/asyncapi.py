@@ -1,0 +1,164 @@
+"""The published description of the MQTT interface: an AsyncAPI 3 document made from the payload models.
+
+    python -m edge.asyncapi docs
+
+writes `asyncapi.json` and a JSON schema for each payload into that folder.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic.json_schema import models_json_schema
+
+from edge.payloads import PAYLOADS, json_schema, schema_mode
+
+_Json = dict[str, Any]
+
+_PARAMETERS: _Json = {
+    "prefix": {"description": "One or more segments, as configured.", "default": "emotion"},
+    "device": {"description": "The device's name, as configured."},
+    "camera": {"description": "The camera's name, as configured."},
+    "command": {"description": "What is to be done.", "examples": ["pause"]},
+    "group": {"description": "A group of devices, as configured."},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Channel:
+    """One kind of topic.
+
+    Attributes:
+        name: Key in the document.
+        address: The topic, with its parameters in braces.
+        message: Key of the payload in `PAYLOADS`, or `status`.
+        action: What the agent does there.
+        summary: For people.
+        qos, retain: How the message is sent.
+        expires: Whether the broker forgets it after a while (MQTT 5).
+    """
+
+    name: str
+    address: str
+    message: str
+    action: Literal["send", "receive"]
+    summary: str
+    qos: Literal[0, 1] = 1
+    retain: bool = False
+    expires: bool = False
+
+    @property
+    def parameters(self) -> list[str]:
+        return [name for name in _PARAMETERS if f"{{{name}}}" in self.address]
+
+
+_CHANNELS = (
+    _Channel("deviceStatus", "{prefix}/{device}/status", "status", "send",
+             "Whether the device is there: birth, last will, and goodbye.", retain=True),
+    _Channel("deviceInfo", "{prefix}/{device}/info", "info", "send", "What the device is.", retain=True),
+    _Channel("deviceHealth", "{prefix}/{device}/health", "health", "send", "How the device fares.",
+             qos=0, retain=True, expires=True),
+    _Channel("cameraStatus", "{prefix}/{device}/{camera}/status", "status", "send",
+             "Whether the camera works.", retain=True),
+    _Channel("cameraEmotion", "{prefix}/{device}/{camera}/emotion", "state", "send",
+             "What the camera sees now; nobody is said too. At most once a second.",
+             qos=0, retain=True, expires=True),
+    _Channel("cameraEvent", "{prefix}/{device}/{camera}/event", "event", "send",
+             "An emotion that began, changed or ended on a face. Delivered at least once and in order, also after an "
+             "outage; ordered by session and seq."),
+    _Channel("command", "{prefix}/{device}/cmd/{command}", "request", "receive",
+             "Asks one device to do something. Ignored if retained."),
+    _Channel("fleetCommand", "{prefix}/fleet/{group}/cmd/{command}", "request", "receive",
+             "Asks all devices of a group. Ignored if retained."),
+    _Channel("commandResponse", "{prefix}/{device}/cmd/{command}/response", "response", "send",
+             "The answer of one device, also on the response topic of the request (MQTT 5)."),
+)  # fmt: skip
+
+
+def document() -> _Json:
+    """The AsyncAPI 3.0 document, ready to be written as JSON."""
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "edge-emotion",
+            "version": "1.0.0",
+            "description": "Which emotions the faces in front of a small camera show. Version 1 grows only by "
+            "addition: ignore fields that you do not know.",
+            "license": {"name": "Apache-2.0"},
+        },
+        "defaultContentType": "application/json",
+        "channels": {channel.name: _channel(channel) for channel in _CHANNELS},
+        "operations": {f"{channel.action}_{channel.name}": _operation(channel) for channel in _CHANNELS},
+        "components": {"messages": _messages(), "schemas": _schemas()},
+    }
+
+
+def write(folder: Path) -> list[Path]:
+    """Writes the document and the schemas, and returns their paths."""
+    files = {folder / "asyncapi.json": document()}
+    for name, model in PAYLOADS.items():
+        files[folder / "schema" / f"{name}.json"] = json_schema(model)
+    for path, content in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return list(files)
+
+
+def _channel(channel: _Channel) -> _Json:
+    return {
+        "address": channel.address,
+        "description": channel.summary,
+        "messages": {channel.message: {"$ref": f"#/components/messages/{channel.message}"}},
+        "parameters": {name: _PARAMETERS[name] for name in channel.parameters},
+    }
+
+
+def _operation(channel: _Channel) -> _Json:
+    binding: _Json = {"qos": channel.qos, "retain": channel.retain, "bindingVersion": "0.2.0"}
+    operation: _Json = {
+        "action": channel.action,
+        "channel": {"$ref": f"#/channels/{channel.name}"},
+        "summary": channel.summary,
+        "bindings": {"mqtt": binding},
+    }
+    if channel.expires:
+        operation["description"] = "Sent with a message expiry (MQTT 5)."
+    if channel.action == "receive":
+        operation["reply"] = {"channel": {"$ref": "#/channels/commandResponse"}}
+    return operation
+
+
+def _messages() -> _Json:
+    messages: _Json = {
+        name: {
+            "name": name,
+            "title": model.__name__,
+            "summary": (model.__doc__ or "").partition("\n")[0],
+            "contentType": "application/json",
+            "payload": {"$ref": f"#/components/schemas/{model.__name__}"},
+        }
+        for name, model in PAYLOADS.items()
+    }
+    messages["status"] = {
+        "name": "status",
+        "title": "Status",
+        "summary": "One word, not JSON.",
+        "contentType": "text/plain",
+        "payload": {"$ref": "#/components/schemas/Status"},
+    }
+    return messages
+
+
+def _schemas() -> _Json:
+    models = [(model, schema_mode(model)) for model in PAYLOADS.values()]
+    _, definitions = models_json_schema(models, ref_template="#/components/schemas/{model}")
+    schemas: _Json = definitions["$defs"]
+    return schemas
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1]))

@@ -1,0 +1,153 @@
+"""Draws what was found onto photos and videos, and writes them somewhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Protocol, Self
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.contract.errors import UserError
+from edge.source.opencv import open_video
+from edge.source.recording import PICTURE_SUFFIXES
+
+_GREEN_BGR = (80, 220, 80)
+_BLACK_BGR = (0, 0, 0)
+_VIDEO_CODECS = {".avi": "MJPG", ".mp4": "mp4v"}
+
+
+class Finding(Protocol):
+    """What is drawn of a face."""
+
+    @property
+    def box(self) -> tuple[float, float, float, float]: ...
+    @property
+    def emotion(self) -> str: ...
+    @property
+    def confidence(self) -> float: ...
+
+
+def plan_outputs(files: Sequence[Path], output: Path) -> dict[Path, Path]:
+    """Where each file's annotated copy goes: `output` itself for one file, otherwise a folder of that name.
+
+    Raises:
+        UserError: A copy would replace a file that is to be read.
+    """
+    if len(files) == 1 and output.suffix and not output.is_dir():
+        planned = {files[0]: output}
+    else:
+        planned = {file: output / name for file, name in zip(files, _distinct_names(files), strict=True)}
+    inputs = {file.resolve() for file in files}
+    for target in planned.values():
+        if target.resolve() in inputs:
+            raise UserError("would be overwritten with its annotated copy", where=target,
+                            remedy="Give --annotate another file or folder")  # fmt: skip
+    return planned
+
+
+def _distinct_names(files: Iterable[Path]) -> list[str]:
+    """The files' own names; a name that is taken already gets a number."""
+    names: list[str] = []
+    for file in files:
+        suffix = file.suffix if file.suffix.lower() in PICTURE_SUFFIXES | _VIDEO_CODECS.keys() else ".mp4"
+        name, count = f"{file.stem}{suffix}", 1
+        while name in names:
+            count += 1
+            name = f"{file.stem}-{count}{suffix}"
+        names.append(name)
+    return names
+
+
+class Annotator:
+    """Writes one annotated photo or video; without a target, it does nothing.
+
+    Args:
+        file: What is annotated.
+        target: Where the copy goes; its folder is made if it is not there.
+
+    Raises:
+        UserError: The target cannot be written.
+    """
+
+    def __init__(self, file: Path, target: Path | None) -> None:
+        self._file = file
+        self._target = target
+        self._video: cv2.VideoWriter | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._video is not None:
+            self._video.release()
+
+    def add(self, image_bgr: NDArray[np.uint8], findings: Sequence[Finding]) -> None:
+        """Takes one picture and what was found on it."""
+        if self._target is None:
+            return
+        annotated = draw(image_bgr, findings)
+        if self._file.suffix.lower() in PICTURE_SUFFIXES:
+            _write_picture(self._target, annotated)
+            return
+        if self._video is None:
+            self._video = self._open_video(self._target, annotated)
+        self._video.write(annotated)
+
+    def _open_video(self, target: Path, first: NDArray[np.uint8]) -> cv2.VideoWriter:
+        original = open_video(self._file)
+        fps = original.get(cv2.CAP_PROP_FPS) or 25.0
+        original.release()
+        _make_folder(target)
+        codec = cv2.VideoWriter.fourcc(*_VIDEO_CODECS.get(target.suffix.lower(), "mp4v"))
+        video = cv2.VideoWriter(str(target), codec, fps, (first.shape[1], first.shape[0]))
+        if not video.isOpened():
+            raise _not_writable(target)
+        return video
+
+
+def draw(image_bgr: NDArray[np.uint8], findings: Sequence[Finding]) -> NDArray[np.uint8]:
+    """A copy of a uint8 (H, W, 3) picture with a box and a label around each face."""
+    annotated = image_bgr.copy()
+    line = max(1, round(min(image_bgr.shape[:2]) / 200))
+    for finding in findings:
+        left, top, right, bottom = (round(edge) for edge in finding.box)
+        cv2.rectangle(annotated, (left, top), (right, bottom), _GREEN_BGR, line)
+        _label(annotated, f"{finding.emotion} {finding.confidence:.0%}", left, top, line)
+    return annotated
+
+
+def _label(image_bgr: NDArray[np.uint8], text: str, left: int, top: int, line: int) -> None:
+    """Writes onto a filled bar above the box, or inside it where there is no room above."""
+    scale = 0.35 * line + 0.15
+    (width, height), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, line)
+    bottom = top if top > height + below else top + height + below
+    left = max(0, min(left, image_bgr.shape[1] - width))
+    cv2.rectangle(image_bgr, (left, bottom - height - below), (left + width, bottom), _GREEN_BGR, cv2.FILLED)
+    cv2.putText(image_bgr, text, (left, bottom - below // 2), cv2.FONT_HERSHEY_SIMPLEX, scale, _BLACK_BGR, line,
+                cv2.LINE_AA)  # fmt: skip
+
+
+def _write_picture(target: Path, image_bgr: NDArray[np.uint8]) -> None:
+    _make_folder(target)
+    try:
+        written = cv2.imwrite(str(target), image_bgr)
+    except cv2.error as error:  # no encoder for that suffix
+        raise _not_writable(target) from error
+    if not written:
+        raise _not_writable(target)
+
+
+def _make_folder(target: Path) -> None:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"the folder cannot be made ({error.strerror})", where=target.parent,
+                        remedy="Give --annotate another file or folder") from error  # fmt: skip
+
+
+def _not_writable(target: Path) -> UserError:
+    return UserError("cannot be written", where=target,
+                     remedy="Check the folder's rights, and that the name ends with .jpg, .png or .mp4")  # fmt: skip

@@ -1,0 +1,126 @@
+"""What `edge watch` shows: every device and camera heard of, and the faces that each sees now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from edge.commands.spoken import COLOURS, bar, emotion, fields_of, printable, status
+
+_BAR_WIDTH = 20
+
+
+@dataclass(slots=True)
+class _Camera:
+    """The newest that a camera has said."""
+
+    status: Text = field(default_factory=Text)
+    state: dict[str, Any] = field(default_factory=dict)
+    state_s: float = 0.0
+
+
+@dataclass(slots=True)
+class _Device:
+    """The newest that a device has said."""
+
+    status: Text = field(default_factory=Text)
+    cameras: dict[str, _Camera] = field(default_factory=dict)
+
+
+class Board:
+    """Remembers the newest of each device and camera, and draws it.
+
+    Args:
+        address: The broker's, for the heading.
+        prefix: What all topics begin with.
+    """
+
+    def __init__(self, *, address: str, prefix: str) -> None:
+        self._address = address
+        self._prefix = prefix
+        self._devices: dict[str, _Device] = {}
+        self._trouble: str | None = None
+
+    def set_trouble(self, trouble: Exception | None) -> None:
+        """Why nothing is heard at present; None if all is well."""
+        self._trouble = str(trouble) if trouble else None
+
+    def take(self, topic: str, payload: bytes, *, now_s: float) -> None:
+        """Takes a message in."""
+        match topic.removeprefix(f"{self._prefix}/").split("/"):
+            case [device, "status"]:
+                self._device(device).status = status(payload)
+            case [device, camera, "status"]:
+                self._camera(device, camera).status = status(payload)
+            case [device, camera, "emotion"]:
+                known = self._camera(device, camera)
+                known.state = fields_of(payload)
+                known.state_s = _moment(known.state, now_s)
+
+    def render(self, *, now_s: float) -> RenderableType:
+        """The whole picture."""
+        table = Table(title=f"{self._address}  {self._prefix}/#", title_justify="left", expand=False)
+        for heading in ("device", "camera", "face", "emotion", "confidence", "age"):
+            table.add_column(heading, justify="right" if heading == "age" else "left")
+        for row in self._rows(now_s):
+            table.add_row(*row)
+        if self._trouble:
+            return Group(table, Text(f"{self._trouble} Trying again", "red"))
+        hint = "Waiting for a device." if not self._devices else "Ctrl-C ends this."
+        return Group(table, Text(hint, "dim"))
+
+    def _device(self, name: str) -> _Device:
+        return self._devices.setdefault(name, _Device())
+
+    def _camera(self, device: str, name: str) -> _Camera:
+        return self._device(device).cameras.setdefault(name, _Camera())
+
+    def _rows(self, now_s: float) -> Iterator[list[Text]]:
+        for name, device in sorted(self._devices.items()):
+            heading = Text.assemble(f"{printable(name)} ", device.status)
+            if not device.cameras:
+                yield [heading]
+            for camera_name, camera in sorted(device.cameras.items()):
+                first = [heading, Text.assemble(f"{printable(camera_name)} ", camera.status)]
+                for row in _face_rows(camera, now_s):
+                    yield [*first, *row]
+                    first = [Text(), Text()]
+                heading = Text()
+
+
+def _face_rows(camera: _Camera, now_s: float) -> Iterator[list[Text]]:
+    faces = camera.state.get("faces")
+    age = Text(f"{max(0, now_s - camera.state_s):.0f} s" if camera.state else "")
+    if not isinstance(faces, list) or not faces:
+        yield [Text(), Text("nobody" if camera.state else "", "dim"), Text(), age]
+        return
+    for face in faces:
+        if isinstance(face, dict):
+            yield [*_face(face), age]
+            age = Text()
+
+
+def _face(face: dict[str, Any]) -> list[Text]:
+    name, confidence = face.get("emotion"), face.get("confidence")
+    filled = bar(confidence, _BAR_WIDTH) if isinstance(confidence, int | float) else ""
+    return [
+        Text(printable(face.get("track_id", ""))),
+        emotion(name, confidence),
+        Text(filled, COLOURS.get(str(name), "")),
+    ]
+
+
+def _moment(state: dict[str, Any], now_s: float) -> float:
+    """When a state was composed, if its clock can be trusted; otherwise when it came."""
+    if not state.get("time_synced"):
+        return now_s
+    try:
+        return datetime.fromisoformat(str(state.get("ts"))).timestamp()
+    except ValueError:
+        return now_s

@@ -1,0 +1,160 @@
+"""`edge classify`: the faces in photos and videos, and what they show."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from edge.align import align
+from edge.classify import BundleClassifier
+from edge.cli import complain
+from edge.commands.annotate import Annotator, plan_outputs
+from edge.commands.spoken import COLOURS, bar, emotion, printable
+from edge.config import default_bundle
+from edge.contract import EMOTIONS, UNKNOWN, softmax
+from edge.detect import create_detector
+from edge.domain import Frame
+from edge.errors import SourceError, SourceUnavailable
+from edge.ports import Detector
+from edge.source.recording import PICTURE_SUFFIXES, Recording
+
+VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"})
+
+
+@dataclass(frozen=True, slots=True)
+class FaceFinding:
+    """One face on one frame; its fields are the keys of the JSON lines.
+
+    Attributes:
+        path: The file.
+        frame: Number of the frame, counted from 0.
+        time_s: Its position in the video.
+        box: left, top, right, bottom in pixels.
+        emotion: The likeliest, or `unknown` where the model is too uncertain.
+        confidence: Probability of the likeliest emotion.
+        probs: Probability of each emotion.
+        quality: 0 to 1, how far the picture of the face can be trusted.
+    """
+
+    path: str
+    frame: int
+    time_s: float
+    box: tuple[float, float, float, float]
+    emotion: str
+    confidence: float
+    probs: dict[str, float]
+    quality: float
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Classifies all files. Returns 0, or the exit code of an unreadable one; the others are done all the same."""
+    reader = _Reader(
+        detector=create_detector(arguments.detector),
+        classifier=BundleClassifier(arguments.model or default_bundle()),
+    )
+    files, faults = _files(arguments.paths)
+    codes = [complain(fault) for fault in faults]
+    outputs = plan_outputs(files, arguments.annotate) if arguments.annotate else {}
+    for file in files:
+        try:
+            _classify(file, reader, outputs.get(file), as_json=arguments.format == "json")
+        except SourceError as fault:
+            codes.append(complain(fault))
+    return codes[0] if codes else 0
+
+
+class _Reader:
+    """Finds the faces of a frame and reads their emotions."""
+
+    def __init__(self, *, detector: Detector, classifier: BundleClassifier) -> None:
+        self._detector = detector
+        self._classifier = classifier
+        manifest = classifier.bundle.manifest
+        self._framing = manifest.preprocessing.framing
+        self._size_px = manifest.input.width_px
+        self._unknown_below = manifest.calibration.unknown_below
+
+    def read(self, frame: Frame, file: Path) -> list[FaceFinding]:
+        """The faces of a frame, those that the detector is surest of first."""
+        faces = self._detector.detect(frame.image_bgr)
+        crops, qualities = align(frame, faces, self._framing, self._size_px)
+        probabilities = softmax(self._classifier.classify(crops))
+        found = []
+        for face, shares, quality in zip(faces, probabilities.tolist(), qualities, strict=True):
+            confidence, name = max(zip(shares, EMOTIONS, strict=True))
+            box = face.box
+            found.append(
+                FaceFinding(
+                    path=str(file),
+                    frame=frame.index,
+                    time_s=round(frame.time_s, 3),
+                    box=(round(box.left, 1), round(box.top, 1), round(box.right, 1), round(box.bottom, 1)),
+                    emotion=name if confidence >= self._unknown_below else UNKNOWN,
+                    confidence=round(confidence, 4),
+                    probs={label: round(share, 4) for label, share in zip(EMOTIONS, shares, strict=True)},
+                    quality=round(quality, 4),
+                )
+            )
+        return found
+
+
+def _files(paths: Sequence[Path]) -> tuple[list[Path], list[SourceError]]:
+    """The files to read: those given, and the pictures and videos in the folders given. And folders without any."""
+    files: list[Path] = []
+    faults: list[SourceError] = []
+    for path in paths:
+        if not path.is_dir():
+            files.append(path)
+            continue
+        inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in PICTURE_SUFFIXES | VIDEO_SUFFIXES)
+        if not inside:
+            faults.append(SourceUnavailable("the folder holds no pictures and no videos", where=path))
+        files += inside
+    return list(dict.fromkeys(files)), faults
+
+
+def _frames(file: Path) -> Iterator[Frame]:
+    with Recording(path=file) as recording, suppress(EOFError):
+        while True:
+            frame = recording.read(timeout_s=0)
+            if frame is not None:
+                yield frame
+
+
+def _classify(file: Path, reader: _Reader, output: Path | None, *, as_json: bool) -> None:
+    found: list[FaceFinding] = []
+    with Annotator(file, output) as annotator:
+        for frame in _frames(file):
+            faces = reader.read(frame, file)
+            annotator.add(frame.image_bgr, faces)
+            if as_json:
+                sys.stdout.writelines(f"{json.dumps(asdict(face))}\n" for face in faces)
+            else:
+                found += faces
+    if not as_json:
+        console = Console(highlight=False)
+        console.print(Text(printable(file), "bold"), soft_wrap=True)
+        console.print(_table(found) if found else Text("no face found", "dim"))
+
+
+def _table(found: Sequence[FaceFinding]) -> Table:
+    is_video = any(face.frame for face in found)
+    table = Table()
+    for heading in [*(["time"] if is_video else []), "left, top", "size", "emotion", "confidence", "quality"]:
+        table.add_column(heading)
+    for face in found:
+        left, top, right, bottom = face.box
+        time = [f"{face.time_s:.2f} s"] if is_video else []
+        confidence = Text(bar(face.confidence, 20), COLOURS[face.emotion])
+        table.add_row(*time, f"{left:.0f}, {top:.0f}", f"{right - left:.0f}x{bottom - top:.0f}",
+                      emotion(face.emotion, face.confidence), confidence, f"{face.quality:.2f}")  # fmt: skip
+    return table

@@ -1,0 +1,120 @@
+"""`edge demo`: the whole way from picture to message on this machine, with nothing to set up."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from edge.agent import Agent
+from edge.bootstrap import camera_source, open_agent
+from edge.commands.embedded_broker import embedded_broker
+from edge.commands.listen import listen
+from edge.commands.spoken import clock, fields_of, printable, spoken
+from edge.config import Config, default_bundle
+from edge.contract.errors import UserError
+from edge.mqtt import BrokerSettings
+from edge.state import new_client_id
+
+_PREFIX = "emotion"
+_STOP_WITHIN_S = 8.0
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Shows what arrives on the topics, until it is interrupted or the time is over.
+
+    Raises:
+        UserError: No emotion was seen.
+    """
+    console = Console(highlight=False)
+    with tempfile.TemporaryDirectory(prefix="edge-demo-") as state_dir, embedded_broker() as port:
+        config = _config(arguments, Path(state_dir), port)
+        with camera_source(config.camera[0]):
+            pass  # a source that does not open is said now; the agent would try it for ever
+        _greet(console, config, arguments.seconds)
+        with open_agent(config) as agent, _running(agent) as running:
+            seen = _show(console, port, running, arguments.seconds)
+    if not seen:
+        raise UserError("no emotion was seen", where=arguments.source,
+                        remedy="Sit before the camera with light on your face, or leave --source out")  # fmt: skip
+    _say_goodbye(console)
+    return 0
+
+
+def _config(arguments: argparse.Namespace, state_dir: Path, port: int) -> Config:
+    return Config.model_validate(
+        {
+            "device": {"name": "demo", "state_dir": state_dir},
+            "model": {"path": arguments.model or default_bundle()},
+            "mqtt": {"host": "127.0.0.1", "port": port, "prefix": _PREFIX},
+            "camera": [{"name": "camera", "source": arguments.source, "realtime": True, "loop": True}],
+            "publish": {"heartbeat_s": 2, "health_interval_s": 10},
+        }
+    )
+
+
+@contextmanager
+def _running(agent: Agent) -> Iterator[threading.Thread]:
+    """The agent at work in a thread of its own."""
+    thread = threading.Thread(target=agent.run, name="agent", daemon=True)
+    thread.start()
+    try:
+        yield thread
+    finally:
+        agent.stop()
+        thread.join(_STOP_WITHIN_S)
+
+
+def _show(console: Console, port: int, running: threading.Thread, seconds: float | None) -> bool:
+    """Prints messages as they arrive. Returns whether a face with an emotion was among them."""
+    settings = BrokerSettings(host="127.0.0.1", port=port, client_id=new_client_id())
+    end_s = time.monotonic() + (seconds if seconds is not None else float("inf"))
+    seen = False
+    try:
+        for received in listen(settings, [f"{_PREFIX}/#"], on_state=lambda _trouble: None):
+            if received is not None:
+                said = spoken(received.topic, received.payload)
+                topic = Text(f"{printable(received.topic):<30}", "cyan")
+                console.print(Text.assemble((clock(), "dim"), "  ", topic, "  ", said), soft_wrap=True)
+                seen = seen or _shows_a_face(received.topic, received.payload)
+            if time.monotonic() >= end_s or not running.is_alive():
+                break
+    except KeyboardInterrupt:
+        pass  # the expected way to end it
+    return seen
+
+
+def _shows_a_face(topic: str, payload: bytes) -> bool:
+    return topic.endswith("/emotion") and bool(fields_of(payload).get("face_count"))
+
+
+def _greet(console: Console, config: Config, seconds: float | None) -> None:
+    source = config.camera[0].source
+    looks_at = (
+        "two public-domain photographs (Eileen Collins, NASA; Grace Hopper, U.S. Navy)" if source == "demo" else source
+    )
+    end = "Ctrl-C ends it" if seconds is None else f"it ends after {seconds:g} s"
+    console.print(
+        f"The agent looks at {looks_at} and publishes to a broker at 127.0.0.1:{config.mqtt.port}; {end}.",
+        soft_wrap=True,
+    )
+    console.print(f"Below is what a subscriber to {_PREFIX}/# receives. Listen too: "
+                  f"mosquitto_sub -V 5 -p {config.mqtt.port} -t '{_PREFIX}/#' -v\n", soft_wrap=True)  # fmt: skip
+
+
+def _say_goodbye(console: Console) -> None:
+    console.print(
+        "\nOn a device of yours: write a file like deploy/config.toml, try it with `edge check --config FILE`,",
+        soft_wrap=True,
+    )
+    console.print(
+        "start it with `edge run --config FILE`, and listen with `edge watch` or `mosquitto_sub -t 'emotion/#' -v`.",
+        soft_wrap=True,
+    )

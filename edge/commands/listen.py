@@ -1,0 +1,57 @@
+"""Listening to a broker for as long as somebody looks on, through all its outages."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from edge.errors import BrokerUnreachable
+from edge.mqtt import BrokerSettings
+from edge.mqtt.connection import CONNECT_TIMEOUT_S, connect
+from edge.mqtt.packets import Received, Subscription
+
+_TICK_S = 0.25
+_RETRY_S = 2.0
+
+
+def listen(
+    settings: BrokerSettings, topic_filters: Sequence[str], *, on_state: Callable[[BrokerUnreachable | None], None]
+) -> Iterator[Received | None]:
+    """Receives messages, those that the broker had kept first.
+
+    Args:
+        settings: The broker's.
+        topic_filters: What to listen to; may hold wildcards.
+        on_state: Told why there is no connection, and None when there is one.
+
+    Yields:
+        Each message; and None a few times a second, so that the caller can see to other things.
+
+    Raises:
+        BrokerRefused: The broker says no. That it cannot be reached is no error, but tried again.
+    """
+    subscriptions = [Subscription(topic_filter, send_retained=True) for topic_filter in topic_filters]
+    while True:
+        try:
+            yield from _listen_once(settings, subscriptions, on_state)
+        except BrokerUnreachable as error:
+            on_state(error)
+        retry_at_s = time.monotonic() + _RETRY_S
+        while time.monotonic() < retry_at_s:
+            yield None
+            time.sleep(_TICK_S)
+
+
+def _listen_once(
+    settings: BrokerSettings,
+    subscriptions: Sequence[Subscription],
+    on_state: Callable[[BrokerUnreachable | None], None],
+) -> Iterator[Received | None]:
+    with connect(settings, timeout_s=CONNECT_TIMEOUT_S) as connection:
+        connection.subscribe(subscriptions)
+        on_state(None)
+        while connection.fault is None:
+            connection.wait(_TICK_S)
+            yield from connection.take_received()
+            yield None
+        raise connection.fault

@@ -1,0 +1,23 @@
+"""`edge run`: the agent itself."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+
+from edge.bootstrap import open_agent
+from edge.config import load_config
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the agent until SIGTERM or SIGINT, or until all recordings are at their end."""
+    config = load_config(arguments.config, os.environ)
+    if not arguments.verbose:
+        logging.getLogger().setLevel(config.logging.level.upper())
+    with open_agent(config) as agent:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda _number, _frame: agent.stop())
+        agent.run()
+    return 0

@@ -1,0 +1,111 @@
+"""The agent's messages as a person wants to read them: one line of text for each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Final
+
+from rich.text import Text
+
+COLOURS: Final = {
+    "angry": "red",
+    "disgust": "dark_olive_green3",
+    "fear": "medium_purple",
+    "happy": "gold1",
+    "sad": "dodger_blue1",
+    "surprise": "orange1",
+    "neutral": "grey70",
+    "unknown": "grey50",
+}
+_STATUS_COLOURS: Final = {"online": "green", "offline": "red", "paused": "yellow"}
+_BLOCKS: Final = " ▏▎▍▌▋▊▉█"
+
+
+def fields_of(payload: bytes) -> dict[str, Any]:
+    """The fields of a JSON payload; none if it is not what an agent sends."""
+    try:
+        fields = json.loads(payload)
+    except ValueError:
+        return {}
+    return fields if isinstance(fields, dict) else {}
+
+
+def printable(text: object) -> str:
+    """`text` without what would steer the terminal: anybody may publish on a topic."""
+    return "".join(letter if letter.isprintable() else "?" for letter in str(text))
+
+
+def clock() -> str:
+    """The local time, for the margin of a line."""
+    return datetime.now().astimezone().strftime("%H:%M:%S")
+
+
+def bar(share: float, width: int) -> str:
+    """A bar `width` characters long that is filled to `share`, 0 to 1."""
+    eighths = round(min(1.0, max(0.0, share)) * width * 8)
+    full, part = divmod(eighths, 8)
+    return ("█" * full + (_BLOCKS[part] if part else "")).ljust(width)
+
+
+def emotion(name: object, confidence: object) -> Text:
+    """An emotion in its colour, with its confidence in percent where it has one."""
+    percent = f" {confidence:.0%}" if isinstance(confidence, int | float) else ""
+    return Text(f"{printable(name)}{percent}", COLOURS.get(str(name), ""))
+
+
+def status(payload: bytes) -> Text:
+    """What is said on a `status` topic."""
+    word = printable(payload.decode(errors="replace"))
+    return Text(word, _STATUS_COLOURS.get(word, ""))
+
+
+def spoken(topic: str, payload: bytes) -> Text:
+    """What a message says, in one line."""
+    kind = topic.rsplit("/", 1)[-1]
+    if kind == "status":
+        return status(payload)
+    fields = fields_of(payload)
+    tell = {"emotion": _tell_state, "event": _tell_event, "info": _tell_info, "health": _tell_health}.get(kind)
+    try:
+        return tell(fields) if tell and fields else _raw(payload)
+    except (TypeError, ValueError, KeyError, AttributeError):  # the field is of another shape: not from an agent
+        return _raw(payload)
+
+
+def _raw(payload: bytes) -> Text:
+    text = printable(payload.decode(errors="replace"))
+    return Text(text if len(text) <= 100 else f"{text[:99]}…", "dim")
+
+
+def _tell_state(fields: Mapping[str, Any]) -> Text:
+    count = fields["face_count"]
+    if not count:
+        return Text("nobody", "dim")
+    line = Text.assemble(emotion(fields["emotion"], fields["confidence"]), f"  {count} face{'s' if count > 1 else ''}")
+    for name, share in sorted(fields["faces"][0]["probs"].items(), key=lambda item: -item[1]):
+        line.append_text(Text.assemble("  ", (f"{printable(name)} {share:.2f}", COLOURS.get(name, ""))))
+    return line
+
+
+def _tell_event(fields: Mapping[str, Any]) -> Text:
+    what = Text(f"{printable(fields['event'])} of ")
+    if fields["event"] == "change":
+        what = Text.assemble("change from ", emotion(fields["previous"], None), " to ")
+    late = "  (delivered late)" if fields["historical"] else ""
+    number = printable(fields["track_id"])
+    return Text.assemble(what, emotion(fields["emotion"], fields["confidence"]), f"  face {number}{late}")
+
+
+def _tell_info(fields: Mapping[str, Any]) -> Text:
+    agent, model = fields["agent"], fields["model"]
+    parts = (f"{agent['name']} {agent['version']}", f"model {model['name']} {model['version']}", fields["runtime"])
+    return Text(printable(", ".join(parts)), "dim")
+
+
+def _tell_health(fields: Mapping[str, Any]) -> Text:
+    cameras = [f"{name} {camera['fps']:.0f} fps" for name, camera in fields["cameras"].items()]
+    memory = f"{fields['rss_bytes'] / 1e6:.0f} MB"
+    waiting = f"{fields['mqtt']['queue_depth']} events waiting"
+    return Text(printable(", ".join([*cameras, memory, waiting])), "dim")

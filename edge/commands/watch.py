@@ -1,0 +1,80 @@
+"""`edge watch`: the devices of a broker and what they see, live in the terminal."""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from edge.commands.board import Board
+from edge.commands.listen import listen
+from edge.commands.spoken import clock, printable, spoken
+from edge.config import read_password
+from edge.errors import BrokerUnreachable, ConfigError
+from edge.mqtt import BrokerSettings, Tls
+from edge.state import new_client_id
+from edge.topics import check_prefix
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Watches until it is interrupted."""
+    settings = _settings(arguments)
+    prefix = _prefix(arguments.prefix)
+    console = Console(highlight=False)
+    if arguments.plain or not console.is_terminal:
+        _print_lines(console, settings, prefix)
+    else:
+        _show_board(console, settings, prefix)
+    return 0
+
+
+def _settings(arguments: argparse.Namespace) -> BrokerSettings:
+    tls = arguments.tls or arguments.ca_file is not None
+    return BrokerSettings(
+        host=arguments.host,
+        port=arguments.port or (8883 if tls else 1883),
+        client_id=new_client_id(),
+        username=arguments.username,
+        password=read_password(arguments.password_file) if arguments.password_file else None,
+        tls=Tls(ca_file=arguments.ca_file) if tls else None,
+        allow_plaintext_password=arguments.allow_plaintext_password,
+    )
+
+
+def _prefix(text: str) -> str:
+    try:
+        return check_prefix(text)
+    except ValueError as error:
+        raise ConfigError(str(error), where="--prefix") from error
+
+
+def _print_lines(console: Console, settings: BrokerSettings, prefix: str) -> None:
+    """One line for each message, with the time of its arrival."""
+
+    def tell(trouble: BrokerUnreachable | None) -> None:
+        text = f"{trouble} Trying again" if trouble else f"listening to {settings.address}"
+        console.print(Text.assemble(clock(), "  ", (text, "dim")), soft_wrap=True)
+
+    for received in listen(settings, _filters(prefix), on_state=tell):
+        if received is not None:
+            said = spoken(received.topic, received.payload)
+            console.print(Text.assemble(clock(), f"  {printable(received.topic)}  ", said), soft_wrap=True)
+
+
+def _show_board(console: Console, settings: BrokerSettings, prefix: str) -> None:
+    board = Board(address=settings.address, prefix=prefix)
+    with Live(console=console, screen=True, auto_refresh=False) as live:
+        for received in listen(settings, _filters(prefix), on_state=board.set_trouble):
+            if received is not None:
+                board.take(received.topic, received.payload, now_s=time.time())
+            else:
+                live.update(board.render(now_s=time.time()), refresh=True)
+
+
+def _filters(prefix: str) -> list[str]:
+    """Everything but commands and their answers."""
+    of_devices = [f"{prefix}/+/{kind}" for kind in ("status", "info", "health")]
+    return of_devices + [f"{prefix}/+/+/{kind}" for kind in ("status", "emotion", "event")]

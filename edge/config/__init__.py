@@ -1,0 +1,32 @@
+"""The agent's configuration: a TOML file, environment variables over it, and every value checked before work begins."""
+
+from edge.config.loading import load_config
+from edge.config.sections import (
+    CameraConfig,
+    Config,
+    DetectorConfig,
+    DeviceConfig,
+    LoggingConfig,
+    ModelConfig,
+    MqttConfig,
+    PublishConfig,
+    SmoothingConfig,
+    TrackingConfig,
+)
+from edge.config.values import default_bundle, read_password
+
+__all__ = [
+    "CameraConfig",
+    "Config",
+    "DetectorConfig",
+    "DeviceConfig",
+    "LoggingConfig",
+    "ModelConfig",
+    "MqttConfig",
+    "PublishConfig",
+    "SmoothingConfig",
+    "TrackingConfig",
+    "default_bundle",
+    "load_config",
+    "read_password",
+]

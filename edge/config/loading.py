@@ -1,0 +1,62 @@
+"""From a file and the environment to a checked configuration, or to all its faults at once, each with its place."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from edge.config.environment import apply_environment
+from edge.config.faults import Origin, fault
+from edge.config.sections import Config
+from edge.errors import ConfigError, ConfigFaults
+
+
+def load_config(path: Path, environ: Mapping[str, str]) -> Config:
+    """Reads and checks the configuration.
+
+    Args:
+        path: The TOML file.
+        environ: The environment, which counts more than the file: see `edge.config.environment`.
+
+    Raises:
+        ConfigError: The file cannot be read, or something in it or in the environment is wrong.
+    """
+    text = _read(path)
+    document = _parse(text, path)
+    variables = apply_environment(document, environ)
+    try:
+        config = Config.model_validate(document, context={"folder": path.absolute().parent})
+    except ValidationError as error:
+        origin = Origin(path, text, variables)
+        findings = sorted(error.errors(), key=lambda details: origin.line(details["loc"]) or 0)
+        raise ConfigFaults([fault(details, origin) for details in findings]) from error
+    config.mqtt.password()  # an empty password file is a fault now, not at the first connection
+    return config
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise ConfigError(
+            "there is no such file", where=path, remedy="Name another with --config, or begin with deploy/config.toml"
+        ) from error
+    except OSError as error:
+        raise ConfigError(f"cannot be read ({error.strerror})", where=path, remedy="Check its permissions") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"is not UTF-8 text ({error.reason} at byte {error.start})", where=path) from error
+
+
+def _parse(text: str, path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        what, _, place = str(error).partition(" (at ")
+        number = re.search(r"line (\d+)", place)  # otherwise it says: at end of document
+        line = int(number[1]) if number else text.count("\n") + 1
+        raise ConfigError(f"not valid TOML: {what}", where=f"{path}:{line}") from error

@@ -1,0 +1,299 @@
+"""Every key of the configuration: its type, its range, its default and what it means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+
+from edge.config.values import (
+    INSTALLED_BUNDLE,
+    FolderPath,
+    ReadableFile,
+    SourceName,
+    default_bundle,
+    host_name,
+    lower_case,
+    read_password,
+)
+from edge.runtime import RuntimeChoice
+from edge.topics import check_camera, check_device, check_prefix
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """A table of the file. Frozen, and closed to keys that it does not name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class DeviceConfig(Section):
+    """This device."""
+
+    name: Annotated[str, AfterValidator(check_device)] = Field(
+        default_factory=host_name,
+        description="Name of the device in the topics: 1 to 64 lower-case letters, digits, `-` and `_`.",
+        json_schema_extra={"shown_default": "the host's name"},
+    )
+    state_dir: FolderPath = Field(
+        default=Path("/var/lib/emotion-edge"),
+        description="Folder for what outlives a restart: identity, undelivered events. Under systemd, "
+        "`$STATE_DIRECTORY` takes its place.",
+    )
+
+
+class ModelConfig(Section):
+    """The emotion model."""
+
+    path: FolderPath = Field(
+        default_factory=default_bundle,
+        description="Folder of the model bundle.",
+        json_schema_extra={"shown_default": f"`models/default` of the checkout, or `{INSTALLED_BUNDLE}`"},
+    )
+    runtime: RuntimeChoice = Field(
+        default="auto",
+        description="TFLite runtime; `auto` takes LiteRT where it is installed and tflite-runtime otherwise.",
+    )
+    threads: int = Field(default=1, ge=1, le=16, description="Threads for one inference.")
+
+
+class MqttConfig(Section):
+    """The broker. Passwords and keys are never written here, only the files that hold them."""
+
+    host: str = Field(default="localhost", min_length=1, description="The broker's name or address.")
+    username: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None, description="User name; without one, the agent connects anonymously."
+    )
+    password_file: ReadableFile | None = Field(
+        default=None,
+        description="File that holds the password in its first line. Without this key, the systemd credential "
+        "`mqtt_password` is used where there is one.",
+    )
+    ca_file: ReadableFile | None = Field(
+        default=None,
+        description="PEM file of the authority that signed the broker's certificate; without it, the system's are "
+        "trusted.",
+    )
+    cert_file: ReadableFile | None = Field(
+        default=None, description="PEM file of the client's own certificate, for brokers that ask for one."
+    )
+    key_file: ReadableFile | None = Field(
+        default=None,
+        description="PEM file of the private key of `cert_file`. Without this key, the systemd credential `mqtt_key` "
+        "is used where there is one.",
+    )
+    tls: bool = Field(
+        default_factory=lambda earlier: any(earlier.get(key) for key in ("ca_file", "cert_file")),
+        description="Whether the connection is encrypted.",
+        json_schema_extra={"shown_default": "true if `ca_file` or `cert_file` is given, else false"},
+    )
+    port: int = Field(
+        default_factory=lambda earlier: 8883 if earlier.get("tls") else 1883,
+        ge=1,
+        le=65535,
+        description="The broker's port.",
+        json_schema_extra={"shown_default": "8883 with TLS, else 1883"},
+    )
+    prefix: Annotated[str, AfterValidator(check_prefix)] = Field(
+        default="emotion", description="What all topics begin with; may hold slashes."
+    )
+    allow_plaintext_password: bool = Field(
+        default=False,
+        description="Whether the password may cross the network unencrypted. To this host itself it always may.",
+    )
+    homeassistant: bool = Field(default=True, description="Whether the device announces itself to Home Assistant.")
+    homeassistant_prefix: Annotated[str, AfterValidator(check_prefix)] = Field(
+        default="homeassistant", description="Home Assistant's own discovery prefix."
+    )
+
+    @field_validator("password_file")
+    @classmethod
+    def _has_user(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if value is not None and info.data.get("username", "") is None:
+            raise ValueError("a password needs mqtt.username beside it")
+        return value
+
+    @field_validator("key_file")
+    @classmethod
+    def _has_certificate(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if value is not None and info.data.get("cert_file", "") is None:
+            raise ValueError("a private key needs mqtt.cert_file beside it")
+        return value
+
+    @field_validator("tls")
+    @classmethod
+    def _is_not_contradicted(cls, value: bool, info: ValidationInfo) -> bool:  # noqa: FBT001
+        if not value and (info.data.get("ca_file") or info.data.get("cert_file")):
+            raise ValueError("cannot be false while mqtt.ca_file or mqtt.cert_file is given")
+        return value
+
+    def password(self) -> str | None:
+        """The password, read anew from its file; None without one.
+
+        Raises:
+            ConfigError: The file is empty or cannot be read.
+        """
+        return read_password(self.password_file) if self.password_file is not None else None
+
+
+class CameraConfig(Section):
+    """One camera. Repeat the table for each."""
+
+    name: Annotated[str, AfterValidator(check_camera)] = Field(
+        description="Name of the camera in the topics: 1 to 64 lower-case letters, digits, `-` and `_`."
+    )
+    source: SourceName = Field(
+        min_length=1,
+        coerce_numbers_to_str=True,
+        repr=False,  # a stream's address may hold a password
+        description="Where its frames come from: a camera's number or device file, the address of an RTSP or HTTP "
+        "stream, a video file, or a folder of images.",
+    )
+    width_px: Annotated[int, Field(ge=16, le=7680)] | None = Field(
+        default=None, description="Width to ask the camera for; without it, the camera decides."
+    )
+    height_px: Annotated[int, Field(ge=16, le=4320)] | None = Field(
+        default=None, description="Height to ask the camera for; without it, the camera decides."
+    )
+    fps: Annotated[float, Field(gt=0, le=240)] | None = Field(
+        default=None, description="Frames a second to ask the camera for; without it, the camera decides."
+    )
+    realtime: bool = Field(
+        default=False,
+        description="Whether a recording plays at its own speed and late frames are dropped, as with a camera.",
+    )
+    loop: bool = Field(default=False, description="Whether a recording begins again at its end.")
+
+
+class DetectorConfig(Section):
+    """Finding faces."""
+
+    name: Literal["auto", "blazeface-full", "blazeface-short", "haar"] = Field(
+        default="auto",
+        description="Which detector: `blazeface-full` finds faces up to about 5 m away, `blazeface-short` is faster "
+        "and made for 2 m, `haar` needs nothing but OpenCV. `auto` is `blazeface-full` where it is installed, else "
+        "`haar`.",
+    )
+    min_score: float = Field(
+        default=0.6, gt=0, lt=1, description="Faces that the detector is less certain of are left out."
+    )
+    min_face_px: int = Field(
+        default=32, ge=8, description="Faces smaller than this, in pixels of the frame, are left out."
+    )
+    interval_s: float = Field(
+        default=0.2,
+        ge=0,
+        le=5,
+        description="Least time between two detections; frames between them are classified where the faces were last "
+        "found. 0 detects on every frame.",
+    )
+
+
+class TrackingConfig(Section):
+    """Knowing a face again from frame to frame."""
+
+    max_gap_s: float = Field(
+        default=1.0, gt=0, le=60, description="For how long a face may be out of sight and stay the same."
+    )
+    min_iou: float = Field(
+        default=0.3, gt=0, lt=1, description="How far a face must overlap its last box (intersection over union)."
+    )
+
+
+class SmoothingConfig(Section):
+    """When an emotion counts."""
+
+    time_constant_s: float = Field(
+        default=0.4, gt=0, le=60, description="Time in which the average over frames follows a change by 63 %."
+    )
+    min_dwell_s: float = Field(
+        default=0.4, ge=0, le=60, description="For how long an emotion must lead before it is reported."
+    )
+    margin: Share = Field(
+        default=0.1, description="By how much probability another emotion must lead over the present one."
+    )
+    unknown_below: Share | None = Field(
+        default=None,
+        description="Confidence under which the emotion is `unknown`.",
+        json_schema_extra={"shown_default": "what the model bundle says"},
+    )
+
+
+class PublishConfig(Section):
+    """What is sent, and when."""
+
+    min_interval_s: float = Field(
+        default=1.0, ge=0.1, le=3600, description="Least time between two states of a camera."
+    )
+    heartbeat_s: float = Field(
+        default=30.0, ge=1, le=3600, description="After how long an unchanged state is sent again."
+    )
+    health_interval_s: float = Field(default=30.0, ge=1, le=3600, description="Time between two health messages.")
+    outbox_limit: int = Field(
+        default=100_000,
+        ge=100,
+        le=10_000_000,
+        description="How many undelivered events are kept on disk; beyond it, the oldest are dropped and counted.",
+    )
+
+    @field_validator("heartbeat_s")
+    @classmethod
+    def _not_faster_than_states(cls, value: float, info: ValidationInfo) -> float:
+        if value < info.data.get("min_interval_s", value):
+            raise ValueError("must not be smaller than publish.min_interval_s")
+        return value
+
+
+class LoggingConfig(Section):
+    """The log, on standard error."""
+
+    level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(lower_case)] = Field(
+        default="info", description="The least important messages that are written."
+    )
+
+
+class Config(Section):
+    """The whole file."""
+
+    device: DeviceConfig = Field(default_factory=lambda: DeviceConfig())
+    model: ModelConfig = Field(default_factory=lambda: ModelConfig())
+    mqtt: MqttConfig = Field(default_factory=lambda: MqttConfig())
+    camera: tuple[CameraConfig, ...] = Field(min_length=1)
+    detector: DetectorConfig = Field(default_factory=lambda: DetectorConfig())
+    tracking: TrackingConfig = Field(default_factory=lambda: TrackingConfig())
+    smoothing: SmoothingConfig = Field(default_factory=lambda: SmoothingConfig())
+    publish: PublishConfig = Field(default_factory=lambda: PublishConfig())
+    logging: LoggingConfig = Field(default_factory=lambda: LoggingConfig())
+
+    @field_validator("camera")
+    @classmethod
+    def _names_differ(cls, cameras: tuple[CameraConfig, ...]) -> tuple[CameraConfig, ...]:
+        first: dict[str, int] = {}
+        for index, camera in enumerate(cameras):
+            if first.setdefault(camera.name, index) != index:
+                fault = ValueError(f"camera[{first[camera.name]}] has that name already")
+                raise ValidationError.from_exception_data(
+                    cls.__name__,
+                    [{"type": "value_error", "loc": (index, "name"), "input": camera.name, "ctx": {"error": fault}}],
+                )
+        return cameras
+
+
+def tables() -> dict[str, type[Section]]:
+    """The file's tables by name, in the order of the documentation."""
+    found: dict[str, type[Section]] = {}
+    for name, field in Config.model_fields.items():
+        kind: Any = field.annotation
+        found[name] = kind if isinstance(kind, type) else get_args(kind)[0]
+    return found

@@ -1,0 +1,74 @@
+"""Values that depend on the machine or on the file's place: the host's name, the bundle beside the software, paths."""
+
+from __future__ import annotations
+
+import re
+import socket
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+from pydantic import AfterValidator, ValidationInfo
+
+from edge.errors import ConfigError
+
+INSTALLED_BUNDLE: Final = Path("/opt/emotion-edge/models/default")
+
+_REMEDY: Final = "Write the password into the first line of a text file that this user may read"
+
+
+def default_bundle() -> Path:
+    """The bundle that came with the software: of the checkout it runs from, or else of the installation."""
+    in_checkout = Path(__file__).parents[2] / "models" / "default"
+    return in_checkout if in_checkout.is_dir() else INSTALLED_BUNDLE
+
+
+def host_name() -> str:
+    """This host's name, as far as a topic can hold it."""
+    short = socket.gethostname().split(".")[0].lower()
+    name = re.sub(r"[^a-z0-9_-]", "-", short).lstrip("-_")[:64]
+    return name if name and name != "fleet" else "edge"
+
+
+def read_password(file: Path) -> str:
+    """The password in a file's first line.
+
+    Raises:
+        ConfigError: The file cannot be read, or holds none.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the password cannot be read ({error})", where=file, remedy=_REMEDY) from error
+    if not lines or not lines[0]:
+        raise ConfigError("the password file is empty", where=file, remedy=_REMEDY)
+    return lines[0]
+
+
+def lower_case(value: Any) -> Any:
+    """`value`, in lower case if it is a text."""
+    return value.lower() if isinstance(value, str) else value
+
+
+def _from_folder_of_file(path: Path, info: ValidationInfo) -> Path:
+    """Relative paths count from the configuration file's folder: a service has no working directory to speak of."""
+    folder: Path = (info.context or {}).get("folder", Path())
+    return folder / path.expanduser()
+
+
+def _recording_beside_file(source: str, info: ValidationInfo) -> str:
+    """Names of recordings count from there too, unlike numbers, devices and addresses."""
+    beside = _from_folder_of_file(Path(source), info)
+    return str(beside) if beside.exists() else source
+
+
+def _readable(path: Path) -> Path:
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror})") from error
+    return path
+
+
+FolderPath = Annotated[Path, AfterValidator(_from_folder_of_file)]
+ReadableFile = Annotated[FolderPath, AfterValidator(_readable)]
+SourceName = Annotated[str, AfterValidator(_recording_beside_file)]

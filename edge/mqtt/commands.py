@@ -1,0 +1,112 @@
+"""Requests from the broker and their answers: whatever comes in, an answer goes out, and nothing breaks."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+
+from pydantic import JsonValue, ValidationError
+
+from edge.contract.errors import UserError
+from edge.domain import Message
+from edge.message import json_message
+from edge.payloads import CommandRequest, CommandResponse, timestamp
+from edge.topics import Topics
+
+log = logging.getLogger(__name__)
+
+CommandHandler = Callable[[CommandRequest], JsonValue]
+"""Carries a command out and returns what to answer. Raises `UserError` to say why it does not."""
+
+_LONGEST_REQUEST = 4096
+
+
+class Commands:
+    """Answers requests. It raises nothing.
+
+    Args:
+        topics: The device's topics.
+        handlers: What each command does. A handler is to be done within a second or two: the publisher waits for it.
+    """
+
+    def __init__(self, *, topics: Topics, handlers: Mapping[str, CommandHandler]) -> None:
+        self._topics = topics
+        self._handlers = handlers
+
+    def answer(self, topic: str, payload: bytes, *, wall_s: float) -> Message:
+        """Carries out the request that came on `topic`, and returns the response."""
+        name = topic.rpartition("/")[2]
+        try:
+            request = _read(payload)
+        except _Malformed as malformed:
+            response = self._response(name, malformed.request_id, wall_s, error=str(malformed))
+        else:
+            response = self._carry_out(name, request, wall_s)
+        log.info("command %s (%s): %s", name, response.id, response.error or "done")
+        return json_message(self._topics.response(name), response, qos=1)
+
+    def _carry_out(self, name: str, request: CommandRequest, wall_s: float) -> CommandResponse:
+        try:
+            result = self._handler(name)(request)
+            return self._response(name, request.id, wall_s, result=result)
+        except UserError as refusal:
+            error = str(refusal)
+        except Exception:
+            log.exception("the command %s failed", name)
+            error = "the agent failed to carry this out; its log says more"
+        return self._response(name, request.id, wall_s, error=error)
+
+    def _response(
+        self,
+        name: str,
+        request_id: str | int | None,
+        wall_s: float,
+        *,
+        result: JsonValue = None,
+        error: str | None = None,
+    ) -> CommandResponse:
+        return CommandResponse(
+            device=self._topics.device,
+            command=name,
+            id=request_id,
+            ts=timestamp(wall_s),
+            ok=error is None,
+            error=error,
+            result=result,
+        )
+
+    def _handler(self, name: str) -> CommandHandler:
+        try:
+            return self._handlers[name]
+        except KeyError:
+            known = ", ".join(sorted(self._handlers)) or "none"
+            raise UserError(f"no command is called {name}", remedy=f"Commands here: {known}") from None
+
+
+class _Malformed(Exception):  # it is an answer on its way, not an error
+    def __init__(self, what: str, request_id: str | int | None = None) -> None:
+        super().__init__(what)
+        self.request_id = request_id
+
+
+def _read(payload: bytes) -> CommandRequest:
+    if len(payload) > _LONGEST_REQUEST:
+        raise _Malformed(f"the request has {len(payload)} bytes; at most {_LONGEST_REQUEST} are read")
+    try:
+        return CommandRequest.model_validate_json(payload)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        what = f"{place}: {first['msg']}" if place else first["msg"]
+        raise _Malformed(f'{what}. A request looks like {{"id": "1"}}', _salvage_id(payload)) from error
+
+
+def _salvage_id(payload: bytes) -> str | int | None:
+    """The id of a request that is wrong in some other way."""
+    try:
+        request = json.loads(payload)
+    except (ValueError, RecursionError):
+        return None
+    found = request.get("id") if isinstance(request, dict) else None
+    return found if isinstance(found, str | int) else None

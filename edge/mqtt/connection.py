@@ -1,0 +1,253 @@
+"""One connection to the broker, from CONNECT to its end, driven by one thread.
+
+Each connection is a fresh paho client, and this module runs its network loop instead of letting paho do so. paho would
+keep its own copy of what is unacknowledged and send it again after a reconnect, beside the outbox; its waiting time
+knows no jitter; its protocol version cannot change; and its thread cannot be stopped while a broker hangs. Without
+paho's threads its callbacks run inside `wait`, so nothing here needs a lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import selectors
+import socket
+import ssl
+import time
+from collections.abc import Sequence
+from typing import Any, Self
+
+from paho.mqtt import client as paho
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+from edge.domain import Message
+from edge.errors import BrokerError
+from edge.mqtt import faults, packets
+from edge.mqtt.bell import Bell
+from edge.mqtt.packets import Ack, Received, Subscription
+from edge.mqtt.settings import BrokerSettings
+
+log = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT_S = 5.0
+_CLOSE_TIMEOUT_S = 0.5
+_MOST_UNDER_WAY = 20
+
+
+def connect(
+    settings: BrokerSettings, *, will: Message | None = None, bell: Bell | None = None, timeout_s: float
+) -> Connection:
+    """Connects with MQTT 5, or with 3.1.1 if the broker does not speak MQTT 5.
+
+    Every call tries MQTT 5 first: an updated broker is noticed, and a moment's weakness does not last.
+
+    Args:
+        settings: The broker's.
+        will: What the broker publishes when the connection breaks.
+        bell: Interrupts `Connection.wait`.
+        timeout_s: For the network connection, and again for the broker's answer.
+
+    Raises:
+        BrokerUnreachable: Nothing answers.
+        BrokerRefused: The broker says no.
+        ConfigError: A TLS file cannot be used.
+    """
+    try:
+        return Connection(settings, MQTTProtocolVersion.MQTTv5, will=will, bell=bell, timeout_s=timeout_s)
+    except faults.NoMqtt5 as error:
+        log.debug("%s: trying MQTT 3.1.1 (%s)", settings.address, error)
+    return Connection(settings, MQTTProtocolVersion.MQTTv311, will=will, bell=bell, timeout_s=timeout_s)
+
+
+class Connection:
+    """An MQTT session that the broker has agreed to. Its methods are for one thread; leaving the context closes it.
+
+    Args and Raises: as `connect`, for one version of the protocol.
+    """
+
+    def __init__(
+        self,
+        settings: BrokerSettings,
+        protocol: MQTTProtocolVersion,
+        *,
+        will: Message | None,
+        bell: Bell | None,
+        timeout_s: float,
+    ) -> None:
+        self._settings = settings
+        self._v5 = protocol == MQTTProtocolVersion.MQTTv5
+        self._bell = bell
+        self._answer: tuple[ReasonCode, Properties | None] | None = None
+        self._fault: BrokerError | None = None
+        self._topics: dict[int, str] = {}
+        self._acks: list[Ack] = []
+        self._received: list[Received] = []
+        self._client = self._new_client(protocol, timeout_s)
+        if will is not None:
+            self._set_will(will)
+        with contextlib.ExitStack() as on_error:
+            on_error.callback(self._hang_up)
+            self._open(resume=will is not None)
+            self._await_answer(timeout_s)
+            on_error.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._hang_up()
+
+    @property
+    def protocol(self) -> str:
+        """The protocol's name, for people."""
+        return "MQTT 5" if self._v5 else "MQTT 3.1.1"
+
+    @property
+    def fault(self) -> BrokerError | None:
+        """Why the connection ended; None while it stands."""
+        return self._fault
+
+    @property
+    def room(self) -> int:
+        """How many more messages with QoS 1 may be under way."""
+        _, properties = self._answer or (None, None)
+        most = min(_MOST_UNDER_WAY, getattr(properties, "ReceiveMaximum", _MOST_UNDER_WAY))
+        return max(0, most - len(self._topics))
+
+    def wait(self, timeout_s: float) -> None:
+        """Lets the network work until something happens, the bell rings, or the time is over."""
+        sock = self._client.socket()
+        if sock is None:
+            return
+        if isinstance(sock, ssl.SSLSocket) and sock.pending():
+            timeout_s = 0.0  # what is decrypted already does not make the socket readable
+        writable = selectors.EVENT_WRITE if self._client.want_write() else 0
+        with selectors.PollSelector() as selector:
+            selector.register(sock, selectors.EVENT_READ | writable)
+            if self._bell is not None:
+                selector.register(self._bell, selectors.EVENT_READ)
+            selector.select(timeout_s)
+        if self._bell is not None:
+            self._bell.silence()
+        # Reading and writing when there is nothing to do costs one system call, and spares the bookkeeping.
+        self._client.loop_read()
+        self._client.loop_write()
+        self._client.loop_misc()
+
+    def send(self, message: Message, *, correlation_data: bytes | None = None) -> int:
+        """Hands a message to the network. Returns a number by which its `Ack` is known."""
+        properties = packets.publish(message, correlation_data) if self._v5 else None
+        info = self._client.publish(message.topic, message.payload, message.qos, message.retain, properties)
+        if message.qos:
+            self._topics[info.mid] = message.topic
+        return info.mid
+
+    def subscribe(self, subscriptions: Sequence[Subscription]) -> None:
+        """Asks for messages. A refusal is logged when it arrives."""
+        for subscription in subscriptions:
+            how = {"options": packets.subscribe(subscription)} if self._v5 else {"qos": 1}
+            _, mid = self._client.subscribe(subscription.topic_filter, **how)
+            if mid is not None:
+                self._topics[mid] = subscription.topic_filter
+
+    def take_acks(self) -> list[Ack]:
+        """The acknowledgements since the last call."""
+        acks, self._acks = self._acks, []
+        return acks
+
+    def take_received(self) -> list[Received]:
+        """The messages since the last call."""
+        received, self._received = self._received, []
+        return received
+
+    def close(self) -> None:
+        """Says goodbye, upon which the broker drops the will and the session."""
+        self._client.disconnect(properties=packets.goodbye() if self._v5 else None)
+        give_up_s = time.monotonic() + _CLOSE_TIMEOUT_S
+        # The broker closes the connection when it has read the goodbye, and with it all that was sent before.
+        while self._client.socket() is not None and time.monotonic() < give_up_s:
+            self.wait(0.1)
+        self._hang_up()
+
+    def _new_client(self, protocol: MQTTProtocolVersion, timeout_s: float) -> paho.Client:
+        client = paho.Client(
+            CallbackAPIVersion.VERSION2, self._settings.client_id, protocol=protocol, reconnect_on_failure=False
+        )
+        client.connect_timeout = timeout_s
+        if self._settings.username is not None:
+            client.username_pw_set(self._settings.username, self._settings.password)
+        if self._settings.tls is not None:
+            client.tls_set_context(self._settings.tls.context())
+        client.on_connect = self._on_connect
+        client.on_disconnect = self._on_disconnect
+        client.on_publish = self._on_publish
+        client.on_subscribe = self._on_subscribe
+        client.on_message = self._on_message
+        return client
+
+    def _set_will(self, will: Message) -> None:
+        properties = packets.will(will) if self._v5 else None
+        self._client.will_set(will.topic, will.payload, will.qos, will.retain, properties)
+
+    def _open(self, *, resume: bool) -> None:
+        arguments: dict[str, Any] = {}
+        if self._v5:
+            # A clean start would end the old session, and that would send the will which is being kept back.
+            arguments = {"clean_start": not resume, "properties": packets.hello(resume=resume)}
+        try:
+            self._client.connect(self._settings.host, self._settings.port, self._settings.keepalive_s, **arguments)
+        except UnicodeError as error:
+            raise faults.unreachable(socket.gaierror(str(error)), self._settings) from error
+        except OSError as error:
+            raise faults.unreachable(error, self._settings) from error
+
+    def _await_answer(self, timeout_s: float) -> None:
+        give_up_s = time.monotonic() + timeout_s
+        while self._answer is None and self._fault is None and time.monotonic() < give_up_s:
+            self.wait(min(0.5, timeout_s))
+        if self._answer is None:
+            raise faults.unanswered(self._settings, closed=self._fault is not None)
+        reason, _ = self._answer
+        if reason.is_failure:
+            raise faults.refused(reason, self._settings)
+
+    def _hang_up(self) -> None:
+        sock = self._client.socket()
+        if sock is not None:
+            sock.close()
+
+    def _on_connect(
+        self, _client: object, _data: object, _flags: object, reason: ReasonCode, properties: Properties | None
+    ) -> None:
+        self._answer = reason, properties
+
+    def _on_disconnect(
+        self, _client: object, _data: object, flags: paho.DisconnectFlags, reason: ReasonCode, _properties: object
+    ) -> None:
+        self._fault = faults.lost(reason, self._settings, told=flags.is_disconnect_packet_from_server)
+
+    def _on_publish(self, _client: object, _data: object, mid: int, reason: ReasonCode, _properties: object) -> None:
+        topic = self._topics.pop(mid, None)
+        if topic is not None:
+            self._acks.append(Ack(mid, topic, str(reason) if reason.is_failure else None))
+
+    def _on_subscribe(
+        self, _client: object, _data: object, mid: int, reasons: list[ReasonCode], _properties: object
+    ) -> None:
+        topic_filter = self._topics.pop(mid, "?")
+        for reason in reasons:
+            if reason.is_failure:
+                log.warning("the broker does not let this client listen to %s (%s)", topic_filter, reason)
+
+    def _on_message(self, _client: object, _data: object, message: paho.MQTTMessage) -> None:
+        self._received.append(
+            Received(
+                message.topic,
+                bytes(message.payload),
+                bool(message.retain),
+                getattr(message.properties, "ResponseTopic", None),
+                getattr(message.properties, "CorrelationData", None),
+            )
+        )

@@ -1,0 +1,128 @@
+"""What went wrong with the broker, in plain words: the one place where foreign faults become the agent's errors."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from typing import Final
+
+from paho.mqtt.reasoncodes import ReasonCode
+
+from edge.errors import BrokerError, BrokerRefused, BrokerUnreachable
+from edge.mqtt.settings import BrokerSettings
+
+PROTOCOL_REFUSED: Final = 0x84
+CLIENT_ID_REFUSED: Final = 0x85
+WRONG_PASSWORD: Final = 0x86
+NOT_AUTHORIZED: Final = 0x87
+TAKEN_OVER: Final = 0x8E
+
+_CERTIFICATE_FAULTS = {
+    9: ("the broker's certificate is not valid yet", "Set this device's clock, or wait for its synchronisation"),
+    10: ("the broker's certificate has expired", "Renew the broker's certificate, and check this device's clock"),
+    62: ("the broker's certificate is made out to another name", "Use as host a name that stands in the certificate"),
+    64: (
+        "the broker's certificate is made out to another address",
+        "Use as host a name that stands in the certificate",
+    ),
+}
+"""By OpenSSL's verification code."""
+
+
+class NoMqtt5(BrokerRefused):
+    """The broker does not speak MQTT 5, or falls silent when it is spoken to in it."""
+
+
+def unreachable(error: OSError, settings: BrokerSettings) -> BrokerError:
+    """Why no connection came about."""
+    if isinstance(error, ssl.SSLError):
+        return _tls_failed(error, settings)
+    if isinstance(error, socket.gaierror):
+        what, remedy = f"the name {settings.host} cannot be resolved", "Check the host's spelling and the DNS server"
+    elif isinstance(error, ConnectionRefusedError):
+        what, remedy = "nothing listens on that port", "Check the port, and that the broker is running"
+    elif isinstance(error, TimeoutError):
+        what, remedy = "no answer", "Check the address, the network and any firewall between"
+    elif settings.tls is not None and isinstance(error, ConnectionError):
+        return _no_tls(settings)
+    else:
+        what, remedy = f"no connection ({error.strerror or error})", "Check the address and the network"
+    return BrokerUnreachable(what, where=settings.address, remedy=remedy)
+
+
+def _tls_failed(error: ssl.SSLError, settings: BrokerSettings) -> BrokerError:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        what, remedy = _CERTIFICATE_FAULTS.get(
+            error.verify_code,
+            (
+                f"the broker's certificate is not trusted ({error.verify_message})",
+                "Name the file of the authority that signed it as the CA file",
+            ),
+        )
+        return BrokerRefused(what, where=settings.address, remedy=remedy)
+    if isinstance(error, ssl.SSLEOFError) or error.reason == "WRONG_VERSION_NUMBER":
+        return _no_tls(settings)
+    return BrokerRefused(
+        f"no agreement on encryption ({error.reason or error})",
+        where=settings.address,
+        remedy="Check the TLS settings on both sides, and whether the broker asks for a client certificate",
+    )
+
+
+def _no_tls(settings: BrokerSettings) -> BrokerError:
+    return BrokerRefused(
+        "the broker does not speak TLS on that port",
+        where=settings.address,
+        remedy="Use the broker's TLS port, often 8883, or switch TLS off",
+    )
+
+
+def unanswered(settings: BrokerSettings, *, closed: bool) -> BrokerError:
+    """A connection came about, but no MQTT session."""
+    what = "the connection was closed" if closed else "something listens there, but did not answer"
+    remedy = "Check that this is the port of an MQTT broker, and whether it expects TLS"
+    if settings.tls is not None:
+        remedy = "Check that this is the port of an MQTT broker, and whether it asks for a client certificate"
+    return NoMqtt5(f"{what} before the broker had let the client in", where=settings.address, remedy=remedy)
+
+
+def refused(reason: ReasonCode, settings: BrokerSettings) -> BrokerError:
+    """Why the broker answered no (its CONNACK)."""
+    if reason.value == PROTOCOL_REFUSED:
+        return NoMqtt5("the broker speaks neither MQTT 5 nor 3.1.1", where=settings.address, remedy="Update the broker")
+    what, remedy = f"the broker refused the connection ({str(reason).lower()})", "Look into the broker's log"
+    if reason.value in (WRONG_PASSWORD, NOT_AUTHORIZED):
+        what, remedy = _not_let_in(settings)
+    elif reason.value == CLIENT_ID_REFUSED:
+        what = f"the broker does not accept the client id {settings.client_id}"
+        remedy = "Allow it there, or configure another"
+    return BrokerRefused(what, where=settings.address, remedy=remedy)
+
+
+def _not_let_in(settings: BrokerSettings) -> tuple[str, str]:
+    if settings.username is None:
+        return "the broker lets no anonymous client in", "Configure a user name and a password"
+    # Brokers answer alike for both faults, so that nobody can find out which users there are.
+    return (
+        f"the broker does not let {settings.username} in: wrong password, unknown user, or no right to connect",
+        "Check user name and password, and the broker's access list",
+    )
+
+
+def lost(reason: ReasonCode, settings: BrokerSettings, *, told: bool) -> BrokerError:
+    """Why an established connection ended.
+
+    Args:
+        reason: What the broker's DISCONNECT says, or what paho makes of the connection's end.
+        settings: The broker's.
+        told: Whether it was the broker that said so.
+    """
+    if told and reason.value == TAKEN_OVER:
+        return BrokerRefused(
+            f"another client connected as {settings.client_id}, and the broker closed this connection for it",
+            where=settings.address,
+            remedy="Give each device its own client id and its own state folder: "
+            "two with one id push each other out for ever",
+        )
+    why = f" ({str(reason).lower()})" if told or reason.getName() == "Keep alive timeout" else ""
+    return BrokerUnreachable(f"the connection was lost{why}", where=settings.address)

@@ -1,0 +1,111 @@
+"""What the publisher has been through: counts for the health report, and one log line for each change of state."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from edge.mqtt.settings import BrokerSettings
+
+log = logging.getLogger(__name__)
+
+_STEADY_S = 10.0
+"""A connection that held for so long was a good one."""
+_SUSPICIOUS = 3
+"""So many bad ones in a row call for an explanation."""
+
+
+@dataclass(frozen=True, slots=True)
+class PublisherStats:
+    """How delivery fares. Counts are since the start.
+
+    Attributes:
+        connected: Whether the broker has let the agent in.
+        protocol: `MQTT 5` or `MQTT 3.1.1`, None while not connected.
+        reconnects: Connections after the first.
+        queue_depth: Events that the broker has not acknowledged.
+        dropped: Events lost because the outbox was full.
+        rejected: Messages that the broker refused (MQTT 5).
+        last_error: Why there is no connection, or why the last one ended; None once all is well again.
+    """
+
+    connected: bool
+    protocol: str | None
+    reconnects: int
+    queue_depth: int
+    dropped: int
+    rejected: int
+    last_error: str | None
+
+
+class Logbook:
+    """Kept by the publisher's thread, read by any.
+
+    Args:
+        settings: The broker's.
+    """
+
+    def __init__(self, settings: BrokerSettings) -> None:
+        self._settings = settings
+        self._protocol: str | None = None
+        self._connections = 0
+        self._short_connections = 0
+        self._rejected = 0
+        self._rejected_topics: set[str] = set()
+        self._last_error: str | None = None
+
+    def stats(self, *, queue_depth: int, dropped: int) -> PublisherStats:
+        """All counts, with those of the outbox."""
+        protocol = self._protocol
+        return PublisherStats(
+            connected=protocol is not None,
+            protocol=protocol,
+            reconnects=max(0, self._connections - 1),
+            queue_depth=queue_depth,
+            dropped=dropped,
+            rejected=self._rejected,
+            last_error=self._last_error,
+        )
+
+    def connected(self, protocol: str) -> None:
+        """The broker has let the agent in."""
+        log.info("%s: connected, %s", self._settings.address, protocol)
+        self._protocol = protocol
+        self._connections += 1
+
+    def steady(self, held_s: float) -> bool:
+        """Whether a connection of this age is a good one; if so, earlier troubles are forgotten."""
+        if held_s < _STEADY_S:
+            return False
+        self._last_error = None
+        self._short_connections = 0
+        return True
+
+    def disconnected(self, *, held_s: float) -> None:
+        """The connection is over."""
+        self._protocol = None
+        self._short_connections += held_s < _STEADY_S
+
+    def trouble(self, error: str) -> None:
+        """There is no connection, because of `error`."""
+        if self._short_connections >= _SUSPICIOUS:
+            # Not every broker says when it closes a connection because another client has the same id.
+            error += (
+                f" So it went {_SUSPICIOUS} times in a row within seconds. If another device has the client id "
+                f"{self._settings.client_id} too, the two push each other out: give each its own"
+            )
+        if error != self._last_error:
+            log.warning("no MQTT connection: %s", error)
+        self._last_error = error
+
+    def surprise(self, error: Exception) -> None:
+        """There is no connection, for a reason that is a fault of this program."""
+        log.error("the MQTT connection failed in a way that the agent does not know", exc_info=error)
+        self._last_error = str(error)
+
+    def rejection(self, topic: str, reason: str) -> None:
+        """The broker did not take a message."""
+        self._rejected += 1
+        if topic not in self._rejected_topics:
+            self._rejected_topics.add(topic)
+            log.warning("%s: the broker rejects messages on this topic (%s); check its access list", topic, reason)

@@ -1,0 +1,113 @@
+"""What passes over a connection, and how MQTT 5 dresses it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from edge.domain import Message
+
+_WILL_DELAY_S = 5
+_SESSION_EXPIRY_S = 15
+"""The session outlives a short break, so that the broker keeps the will back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A message from the broker.
+
+    Attributes:
+        retained: Whether it is one that the broker had kept, or (MQTT 5) that it is asked to keep.
+        response_topic, correlation_data: Where and how the sender wants to be answered (MQTT 5).
+    """
+
+    topic: str
+    payload: bytes
+    retained: bool
+    response_topic: str | None = None
+    correlation_data: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """The broker's answer to a message sent with QoS 1.
+
+    Attributes:
+        number: What `send` returned for the message.
+        topic: The message's topic.
+        refusal: Why the broker did not take it (MQTT 5), None if it did.
+    """
+
+    number: int
+    topic: str
+    refusal: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """What to listen to.
+
+    Attributes:
+        topic_filter: May hold wildcards.
+        tell_retained: Whether a message that is published as retained arrives marked so (MQTT 5). Otherwise only
+            those are marked that the broker had kept.
+        send_retained: Whether to be sent what the broker had kept (with MQTT 3.1.1, it always is).
+    """
+
+    topic_filter: str
+    tell_retained: bool = False
+    send_retained: bool = False
+
+
+def hello(*, resume: bool) -> Properties:
+    """For CONNECT; `resume` asks the broker to keep the session for a while when the connection breaks."""
+    properties = _properties(PacketTypes.CONNECT)
+    properties.SessionExpiryInterval = _SESSION_EXPIRY_S if resume else 0
+    return properties
+
+
+def will(message: Message) -> Properties:
+    """For the last will, which the broker keeps back for a while in case the client returns."""
+    properties = _describe(message, PacketTypes.WILLMESSAGE)
+    properties.WillDelayInterval = _WILL_DELAY_S
+    return properties
+
+
+def publish(message: Message, correlation_data: bytes | None = None) -> Properties:
+    """For PUBLISH."""
+    properties = _describe(message, PacketTypes.PUBLISH)
+    if correlation_data is not None:
+        properties.CorrelationData = correlation_data
+    return properties
+
+
+def subscribe(subscription: Subscription) -> SubscribeOptions:
+    """For SUBSCRIBE. As a rule, what the broker has kept is not asked for: a command or a notice counts when given."""
+    handling = SubscribeOptions.RETAIN_SEND_ON_SUBSCRIBE
+    if not subscription.send_retained:
+        handling = SubscribeOptions.RETAIN_DO_NOT_SEND
+    return SubscribeOptions(qos=1, retainAsPublished=subscription.tell_retained, retainHandling=handling)
+
+
+def goodbye() -> Properties:
+    """For DISCONNECT: ends the session with the connection."""
+    properties = _properties(PacketTypes.DISCONNECT)
+    properties.SessionExpiryInterval = 0
+    return properties
+
+
+def _describe(message: Message, packet: int) -> Properties:
+    properties = _properties(packet)
+    properties.ContentType = message.content_type
+    if message.expiry_s is not None:
+        properties.MessageExpiryInterval = message.expiry_s
+    if message.user_properties:
+        properties.UserProperty = list(message.user_properties)
+    return properties
+
+
+def _properties(packet: int) -> Properties:
+    return Properties(packet)  # type: ignore[no-untyped-call]  # paho publishes no type for it

@@ -1,0 +1,122 @@
+"""Where the broker is and how to be let in."""
+
+from __future__ import annotations
+
+import ipaddress
+import ssl
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from edge.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tls:
+    """An encrypted connection.
+
+    Attributes:
+        ca_file: The authority that signed the broker's certificate; those of the system if None.
+        cert_file: The client's own certificate, where the broker asks for one.
+        key_file: Its private key, if it is not in `cert_file`.
+    """
+
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
+
+    def context(self) -> ssl.SSLContext:
+        """The files, read anew, so that a renewed certificate counts from the next connection on.
+
+        Raises:
+            ConfigError: A file is not there, or is not what it should be.
+        """
+        context = _trusting(self.ca_file)
+        context.sslsocket_class = _TidySocket
+        if self.cert_file is not None:
+            _load_certificate(context, self.cert_file, self.key_file)
+        return context
+
+
+class _TidySocket(ssl.SSLSocket):
+    """Closes itself when the handshake fails; paho would leave it open."""
+
+    def do_handshake(self, block: bool = False) -> None:  # noqa: FBT001, FBT002  # as inherited
+        try:
+            super().do_handshake(block)
+        except BaseException:
+            self.close()
+            raise
+
+
+def _trusting(ca_file: Path | None) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except OSError as error:
+        raise ConfigError(
+            f"the certificate authority cannot be read ({error.strerror or error})",
+            where=ca_file,
+            remedy="Name a readable PEM file with the certificate of the authority that signed the broker's",
+        ) from error
+
+
+def _load_certificate(context: ssl.SSLContext, cert_file: Path, key_file: Path | None) -> None:
+    try:
+        # The callback refuses to ask for a passphrase on the terminal, where nobody would be.
+        context.load_cert_chain(cert_file, key_file, password=str)
+    except OSError as error:
+        raise ConfigError(
+            f"the client certificate or its key cannot be read ({error.strerror or error})",
+            where=f"{cert_file}, {key_file}" if key_file else cert_file,
+            remedy="Name readable PEM files that belong together; the key must not be encrypted",
+        ) from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerSettings:
+    """How to reach the broker.
+
+    Attributes:
+        host: Name or address.
+        port: 1883 without TLS and 8883 with it, as a rule.
+        client_id: Unlike that of every other client of the broker.
+        username: None for an anonymous client.
+        password: Never shown in logs.
+        tls: None for an unencrypted connection.
+        keepalive_s: After how long a silent connection is tested.
+        allow_plaintext_password: Whether the password may cross a network unencrypted.
+
+    Raises:
+        ConfigError: The password would cross a network unencrypted, and nobody allowed that.
+    """
+
+    host: str = "localhost"
+    port: int = 1883
+    client_id: str
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    tls: Tls | None = None
+    keepalive_s: int = 30
+    allow_plaintext_password: bool = False
+
+    def __post_init__(self) -> None:
+        exposed = self.password is not None and self.tls is None and not _is_loopback(self.host)
+        if exposed and not self.allow_plaintext_password:
+            raise ConfigError(
+                "the password would cross the network unencrypted",
+                where=self.address,
+                remedy="Set up TLS, or set allow_plaintext_password if you trust every machine on that network",
+            )
+
+    @property
+    def address(self) -> str:
+        """Host and port as people write them."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

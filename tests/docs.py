@@ -1,0 +1,183 @@
+"""Writes the pages of `docs/` that are made from the program itself: `python -m tests.docs`. A test compares them."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic.fields import FieldInfo
+
+from edge import asyncapi, cli, errors
+from edge.config.sections import Section, tables
+from edge.contract.errors import UserError
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+_NOTICE = "<!-- Made by `make docs` from the program itself; a test fails when the two differ. -->"
+
+_CONFIGURATION = """\
+# Configuration
+
+`edge run` and `edge check` read one TOML file, `/etc/emotion-edge/config.toml` unless `--config` names another. The
+least that is needed is a camera:
+
+```toml
+[[camera]]
+name = "door"
+source = 0
+```
+
+[deploy/config.toml](../deploy/config.toml) is a file to begin with. `edge check` tries what the file says, part by part.
+Mistakes are told all at once, each with its line:
+
+    config.toml:4: mqtt.prot: unknown key. Perhaps you meant mqtt.port.
+    config.toml:9: camera[0].fps: must be a number, not 'fast'.
+
+Paths that are not absolute count from the file's folder.
+
+## Environment
+
+A variable overrides a key. Its name is `EDGE_`, the table, two underscores, the key; cameras are counted from 0:
+
+    EDGE_MQTT__HOST=broker.lan EDGE_CAMERA__0__SOURCE=/dev/video2 edge run
+
+What systemd sets is heeded too: `STATE_DIRECTORY` takes the place of `device.state_dir`, and in `CREDENTIALS_DIRECTORY`
+the files `mqtt_password` and `mqtt_key` are used where the configuration names none.
+
+## Secrets
+
+Passwords and private keys stand in files of their own, never in this one, in a variable or on a command line, and never
+appear in logs. A camera's address may hold a password (`rtsp://user:password@camera/`): keep the file readable for
+root and the agent's user alone, as the installer does. It is masked wherever the address is shown.
+
+A password goes over an unencrypted connection only to this host itself, unless `allow_plaintext_password` is set.
+"""
+
+_CLI = """\
+# Command line
+"""
+
+_CLASSIFY_JSON = """\
+The keys of `edge classify --format json`, one object a face and line, in the order of the files and frames:
+
+| key | meaning |
+|---|---|
+| `path` | the file, as it was given or found |
+| `frame` | number of the frame, counted from 0; 0 for a photo |
+| `time_s` | the frame's position in the video, in seconds |
+| `box` | left, top, right, bottom of the face in pixels of the frame |
+| `emotion` | the likeliest of the seven, or `unknown` where the model is too uncertain |
+| `confidence` | probability of the likeliest, 0 to 1 |
+| `probs` | probability of each emotion, 0 to 1 |
+| `quality` | how far the picture of the face can be trusted, 0 to 1 |
+"""
+
+
+def configuration_page() -> str:
+    """`configuration.md`: what stands above, and every key."""
+    return "\n".join([_NOTICE, "", _CONFIGURATION, *(line for item in tables().items() for line in _table(*item))])
+
+
+def _table(name: str, table: type[Section]) -> Iterator[str]:
+    yield f"## `[[{name}]]`" if name == "camera" else f"## `[{name}]`"
+    yield ""
+    yield (table.__doc__ or "").strip()
+    yield ""
+    yield "| key | value | default | meaning |"
+    yield "|---|---|---|---|"
+    properties = table.model_json_schema()["properties"]
+    for key, field in table.model_fields.items():
+        yield f"| `{key}` | {_value(properties[key])} | {_default(field)} | {field.description} |"
+    yield ""
+
+
+def _value(schema: dict[str, Any]) -> str:
+    """What a key may be given, from its JSON schema."""
+    kinds = [kind for kind in schema.get("anyOf", [schema]) if kind.get("type") != "null"]
+    (kind,) = kinds
+    if "enum" in kind:
+        return ", ".join(f'`"{choice}"`' for choice in kind["enum"])
+    names = {"boolean": "`true` or `false`", "integer": "whole number", "number": "number", "string": "text"}
+    name = "path" if kind.get("format") == "path" else names[kind["type"]]
+    return " ".join([name, *_limits(kind)])
+
+
+def _limits(schema: dict[str, Any]) -> Iterator[str]:
+    if "minimum" in schema and "maximum" in schema:
+        yield f"from {schema['minimum']:g} to {schema['maximum']:,}".replace(",", " ").removesuffix(".0")
+        return
+    words = {"exclusiveMinimum": "above", "minimum": "at least", "exclusiveMaximum": "below", "maximum": "up to"}
+    limits = [f"{word} {schema[key]:g}" for key, word in words.items() if key in schema]
+    if limits:
+        yield ", ".join(limits)
+
+
+def _default(field: FieldInfo) -> str:
+    extra = field.json_schema_extra
+    if isinstance(extra, dict) and "shown_default" in extra:
+        return str(extra["shown_default"])
+    if field.is_required():
+        return "**must be given**"
+    if field.default is None:
+        return ""
+    default = field.default
+    return f"`{str(default).lower()}`" if isinstance(default, bool | int | float) else f'`"{default}"`'
+
+
+def cli_page() -> str:
+    """`cli.md`: the help of every command, and every exit code."""
+    parser = cli.parser()
+    (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    lines = [_NOTICE, "", _CLI, "```", _help(parser), "```", ""]
+    for name, command in commands.choices.items():
+        lines += [f"## `edge {name}`", "", "```", _help(command), "```", ""]
+        if name == "classify":
+            lines += [_CLASSIFY_JSON]
+    return "\n".join([*lines, "## Exit codes", "", "| code | meaning |", "|---|---|", *_exit_codes(), ""])
+
+
+def _help(parser: argparse.ArgumentParser) -> str:
+    parser.formatter_class = lambda prog: argparse.HelpFormatter(prog, width=110, max_help_position=32)
+    text = io.StringIO()
+    parser.print_help(text)
+    return text.getvalue().rstrip()
+
+
+def _exit_codes() -> Iterator[str]:
+    codes = {0: "All is well.", 1: "Any other error that a user can put right.", 2: "The command line is wrong."}
+    for error in _with_exit_code(UserError):
+        codes[error.exit_code] = (error.__doc__ or "").strip().splitlines()[0]
+    codes[cli.INTERRUPTED] = "It was interrupted with Ctrl-C."
+    codes[cli.PIPE_CLOSED] = "Whoever read its output stopped reading."
+    return (f"| {code} | {meaning} |" for code, meaning in sorted(codes.items()))
+
+
+def _with_exit_code(error: type[UserError]) -> Iterator[type[UserError]]:
+    """The agent's errors that bring an exit code of their own."""
+    for kind in error.__subclasses__():
+        if "exit_code" in vars(kind) and kind.__module__.startswith((errors.__name__, "edge.contract")):
+            yield kind
+        yield from _with_exit_code(kind)
+
+
+PAGES: dict[Path, Callable[[], str]] = {
+    DOCS / "configuration.md": configuration_page,
+    DOCS / "cli.md": cli_page,
+}
+"""Each page, and what makes it."""
+
+
+def main() -> None:
+    """Writes all pages."""
+    for path, make in PAGES.items():
+        path.write_text(make(), encoding="utf-8")
+    asyncapi.write(DOCS)
+
+
+if __name__ == "__main__":
+    main()

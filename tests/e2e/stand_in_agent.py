@@ -1,0 +1,81 @@
+"""A stand-in for the agent, to try the unit itself: talks to the service manager like the agent, and fails on demand.
+
+It takes the agent's command line. Its configuration is one TOML table: `exit_code` ends it with that code at its
+start, `infer` names a .tflite file that it runs once before it says that it is ready. SIGUSR1 makes it hang.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+import tomllib
+from pathlib import Path
+from types import FrameType
+
+from edge import notify
+
+
+class Stopped(Exception):
+    """SIGTERM came."""
+
+
+def stop(_signal: int, _frame: FrameType | None) -> None:
+    """SIGTERM: ends the work, wherever it is."""
+    raise Stopped
+
+
+def reload(_signal: int, _frame: FrameType | None) -> None:
+    """SIGHUP: says both words of a reload."""
+    notify.reloading()
+    notify.ready("reloaded")
+
+
+def hang(_signal: int, _frame: FrameType | None) -> None:
+    """SIGUSR1: what a camera driver that never returns looks like."""
+    while True:
+        time.sleep(60)
+
+
+def infer(model: str) -> None:
+    """Runs the model on zeros through the same libraries as the agent."""
+    import cv2
+    import numpy as np
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_path=model, num_threads=2)
+    interpreter.allocate_tensors()
+    [given] = interpreter.get_input_details()
+    picture = cv2.resize(np.zeros((9, 9, 3), np.uint8), tuple(given["shape"][1:3])) @ np.eye(3)
+    interpreter.set_tensor(given["index"], picture[None].astype(given["dtype"]))
+    interpreter.invoke()
+    sys.stderr.write("inference works\n")
+
+
+def main() -> int:
+    """Runs like `edge run --config FILE`."""
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGHUP, reload)
+    signal.signal(signal.SIGUSR1, hang)
+    config = tomllib.loads(Path(sys.argv[3]).read_text(encoding="utf-8"))
+    if "exit_code" in config:
+        return int(config["exit_code"])
+    if "infer" in config:
+        infer(config["infer"])
+    state = Path(os.environ["STATE_DIRECTORY"]) / "starts"
+    starts = int(state.read_text()) + 1 if state.exists() else 1
+    state.write_text(str(starts))
+    try:
+        notify.ready(f"start {starts}")
+        while True:
+            notify.alive()
+            time.sleep(notify.watchdog_interval_s() or 1)
+    except Stopped:
+        notify.stopping("SIGTERM")
+        sys.stderr.write("said goodbye\n")
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge.asyncapi import document, write
+from edge.topics import Topics
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def test_the_committed_documents_are_current(tmp_path: Path) -> None:
+    """What consumers read in `docs` is what the agent sends."""
+    for fresh in write(tmp_path):
+        committed = DOCS / fresh.relative_to(tmp_path)
+        assert committed.read_text() == fresh.read_text(), "run: python -m edge.asyncapi docs"
+
+
+def references(node: Any) -> list[str]:
+    """All `$ref`s below a node."""
+    if isinstance(node, list):
+        return [found for item in node for found in references(item)]
+    if not isinstance(node, dict):
+        return []
+    own = [node["$ref"]] if "$ref" in node else []
+    return own + [found for item in node.values() for found in references(item)]
+
+
+def test_every_reference_leads_somewhere() -> None:
+    """A code generator that follows the document's references finds each of them."""
+    whole = document()
+    for reference in references(whole):
+        node: Any = whole
+        for key in reference.removeprefix("#/").split("/"):
+            node = node[key]
+
+
+@pytest.mark.parametrize("camera", ["door"])
+def test_the_documented_addresses_are_the_real_topics(camera: str) -> None:
+    """The document and the agent name the same topics."""
+    topics = Topics("emotion", "hall")
+    addresses = {
+        channel["address"].format(prefix="emotion", device="hall", camera=camera, command="pause", group="shop")
+        for channel in document()["channels"].values()
+    }
+    assert addresses == {
+        topics.status,
+        topics.info,
+        topics.health,
+        topics.camera_status(camera),
+        topics.emotion(camera),
+        topics.event(camera),
+        topics.command("pause"),
+        topics.response("pause"),
+        topics.fleet_command("shop", "pause"),
+    }

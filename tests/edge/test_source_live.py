@@ -1,0 +1,300 @@
+"""Live sources: a real HTTP camera that stalls, stops and sends rubbish, and a stand-in for a driver that hangs."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from edge.domain import Frame
+from edge.errors import SourceLost, SourceUnavailable
+from edge.ports import Source
+from edge.source import masked, open_source
+from edge.source.live import LiveSource
+
+
+class HttpCamera(ThreadingHTTPServer):
+    """An HTTP camera: sends numbered JPEGs as multipart/x-mixed-replace, and misbehaves when told to."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Stream)
+        self.behaviour = "send"
+        self.size = (240, 320)
+        self.ending = threading.Event()
+
+    @property
+    def url(self) -> str:
+        return f"http://viewer:hunter2@127.0.0.1:{self.server_port}/video"
+
+    def picture(self, number: int) -> bytes:
+        image = np.full((*self.size, 3), number % 250, np.uint8)
+        image[:, ::2] += 5
+        jpeg: bytes = cv2.imencode(".jpg", image)[1].tobytes()
+        return {"truncate": jpeg[: len(jpeg) // 2], "rubbish": b"\xff\xd8" + b"rubbish" * 400}.get(self.behaviour, jpeg)
+
+
+class _Stream(BaseHTTPRequestHandler):
+    server: HttpCamera
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+        self.end_headers()
+        number = 0
+        while not self.server.ending.wait(0.02) and self.server.behaviour != "close":
+            if self.server.behaviour == "stall":
+                continue
+            jpeg = self.server.picture(number)
+            part = b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n%b\r\n" % (len(jpeg), jpeg)
+            try:
+                self.wfile.write(part)
+            except ConnectionError:  # the agent has hung up
+                return
+            number += 1
+
+    def log_message(self, *args: object) -> None: ...
+
+
+@pytest.fixture
+def http_camera() -> Iterator[HttpCamera]:
+    """An HTTP camera that sends fifty pictures a second."""
+    with HttpCamera() as camera:
+        thread = threading.Thread(target=camera.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        yield camera
+        camera.ending.set()
+        camera.shutdown()
+        thread.join()
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
+    """Wait for the condition, and fail if it does not come true."""
+    deadline_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline_s, "waited in vain"
+        time.sleep(0.005)
+
+
+def grabbing_threads() -> list[str]:
+    """The threads of live sources that are alive."""
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("grab-")]
+
+
+def read_frame(source: Source) -> Frame:
+    """The next frame, which must come."""
+    frame = source.read(5.0)
+    assert frame is not None
+    return frame
+
+
+def read_for(source: Source, seconds: float) -> None:
+    """Read as the agent does, whatever comes."""
+    end_s = time.monotonic() + seconds
+    while time.monotonic() < end_s:
+        source.read(0.1)
+
+
+def test_stream_gives_frames_in_order_on_the_monotonic_clock(http_camera: HttpCamera) -> None:
+    """An HTTP camera works, and its frames carry the time at which they came."""
+    with open_source(http_camera.url) as source:
+        frames = [read_frame(source) for _ in range(3)]
+    assert frames[0].index < frames[1].index < frames[2].index
+    assert frames[0].time_s < frames[1].time_s < frames[2].time_s <= time.monotonic()
+    assert frames[0].image_bgr.shape == (240, 320, 3)
+    assert abs(frames[0].wall_s - time.time()) < 60
+
+
+def test_slow_reader_gets_the_newest_frame_and_the_count_of_the_others(http_camera: HttpCamera) -> None:
+    """A slow analysis is never late, and health shows how many frames it missed."""
+    with open_source(http_camera.url) as source:
+        first = read_frame(source)
+        wait_until(lambda: source.dropped >= 5)
+        later = read_frame(source)
+        assert later.index >= first.index + 6
+        assert source.dropped >= later.index - first.index - 1
+        assert later.image_bgr.mean() > first.image_bgr.mean() + 4  # the picture itself is a later one
+
+
+@pytest.mark.parametrize("behaviour", ["close", "stall", "rubbish"])
+def test_stream_that_fails_is_lost_and_can_be_opened_again(http_camera: HttpCamera, behaviour: str) -> None:
+    """A camera that restarts, freezes or sends rubbish is noticed in time and works after it has recovered."""
+    source = open_source(http_camera.url, stall_timeout_s=0.5)
+    with source:
+        read_frame(source)
+        http_camera.behaviour = behaviour
+        with pytest.raises(SourceLost) as error:
+            read_for(source, 5.0)
+    assert str(http_camera.server_port) in str(error.value)
+    assert "hunter2" not in str(error.value)
+    http_camera.behaviour = "send"
+    wait_until(lambda: not grabbing_threads())
+    with source:
+        assert read_frame(source).image_bgr.shape == (240, 320, 3)
+
+
+def test_truncated_pictures_and_a_new_resolution_do_no_harm(http_camera: HttpCamera) -> None:
+    """A camera that is switched to another resolution, or a bad line, does not end the session."""
+    with open_source(http_camera.url, stall_timeout_s=2.0) as source:
+        read_frame(source)
+        http_camera.behaviour = "truncate"
+        read_for(source, 0.1)
+        http_camera.behaviour, http_camera.size = "send", (360, 640)
+        wait_until(lambda: read_frame(source).image_bgr[-1, -1].max() > 0)
+        assert read_frame(source).image_bgr.dtype == np.uint8
+
+
+def test_waiting_for_a_frame_ends_at_the_readers_time_limit(http_camera: HttpCamera) -> None:
+    """A camera that pauses does not hold up the agent."""
+    with open_source(http_camera.url) as source:
+        read_frame(source)
+        http_camera.behaviour = "stall"
+        wait_until(lambda: source.read(0.0) is None)
+        start_s = time.monotonic()
+        assert source.read(0.1) is None
+        assert 0.09 <= time.monotonic() - start_s < 2
+
+
+def test_closing_leaves_no_thread(http_camera: HttpCamera) -> None:
+    """Opening and closing for years leaks nothing."""
+    source = open_source(http_camera.url)
+    for _ in range(3):
+        with source:
+            read_frame(source)
+    assert grabbing_threads() == []
+
+
+def test_stream_that_refuses_is_named_without_its_password() -> None:
+    """A wrong address is an error that can be shown to anybody."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+        url = f"rtsp://viewer:hunter2@127.0.0.1:{port}/live"
+        with pytest.raises(SourceUnavailable) as error, open_source(url):
+            pass
+    assert str(error.value).startswith(f"rtsp://***@127.0.0.1:{port}/live: ")
+    assert "hunter2" not in repr(error.value)
+
+
+def test_stream_that_never_answers_is_given_up() -> None:
+    """A host that accepts the connection and says nothing does not hold up the agent."""
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        source = open_source(f"http://127.0.0.1:{silent.getsockname()[1]}/", open_timeout_s=0.5)
+        start_s = time.monotonic()
+        with pytest.raises(SourceUnavailable), source:
+            pass
+        assert time.monotonic() - start_s < 4
+    wait_until(lambda: not grabbing_threads())
+
+
+@pytest.mark.parametrize(("spec", "device"), [("99", "/dev/video99"), ("/dev/null", "/dev/null")])
+def test_what_is_no_camera_is_named(spec: str, device: str) -> None:
+    """A wrong camera number or device is named with a way out."""
+    with pytest.raises(SourceUnavailable) as error, open_source(spec):
+        pass
+    assert str(error.value.where) == device
+    assert error.value.remedy
+
+
+def test_unknown_kind_of_stream_is_refused_by_name() -> None:
+    """A mistyped scheme is told apart from a camera that is not there."""
+    with pytest.raises(SourceUnavailable, match=r"rtmp:// are not supported.*rtsp"):
+        open_source("rtmp://me:hunter2@host/live")
+
+
+@pytest.mark.parametrize(
+    ("spec", "shown"),
+    [
+        ("rtsp://me:secret@10.0.0.7:554/h264", "rtsp://***@10.0.0.7:554/h264"),
+        ("rtsp://me:se/cr#et?@10.0.0.7/h264", "rtsp://***@10.0.0.7/h264"),
+        ("http://cam/video.cgi?user=me&pwd=secret&size=2", "http://cam/video.cgi?user=me&pwd=***&size=2"),
+        ("http://cam/video.cgi?loginPassword=secret", "http://cam/video.cgi?loginPassword=***"),
+        ("http://cam/video", "http://cam/video"),
+        ("/home/me/holiday@home.mp4", "/home/me/holiday@home.mp4"),
+    ],
+)
+def test_passwords_in_addresses_are_masked(spec: str, shown: str) -> None:
+    """No log or error shows a camera's password."""
+    assert masked(spec) == shown
+
+
+class StandInCapture:
+    """A capture as OpenCV's driver gives it; `images` are grabbed in turn, and then it hangs until let go."""
+
+    def __init__(self, images: list[Any]) -> None:
+        self.let_go = threading.Event()
+        self.released_by: str | None = None
+        self._images = images
+
+    def grab(self) -> bool:
+        if not self._images:
+            self.let_go.wait(30)
+        return bool(self._images)
+
+    def retrieve(self) -> tuple[bool, Any]:
+        return True, self._images.pop(0)
+
+    def get(self, _: int) -> float:
+        return 0.0
+
+    def release(self) -> None:
+        self.released_by = threading.current_thread().name
+
+
+def test_driver_that_hangs_holds_up_nobody_and_is_not_opened_twice() -> None:
+    """A camera whose driver hangs is reported and left; it is used again once the driver lets go."""
+    capture = StandInCapture([])
+    source = LiveSource(label="hung", open_capture=lambda: capture, stall_timeout_s=0.1)
+    with pytest.raises(SourceLost, match=r"hung: gave no frame for 0\.1 s"), source:
+        read_for(source, 5.0)
+    with pytest.raises(SourceUnavailable, match="still hangs"), source:
+        pass
+    assert capture.released_by is None
+    capture.let_go.set()
+    wait_until(lambda: not grabbing_threads())
+    assert capture.released_by == "grab-hung"
+
+
+def test_driver_that_hangs_while_opening_is_given_up() -> None:
+    """A driver that never finishes opening does not hold up the agent."""
+    let_go = threading.Event()
+    capture = StandInCapture([])
+
+    def open_slowly() -> StandInCapture:
+        let_go.wait(30)
+        return capture
+
+    source = LiveSource(label="slow", open_capture=open_slowly, open_timeout_s=0.1)
+    with pytest.raises(SourceUnavailable, match=r"slow: did not open within 0\.1 s"), source:
+        pass
+    let_go.set()
+    wait_until(lambda: not grabbing_threads())
+    assert capture.released_by == "grab-slow"
+
+
+def test_corrupt_frames_are_passed_over() -> None:
+    """A frame that the driver could not decode reaches nobody."""
+    good = np.full((8, 8, 3), 9, np.uint8)
+    capture = StandInCapture([None, np.zeros((0, 0, 3), np.uint8), np.zeros((8, 8), np.float64), good])
+    source = LiveSource(label="noisy", open_capture=lambda: capture)
+    with source:
+        frame = read_frame(source)
+        capture.let_go.set()
+    assert frame.index == 3
+    assert frame.image_bgr is good
+
+
+def test_read_before_opening_is_an_error() -> None:
+    """A source that is not open says so."""
+    with pytest.raises(SourceLost, match="not open"):
+        open_source("0").read(0.0)

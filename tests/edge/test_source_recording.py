@@ -1,0 +1,259 @@
+"""Recordings as sources: real videos written with OpenCV, and folders of real and broken pictures."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib import metadata
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from edge.domain import Frame
+from edge.errors import SourceLost, SourceUnavailable
+from edge.ports import Source
+from edge.source import open_source
+from edge.source.opencv import as_bgr
+
+FPS = 25
+HOPPER = Path(str(metadata.distribution("matplotlib").locate_file("matplotlib/mpl-data/sample_data/grace_hopper.jpg")))
+
+
+def write_video(path: Path, frames: int, *, codec: str = "MJPG") -> Path:
+    """Each frame is plain and brighter than the one before."""
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), FPS, (64, 48))
+    assert writer.isOpened()
+    for number in range(frames):
+        writer.write(np.full((48, 64, 3), 20 + 6 * number, np.uint8))
+    writer.release()
+    return path
+
+
+def write_picture(path: Path, shape: tuple[int, ...] = (48, 64, 3), level: int = 100, dtype: type = np.uint8) -> Path:
+    """A plain picture."""
+    assert cv2.imwrite(str(path), np.full(shape, level, dtype))
+    return path
+
+
+def read_to_end(source: Source) -> list[Frame]:
+    """All its frames; fails if it does not say that it is at its end."""
+    frames: list[Frame] = []
+    with source:
+        try:
+            while frame := source.read(1.0):
+                frames.append(frame)
+        except EOFError:
+            return frames
+    pytest.fail("the recording did not end with EOFError")
+
+
+@pytest.mark.parametrize(("name", "codec"), [("clip.avi", "MJPG"), ("clip.mp4", "mp4v")])
+def test_video_gives_every_frame_once_in_order_with_its_position(tmp_path: Path, name: str, codec: str) -> None:
+    """A video is analysed completely, however slow the analysis is."""
+    source = open_source(str(write_video(tmp_path / name, 20, codec=codec)))
+    frames = read_to_end(source)
+    assert [frame.index for frame in frames] == list(range(20))
+    assert [frame.time_s for frame in frames] == pytest.approx([n / FPS for n in range(20)], abs=0.005)
+    assert all(a.image_bgr.mean() < b.image_bgr.mean() for a, b in pairwise(frames))
+    assert frames[0].image_bgr.shape == (48, 64, 3)
+    assert abs(frames[-1].wall_s - time.time()) < 60
+    assert source.dropped == 0
+
+
+def test_folder_gives_its_pictures_by_name_and_leaves_out_what_it_cannot_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A folder with a broken picture and other files in it works, and the log names the broken one."""
+    write_picture(tmp_path / "c.png", level=30)
+    write_picture(tmp_path / "a.JPG", level=10)
+    write_picture(tmp_path / "b.webp", level=20)
+    (tmp_path / "broken.jpg").write_text("no picture")
+    (tmp_path / "notes.txt").write_text("no picture either")
+    with caplog.at_level(logging.WARNING):
+        frames = read_to_end(open_source(str(tmp_path), fps=4))
+    assert [round(float(frame.image_bgr.mean()) / 10) for frame in frames] == [1, 2, 3]
+    assert [frame.time_s for frame in frames] == [0, 0.25, 0.5]
+    assert [record.getMessage().split(" ")[0] for record in caplog.records] == [str(tmp_path / "broken.jpg")]
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"), [((48, 64), np.uint8), ((48, 64, 4), np.uint8), ((48, 64), np.uint16), ((48, 64, 3), np.uint16)]
+)
+def test_pictures_of_any_depth_arrive_as_8_bit_bgr(tmp_path: Path, shape: tuple[int, ...], dtype: type) -> None:
+    """Gray, transparent and 16-bit pictures are analysed like any other."""
+    picture = write_picture(tmp_path / "picture.png", shape, 50, dtype)
+    (frame,) = read_to_end(open_source(str(picture)))
+    assert frame.image_bgr.dtype == np.uint8
+    assert frame.image_bgr.shape == (48, 64, 3)
+
+
+def test_single_photograph_is_a_source() -> None:
+    """`edge classify photo.jpg` works on a photograph."""
+    (frame,) = read_to_end(open_source(str(HOPPER)))
+    assert (frame.width_px, frame.height_px) == (512, 600)
+
+
+def test_looped_video_goes_on_with_time_still_increasing(tmp_path: Path) -> None:
+    """A looped recording never ends, and durations measured across the seam are right."""
+    with open_source(str(write_video(tmp_path / "clip.avi", 5)), loop=True) as source:
+        frames = [source.read(1.0) for _ in range(13)]
+    assert [frame.index for frame in frames if frame] == list(range(13))
+    assert [frame.time_s for frame in frames if frame] == pytest.approx([n / FPS for n in range(13)], abs=0.005)
+
+
+def test_looped_folder_names_a_broken_picture_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A broken picture does not fill the log with one line a round."""
+    write_picture(tmp_path / "a.png")
+    (tmp_path / "b.png").write_text("no picture")
+    with caplog.at_level(logging.WARNING), open_source(str(tmp_path), loop=True) as source:
+        assert all(source.read(1.0) for _ in range(6))
+    assert len(caplog.records) == 1
+
+
+def test_recording_that_vanishes_between_two_rounds_is_lost(tmp_path: Path) -> None:
+    """A looped file on a disk that goes away is reported like a lost camera, and tried again."""
+    video = write_video(tmp_path / "clip.avi", 3)
+    with open_source(str(video), loop=True) as source:
+        video.unlink()
+        assert source.read(1.0)
+        assert source.read(1.0)
+        with pytest.raises(SourceLost, match=r"clip\.avi"):
+            source.read(1.0)
+
+
+def test_entered_again_a_recording_begins_at_its_start(tmp_path: Path) -> None:
+    """Pausing and resuming a camera that is a file starts the file again."""
+    source = open_source(str(write_video(tmp_path / "clip.avi", 5)))
+    for _ in range(2):
+        with source:
+            frames = [source.read(1.0) for _ in range(3)]
+        assert [frame.index for frame in frames if frame] == [0, 1, 2]
+
+
+def test_realtime_plays_a_video_at_its_own_speed(tmp_path: Path) -> None:
+    """With --realtime ten frames at 25 a second take 0.36 s, and none is lost by a fast reader."""
+    video = write_video(tmp_path / "clip.avi", 20)
+    with open_source(str(video), realtime=True) as source:
+        start_s = time.monotonic()
+        frames = [source.read(1.0) for _ in range(10)]
+        elapsed_s = time.monotonic() - start_s
+    assert all(frames)
+    assert elapsed_s >= 9 / FPS - 0.02
+
+
+def test_realtime_drops_and_counts_what_a_slow_reader_misses(tmp_path: Path) -> None:
+    """With --realtime a slow analysis sees the newest frame, and the frames it missed are counted."""
+    indices = []
+    with open_source(str(write_video(tmp_path / "clip.avi", 30)), realtime=True) as source:
+        for _ in range(4):
+            frame = source.read(1.0)
+            assert frame is not None
+            indices.append(frame.index)
+            time.sleep(0.2)  # the analysis, five frames long
+        assert source.dropped == indices[-1] - 3
+    assert indices[-1] >= 9
+
+
+def test_realtime_gives_nothing_before_it_is_due(tmp_path: Path) -> None:
+    """Waiting for the next picture of a slow slide show ends at the reader's time limit."""
+    for name in ("a.png", "b.png"):
+        write_picture(tmp_path / name)
+    with open_source(str(tmp_path), realtime=True, fps=0.1) as source:
+        assert source.read(1.0) is not None
+        assert source.read(0.01) is None
+
+
+def make_text_as_video(folder: Path) -> Path:
+    """A text with a video's name."""
+    path = folder / "film.mp4"
+    path.write_text("this is no video\n" * 50)
+    return path
+
+
+def make_text_as_picture(folder: Path) -> Path:
+    """A text with a picture's name."""
+    path = folder / "photo.jpg"
+    path.write_text("this is no picture")
+    return path
+
+
+def make_cut_video(folder: Path) -> Path:
+    """The first half of a video whose index lies at its end."""
+    whole = write_video(folder / "whole.mp4", 20, codec="mp4v").read_bytes()
+    path = folder / "cut.mp4"
+    path.write_bytes(whole[: len(whole) // 2])
+    return path
+
+
+def make_folder_of_broken_pictures(folder: Path) -> Path:
+    """A folder in which no picture can be read."""
+    make_text_as_picture(folder)
+    return folder
+
+
+@pytest.mark.parametrize("realtime", [False, True])
+@pytest.mark.parametrize(
+    "make",
+    [
+        make_text_as_video,
+        make_text_as_picture,
+        make_cut_video,
+        make_folder_of_broken_pictures,
+        pytest.param(lambda folder: folder, id="empty folder"),
+        pytest.param(lambda folder: folder / "nowhere.mp4", id="missing video"),
+        pytest.param(lambda folder: folder / "nowhere.jpg", id="missing picture"),
+    ],
+)
+def test_what_is_no_recording_is_named_with_a_way_out(
+    tmp_path: Path, make: Callable[[Path], Path], realtime: bool
+) -> None:
+    """A wrong path or file ends with its name and what to do, not with a traceback."""
+    path = make(tmp_path)
+    with pytest.raises(SourceUnavailable) as error, open_source(str(path), realtime=realtime):
+        pass
+    assert error.value.where == path
+    assert error.value.remedy
+    assert error.value.exit_code == 5
+
+
+def test_bad_files_and_addresses_leave_stderr_alone(tmp_path: Path) -> None:
+    """OpenCV and FFmpeg add no lines of their own to the error, and so no password either."""
+    script = f"""
+from edge.errors import SourceUnavailable
+from edge.source import open_source
+for spec in ({str(make_text_as_video(tmp_path))!r}, "rtsp://me:hunter2@127.0.0.1:9/", "/dev/video99"):
+    try:
+        open_source(spec).__enter__()
+    except SourceUnavailable as error:
+        print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stderr == ""
+    assert len(done.stdout.splitlines()) == 3
+    assert "hunter2" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [None, np.zeros((0, 0, 3), np.uint8), np.zeros((4, 4, 3), np.float32), np.zeros((4, 4, 2), np.uint8), np.zeros(4)],
+)
+def test_garbage_is_no_picture(garbage: NDArray[Any] | None) -> None:
+    """What a broken camera gives never reaches the detector."""
+    assert as_bgr(garbage) is None
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (4, 6, 1), (4, 6, 3), (4, 6, 4)])
+def test_gray_and_transparent_frames_become_bgr(shape: tuple[int, ...]) -> None:
+    """A gray camera is analysed like a colour camera."""
+    picture = as_bgr(np.full(shape, 7, np.uint8))
+    assert picture is not None
+    assert picture.shape == (4, 6, 3)
+    assert (picture == 7).all()

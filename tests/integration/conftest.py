@@ -1,0 +1,137 @@
+"""What the integration tests share: brokers, and certificates for them."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+from edge.mqtt import BrokerSettings, CommandHandler
+from edge.mqtt.backoff import Backoff
+from edge.outbox import Outbox
+from edge.publish import MqttPublisher
+from edge.topics import Topics
+from tests.mosquitto import PROGRAM, Listener, Mosquitto
+
+StartBroker = Callable[[Sequence[str]], Mosquitto]
+
+
+@pytest.fixture
+def start_broker(tmp_path: Path) -> Iterator[StartBroker]:
+    """Starts brokers with the given lines of configuration, and ends them after the test."""
+    if PROGRAM is None:
+        pytest.skip("mosquitto is not installed")
+    with ExitStack() as stack:
+        yield lambda settings: stack.enter_context(Mosquitto(tmp_path, settings))
+
+
+@pytest.fixture
+def broker(start_broker: StartBroker) -> Mosquitto:
+    """A broker that lets everybody in."""
+    return start_broker(["allow_anonymous true"])
+
+
+@pytest.fixture
+def listener(broker: Mosquitto) -> Iterator[Listener]:
+    """Hears everything that passes through `broker`."""
+    with Listener(broker.port) as listener:
+        yield listener
+
+
+@pytest.fixture
+def outbox(tmp_path: Path) -> Iterator[Outbox]:
+    """An empty outbox."""
+    with Outbox(folder=tmp_path / "state") as outbox:
+        yield outbox
+
+
+class Build(Protocol):
+    """Makes a publisher for the device `hall` that loses no time between its attempts to connect."""
+
+    def __call__(
+        self,
+        settings: BrokerSettings,
+        *,
+        outbox: Outbox = ...,
+        commands: Mapping[str, CommandHandler] = ...,
+        groups: Sequence[str] = ...,
+        home_assistant_status: str = ...,
+    ) -> MqttPublisher: ...
+
+
+@pytest.fixture
+def build(outbox: Outbox) -> Build:
+    """How the tests get a publisher."""
+
+    def build(settings: BrokerSettings, **changes: Any) -> MqttPublisher:
+        arguments: dict[str, Any] = {
+            "topics": Topics("emotion", "hall"),
+            "session": 7,
+            "outbox": outbox,
+            "announce_within_s": 0.2,
+            "backoff": Backoff(first_s=0.1, away_limit_s=0.2, refused_limit_s=0.2),
+        }
+        return MqttPublisher(settings=settings, **arguments | changes)
+
+    return build
+
+
+@pytest.fixture
+def password_file(tmp_path: Path) -> Path:
+    """A password file for mosquitto in which `camera` has the password `right`, and `watcher` too."""
+    path = tmp_path / "passwords"
+    path.touch(mode=0o600)
+    for user in ("camera", "watcher"):
+        subprocess.run(["mosquitto_passwd", "-b", path, user, "right"], check=True, capture_output=True)
+    return path
+
+
+@dataclass(frozen=True)
+class Certificates:
+    """A certificate authority, and what it signed: for the broker (as localhost) and for a client."""
+
+    ca: Path
+    broker: Path
+    broker_key: Path
+    client: Path
+    client_key: Path
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """Made with openssl, as the owner of a broker would."""
+    folder = tmp_path_factory.mktemp("certificates")
+    _new_certificate(folder, "ca", subject="/CN=Test authority")
+    for name, extension in (("broker", "subjectAltName=DNS:localhost"), ("client", "extendedKeyUsage=clientAuth")):
+        _new_certificate(folder, name, subject=f"/CN={name}", signed_by="ca", extension=extension)
+    return Certificates(
+        folder / "ca.crt", folder / "broker.crt", folder / "broker.key", folder / "client.crt", folder / "client.key"
+    )
+
+
+def _new_certificate(
+    folder: Path, name: str, *, subject: str, signed_by: str | None = None, extension: str | None = None
+) -> None:
+    command: list[str | Path] = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        subject,
+    ]
+    command += ["-keyout", folder / f"{name}.key", "-out", folder / f"{name}.crt"]
+    if extension:
+        command += ["-addext", extension, "-addext", "basicConstraints=critical,CA:FALSE"]
+    if signed_by:
+        command += ["-CA", folder / f"{signed_by}.crt", "-CAkey", folder / f"{signed_by}.key"]
+    subprocess.run(command, check=True, capture_output=True)

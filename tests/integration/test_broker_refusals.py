@@ -1,0 +1,225 @@
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from edge.domain import Message
+from edge.errors import BrokerRefused, BrokerUnreachable, ConfigError
+from edge.mqtt import BrokerSettings, Tls, probe_broker
+from edge.outbox import Outbox
+from tests.integration.conftest import Build, Certificates, StartBroker
+from tests.mosquitto import Listener, Mosquitto, free_port, wait_until
+from tests.network import Relay
+
+
+def settings(port: int, *, host: str = "127.0.0.1", tls: Tls | None = None) -> BrokerSettings:
+    """How to reach a broker on this machine."""
+    return BrokerSettings(host=host, port=port, client_id="edge-test", tls=tls)
+
+
+def login(port: int, password: str) -> BrokerSettings:
+    """The same as a user."""
+    return replace(settings(port), username="camera", password=password)
+
+
+@pytest.fixture
+def locked_broker(start_broker: StartBroker, password_file: Path) -> Mosquitto:
+    """A broker that asks for a password."""
+    return start_broker(["allow_anonymous false", f"password_file {password_file}"])
+
+
+@pytest.fixture
+def tls_broker(start_broker: StartBroker, certificates: Certificates) -> Mosquitto:
+    """A broker that speaks TLS as localhost."""
+    files = [f"certfile {certificates.broker}", f"keyfile {certificates.broker_key}"]
+    return start_broker([*files, "allow_anonymous true"])
+
+
+def test_a_working_broker_is_told_with_its_protocol(broker: Mosquitto) -> None:
+    """`edge check` says which protocol the broker speaks."""
+    assert probe_broker(settings(broker.port)) == "MQTT 5"
+    with Relay(broker.port, refuse_mqtt5=True) as old:
+        assert probe_broker(settings(old.port)) == "MQTT 3.1.1"
+
+
+def test_the_check_does_not_push_a_running_agent_out(broker: Mosquitto, build: Build) -> None:
+    """`edge check` beside a running agent leaves the agent connected."""
+    with build(settings(broker.port)) as publisher:
+        wait_until(lambda: publisher.stats.connected)
+        probe_broker(settings(broker.port))
+        assert (publisher.stats.connected, publisher.stats.reconnects) == (True, 0)
+
+
+def test_a_closed_port() -> None:
+    """A broker that does not run is said to be not there."""
+    with pytest.raises(BrokerUnreachable, match=r"127\.0\.0\.1:\d+: nothing listens on that port\. Check the port"):
+        probe_broker(settings(free_port()))
+
+
+@pytest.mark.parametrize("host", ["no-such-host.invalid", f"{'x' * 64}.invalid"])
+def test_an_unknown_name(host: str) -> None:
+    """A misspelt host is said to be unknown."""
+    with pytest.raises(BrokerUnreachable, match="cannot be resolved"):
+        probe_broker(settings(1883, host=host))
+
+
+def test_a_silent_port() -> None:
+    """A service that is no broker and says nothing is not waited for without end."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as silent:
+        with pytest.raises(BrokerRefused, match="did not answer"):
+            probe_broker(settings(silent.getsockname()[1]), timeout_s=0.2)
+        with pytest.raises(BrokerUnreachable, match="no answer"):
+            probe_broker(settings(silent.getsockname()[1], tls=Tls()), timeout_s=0.2)
+
+
+def test_no_credentials(locked_broker: Mosquitto) -> None:
+    """A broker that wants a password says so to a client that has none."""
+    with pytest.raises(BrokerRefused, match=r"lets no anonymous client in\. Configure a user name"):
+        probe_broker(settings(locked_broker.port))
+
+
+def test_a_wrong_password(locked_broker: Mosquitto) -> None:
+    """A wrong password is named as the likely fault, and is not shown."""
+    probe_broker(login(locked_broker.port, "right"))
+    with pytest.raises(BrokerRefused, match="does not let camera in: wrong password") as refusal:
+        probe_broker(login(locked_broker.port, "hunter2"))
+    assert "hunter2" not in str(refusal.value)
+    assert "hunter2" not in repr(login(locked_broker.port, "hunter2"))
+
+
+def test_a_refused_connection_is_not_a_connection(
+    locked_broker: Mosquitto, build: Build, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While the broker refuses the password, the agent counts as not connected, and says why once."""
+    with build(login(locked_broker.port, "wrong")) as publisher:
+        wait_until(lambda: locked_broker.log.count("New client connected") + locked_broker.log.count("not auth") >= 3)
+        assert not publisher.stats.connected
+        assert "wrong password" in str(publisher.stats.last_error)
+    assert sum("wrong password" in record.message for record in caplog.records) == 1
+
+
+def test_a_rejected_event_does_not_block_the_others(
+    start_broker: StartBroker, password_file: Path, tmp_path: Path, build: Build, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An event on a topic that the access list denies is counted and named; those after it arrive."""
+    acl = tmp_path / "acl"
+    acl.touch(mode=0o600)
+    acl.write_text("user watcher\ntopic readwrite #\nuser camera\ntopic write emotion/hall/door/event\n")
+    broker = start_broker(["allow_anonymous false", f"password_file {password_file}", f"acl_file {acl}"])
+    with (
+        Listener(broker.port, login=("watcher", "right")) as listener,
+        build(login(broker.port, "right")) as publisher,
+    ):
+        for topic in ("emotion/hall/cellar/event", "emotion/hall/cellar/event", "emotion/hall/door/event"):
+            publisher.publish(Message(topic, b"{}", qos=1, durable=True))
+        listener.wait_for(lambda: listener.on("emotion/hall/door/event"))
+        wait_until(lambda: publisher.stats.queue_depth == 0)
+        assert publisher.stats.rejected >= 2
+    complaints = [record.message for record in caplog.records if "cellar" in record.message]
+    assert complaints == [
+        "emotion/hall/cellar/event: the broker rejects messages on this topic (Not authorized); check its access list"
+    ]
+
+
+def test_two_devices_with_one_client_id(
+    broker: Mosquitto, build: Build, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two devices that push each other out for ever name the likely cause, though this broker does not tell it."""
+    with (
+        Outbox(folder=tmp_path / "twin") as outbox,
+        build(settings(broker.port)) as publisher,
+        build(settings(broker.port), outbox=outbox),
+    ):
+        wait_until(lambda: "another device has the client id edge-test too" in str(publisher.stats.last_error))
+    assert sum("give each its own" in record.message for record in caplog.records) <= 2
+
+
+def test_a_broker_that_tells_of_a_taken_client_id(build: Build) -> None:
+    """When an MQTT 5 broker says that another client took the id over, so does the agent, and what to do."""
+    with (
+        closing(socket.create_server(("127.0.0.1", 0))) as server,
+        build(settings(server.getsockname()[1])) as publisher,
+    ):
+        with closing(server.accept()[0]) as link:
+            link.recv(4096)
+            link.sendall(b"\x20\x03\x00\x00\x00" + b"\xe0\x02\x8e\x00")  # welcome, and out
+            wait_until(lambda: publisher.stats.last_error)
+        assert "another client connected as edge-test" in str(publisher.stats.last_error)
+        assert "Give each device its own client id" in str(publisher.stats.last_error)
+
+
+def test_tls_works(tls_broker: Mosquitto, certificates: Certificates, build: Build) -> None:
+    """With the right authority the agent connects, encrypted, and delivers."""
+    with build(settings(tls_broker.port, host="localhost", tls=Tls(ca_file=certificates.ca))) as publisher:
+        for _ in range(200):
+            publisher.publish(Message("emotion/hall/door/event", b"{}" * 200, qos=1, durable=True))
+        wait_until(lambda: publisher.stats.connected and publisher.stats.queue_depth == 0)
+
+
+def test_a_client_certificate_works(start_broker: StartBroker, certificates: Certificates) -> None:
+    """A broker that asks for a client certificate lets in who has one, and nobody else."""
+    files = [f"cafile {certificates.ca}", f"certfile {certificates.broker}", f"keyfile {certificates.broker_key}"]
+    broker = start_broker([*files, "require_certificate true", "allow_anonymous true"])
+    bare = Tls(ca_file=certificates.ca)
+    probe_broker(
+        settings(
+            broker.port,
+            host="localhost",
+            tls=replace(bare, cert_file=certificates.client, key_file=certificates.client_key),
+        )
+    )
+    with pytest.raises(BrokerRefused, match="client certificate"):
+        probe_broker(settings(broker.port, host="localhost", tls=bare))
+
+
+def test_an_untrusted_certificate(tls_broker: Mosquitto) -> None:
+    """A broker whose authority is unknown is not trusted, and the error names the setting that helps."""
+    with pytest.raises(BrokerRefused, match=r"certificate is not trusted .* as the CA file"):
+        probe_broker(settings(tls_broker.port, host="localhost", tls=Tls()))
+
+
+def test_a_certificate_for_another_name(tls_broker: Mosquitto, certificates: Certificates) -> None:
+    """A certificate that is made out to another host is said to be so."""
+    with pytest.raises(BrokerRefused, match="made out to another address"):
+        probe_broker(settings(tls_broker.port, host="127.0.0.1", tls=Tls(ca_file=certificates.ca)))
+
+
+def test_tls_on_a_plain_port(broker: Mosquitto) -> None:
+    """TLS to a port without TLS is said to be so."""
+    with pytest.raises(BrokerRefused, match="does not speak TLS on that port"):
+        probe_broker(settings(broker.port, host="localhost", tls=Tls()))
+
+
+def test_no_tls_on_a_tls_port(tls_broker: Mosquitto) -> None:
+    """A forgotten TLS setting is guessed from the broker's silence."""
+    with pytest.raises(BrokerRefused, match="whether it expects TLS"):
+        probe_broker(settings(tls_broker.port, host="localhost"))
+
+
+@pytest.mark.parametrize(
+    "tls", [lambda p: Tls(ca_file=p / "none.pem"), lambda p: Tls(cert_file=p / "none.pem")], ids=["ca", "cert"]
+)
+def test_a_missing_tls_file(tmp_path: Path, build: Build, tls: Callable[[Path], Tls]) -> None:
+    """A TLS file that is not there stops the start, with its name."""
+    with pytest.raises(ConfigError, match=r"none\.pem: .*No such file"):
+        build(settings(1, tls=tls(tmp_path)))
+
+
+@pytest.mark.parametrize("host", ["broker.example.org", "192.168.1.10", "2001:db8::1"])
+def test_a_password_does_not_cross_the_network_in_the_open(host: str) -> None:
+    """A password for a remote broker without TLS is refused, unless that is allowed on purpose."""
+    with pytest.raises(ConfigError, match="the password would cross the network unencrypted"):
+        BrokerSettings(host=host, client_id="x", username="u", password="secret")  # noqa: S106
+    BrokerSettings(host=host, client_id="x", username="u", password="secret", allow_plaintext_password=True)  # noqa: S106
+    BrokerSettings(host=host, client_id="x", username="u", password="secret", tls=Tls())  # noqa: S106
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.1.2.3", "::1", "broker.localhost"])
+def test_a_password_may_go_to_this_machine(host: str) -> None:
+    """A broker on the device itself needs no TLS for its password."""
+    assert BrokerSettings(host=host, client_id="x", username="u", password="secret").password == "secret"  # noqa: S105, S106

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from edge.contract.errors import UserError
+from edge.mqtt import BrokerSettings
+from edge.mqtt.commands import Commands
+from edge.payloads import CommandRequest, CommandResponse
+from edge.topics import Topics
+from tests.integration.conftest import Build
+from tests.mosquitto import Listener, Mosquitto
+from tests.network import Relay
+
+STATUS = "emotion/hall/status"
+
+
+def refuse(request: CommandRequest) -> None:
+    """A command that cannot be carried out just now."""
+    raise UserError(f"{request.camera} is no camera here")
+
+
+def fail(request: CommandRequest) -> None:
+    """A command with a fault in the program."""
+    raise ZeroDivisionError(request.id)
+
+
+HANDLERS = {"echo": lambda request: {"camera": request.camera, "value": request.value}, "refuse": refuse, "fail": fail}
+
+
+@pytest.fixture
+def publisher(broker: Mosquitto, listener: Listener, build: Build) -> Any:
+    """An agent that listens to commands."""
+    settings = BrokerSettings(port=broker.port, client_id="edge-test")
+    with build(settings, commands=HANDLERS, groups=("ground-floor",)) as publisher:
+        listener.wait_for(lambda: listener.on(STATUS))
+        yield publisher
+
+
+def ask(listener: Listener, name: str, payload: str | bytes, **more: Any) -> dict[str, Any]:
+    """Sends a command and returns the answer."""
+    topic = f"emotion/hall/cmd/{name}/response"
+    before = len(listener.on(topic))
+    listener.publish(f"emotion/hall/cmd/{name}", payload, **more)
+    listener.wait_for(lambda: len(listener.on(topic)) > before)
+    answer: dict[str, Any] = json.loads(listener.on(topic)[-1].payload)
+    return answer
+
+
+@pytest.mark.usefixtures("publisher")
+def test_a_command_is_answered_with_its_id(listener: Listener) -> None:
+    """Who sends a command learns that it was carried out, and what came of it."""
+    answer = ask(listener, "echo", '{"id": "a1", "camera": "door", "value": true}')
+    assert (answer["id"], answer["ok"], answer["error"]) == ("a1", True, None)
+    assert answer["result"] == {"camera": "door", "value": True}
+
+
+@pytest.mark.usefixtures("publisher")
+def test_a_command_to_a_group_reaches_its_devices(listener: Listener) -> None:
+    """A whole group obeys one message, and each device answers for itself."""
+    listener.publish("emotion/fleet/ground-floor/cmd/echo", '{"id": 5}')
+    listener.wait_for(lambda: listener.on("emotion/hall/cmd/echo/response"))
+    assert json.loads(listener.on("emotion/hall/cmd/echo/response")[0].payload)["id"] == 5
+
+
+@pytest.mark.usefixtures("publisher")
+def test_mqtt5_requesters_are_answered_where_they_ask(listener: Listener) -> None:
+    """A response topic and correlation data come back as MQTT 5 wants it."""
+    ask(listener, "echo", '{"id": "1"}', response_topic="my/answers", correlation_data=b"\x01\x02")
+    listener.wait_for(lambda: listener.on("my/answers"))
+    assert listener.on("my/answers")[0].properties["CorrelationData"] == "0102"
+    assert ask(listener, "echo", '{"id": "2"}', response_topic="my/+/answers")["id"] == "2"
+
+
+@pytest.mark.usefixtures("publisher")
+def test_what_goes_wrong_is_answered_too(listener: Listener, caplog: pytest.LogCaptureFixture) -> None:
+    """Unknown, malformed, refused and failing commands each get an error, and the next command works."""
+    assert ask(listener, "dance", '{"id": "1"}')["error"] == (
+        "no command is called dance. Commands here: echo, fail, refuse."
+    )
+    assert "Invalid JSON" in ask(listener, "echo", "{")["error"]
+    assert ask(listener, "echo", '{"id": "2", "vlaue": 1}')["error"].startswith("vlaue: Extra inputs")
+    assert ask(listener, "echo", '{"id": "2", "vlaue": 1}')["id"] == "2"
+    assert "at most 4096 are read" in ask(listener, "echo", "x" * 5000)["error"]
+    assert ask(listener, "refuse", '{"id": "3", "camera": "roof"}')["error"] == "roof is no camera here."
+    assert "its log says more" in ask(listener, "fail", '{"id": "4"}')["error"]
+    assert any(record.exc_info for record in caplog.records)
+    assert ask(listener, "echo", '{"id": "5"}')["ok"]
+
+
+@pytest.mark.usefixtures("publisher")
+def test_a_retained_command_is_ignored(listener: Listener, caplog: pytest.LogCaptureFixture) -> None:
+    """A command that somebody published as retained is carried out neither now nor at the next start."""
+    listener.publish("emotion/hall/cmd/echo", '{"id": "stale"}', retain=True)
+    assert ask(listener, "echo", '{"id": "fresh"}')["id"] == "fresh"
+    assert len(listener.on("emotion/hall/cmd/echo/response")) == 1
+    assert any("a retained command is ignored" in record.message for record in caplog.records)
+
+
+@pytest.mark.parametrize("old_broker", [False, True])
+def test_a_kept_command_is_ignored_at_the_start(
+    broker: Mosquitto, listener: Listener, build: Build, *, old_broker: bool
+) -> None:
+    """A command that the broker had kept from long ago does nothing when the agent connects."""
+    listener.publish("emotion/hall/cmd/echo", '{"id": "stale"}', retain=True)
+    with (
+        Relay(broker.port, refuse_mqtt5=old_broker) as relay,
+        build(BrokerSettings(port=relay.port, client_id="edge-test"), commands=HANDLERS),
+    ):
+        listener.wait_for(lambda: listener.on(STATUS))
+        assert ask(listener, "echo", '{"id": "fresh"}')["id"] == "fresh"
+    assert len(listener.on("emotion/hall/cmd/echo/response")) == 1
+
+
+@given(
+    payload=st.binary(max_size=64)
+    | st.text(max_size=64).map(str.encode)
+    | st.recursive(
+        st.none() | st.booleans() | st.floats() | st.text(max_size=8) | st.integers(),
+        lambda inner: (
+            st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["id", "camera", "value", "x"]), inner)
+        ),
+    ).map(lambda value: json.dumps(value).encode())
+)
+@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+def test_no_request_breaks_the_agent(payload: bytes) -> None:
+    """Whatever arrives as a command is answered with a response of the published form."""
+    commands = Commands(topics=Topics("emotion", "hall"), handlers=HANDLERS)
+    answer = CommandResponse.model_validate_json(commands.answer("emotion/hall/cmd/echo", payload, wall_s=0.0).payload)
+    assert answer.ok or answer.error
+
+
+def test_deep_nesting_is_an_error_too() -> None:
+    """A request that is nested thousands deep is answered like any other malformed one."""
+    commands = Commands(topics=Topics("emotion", "hall"), handlers=HANDLERS)
+    answer = commands.answer("emotion/hall/cmd/echo", b"[" * 4000, wall_s=0.0)
+    assert not CommandResponse.model_validate_json(answer.payload).ok

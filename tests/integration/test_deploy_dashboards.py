@@ -1,0 +1,137 @@
+"""The examples in deploy/ for Home Assistant, Node-RED, Telegraf and Grafana, held against the published payloads."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import tomllib
+from collections.abc import Iterable, Iterator
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from edge.payloads import CameraState, Event, Health
+from tests.mosquitto import PROGRAM, Mosquitto, free_port
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+
+
+def test_the_dashboard_card_is_yaml() -> None:
+    """Home Assistant's card editor can read the card."""
+    yaml = pytest.importorskip("yaml")
+    card = yaml.safe_load((DEPLOY / "homeassistant/dashboard.yaml").read_text(encoding="utf-8"))
+    assert all("type" in part for part in [card, *card["cards"]])
+
+
+# Node-RED
+
+
+def flow() -> list[dict[str, Any]]:
+    """The nodes of the example flow."""
+    nodes: list[dict[str, Any]] = json.loads((DEPLOY / "nodered/flow.json").read_text(encoding="utf-8"))
+    return nodes
+
+
+def test_every_wire_leads_to_a_node() -> None:
+    """The flow imports whole: no node is named that is not there."""
+    ids = {node["id"] for node in flow()}
+    named = {node[key] for node in flow() for key in ("z", "broker", "tls") if key in node and "wires" in node}
+    named |= {target for node in flow() for wires in node.get("wires", []) for target in wires}
+    named |= {node["tls"] for node in flow() if "tls" in node}
+    assert named <= ids
+
+
+def test_node_red_runs_the_flow(tmp_path: Path) -> None:
+    """Node-RED shows a new emotion in words, and leaves out the end of one."""
+    node_red = shutil.which("node-red")
+    if node_red is None or PROGRAM is None:
+        pytest.skip("node-red (npm install --global node-red) or mosquitto is not installed")
+    with Mosquitto(tmp_path) as broker:
+        here = {"broker": "127.0.0.1", "port": str(broker.port), "usetls": False}
+        nodes = [{**node, **here} if node["type"] == "mqtt-broker" else node for node in flow()]
+        (tmp_path / "flows.json").write_text(json.dumps(nodes), encoding="utf-8")
+        publish(broker.port, "status", "offline", "--retain")
+        command = [node_red, "--userDir", str(tmp_path), "--port", str(free_port()), "flows.json"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as started:
+            assert started.stdout is not None
+            try:
+                shown = "".join(watch(started.stdout, broker.port))
+            finally:
+                started.terminate()
+    assert "pi/door: face 2 is sad" in shown
+    assert "face 1" not in shown
+
+
+def watch(lines: Iterable[str], port: int) -> Iterator[str]:
+    """Node-RED's log until it shows the second of two events, which are sent once it has shown the retained status."""
+    common = {"device": "pi", "camera": "door", "historical": False, "confidence": 0.9}
+    for line in lines:
+        yield line
+        if "no word from emotion/pi/status" in line:
+            publish(port, "door/event", json.dumps({**common, "event": "end", "track_id": 1, "emotion": "happy"}))
+            publish(port, "door/event", json.dumps({**common, "event": "start", "track_id": 2, "emotion": "sad"}))
+        if "face 2" in line:
+            return
+
+
+def publish(port: int, topic: str, payload: str, *options: str) -> None:
+    """Publishes what a device called `pi` would."""
+    command = ["mosquitto_pub", "-p", str(port), "-q", "1", "-t", f"emotion/pi/{topic}", "-m", payload, *options]
+    subprocess.run(command, timeout=10, check=True)
+
+
+# Telegraf and Grafana
+
+MEASURED: dict[str, type[BaseModel]] = {"emotion_state": CameraState, "emotion_event": Event, "emotion_health": Health}
+
+
+def telegraf_input(measurement: str) -> dict[str, Any]:
+    """The part of the Telegraf configuration that makes a measurement."""
+    inputs = tomllib.loads((DEPLOY / "telegraf/telegraf.conf").read_text(encoding="utf-8"))["inputs"]["mqtt_consumer"]
+    [found] = [entry for entry in inputs if entry["name_override"] == measurement]
+    return dict(found)
+
+
+def flattened(model: type[BaseModel], prefix: str = "") -> set[str]:
+    """The names that Telegraf's JSON parser gives to a payload's fields; `*` stands for a key of a map."""
+    names: set[str] = set()
+    for name, field in model.model_fields.items():
+        parts = [field.annotation, *getattr(field.annotation, "__args__", ())]
+        inner = next((part for part in parts if isinstance(part, type) and issubclass(part, BaseModel)), None)
+        star = "*_" if getattr(field.annotation, "__origin__", None) is dict else ""
+        names |= flattened(inner, f"{prefix}{name}_{star}") if inner else {prefix + name}
+    return names
+
+
+def stored(measurement: str) -> set[str]:
+    """The fields of a measurement in the database."""
+    if measurement == "emotion_status":
+        return {"value"}  # what the parser of plain values calls it
+    wanted = telegraf_input(measurement)["fieldinclude"]
+    return {name for name in flattened(MEASURED[measurement]) if any(fnmatch(name, pattern) for pattern in wanted)}
+
+
+@pytest.mark.parametrize("measurement", MEASURED)
+def test_telegraf_asks_for_what_is_published(measurement: str) -> None:
+    """Every field and tag that Telegraf takes out of a message is in the messages."""
+    asked = telegraf_input(measurement)
+    patterns = asked["fieldinclude"] + asked.get("tag_keys", []) + asked.get("json_string_fields", [])
+    published = flattened(MEASURED[measurement])
+    assert [pattern for pattern in patterns if not any(fnmatch(name, pattern) for name in published)] == []
+
+
+def test_grafana_shows_what_telegraf_stores() -> None:
+    """Every panel asks for a measurement and a field that are in the database."""
+    dashboard = json.loads((DEPLOY / "grafana/dashboard.json").read_text(encoding="utf-8"))
+    queries = [target["query"] for panel in dashboard["panels"] for target in panel["targets"]]
+    assert len(queries) >= len(MEASURED)
+    for query in queries:
+        found = re.match(r'SELECT \w+\((?:"(\w+)"|/\^(\S+)\$/)\) FROM "(\w+)"', query)
+        assert found, query
+        field, pattern, measurement = found.groups()
+        assert (field or pattern.replace(".*", "*")) in stored(measurement), query

@@ -1,0 +1,271 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from edge.domain import Message
+from edge.mqtt import BrokerSettings
+from edge.outbox import Outbox
+from tests.integration.conftest import Build
+from tests.mosquitto import Listener, Mosquitto, wait_until
+from tests.network import Relay
+
+STATUS = "emotion/hall/status"
+INFO = "emotion/hall/info"
+EVENT = "emotion/hall/door/event"
+STATE = "emotion/hall/door/emotion"
+DISCOVERY = "homeassistant/device/hall/config"
+HOME_ASSISTANT = "homeassistant/status"
+CHILD = Path(__file__).with_name("publishing_child.py")
+
+
+def settings(port: int) -> BrokerSettings:
+    """How to reach a broker on this machine."""
+    return BrokerSettings(host="127.0.0.1", port=port, client_id="edge-test")
+
+
+def event(number: int) -> Message:
+    """A durable message with a number."""
+    payload = json.dumps({"seq": number, "historical": False}).encode()
+    return Message(EVENT, payload, qos=1, durable=True, user_properties=(("schema", "emotion.event/1"),))
+
+
+def state(text: str, topic: str = STATE) -> Message:
+    """A retained message of which only the newest counts."""
+    return Message(topic, text.encode(), retain=True, expiry_s=60)
+
+
+def payloads(listener: Listener, topic: str) -> list[str]:
+    """What was heard on a topic."""
+    return [message.payload for message in listener.on(topic)]
+
+
+def numbers(listener: Listener) -> list[int]:
+    """The numbers of the events that arrived."""
+    return [json.loads(payload)["seq"] for payload in payloads(listener, EVENT)]
+
+
+def historical(listener: Listener) -> list[int]:
+    """The numbers of those that are marked as historical."""
+    events = map(json.loads, payloads(listener, EVENT))
+    return [event["seq"] for event in events if event["historical"]]
+
+
+def test_birth_then_info_then_discovery_then_states(broker: Mosquitto, listener: Listener, build: Build) -> None:
+    """A subscriber learns that the device is there, what it is, and how things stand, in this order."""
+    publisher = build(settings(broker.port))
+    for topic in (STATE, DISCOVERY, INFO):
+        publisher.publish(state("{}", topic))
+    with publisher:
+        listener.wait_for(lambda: len(listener.heard) == 4)
+    assert [message.topic for message in listener.heard[:4]] == [STATUS, INFO, DISCOVERY, STATE]
+    assert listener.heard[0].payload == "online"
+    assert all(message.retain for message in listener.heard)
+
+
+def test_a_clean_stop_says_offline_once(broker: Mosquitto, listener: Listener, build: Build) -> None:
+    """After a clean stop the device is offline at once, and no last will follows."""
+    with build(settings(broker.port)):
+        listener.wait_for(lambda: listener.on(STATUS))
+    listener.publish("the/end", "")
+    listener.wait_for(lambda: listener.on("the/end"))
+    assert payloads(listener, STATUS) == ["online", "offline"]
+    assert "Received DISCONNECT from edge-test" in broker.log
+
+
+def test_what_was_published_just_before_the_stop_arrives(broker: Mosquitto, listener: Listener, build: Build) -> None:
+    """The last events and states of a stopping agent reach the subscriber before its `offline`."""
+    with build(settings(broker.port)) as publisher:
+        wait_until(lambda: publisher.stats.connected)
+        for number in range(1, 101):
+            publisher.publish(event(number))
+        publisher.publish(state("nobody"))
+    listener.wait_for(lambda: len(listener.on(STATUS)) == 2)
+    assert numbers(listener) == list(range(1, 101))
+    assert payloads(listener, STATE)[-1] == "nobody"
+    assert listener.heard[-1].payload == "offline"
+
+
+def test_the_messages_are_dressed_for_mqtt5(broker: Mosquitto, listener: Listener, build: Build) -> None:
+    """An ingester reads content type, schema, session and expiry without opening the payload."""
+    with build(settings(broker.port)) as publisher:
+        publisher.publish(state("{}"))
+        publisher.publish(event(1))
+        listener.wait_for(lambda: listener.on(STATE) and listener.on(EVENT))
+    birth, standing, incident = (listener.on(topic)[0] for topic in (STATUS, STATE, EVENT))
+    assert birth.properties["ContentType"] == "text/plain"
+    assert birth.properties["UserProperty"] == [("session", "7")]
+    assert 0 < standing.properties["MessageExpiryInterval"] <= 60
+    assert incident.properties["ContentType"] == "application/json"
+    assert incident.properties["UserProperty"] == [("schema", "emotion.event/1")]
+    assert (incident.qos, incident.retain) == (1, False)
+
+
+def test_of_a_state_only_the_newest_counts(broker: Mosquitto, listener: Listener, build: Build) -> None:
+    """States that changed while the broker was away are not played back: only the last one arrives."""
+    publisher = build(settings(broker.port))
+    for text in ("happy", "sad", "neutral"):
+        publisher.publish(state(text))
+    with publisher:
+        listener.wait_for(lambda: listener.on(STATE))
+    assert payloads(listener, STATE) == ["neutral"]
+
+
+def test_an_expired_state_is_not_said_again(broker: Mosquitto, listener: Listener, build: Build) -> None:
+    """What was true before a long outage does not look fresh after it."""
+    publisher = build(settings(broker.port))
+    publisher.publish(replace(state("happy"), expiry_s=0))
+    publisher.publish(state("{}", INFO))
+    with publisher:
+        listener.wait_for(lambda: listener.on(INFO))
+    assert payloads(listener, STATE) == []
+
+
+def test_after_a_restart_of_the_broker_all_is_as_before(broker: Mosquitto, listener: Listener, build: Build) -> None:
+    """A broker that forgot everything gets status and states again, and every event of the outage in order."""
+    with build(settings(broker.port)) as publisher:
+        wait_until(lambda: publisher.stats.connected)
+        publisher.publish(state("happy"))
+        publisher.publish(event(1))
+        listener.wait_for(lambda: listener.on(EVENT) and listener.on(STATE))
+        wait_until(lambda: publisher.stats.queue_depth == 0)
+        broker.kill()
+        wait_until(lambda: not publisher.stats.connected)
+        for number in range(2, 60):
+            publisher.publish(event(number))
+        broker.start()
+        listener.wait_subscribed()
+        listener.wait_for(lambda: len(listener.on(EVENT)) == 59)
+        wait_until(lambda: publisher.stats.queue_depth == 0)
+        publisher.publish(event(60))
+        listener.wait_for(lambda: len(listener.on(EVENT)) == 60)
+    listener.wait_for(lambda: len(listener.on(STATUS)) == 3)
+    assert numbers(listener) == list(range(1, 61))
+    assert historical(listener) == list(range(2, 60))
+    assert payloads(listener, STATUS) == ["online", "online", "offline"]
+    assert payloads(listener, STATE) == ["happy", "happy"]
+
+
+def test_events_survive_a_broken_network(broker: Mosquitto, listener: Listener, build: Build) -> None:
+    """However often the connection breaks, every event arrives, and first arrivals are in order."""
+    with Relay(broker.port) as relay, build(settings(relay.port)) as publisher:
+        for number in range(1, 301):
+            publisher.publish(event(number))
+            if number % 60 == 0:
+                listener.wait_for(lambda least=number - 30: least in numbers(listener))  # type: ignore[misc]
+                relay.cut()
+        listener.wait_for(lambda: 300 in numbers(listener))
+    assert list(dict.fromkeys(numbers(listener))) == list(range(1, 301))
+
+
+def test_a_short_break_does_not_flap(broker: Mosquitto, listener: Listener, build: Build) -> None:
+    """A connection that breaks and comes back within seconds is never reported as offline."""
+    with Relay(broker.port) as relay, build(settings(relay.port)) as publisher:
+        listener.wait_for(lambda: listener.on(STATUS))
+        relay.cut()
+        listener.wait_for(lambda: len(listener.on(STATUS)) == 2)
+        assert publisher.stats.reconnects == 1
+    listener.wait_for(lambda: len(listener.on(STATUS)) == 3)
+    assert payloads(listener, STATUS) == ["online", "online", "offline"]
+
+
+def test_a_late_will_is_corrected(broker: Mosquitto, listener: Listener, build: Build) -> None:
+    """If the will of an earlier connection arrives late, the device does not stay offline."""
+    with build(settings(broker.port)):
+        listener.wait_for(lambda: listener.on(STATUS))
+        listener.publish(STATUS, "offline", retain=True)
+        listener.wait_for(lambda: len(listener.on(STATUS)) == 3)
+        assert payloads(listener, STATUS) == ["online", "offline", "online"]
+
+
+def test_home_assistant_is_told_everything_again(broker: Mosquitto, listener: Listener, build: Build) -> None:
+    """When Home Assistant starts, the device announces itself, its availability and its states anew."""
+    with build(settings(broker.port), home_assistant_status=HOME_ASSISTANT) as publisher:
+        for topic in (INFO, DISCOVERY, STATE):
+            publisher.publish(state("{}", topic))
+        listener.wait_for(lambda: listener.on(STATE))
+        listener.publish(HOME_ASSISTANT, "online")
+        listener.wait_for(lambda: len(listener.on(STATE)) == 2)
+    listener.wait_for(lambda: len(listener.on(STATUS)) == 3)
+    for topic in (INFO, DISCOVERY, STATE):
+        assert len(listener.on(topic)) == 2
+    assert payloads(listener, STATUS) == ["online", "online", "offline"]
+
+
+def test_it_starts_without_a_broker_and_finds_it_later(
+    tmp_path: Path, build: Build, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The agent may run before the broker does: it says so once, and connects when the broker has come."""
+    with ExitStack() as stack:
+        broker = Mosquitto(tmp_path)
+        stack.callback(broker.kill)
+        publisher = stack.enter_context(build(settings(broker.port)))
+        publisher.publish(event(1))
+        wait_until(lambda: publisher.stats.last_error)
+        assert "nothing listens on that port" in str(publisher.stats.last_error)
+        broker.start()
+        wait_until(lambda: publisher.stats.queue_depth == 0)
+        assert publisher.stats.connected
+    assert sum("no MQTT connection" in record.message for record in caplog.records) == 1
+
+
+def test_mqtt_3_1_1_is_spoken_to_an_old_broker(broker: Mosquitto, listener: Listener, build: Build) -> None:
+    """With a broker that knows no MQTT 5, birth, states, events and goodbye work all the same."""
+    with Relay(broker.port, refuse_mqtt5=True) as relay, build(settings(relay.port)) as publisher:
+        publisher.publish(state("happy"))
+        publisher.publish(event(1))
+        listener.wait_for(lambda: listener.on(EVENT))
+        assert publisher.stats.protocol == "MQTT 3.1.1"
+    listener.wait_for(lambda: len(listener.on(STATUS)) == 2)
+    assert payloads(listener, STATUS) == ["online", "offline"]
+
+
+def test_a_full_outbox_keeps_the_newest(tmp_path: Path, build: Build) -> None:
+    """In an outage that is too long for the outbox, the oldest events go first, and are counted."""
+    with Outbox(folder=tmp_path / "small", capacity=10) as small, build(settings(1), outbox=small) as publisher:
+        for number in range(1, 31):
+            publisher.publish(event(number))
+        assert (publisher.stats.queue_depth, publisher.stats.dropped) == (10, 20)
+
+
+@contextmanager
+def child(broker: Mosquitto, folder: Path, first: int, last: int) -> Iterator[subprocess.Popen[str]]:
+    """An agent as a process of its own, publishing events; it stops cleanly unless it is killed."""
+    command: list[str | Path] = [sys.executable, CHILD, str(broker.port), str(folder), str(first), str(last)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            if process.stdin is not None:
+                process.stdin.close()
+            process.wait(10)
+
+
+def test_a_killed_agent_is_reported_by_its_last_will(broker: Mosquitto, listener: Listener, tmp_path: Path) -> None:
+    """When the agent dies without a word, the broker says `offline` for it."""
+    with child(broker, tmp_path / "child", 1, 1) as process:
+        listener.wait_for(lambda: listener.on(EVENT))
+        process.kill()
+        listener.wait_for(lambda: len(listener.on(STATUS)) == 2, timeout_s=15)
+    assert payloads(listener, STATUS) == ["online", "offline"]
+
+
+def test_kill_9_loses_no_event(broker: Mosquitto, listener: Listener, tmp_path: Path) -> None:
+    """Of an agent that is killed in full flight, the next run delivers every event that it had taken."""
+    with child(broker, tmp_path / "child", 1, 1_000_000) as process:
+        assert process.stdout is not None
+        listener.wait_for(lambda: len(listener.on(EVENT)) > 100)
+        process.kill()
+        last = int(process.stdout.read().split()[-1])
+    with child(broker, tmp_path / "child", last + 2, last + 2):
+        listener.wait_for(lambda: last + 2 in numbers(listener), timeout_s=20)
+    arrived = list(dict.fromkeys(numbers(listener)))
+    assert set(range(1, last + 1)) <= set(arrived)
+    assert arrived == sorted(arrived)

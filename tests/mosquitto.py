@@ -1,0 +1,187 @@
+"""A real mosquitto on a port of its own, and an independent client that hears what passes through it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from paho.mqtt import client as paho
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+PROGRAM = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
+"""None where mosquitto is not installed."""
+
+
+def wait_until(condition: Callable[[], object], timeout_s: float = 10.0) -> None:
+    """Waits until a condition holds that nobody announces."""
+    give_up_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < give_up_s, "it did not come about"
+        time.sleep(0.01)
+
+
+def free_port() -> int:
+    """A port on which nobody listens just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Mosquitto:
+    """A broker that can be stopped and started again on the same port. Without persistence, it forgets everything.
+
+    Args:
+        folder: For its configuration and log.
+        settings: Lines of its configuration. Without any, everybody may connect.
+        port: A free one if not given.
+    """
+
+    def __init__(
+        self, folder: Path, settings: Sequence[str] = ("allow_anonymous true",), port: int | None = None
+    ) -> None:
+        self.port = port or free_port()
+        self._folder = folder
+        self._config = folder / f"mosquitto-{self.port}.conf"
+        # As root it would change to a user who cannot read the test's files.
+        user = ["user root"] if os.geteuid() == 0 else []
+        lines = [*user, f"listener {self.port} 127.0.0.1", "log_type all", *settings]
+        self._config.write_text("\n".join(lines) + "\n")
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.kill()
+
+    @property
+    def log(self) -> str:
+        """What it has logged so far."""
+        return self._config.with_suffix(".log").read_text()
+
+    def start(self) -> None:
+        """Starts it and waits until it accepts connections."""
+        assert PROGRAM is not None
+        with self._config.with_suffix(".log").open("ab") as log:
+            self._process = subprocess.Popen([PROGRAM, "-c", self._config], stdout=log, stderr=log)
+        wait_until(self._listens)
+
+    def _listens(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, self.log
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
+            return True
+        return False
+
+    def kill(self) -> None:
+        """Ends it as a power cut would."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def restart(self) -> None:
+        """Kills it and starts it again."""
+        self.kill()
+        self.start()
+
+
+@dataclass(frozen=True)
+class Heard:
+    """One message as the independent client received it."""
+
+    topic: str
+    payload: str
+    qos: int
+    retain: bool
+    properties: dict[str, Any] = field(default_factory=dict)
+
+
+class Listener:
+    """An independent MQTT 5 client that subscribes to everything, reconnects within milliseconds, and remembers.
+
+    Args:
+        port: The broker's.
+        login: User name and password.
+    """
+
+    def __init__(self, port: int, *, login: tuple[str, str] | None = None, topic_filter: str = "#") -> None:
+        self.heard: list[Heard] = []
+        self._port = port
+        self._topic_filter = topic_filter
+        self._news = threading.Condition()
+        self._subscribed = threading.Event()
+        self._client = paho.Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5)
+        if login:
+            self._client.username_pw_set(*login)
+        self._client.reconnect_delay_set(min_delay=0.02, max_delay=0.02)  # type: ignore[arg-type]  # floats work
+        self._client.on_connect = self._on_connect
+        self._client.on_subscribe = lambda *_: self._subscribed.set()
+        self._client.on_disconnect = lambda *_: self._subscribed.clear()
+        self._client.on_message = self._on_message
+
+    def __enter__(self) -> Self:
+        self._client.connect("127.0.0.1", self._port)
+        self._client.loop_start()
+        self.wait_subscribed()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
+
+    def wait_subscribed(self) -> None:
+        """Waits until the broker sends it messages (again)."""
+        assert self._subscribed.wait(10)
+
+    def wait_for(self, condition: Callable[[], object], timeout_s: float = 10.0) -> None:
+        """Waits until a condition on what was heard holds."""
+        with self._news:
+            assert self._news.wait_for(condition, timeout_s), f"heard only {self.heard}"
+
+    def on(self, topic: str) -> list[Heard]:
+        """What was heard on a topic, in order."""
+        return [message for message in self.heard if message.topic == topic]
+
+    def publish(
+        self,
+        topic: str,
+        payload: str | bytes,
+        *,
+        retain: bool = False,
+        response_topic: str | None = None,
+        correlation_data: bytes | None = None,
+    ) -> None:
+        """Publishes a message and waits until the broker has it."""
+        properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+        if response_topic is not None:
+            properties.ResponseTopic = response_topic
+        if correlation_data is not None:
+            properties.CorrelationData = correlation_data
+        self._client.publish(topic, payload, 1, retain, properties).wait_for_publish(10)
+
+    def _on_connect(self, client: paho.Client, *_: object) -> None:
+        client.subscribe(self._topic_filter, options=SubscribeOptions(qos=1, retainAsPublished=True))
+
+    def _on_message(self, _client: object, _data: object, message: paho.MQTTMessage) -> None:
+        properties = message.properties.json() if message.properties else {}  # type: ignore[no-untyped-call]
+        heard = Heard(message.topic, message.payload.decode(), message.qos, message.retain, properties)
+        with self._news:
+            self.heard.append(heard)
+            self._news.notify_all()

@@ -1,0 +1,105 @@
+"""Training runs: what they write, and that stopping one costs nothing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trainer.config import FitConfig
+from trainer.data import Dataset, FaceSet
+from trainer.errors import CheckpointError, DataError
+from trainer.fit import EpochResult, Listener, fit
+from trainer.run import load_network, predict, read_config
+
+TINY = FitConfig(stages=((16, 1), (32, 2)), batch_size=16, peak_lr=0.02, warmup_epochs=0.5, votes_weight=0.0, ema_decay=0.5)
+
+
+def blobs(count: int, seed: int) -> FaceSet:
+    """Faces so simple that anything learns them: each class is a bright spot in a place of its own."""
+    random = np.random.default_rng(seed)
+    labels = np.arange(count) % 7
+    images = random.integers(0, 60, (count, 48, 48)).astype(np.uint8)
+    for image, label in zip(images, labels, strict=True):
+        image[6 * label : 6 * label + 8, 10:38] = 220
+    votes = np.zeros((count, 10), np.int64)
+    votes[:, 0] = 10
+    return FaceSet(images, labels.astype(np.int64), tuple(f"row {n}" for n in range(count)), votes)
+
+
+@pytest.fixture(scope="module")
+def dataset() -> Dataset:
+    return Dataset(Path("blobs.csv"), {"train": blobs(112, 1), "validation": blobs(35, 2), "test": blobs(35, 3)})
+
+
+class StopAfter(Listener):
+    """Pulls the plug when an epoch is done."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def on_epoch(self, result: EpochResult) -> None:
+        if result.epoch == self.epoch:
+            raise KeyboardInterrupt
+
+
+def test_a_stopped_run_goes_on_as_if_it_had_never_stopped(tmp_path: Path, dataset: Dataset) -> None:
+    """Stopped after any epoch and resumed, a run ends with the very weights of an unbroken one."""
+    fit(dataset, tmp_path / "whole", TINY)
+    with pytest.raises(KeyboardInterrupt):
+        fit(dataset, tmp_path / "broken", TINY, listener=StopAfter(1))
+    fit(dataset, tmp_path / "broken", TINY, resume=True)
+    images = dataset.split("test").images
+    whole, broken = (predict(load_network(tmp_path / name), images) for name in ("whole", "broken"))
+    np.testing.assert_allclose(whole, broken, atol=1e-4)
+    lines = [json.loads(line) for line in (tmp_path / "broken" / "history.jsonl").read_text().splitlines()]
+    assert [(line["epoch"], line["side_px"]) for line in lines] == [(1, 16), (2, 32), (3, 32)]
+
+
+def test_the_network_learns(tmp_path: Path, dataset: Dataset) -> None:
+    """A few epochs on spots of light classify them far better than chance, through both heads and all averages."""
+    config = FitConfig(stages=((32, 12),), batch_size=16, peak_lr=0.05, warmup_epochs=1, ema_decay=0.8, votes_weight=0.2)
+    assert fit(dataset, tmp_path / "run", config) > 0.6
+    assert any((tmp_path / "run" / "tensorboard").iterdir())
+    assert read_config(tmp_path / "run")[0] == config
+
+
+def test_a_run_is_not_overwritten_unasked(tmp_path: Path, dataset: Dataset) -> None:
+    """Hours of work are not lost to a repeated command; the error says how to go on."""
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="--resume"):
+        fit(dataset, tmp_path, TINY)
+
+
+def test_resuming_what_is_no_run_is_a_clear_error(tmp_path: Path, dataset: Dataset) -> None:
+    """A wrong folder is named."""
+    with pytest.raises(CheckpointError, match=str(tmp_path)):
+        fit(dataset, tmp_path, TINY, resume=True)
+
+
+def test_learning_votes_without_votes_is_a_clear_error(tmp_path: Path, dataset: Dataset) -> None:
+    """The error names the file that is missing."""
+    train = dataset.split("train")
+    without = Dataset(dataset.path, {**dataset.splits, "train": FaceSet(train.images, train.labels, train.names)})
+    with pytest.raises(DataError, match="fer2013new"):
+        fit(without, tmp_path / "run", FitConfig(votes_weight=0.5))
+
+
+def test_several_devices_share_a_batch(tmp_path: Path) -> None:
+    """Under tf.distribute with two devices the same code trains, and says how many there were."""
+    program = f"""
+import tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from trainer.training import Training
+from tests.trainer.test_fit import TINY, blobs
+training = Training(TINY, blobs(64, 1), tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
+losses = [training.run_epoch(lambda step, loss: None) for _ in range(3)]
+print("steps", training.optimizer.iterations.numpy(), losses[-1] < losses[0] + 1)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=240, cwd=Path.cwd())
+    assert done.stdout.strip().endswith("steps 12 True"), done.stderr[-2000:]

@@ -1,0 +1,246 @@
+"""`trainer export`: from a training run to a bundle that a device can trust, measured before it is written."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.contract import EmotionModel, Framing, Manifest
+from edge.contract.manifest import (
+    MANIFEST_FILE,
+    SCHEMA,
+    Calibration,
+    FileEntry,
+    Golden,
+    Input,
+    Metrics,
+    Output,
+    Preprocessing,
+    Provenance,
+)
+from trainer.calibration import fit_temperature, threshold_for_accuracy
+from trainer.card import model_card
+from trainer.config import FitConfig
+from trainer.data import Dataset, FaceSet
+from trainer.duplicates import leaked
+from trainer.errors import QualityError
+from trainer.evaluate import Evaluation, evaluate
+from trainer.labels import class_names, with_labels
+from trainer.layouts import SIZE_PX
+from trainer.model import PIXEL_CENTRE, PIXEL_SCALE
+from trainer.quantize import calibration_images, to_float, to_int8
+from trainer.run import load_network, predict, read_config
+from trainer.targets import Predictor, tflite_predictor
+
+FRAMING: Final = Framing(eyes_x=0.5, eye_y=0.395, eye_distance=0.358, box_scale=1.137, box_shift_y=-0.034)
+"""Medians over 2,004 faces that BlazeFace finds in 2,500 FER-2013 training images: `python -m tests.bench.framing`."""
+
+_GOLDEN_FILE: Final = "golden.npz"
+_REPORT_FILE: Final = "report.json"
+_CARD_FILE: Final = "MODEL_CARD.md"
+_GOLDEN_COUNT: Final = 4
+_GOLDEN_TOLERANCE_STEPS: Final = 16
+"""Steps of the int8 logits. tflite-runtime 2.14 was seen to differ from newer runtimes by up to 13."""
+
+_FLOAT_TOLERANCE: Final = 0.05
+
+_KNOWN_ENOUGH: Final = 0.75
+"""A single frame is given a name rather than `unknown` where such frames are right at least this often."""
+
+_INTENDED_USE: Final = (
+    "Showing which of seven expressions a face displays, for art, robots, games, research and accessibility, with the "
+    "consent of those in view. Not for judging people, and not at work or in education, where the EU AI Act forbids it."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportOptions:
+    """What `trainer export` is asked for.
+
+    Attributes:
+        name: Of the bundle.
+        version: Semantic version.
+        release: Rises with each release.
+        quantize: int8 instead of float32.
+        max_drop: Largest loss of PublicTest accuracy to int8, as a share; None for any.
+        calibration_per_class: Training images of each class from which the ranges of the activations are read.
+        licence: SPDX identifier.
+    """
+
+    name: str
+    version: str = "1.0.0"
+    release: int = 1
+    quantize: bool = True
+    max_drop: float | None = 0.005
+    calibration_per_class: int = 60
+    licence: str = "Apache-2.0"
+
+
+def export(run: Path, out: Path, dataset: Dataset, options: ExportOptions) -> Manifest:
+    """Quantizes, calibrates, measures and writes a bundle. Either all of it appears at `out`, or nothing changes.
+
+    Args:
+        run: Folder of `trainer fit`.
+        out: Folder of the bundle; one that is there is replaced.
+        dataset: With the splits train (calibration), validation (temperature, checks) and test (reported).
+        options: What is asked for.
+
+    Raises:
+        CheckpointError: The run cannot be read.
+        DataError: A split is missing.
+        QualityError: Quantization cost more accuracy than `options.max_drop`.
+    """
+    config, origin = read_config(run)
+    network = load_network(run)
+    train, validation, test = (with_labels(dataset.split(name), config.labels) for name in ("train", "validation", "test"))
+    content = _convert(network, train, config, options)
+
+    draft = _draft_manifest(config, asdict(origin), options)
+    raw_logits = tflite_predictor(content, draft).logits(validation.images)
+    _require_small_drop(raw_logits, predict(network, validation.images), validation, options)
+    manifest = draft.model_copy(update={"calibration": _calibrate(raw_logits, validation)})
+
+    model = tflite_predictor(content, manifest)
+    evaluations = _evaluate(model, network, manifest, train, {"validation": validation, "test": test})
+    files = {
+        manifest.model: content,
+        _GOLDEN_FILE: _golden_vectors(model, config.seed),
+        _REPORT_FILE: _report(evaluations),
+    }
+    manifest = _complete(manifest, files, model, evaluations)
+    files[_CARD_FILE] = model_card(manifest, evaluations).encode()
+    files[MANIFEST_FILE] = manifest.to_json().encode()
+    _write(out, files)
+    return manifest
+
+
+def _evaluate(
+    model: EmotionModel, network: keras.Model, manifest: Manifest, train: FaceSet, splits: Mapping[str, FaceSet]
+) -> dict[str, Evaluation]:
+    """The bundle's model first, then, where it is quantized, the float model that it came from."""
+    temperature = np.float32(manifest.calibration.temperature)
+    predictors: dict[str, Predictor] = {manifest.arithmetic: model.logits}
+    if manifest.arithmetic == "int8":
+        predictors["float"] = lambda images: predict(network, images) / temperature
+    return {
+        name: evaluate(faces, predictors, labels=manifest.labels, leaked=leaked(faces, train))
+        for name, faces in splits.items()
+    }
+
+
+def _convert(network: keras.Model, train: FaceSet, config: FitConfig, options: ExportOptions) -> bytes:
+    if not options.quantize:
+        return to_float(network)
+    return to_int8(network, calibration_images(train, options.calibration_per_class, config.seed))
+
+
+def _draft_manifest(config: FitConfig, origin: dict[str, Any], options: ExportOptions) -> Manifest:
+    """The manifest before anything is measured: temperature 1, no metrics, no files yet."""
+    dtype: Any = "int8" if options.quantize else "float32"
+    model = f"classifier.{'int8' if options.quantize else 'float'}.tflite"
+    unmeasured = FileEntry(sha256="0" * 64, size=0)
+    return Manifest(
+        schema_version=SCHEMA,
+        name=options.name,
+        version=options.version,
+        release=options.release,
+        model=model,
+        files={model: unmeasured, _GOLDEN_FILE: unmeasured},
+        labels=class_names(config.labels),
+        input=Input(width_px=SIZE_PX, height_px=SIZE_PX, colour="gray", dtype=dtype),
+        output=Output(kind="logits", dtype=dtype),
+        preprocessing=Preprocessing(id="gray-affine/1", offset=PIXEL_CENTRE, scale=PIXEL_SCALE, framing=FRAMING),
+        calibration=Calibration(temperature=1.0, fitted_on="nothing", unknown_below=0.0),
+        metrics=(),
+        training=Provenance(**origin, seed=config.seed, config=config.to_dict()),
+        golden=Golden(file=_GOLDEN_FILE, tolerance=1.0),
+        minimum_agent_version="0.1.0",
+        licence=options.licence,
+        intended_use=_INTENDED_USE,
+    )
+
+
+def _require_small_drop(
+    int8: NDArray[np.float32], exact: NDArray[np.float32], validation: FaceSet, options: ExportOptions
+) -> None:
+    reached, possible = (float((logits.argmax(axis=1) == validation.labels).mean()) for logits in (int8, exact))
+    if options.max_drop is not None and possible - reached > options.max_drop:
+        raise QualityError(
+            f"int8 reaches {reached:.2%} on PublicTest where the float model has {possible:.2%}", where=options.name,
+            remedy="Calibrate on more images (--calibration-per-class), train longer, or allow it with --max-drop",
+        )  # fmt: skip
+
+
+def _calibrate(logits: NDArray[np.float32], validation: FaceSet) -> Calibration:
+    temperature = fit_temperature(logits, validation.labels)
+    return Calibration(
+        temperature=round(temperature, 4),
+        fitted_on="PublicTest",
+        unknown_below=round(threshold_for_accuracy(logits / np.float32(temperature), validation.labels, _KNOWN_ENOUGH), 2),
+    )
+
+
+def _golden_vectors(model: EmotionModel, seed: int) -> bytes:
+    """Inputs of soft random blobs, since no image of the data set may leave it, and the logits that belong to them."""
+    random = np.random.default_rng(seed)
+    coarse = random.uniform(0, 255, (_GOLDEN_COUNT, 6, 6))
+    inputs = np.kron(coarse, np.ones((SIZE_PX // 6, SIZE_PX // 6))).astype(np.uint8)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, inputs=inputs, logits=model.logits(inputs))
+    return buffer.getvalue()
+
+
+def _report(evaluations: Mapping[str, Evaluation]) -> bytes:
+    return (json.dumps({name: evaluation.to_dict() for name, evaluation in evaluations.items()}, indent=1) + "\n").encode()
+
+
+def _complete(
+    manifest: Manifest, files: Mapping[str, bytes], model: EmotionModel, evaluations: Mapping[str, Evaluation]
+) -> Manifest:
+    """The manifest with everything that was measured."""
+    entries = {name: FileEntry(sha256=hashlib.sha256(data).hexdigest(), size=len(data)) for name, data in files.items()}
+    tolerance = _GOLDEN_TOLERANCE_STEPS * model.output_step or _FLOAT_TOLERANCE
+    return manifest.model_copy(
+        update={
+            "files": entries,
+            "golden": Golden(file=_GOLDEN_FILE, tolerance=round(tolerance, 4)),
+            "metrics": tuple(_metrics(name, evaluation, manifest) for name, evaluation in evaluations.items()),
+        }
+    )
+
+
+def _metrics(split: str, evaluation: Evaluation, manifest: Manifest) -> Metrics:
+    result = evaluation.models[manifest.arithmetic]
+    accuracy = result.classification.accuracy
+    return Metrics(
+        split=split,
+        labels=manifest.training.config["labels"],
+        images=evaluation.images,
+        accuracy=accuracy.value,
+        interval_95=(accuracy.low, accuracy.high),
+        macro_f1=result.classification.macro_f1,
+        calibration_error=result.calibration.ece,
+    )
+
+
+def _write(out: Path, files: Mapping[str, bytes]) -> None:
+    """Writes the folder beside its place and renames it, so that no reader ever sees half a bundle."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
+        fresh, stale = Path(scratch) / "fresh", Path(scratch) / "stale"
+        fresh.mkdir()
+        for name, data in files.items():
+            (fresh / name).write_bytes(data)
+        if out.exists():
+            out.rename(stale)
+        fresh.rename(out)

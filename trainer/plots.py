@@ -1,0 +1,160 @@
+"""The pictures of the audit and of the evaluation, each a matplotlib figure that the caller saves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from edge.contract import EMOTIONS
+from trainer.audit import Audit, Counts, DuplicateGroup
+from trainer.data import Dataset, FaceSet
+from trainer.evaluate import ModelResult
+from trainer.layouts import SIZE_PX
+from trainer.metrics import Classification
+
+_COLOURS: Final = ("#2f5d8a", "#e08a2e", "#5b9e6f", "#9a6fb0")
+_INK: Final = "#24292f"
+_GRID: Final = "#d8dee4"
+_FACES_PER_ROW: Final = 14
+_GROUPS_SHOWN: Final = 6
+_MISTAKES_SHAPE: Final = (4, 8)  # rows, columns
+
+
+def class_balance(counts: Counts) -> Figure:
+    """Share of each emotion in each split, with the number of images over each bar."""
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    axes = _axes(figure, title="Class balance", y="share of the split's images, %")
+    emotions, width = list(next(iter(counts.values()))), 0.8 / len(counts)
+    for number, (split, by_emotion) in enumerate(counts.items()):
+        total = sum(by_emotion.values())
+        at = np.arange(len(emotions)) + (number - (len(counts) - 1) / 2) * width
+        shares = [100 * by_emotion[emotion] / total for emotion in emotions]
+        bars = axes.bar(at, shares, 0.92 * width, color=_COLOURS[number], label=f"{split} ({total:,})")
+        axes.bar_label(bars, [f"{by_emotion[emotion]:,}" for emotion in emotions], fontsize=6.5, padding=2)
+    axes.set_xticks(range(len(emotions)), emotions)
+    axes.legend(frameon=False)
+    return figure
+
+
+def contact_sheet(dataset: Dataset, audit: Audit, seed: int = 0) -> Figure:
+    """Images of each emotion chosen at random, then the largest groups of duplicates, contradicting labels first."""
+    groups = sorted(audit.groups, key=lambda group: not group.conflicting)[:_GROUPS_SHOWN]
+    rows = [(emotion, _some_of(dataset, label, seed)) for label, emotion in enumerate(EMOTIONS)]
+    rows += [(_caption(group), _members(dataset, group)) for group in groups]
+    figure = Figure(figsize=(13.5, 0.94 * len(rows)))
+    figure.subplots_adjust(left=0.1, right=0.995, bottom=0.005, top=0.995, hspace=0.06)
+    for position, (caption, images) in enumerate(rows):
+        axes = figure.add_subplot(len(rows), 1, position + 1)
+        axes.imshow(_strip(images), cmap="gray", vmin=0, vmax=255)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.spines[:].set_visible(False)
+        axes.set_ylabel(caption, rotation=0, ha="right", va="center", fontsize=9, color=_INK)
+    return figure
+
+
+def confusion(result: Classification) -> Figure:
+    """Answers by true class; colour is the share of the true class, the number is the count."""
+    counts = np.array(result.confusion)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    names = [score.name for score in result.classes]
+    figure = Figure(figsize=(6.4, 5.6), layout="constrained")
+    axes = _axes(figure, title="Confusion matrix", x="answer", y="label")
+    axes.pcolormesh(shares, cmap="Blues", vmin=0, vmax=1, edgecolors="white", linewidth=1.5)
+    for (row, column), count in np.ndenumerate(counts):
+        colour = "white" if shares[row, column] > 0.55 else _INK
+        axes.text(column + 0.5, row + 0.5, f"{count:,}", ha="center", va="center", fontsize=9, color=colour)
+    middles = np.arange(len(names)) + 0.5
+    axes.set_xticks(middles, names, rotation=30, ha="right", rotation_mode="anchor")
+    axes.set_yticks(middles, names)
+    axes.invert_yaxis()
+    axes.grid(visible=False)
+    return figure
+
+
+def reliability(models: Mapping[str, ModelResult]) -> Figure:
+    """Accuracy against confidence; on the diagonal, confidence can be taken at its word."""
+    figure = Figure(figsize=(5.4, 4.6), layout="constrained")
+    axes = _axes(figure, title="Reliability", x="confidence", y="accuracy")
+    axes.plot([0, 1], [0, 1], color=_INK, linewidth=0.8, linestyle=":")
+    for (name, model), colour in zip(models.items(), _COLOURS, strict=False):
+        filled = [b for b in model.calibration.bins if b.count]
+        confidence, accuracy = np.array([(b.confidence, b.accuracy) for b in filled], np.float64).T
+        sizes = np.array([b.count for b in filled])
+        axes.plot(confidence, accuracy, color=colour, linewidth=1.2, label=f"{name}, ECE {model.calibration.ece:.3f}")
+        axes.scatter(confidence, accuracy, 8 + 80 * sizes / sizes.max(), color=colour, linewidth=0)
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    axes.legend(frameon=False, loc="upper left")
+    return figure
+
+
+def risk_coverage(models: Mapping[str, ModelResult]) -> Figure:
+    """Accuracy of the answers that are left when those of low confidence are withheld."""
+    figure = Figure(figsize=(5.4, 4.6), layout="constrained")
+    axes = _axes(figure, title="Accuracy against coverage", x="share of images answered", y="accuracy of these answers")
+    for (name, model), colour in zip(models.items(), _COLOURS, strict=False):
+        answered = [p for p in model.risk_coverage if p.coverage]
+        coverage, accuracy = np.array([(p.coverage, p.accuracy) for p in answered], np.float64).T
+        axes.plot(coverage, accuracy, ".-", color=colour, linewidth=1.2, label=name)
+    first = next(iter(models.values()))
+    for point in first.risk_coverage[6::3]:  # thresholds 0.30, 0.45, ...
+        if point.accuracy is not None:
+            axes.annotate(f"≥ {point.threshold:.2f}", (point.coverage, point.accuracy), (4, 5),
+                          textcoords="offset points", fontsize=8, color=_INK)  # fmt: skip
+    axes.set_xlim(0, 1.05)
+    axes.legend(frameon=False, loc="lower left")
+    return figure
+
+
+def mistakes(faces: FaceSet, model: ModelResult, labels: Sequence[str]) -> Figure:
+    """The wrong answers of highest confidence: what was answered, how sure, and what the label says."""
+    confidence, answers = model.probabilities.max(axis=1), model.probabilities.argmax(axis=1)
+    wrong = np.flatnonzero(answers != faces.labels)
+    shown = wrong[np.argsort(-confidence[wrong], kind="stable")][: _MISTAKES_SHAPE[0] * _MISTAKES_SHAPE[1]]
+    rows = max(1, -(-len(shown) // _MISTAKES_SHAPE[1]))
+    figure = Figure(figsize=(10.5, 1.75 * rows), layout="constrained")
+    for position, index in enumerate(shown):
+        axes = figure.add_subplot(rows, _MISTAKES_SHAPE[1], position + 1)
+        axes.imshow(faces.images[index], cmap="gray", vmin=0, vmax=255)
+        axes.axis("off")
+        said = f"{labels[answers[index]]} {confidence[index]:.2f}"
+        axes.set_title(f"{said}\nlabel {labels[faces.labels[index]]}", fontsize=8, color=_INK)
+    return figure
+
+
+def _axes(figure: Figure, *, title: str, x: str = "", y: str = "") -> Axes:
+    axes = figure.add_subplot()
+    axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=_INK)
+    axes.set(xlabel=x, ylabel=y)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color=_GRID, linewidth=0.6)
+    axes.set_axisbelow(True)
+    return axes
+
+
+def _some_of(dataset: Dataset, label: int, seed: int) -> list[NDArray[np.uint8]]:
+    faces = next(iter(dataset.splits.values()))
+    chosen = np.random.default_rng(seed).permutation(np.flatnonzero(faces.labels == label))[:_FACES_PER_ROW]
+    return list(faces.images[chosen])
+
+
+def _members(dataset: Dataset, group: DuplicateGroup) -> list[NDArray[np.uint8]]:
+    return [dataset.splits[image.split].images[image.index] for image in group.images[:_FACES_PER_ROW]]
+
+
+def _caption(group: DuplicateGroup) -> str:
+    kind = "same face" if group.conflicting else "duplicates"
+    return "\n".join([f"{kind}:", *(f"{count} x {emotion}" for emotion, count in group.emotions.most_common(3))])
+
+
+def _strip(images: Iterable[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """uint8 (48, W): the images side by side on white, filled up to a whole row."""
+    strip = np.full((SIZE_PX, (SIZE_PX + 2) * _FACES_PER_ROW), 255, np.uint8)
+    for number, image in enumerate(images):
+        strip[:, number * (SIZE_PX + 2) : number * (SIZE_PX + 2) + SIZE_PX] = image
+    return strip

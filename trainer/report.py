@@ -1,0 +1,55 @@
+"""The evaluation as one HTML file that opens offline: every picture is inside it, and it asks the network for nothing."""
+
+from __future__ import annotations
+
+import base64
+import importlib.resources
+import io
+
+from jinja2 import Environment, StrictUndefined
+from matplotlib.figure import Figure
+
+from trainer import plots
+from trainer.data import FaceSet
+from trainer.evaluate import Evaluation, Subject
+from trainer.text import comparison_sentence, percent, with_interval
+
+
+def html_report(subject: Subject, evaluation: Evaluation, faces: FaceSet) -> str:
+    """Renders the report.
+
+    Args:
+        subject: What was evaluated on what.
+        evaluation: The result.
+        faces: The images it was measured on, for the sheet of mistakes. That sheet puts up to 32 of them into the file.
+    """
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(percent=percent, with_interval=with_interval)
+    template = environment.from_string(importlib.resources.files("trainer").joinpath("report.html").read_text("utf-8"))
+    name, first = next(iter(evaluation.models.items()))
+    return template.render(
+        subject=subject,
+        evaluation=evaluation,
+        name=name,
+        model=first,
+        sentences=[comparison_sentence(comparison) for comparison in evaluation.comparisons],
+        confusion=_svg(plots.confusion(first.classification)),
+        reliability=_svg(plots.reliability(evaluation.models)),
+        risk_coverage=_svg(plots.risk_coverage(evaluation.models)),
+        mistakes=_png(plots.mistakes(faces, first, evaluation.labels)),
+    )
+
+
+def _svg(figure: Figure) -> str:
+    # No date and no font files of this machine: the same evaluation gives the same report.
+    return _data_uri(figure, "image/svg+xml", format="svg", metadata={"Date": None})
+
+
+def _png(figure: Figure) -> str:
+    return _data_uri(figure, "image/png", format="png", dpi=110)
+
+
+def _data_uri(figure: Figure, media_type: str, **options: object) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, **options)
+    return f"data:{media_type};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

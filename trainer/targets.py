@@ -1,0 +1,73 @@
+"""What can be evaluated: a bundle on disk through the TFLite runtime, or a training run through TensorFlow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.contract import Bundle, EmotionModel, Interpreter, Manifest, load_bundle
+from edge.contract.manifest import MANIFEST_FILE
+
+Predictor = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+"""uint8 (N, 48, 48) gray to logits float32 (N, labels)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Something to evaluate.
+
+    Attributes:
+        name: For people.
+        labels: The classes of its logits.
+        predictors: By the kind of arithmetic, `int8` or `float`.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    predictors: Mapping[str, Predictor]
+
+
+def open_target(path: Path) -> Target:
+    """Opens a bundle folder or a run folder.
+
+    Raises:
+        BundleError: The bundle cannot be used.
+        CheckpointError: It is neither a bundle nor a usable run.
+    """
+    if (path / MANIFEST_FILE).exists():
+        bundle = load_bundle(path)
+        return _bundle_target(bundle)
+    return _run_target(path)
+
+
+def tflite_predictor(model: bytes, manifest: Manifest) -> EmotionModel:
+    """A .tflite file in the interpreter that devices use, on one thread."""
+    return EmotionModel(_interpreter(model), manifest)
+
+
+def _interpreter(model: bytes) -> Interpreter:
+    from ai_edge_litert.interpreter import Interpreter as LiteRt  # noqa: PLC0415 - starts slowly, seldom needed
+
+    interpreter: Interpreter = LiteRt(model_content=model, num_threads=1)
+    interpreter.allocate_tensors()  # type: ignore[attr-defined]  # the contract is handed an allocated one
+    return interpreter
+
+
+def _bundle_target(bundle: Bundle) -> Target:
+    manifest = bundle.manifest
+    model = tflite_predictor(bundle.model, manifest)
+    bundle.self_test(model)
+    return Target(f"{manifest.name} {manifest.version}", manifest.labels, {manifest.arithmetic: model.logits})
+
+
+def _run_target(path: Path) -> Target:
+    from trainer.labels import class_names  # noqa: PLC0415
+    from trainer.run import load_network, predict, read_config  # noqa: PLC0415 - these bring TensorFlow
+
+    config, _ = read_config(path)
+    network = load_network(path)
+    return Target(path.name, class_names(config.labels), {"float": lambda images: predict(network, images)})

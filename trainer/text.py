@@ -1,0 +1,135 @@
+"""The audit and the evaluation as tables for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from trainer.audit import Audit, Counts
+from trainer.evaluate import Evaluation, ModelResult, Subject
+from trainer.metrics import Classification, ClassScore, Comparison, Proportion
+
+_NAMES_SHOWN = 5
+
+
+def audit_text(audit: Audit) -> RenderableType:
+    """What `trainer data check` prints."""
+    parts: list[RenderableType] = [_count_table(f"Images in {audit.path}", audit.counts)]
+    if audit.ferplus_counts is not None:
+        parts.append(_count_table("Images on which the crowd of FER+ agrees", audit.ferplus_counts))
+    parts += [_unusable_table(audit), _overlap_table(audit)]
+    largest = max((len(group.images) for group in audit.groups), default=0)
+    parts.append(Text(
+        f"{len(audit.groups):,} groups of duplicates, the largest of {largest} images; "
+        f"in {len(audit.conflicts):,} of them the labels contradict each other."
+    ))  # fmt: skip
+    return Group(*parts)
+
+
+def evaluation_text(subject: Subject, evaluation: Evaluation) -> RenderableType:
+    """What `trainer evaluate` prints."""
+    parts: list[RenderableType] = [_summary_table(subject, evaluation)]
+    parts += [Text(comparison_sentence(comparison)) for comparison in evaluation.comparisons]
+    name, model = next(iter(evaluation.models.items()))
+    parts += [_class_table(name, model), _confusion_table(name, model.classification)]
+    return Group(*parts)
+
+
+def percent(share: float) -> str:
+    """0.7234 as 72.3 %."""
+    return f"{100 * share:.1f} %"
+
+
+def with_interval(share: Proportion) -> str:
+    """Value and 95 % interval: 72.3 % (70.8 to 73.7)."""
+    return f"{percent(share.value)} ({100 * share.low:.1f} to {100 * share.high:.1f})"
+
+
+def comparison_sentence(comparison: Comparison) -> str:
+    """How two models relate, in a sentence."""
+    first, second, agreement = comparison.first, comparison.second, percent(comparison.agreement.value)
+    return (
+        f"{first} and {second} give the same answer to {agreement} of the images; "
+        f"only {first} is right on {comparison.first_only}, only {second} on {comparison.second_only} "
+        f"(McNemar's p = {comparison.p_value:.2g})."
+    )
+
+
+def _count_table(title: str, counts: Counts) -> Table:
+    table = _table(title, "emotion", *counts)
+    for emotion in next(iter(counts.values())):
+        table.add_row(emotion, *(f"{by_emotion[emotion]:,}" for by_emotion in counts.values()))
+    table.add_section()
+    table.add_row("all", *(f"{sum(by_emotion.values()):,}" for by_emotion in counts.values()))
+    return table
+
+
+def _unusable_table(audit: Audit) -> Table:
+    table = _table("Unusual images", "", "images")
+    table.add_column("the first of them", overflow="fold")
+    table.add_row("unreadable, left out", f"{len(audit.unreadable):,}", _first(audit.unreadable))
+    table.add_row("not 48x48, scaled", f"{len(audit.resized):,}", _first(audit.resized))
+    table.add_row("blank", f"{len(audit.blank):,}", _first(image.name for image in audit.blank))
+    return table
+
+
+def _overlap_table(audit: Audit) -> Table:
+    table = _table("Images that show up again", "of", "in", "exact copies", "near-duplicates", "share")
+    for overlap in audit.overlaps:
+        total = sum(audit.counts[overlap.of].values())
+        table.add_row(
+            overlap.of, overlap.into, f"{overlap.exact:,}", f"{overlap.near:,}", percent(overlap.near / total)
+        )
+    return table
+
+
+def _summary_table(subject: Subject, evaluation: Evaluation) -> Table:
+    title = f"{subject.target} on the {subject.split} split of {subject.data}, {evaluation.images:,} images"
+    table = _table(title, "", *evaluation.models)
+    models = evaluation.models.values()
+    table.add_row("accuracy (95 % interval)", *(with_interval(model.classification.accuracy) for model in models))
+    if evaluation.leaked:
+        cells = (with_interval(m.without_leaked.accuracy) if m.without_leaked else "-" for m in models)
+        table.add_row(f"without the {evaluation.leaked:,} near-duplicates of training images", *cells)
+    table.add_row("macro F1", *(f"{model.classification.macro_f1:.3f}" for model in models))
+    table.add_row("balanced accuracy", *(percent(model.classification.balanced_accuracy) for model in models))
+    table.add_row("calibration error (ECE)", *(f"{model.calibration.ece:.4f}" for model in models))
+    table.add_row("Brier score", *(f"{model.calibration.brier:.4f}" for model in models))
+    table.add_row("negative log likelihood", *(f"{model.calibration.nll:.4f}" for model in models))
+    return table
+
+
+def _class_table(name: str, model: ModelResult) -> Table:
+    table = _table(f"Classes, {name}", "emotion", "precision", "recall", "F1", "images", "answers")
+    for score in model.classification.classes:
+        table.add_row(score.name, *_score_cells(score))
+    return table
+
+
+def _score_cells(score: ClassScore) -> tuple[str, ...]:
+    shares = (f"{share:.3f}" for share in (score.precision, score.recall, score.f1))
+    return (*shares, f"{score.support:,}", f"{score.predicted:,}")
+
+
+def _confusion_table(name: str, result: Classification) -> Table:
+    names = [score.name for score in result.classes]
+    table = _table(f"Answers (columns) by label (rows), {name}", "", *names)
+    for label, row in zip(names, result.confusion, strict=True):
+        table.add_row(label, *map(str, row))
+    return table
+
+
+def _table(title: str, first: str, *others: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="")
+    table.add_column(first)
+    for header in others:
+        table.add_column(header, justify="right")
+    return table
+
+
+def _first(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(names[:_NAMES_SHOWN]) + (", ..." if len(names) > _NAMES_SHOWN else "")
