@@ -16,9 +16,7 @@ _LEAST_EYE_DISTANCE = 0.15
 """Of the box's width. Eyes closer together are a profile's or a mistake: they say nothing about the face's size."""
 
 
-def align(
-    frame: Frame, faces: Sequence[Face], framing: Framing, size_px: int
-) -> tuple[NDArray[np.uint8], list[float]]:
+def align(frame: Frame, faces: Sequence[Face], framing: Framing, size_px: int) -> tuple[NDArray[np.uint8], list[float]]:
     """Cuts out each face.
 
     Returns:

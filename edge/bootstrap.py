@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from importlib import metadata
 
-from edge import runtime
+from edge import homeassistant, runtime
 from edge.agent import Agent
 from edge.camera import CameraWorker
 from edge.classify import BundleClassifier
 from edge.config import CameraConfig, Config
 from edge.controls import Controls
 from edge.detect import create_detector
+from edge.domain import Message
 from edge.health import HealthReporter
 from edge.message import Composer, camera_status_message, info_message
 from edge.mqtt import BrokerSettings, Tls
@@ -24,11 +25,13 @@ from edge.pipeline import Pipeline
 from edge.ports import Publisher, Source
 from edge.publish import MqttPublisher
 from edge.smooth import Smoother, SmoothingRules
-from edge.source import mask_password, open_source
+from edge.source import masked, open_source
 from edge.state import DeviceState
 from edge.system import ClockState
 from edge.topics import Topics
 from edge.track import Tracker
+
+_AGENT_VERSION = metadata.version("edge-emotion")
 
 
 @contextmanager
@@ -49,7 +52,8 @@ def open_agent(config: Config) -> Iterator[Agent]:
         workers: dict[str, CameraWorker] = {}
         controls = Controls(workers=workers, state=state)
         publisher = stack.enter_context(assembly.publisher(outbox, controls))
-        publisher.publish(info_message(assembly.topics, assembly.info()))
+        for message in assembly.introduction():
+            publisher.publish(message)
         workers.update((camera.name, assembly.worker(camera, publisher)) for camera in config.camera)
         agent = assembly.agent(workers, publisher)
         controls.on_report, controls.on_restart = agent.report, agent.stop
@@ -95,13 +99,37 @@ class _Assembly:
         self.topics = Topics(config.mqtt.prefix, config.device.name)
 
     def publisher(self, outbox: Outbox, controls: Controls) -> MqttPublisher:
+        mqtt = self._config.mqtt
         return MqttPublisher(
             settings=broker_settings(self._config, self._state.client_id),
             topics=self.topics,
             session=self._state.session,
             outbox=outbox,
             commands=controls.handlers,
+            home_assistant_status=f"{mqtt.homeassistant_prefix}/status" if mqtt.homeassistant else None,
         )
+
+    def introduction(self) -> list[Message]:
+        """What the device says of itself first: to everybody, and to Home Assistant in its own words."""
+        return [info_message(self.topics, self._info()), *self._home_assistant()]
+
+    def _home_assistant(self) -> tuple[Message, ...]:
+        mqtt, publish = self._config.mqtt, self._config.publish
+        if not mqtt.homeassistant:
+            taken_back = homeassistant.retract(self._state.announced)
+            self._state.announce({})
+            return taken_back
+        announcement = homeassistant.announce(
+            topics=self.topics,
+            cameras=[camera.name for camera in self._config.camera],
+            agent_version=_AGENT_VERSION,
+            state_expiry_s=round(3 * publish.heartbeat_s),
+            health_expiry_s=round(3 * publish.health_interval_s),
+            announced=self._state.announced,
+            discovery_prefix=mqtt.homeassistant_prefix,
+        )
+        self._state.announce(announcement.announced)
+        return announcement.messages
 
     def worker(self, camera: CameraConfig, publisher: Publisher) -> CameraWorker:
         def publish_status(name: str, status: Status) -> None:
@@ -153,23 +181,21 @@ class _Assembly:
             time_synced=self._clock.synced,
         )
 
-    def info(self) -> Info:
+    def _info(self) -> Info:
         return Info(
             device=self._config.device.name,
             session=self._state.session,
             ts=timestamp(time.time()),
             mono_ms=round(time.monotonic() * 1000),
             time_synced=self._clock.synced(),
-            agent=AgentInfo(
-                name="edge-emotion", version=metadata.version("edge-emotion"), python=platform.python_version()
-            ),
+            agent=AgentInfo(name="edge-emotion", version=_AGENT_VERSION, python=platform.python_version()),
             model=self._model,
             runtime=runtime.runtime_name(self._config.model.runtime),
             platform=f"{platform.system()} {platform.release()} {platform.machine()}",
             cameras=tuple(
                 CameraInfo(
                     name=camera.name,
-                    source=mask_password(camera.source),
+                    source=masked(camera.source),
                     width=camera.width_px,
                     height=camera.height_px,
                 )

@@ -53,7 +53,7 @@ class Controls:
         return None
 
     def _paused(self) -> JsonValue:
-        return {"paused": sorted(self._state.paused & self._workers.keys())}
+        return {"paused": [name for name in self._workers if name in self._state.paused]}
 
     def _meant(self, request: CommandRequest) -> list[CameraWorker]:
         if request.camera is None:

@@ -1,6 +1,6 @@
 """The way of a frame, from picture to messages. Read this page first.
 
-    frame -> detect -> align -> classify -> track -> smooth -> compose -> publish
+frame -> detect -> align -> classify -> track -> smooth -> compose -> publish
 """
 
 from __future__ import annotations

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import os
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,7 +30,7 @@ name = "door"
 source = 0
 ```
 
-[deploy/config.toml](../deploy/config.toml) is a file to begin with. `edge check` tries what the file says, part by part.
+[deploy/config.toml](../deploy/config.toml) is a file to begin with, and `edge check` tries what it says, part by part.
 Mistakes are told all at once, each with its line:
 
     config.toml:4: mqtt.prot: unknown key. Perhaps you meant mqtt.port.
@@ -60,6 +58,9 @@ A password goes over an unencrypted connection only to this host itself, unless 
 
 _CLI = """\
 # Command line
+
+The log goes to standard error, without times and with priorities where that leads to the journal. What a command finds
+goes to standard output.
 """
 
 _CLASSIFY_JSON = """\
@@ -109,12 +110,16 @@ def _value(schema: dict[str, Any]) -> str:
 
 def _limits(schema: dict[str, Any]) -> Iterator[str]:
     if "minimum" in schema and "maximum" in schema:
-        yield f"from {schema['minimum']:g} to {schema['maximum']:,}".replace(",", " ").removesuffix(".0")
+        yield f"from {_number(schema['minimum'])} to {_number(schema['maximum'])}"
         return
     words = {"exclusiveMinimum": "above", "minimum": "at least", "exclusiveMaximum": "below", "maximum": "up to"}
-    limits = [f"{word} {schema[key]:g}" for key, word in words.items() if key in schema]
+    limits = [f"{word} {_number(schema[key])}" for key, word in words.items() if key in schema]
     if limits:
         yield ", ".join(limits)
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if value == int(value) else str(value)
 
 
 def _default(field: FieldInfo) -> str:
@@ -123,10 +128,15 @@ def _default(field: FieldInfo) -> str:
         return str(extra["shown_default"])
     if field.is_required():
         return "**must be given**"
-    if field.default is None:
-        return ""
-    default = field.default
-    return f"`{str(default).lower()}`" if isinstance(default, bool | int | float) else f'`"{default}"`'
+    match field.default:
+        case None:
+            return ""
+        case bool() as default:
+            return f"`{str(default).lower()}`"
+        case int() | float() as default:
+            return f"`{_number(default)}`"
+        case default:
+            return f'`"{default}"`'
 
 
 def cli_page() -> str:
@@ -151,7 +161,7 @@ def _help(parser: argparse.ArgumentParser) -> str:
 def _exit_codes() -> Iterator[str]:
     codes = {0: "All is well.", 1: "Any other error that a user can put right.", 2: "The command line is wrong."}
     for error in _with_exit_code(UserError):
-        codes[error.exit_code] = (error.__doc__ or "").strip().splitlines()[0]
+        codes[error.exit_code] = (error.__doc__ or "").split(";")[0].rstrip(".") + "."
     codes[cli.INTERRUPTED] = "It was interrupted with Ctrl-C."
     codes[cli.PIPE_CLOSED] = "Whoever read its output stopped reading."
     return (f"| {code} | {meaning} |" for code, meaning in sorted(codes.items()))

@@ -26,9 +26,9 @@ class ScriptedSource:
         visits: One script for each time that it is opened; an error as the script makes opening fail.
     """
 
-    def __init__(self, visits: Iterable[Iterable[Frame | None | Exception] | Exception]) -> None:
+    def __init__(self, visits: Iterable[Iterable[Frame | Exception | None] | Exception]) -> None:
         self._visits = iter(visits)
-        self._script: Iterator[Frame | None | Exception] = iter(())
+        self._script: Iterator[Frame | Exception | None] = iter(())
         self.opened = 0
         self.closed = 0
         self.dropped = 0

@@ -102,7 +102,9 @@ def export(run: Path, out: Path, dataset: Dataset, options: ExportOptions) -> Ma
     """
     config, origin = read_config(run)
     network = load_network(run)
-    train, validation, test = (with_labels(dataset.split(name), config.labels) for name in ("train", "validation", "test"))
+    train, validation, test = (
+        with_labels(dataset.split(name), config.labels) for name in ("train", "validation", "test")
+    )
     content = _convert(network, train, config, options)
 
     draft = _draft_manifest(config, asdict(origin), options)
@@ -186,7 +188,9 @@ def _calibrate(logits: NDArray[np.float32], validation: FaceSet) -> Calibration:
     return Calibration(
         temperature=round(temperature, 4),
         fitted_on="PublicTest",
-        unknown_below=round(threshold_for_accuracy(logits / np.float32(temperature), validation.labels, _KNOWN_ENOUGH), 2),
+        unknown_below=round(
+            threshold_for_accuracy(logits / np.float32(temperature), validation.labels, _KNOWN_ENOUGH), 2
+        ),
     )
 
 
@@ -201,7 +205,9 @@ def _golden_vectors(model: EmotionModel, seed: int) -> bytes:
 
 
 def _report(evaluations: Mapping[str, Evaluation]) -> bytes:
-    return (json.dumps({name: evaluation.to_dict() for name, evaluation in evaluations.items()}, indent=1) + "\n").encode()
+    return (
+        json.dumps({name: evaluation.to_dict() for name, evaluation in evaluations.items()}, indent=1) + "\n"
+    ).encode()
 
 
 def _complete(

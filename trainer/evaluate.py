@@ -27,7 +27,7 @@ class Subject:
     Attributes:
         target: Name of the bundle or the training run.
         data: Path of the data set.
-        split: One of `data.SPLITS`.
+        split: One of `data.SPLITS`, or `folder` where the data has none.
     """
 
     target: str

@@ -63,7 +63,9 @@ class Listener:
         """Called after each epoch, when it is safely on disk."""
 
 
-def fit(dataset: Dataset, run: Path, config: FitConfig, *, resume: bool = False, listener: Listener | None = None) -> float:
+def fit(
+    dataset: Dataset, run: Path, config: FitConfig, *, resume: bool = False, listener: Listener | None = None
+) -> float:
     """Trains, and returns the best PublicTest accuracy. PrivateTest is not touched.
 
     Args:
@@ -99,7 +101,9 @@ def _open_run(run: Path, dataset: Dataset, config: FitConfig, *, resume: bool) -
     if resume:
         return read_config(run)[0]
     if (run / CONFIG).exists():
-        raise CheckpointError("holds a run already", where=run, remedy="Add --resume to go on with it, or name another folder")
+        raise CheckpointError(
+            "holds a run already", where=run, remedy="Add --resume to go on with it, or name another folder"
+        )
     run.mkdir(parents=True, exist_ok=True)
     write_config(run, config, provenance(dataset))
     return config
@@ -111,7 +115,9 @@ def _strategy() -> tf.distribute.Strategy:
     return tf.distribute.MirroredStrategy() if several else tf.distribute.get_strategy()
 
 
-def _epoch(training: Training, validation: FaceSet, run: Path, on_step: Callable[[int, int, int, float], None]) -> EpochResult:
+def _epoch(
+    training: Training, validation: FaceSet, run: Path, on_step: Callable[[int, int, int, float], None]
+) -> EpochResult:
     started = time.monotonic()
     epoch = int(training.epoch.numpy())
     loss = training.run_epoch(lambda step, loss: on_step(epoch + 1, step, training.steps_per_epoch, loss))

@@ -1,4 +1,4 @@
-"""Whose labels a model learns: FER-2013's own, or the ten crowd votes of FER+ (Barsoum et al. 2016, arXiv:1608.01041)."""
+"""Whose labels a model learns: FER-2013's own, or the crowd votes of FER+ (Barsoum et al. 2016, arXiv:1608.01041)."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def vote_shares(faces: FaceSet) -> NDArray[np.float32]:
         DataError: There are no votes.
     """
     emotions = _votes_of(faces)[:, _ORDER].astype(np.float32)
-    return emotions / np.maximum(emotions.sum(axis=1, keepdims=True), 1)
+    return np.asarray(emotions / np.maximum(emotions.sum(axis=1, keepdims=True), 1), np.float32)
 
 
 def _votes_of(faces: FaceSet) -> NDArray[np.int64]:

@@ -40,8 +40,10 @@ def to_float(network: keras.Model) -> bytes:
 def calibration_images(train: FaceSet, per_class: int, seed: int) -> NDArray[np.uint8]:
     """uint8 (N, 48, 48): up to `per_class` training images of each class, chosen at random."""
     random = np.random.default_rng(seed)
-    chosen = [random.permutation(np.flatnonzero(train.labels == label))[:per_class] for label in np.unique(train.labels)]
-    return train.images[np.concatenate(chosen)]
+    chosen = [
+        random.permutation(np.flatnonzero(train.labels == label))[:per_class] for label in np.unique(train.labels)
+    ]
+    return train.take(np.concatenate(chosen)).images
 
 
 def _representatives(calibration: NDArray[np.uint8]) -> Iterator[list[tf.Tensor]]:

@@ -1,10 +1,11 @@
-"""The evaluation as one HTML file that opens offline: every picture is inside it, and it asks the network for nothing."""
+"""The evaluation as one HTML file that opens offline: every picture is inside it, and the network is not asked."""
 
 from __future__ import annotations
 
 import base64
-import importlib.resources
 import io
+from pathlib import Path
+from typing import Final
 
 from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
@@ -13,6 +14,8 @@ from trainer import plots
 from trainer.data import FaceSet
 from trainer.evaluate import Evaluation, Subject
 from trainer.text import comparison_sentence, percent, with_interval
+
+_TEMPLATE: Final = Path(__file__).with_name("report.html")
 
 
 def html_report(subject: Subject, evaluation: Evaluation, faces: FaceSet) -> str:
@@ -25,7 +28,7 @@ def html_report(subject: Subject, evaluation: Evaluation, faces: FaceSet) -> str
     """
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(percent=percent, with_interval=with_interval)
-    template = environment.from_string(importlib.resources.files("trainer").joinpath("report.html").read_text("utf-8"))
+    template = environment.from_string(_TEMPLATE.read_text("utf-8"))
     name, first = next(iter(evaluation.models.items()))
     return template.render(
         subject=subject,
@@ -41,15 +44,16 @@ def html_report(subject: Subject, evaluation: Evaluation, faces: FaceSet) -> str
 
 
 def _svg(figure: Figure) -> str:
-    # No date and no font files of this machine: the same evaluation gives the same report.
-    return _data_uri(figure, "image/svg+xml", format="svg", metadata={"Date": None})
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})  # the same evaluation gives the same picture
+    return _data_uri("image/svg+xml", buffer)
 
 
 def _png(figure: Figure) -> str:
-    return _data_uri(figure, "image/png", format="png", dpi=110)
-
-
-def _data_uri(figure: Figure, media_type: str, **options: object) -> str:
     buffer = io.BytesIO()
-    figure.savefig(buffer, **options)
-    return f"data:{media_type};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+    figure.savefig(buffer, format="png", dpi=110)
+    return _data_uri("image/png", buffer)
+
+
+def _data_uri(media_type: str, content: io.BytesIO) -> str:
+    return f"data:{media_type};base64,{base64.b64encode(content.getvalue()).decode('ascii')}"

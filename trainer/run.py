@@ -1,10 +1,10 @@
 """A run folder: where a training run keeps what it is made of, its history and its weights.
 
-    config.json        what the run is made of (`FitConfig`), the data's hash and the versions of the libraries
-    history.jsonl      one line an epoch
-    best.weights.h5    averaged weights of the epoch with the best PublicTest accuracy so far
-    checkpoint/        what `--resume` needs: weights, averages, optimizer, step, random generator
-    tensorboard/       the history for TensorBoard
+config.json        what the run is made of (`FitConfig`), the data's hash and the versions of the libraries
+history.jsonl      one line an epoch
+best.weights.h5    averaged weights of the epoch with the best PublicTest accuracy so far
+checkpoint/        what `--resume` needs: weights, averages, optimizer, step, random generator
+tensorboard/       the history for TensorBoard
 """
 
 from __future__ import annotations
@@ -85,9 +85,13 @@ def read_config(run: Path) -> tuple[FitConfig, Provenance]:
         config = FitConfig.from_dict(document.pop("fit"))
         return config, Provenance(**document)
     except OSError as error:
-        raise CheckpointError("is not a run folder (no config.json)", where=run, remedy="Give the folder that trainer fit wrote") from error
+        raise CheckpointError(
+            "is not a run folder (no config.json)", where=run, remedy="Give the folder that trainer fit wrote"
+        ) from error
     except (ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(f"cannot be read ({error})", where=run / CONFIG, remedy="Train again with this version") from error
+        raise CheckpointError(
+            f"cannot be read ({error})", where=run / CONFIG, remedy="Train again with this version"
+        ) from error
 
 
 def load_network(run: Path) -> keras.Model:
@@ -101,7 +105,9 @@ def load_network(run: Path) -> keras.Model:
     try:
         full.load_weights(run / BEST_WEIGHTS)
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"no usable {BEST_WEIGHTS} ({error})", where=run, remedy="Let trainer fit finish an epoch") from error
+        raise CheckpointError(
+            f"no usable {BEST_WEIGHTS} ({error})", where=run, remedy="Let trainer fit finish an epoch"
+        ) from error
     return keras.Model(full.inputs, full.outputs[0])
 
 

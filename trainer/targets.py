@@ -50,7 +50,7 @@ def tflite_predictor(model: bytes, manifest: Manifest) -> EmotionModel:
 
 
 def _interpreter(model: bytes) -> Interpreter:
-    from ai_edge_litert.interpreter import Interpreter as LiteRt  # noqa: PLC0415 - starts slowly, seldom needed
+    from ai_edge_litert.interpreter import Interpreter as LiteRt
 
     interpreter: Interpreter = LiteRt(model_content=model, num_threads=1)
     interpreter.allocate_tensors()  # type: ignore[attr-defined]  # the contract is handed an allocated one
@@ -65,8 +65,8 @@ def _bundle_target(bundle: Bundle) -> Target:
 
 
 def _run_target(path: Path) -> Target:
-    from trainer.labels import class_names  # noqa: PLC0415
-    from trainer.run import load_network, predict, read_config  # noqa: PLC0415 - these bring TensorFlow
+    from trainer.labels import class_names
+    from trainer.run import load_network, predict, read_config
 
     config, _ = read_config(path)
     network = load_network(path)

@@ -33,7 +33,9 @@ def load_config(path: Path, environ: Mapping[str, str]) -> Config:
         config = Config.model_validate(document, context={"folder": path.absolute().parent})
     except ValidationError as error:
         origin = Origin(path, text, variables)
-        findings = sorted(error.errors(), key=lambda details: origin.line(details["loc"]) or 0)
+        # Where a key is wrong, the default of another that follows from it is no second fault.
+        findings = [details for details in error.errors() if details["type"] != "default_factory_not_called"]
+        findings.sort(key=lambda details: origin.line(details["loc"]) or 0)
         raise ConfigFaults([fault(details, origin) for details in findings]) from error
     config.mqtt.password()  # an empty password file is a fault now, not at the first connection
     return config

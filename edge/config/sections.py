@@ -157,8 +157,9 @@ class CameraConfig(Section):
         min_length=1,
         coerce_numbers_to_str=True,
         repr=False,  # a stream's address may hold a password
-        description="Where its frames come from: a camera's number or device file, the address of an RTSP or HTTP "
-        "stream, a video file, or a folder of images.",
+        description="Where its frames come from: a camera's number or device file, `csi:0` for a Raspberry Pi camera "
+        "on the flat cable, the address of an RTSP or HTTP stream, a video file, a folder of pictures, or `demo` for "
+        "two photographs that are filmed.",
     )
     width_px: Annotated[int, Field(ge=16, le=7680)] | None = Field(
         default=None, description="Width to ask the camera for; without it, the camera decides."
@@ -237,7 +238,11 @@ class PublishConfig(Section):
         default=1.0, ge=0.1, le=3600, description="Least time between two states of a camera."
     )
     heartbeat_s: float = Field(
-        default=30.0, ge=1, le=3600, description="After how long an unchanged state is sent again."
+        default=30.0,
+        validate_default=True,
+        ge=1,
+        le=3600,
+        description="After how long an unchanged state is sent again.",
     )
     health_interval_s: float = Field(default=30.0, ge=1, le=3600, description="Time between two health messages.")
     outbox_limit: int = Field(

@@ -1,6 +1,7 @@
 """What trainer and edge share: labels, cropping, quantization, and the bundle that carries a model.
 
-It computes and reads files, and does nothing else: no camera, no network, no TFLite runtime (an interpreter is handed in).
+It computes and reads files, and does nothing else: no camera, no network, and no TFLite runtime, for an interpreter is
+handed in.
 """
 
 from edge.contract.bundle import Bundle, load_bundle

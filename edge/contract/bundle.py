@@ -51,7 +51,7 @@ class Bundle:
         difference = float(np.abs(model.logits(inputs) - expected).max())
         if not difference <= self.manifest.golden.tolerance:
             raise BundleCorrupt(
-                f"self-test failed: a logit differs by {difference:.3f} (allowed: {self.manifest.golden.tolerance:.3f})",
+                f"self-test failed: a logit is off by {difference:.3f} (allowed: {self.manifest.golden.tolerance:.3f})",
                 where=self.path, remedy="Install another version of the TFLite runtime, or export the bundle again",
             )  # fmt: skip
 

@@ -1,6 +1,7 @@
 """Cuts a face out of a picture the way the model's training images are framed.
 
-The trainer measures accuracy on photographs through this code and the agent runs it: what is measured is what is deployed.
+The trainer measures accuracy on photographs through this code, and the agent runs it: what is measured is what is
+deployed.
 """
 
 from __future__ import annotations

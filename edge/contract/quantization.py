@@ -38,7 +38,8 @@ class TensorFormat:
         if self.dtype.kind == "f":
             return real.astype(self.dtype)
         limits = np.iinfo(self.dtype)
-        return np.clip(np.rint(real / self.scale) + self.zero_point, limits.min, limits.max).astype(self.dtype)
+        integers = np.rint(real / self.scale) + self.zero_point
+        return np.asarray(np.clip(integers, limits.min, limits.max), self.dtype)
 
     def decode(self, stored: NDArray[Any]) -> NDArray[np.float32]:
         """The tensor's numbers to real float32."""

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from edge.errors import SourceUnavailable
 from edge.source.address import masked
 
+_SILENT = 0  # OpenCV's LOG_LEVEL_SILENT, a name that 4.12 does not have
+
 
 def open_camera(
     device: Path, *, width: int | None = None, height: int | None = None, fps: float | None = None
@@ -121,7 +123,8 @@ def _open(name: str, backend: int, parameters: dict[int, int]) -> cv2.VideoCaptu
 
 def _hush() -> None:
     """Keep OpenCV and FFmpeg from writing to stderr: what matters of it comes as an error, and URLs hold passwords."""
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    logging = getattr(cv2.utils, "logging", cv2)  # in `cv2` itself up to OpenCV 4.12
+    logging.setLogLevel(_SILENT)
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # AV_LOG_QUIET
 
 

@@ -8,16 +8,17 @@ from edge.contract.errors import UserError
 from edge.domain import Frame
 from edge.errors import SourceLost, SourceUnavailable
 from edge.payloads import Status
-from tests.fakes import ScriptedSource, frame, one_face
 from tests.edge.test_pipeline import Rig
-from tests.fakes import ScriptedDetector
+from tests.fakes import ScriptedDetector, ScriptedSource, frame, one_face
 from tests.mosquitto import wait_until
 
 
 class Watched:
     """A worker on a scripted source, with what it said of its status."""
 
-    def __init__(self, source: ScriptedSource, *, on_frame: Callable[[int], None] = lambda _: None, paused: bool = False) -> None:
+    def __init__(
+        self, source: ScriptedSource, *, on_frame: Callable[[int], None] = lambda _: None, paused: bool = False
+    ) -> None:
         self.statuses: list[Status] = []
         self.frames: list[int] = []
         self.rig = Rig(ScriptedDetector(lambda _: [one_face()]))
@@ -28,7 +29,7 @@ class Watched:
             on_frame(picture.index)
             process(picture)
 
-        self.rig.pipeline.process = counted  # type: ignore[method-assign]
+        self.rig.pipeline.process = counted  # type: ignore[method-assign, assignment]
         self.worker = CameraWorker(
             name="door", source=source, pipeline=self.rig.pipeline, paused=paused, first_retry_s=0.01, last_retry_s=0.05,
             on_status=lambda _, status: self.statuses.append(status),
@@ -37,6 +38,7 @@ class Watched:
 
 @contextmanager
 def running(watched: Watched) -> Iterator[Watched]:
+    """The worker at work; it must stop when it is told to."""
     watched.worker.start()
     try:
         yield watched

@@ -1,7 +1,9 @@
 """The way of a frame, from picture to messages."""
 
 import json
+from typing import Any
 
+from edge.contract.manifest import Framing
 from edge.domain import Message
 from edge.message import Composer
 from edge.payloads import ModelInfo
@@ -10,7 +12,6 @@ from edge.smooth import Smoother, SmoothingRules
 from edge.topics import Topics
 from edge.track import Tracker
 from tests.fakes import RecordingPublisher, ScriptedDetector, SteadyClassifier, frame, one_face
-from edge.contract.manifest import Framing
 
 MODEL = ModelInfo(name="test", version="1.0.0", sha256="0" * 64)
 FRAMING = Framing(eyes_x=0.5, eye_y=0.4, eye_distance=0.36, box_scale=1.14, box_shift_y=-0.03)
@@ -37,10 +38,12 @@ class Rig:
         )
 
     def events(self) -> list[tuple[str, str]]:
-        return [(event["event"], event["emotion"]) for event in map(_payload, self.publisher.messages) if "event" in event]
+        return [
+            (event["event"], event["emotion"]) for event in map(_payload, self.publisher.messages) if "event" in event
+        ]
 
 
-def _payload(message: Message) -> dict[str, object]:
+def _payload(message: Message) -> dict[str, Any]:
     return dict(json.loads(message.payload))
 
 

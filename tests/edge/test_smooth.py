@@ -11,12 +11,14 @@ RULES = SmoothingRules(time_constant_s=0.3, min_dwell_s=0.4, margin=0.1, unknown
 
 
 def logits_for(emotion: str, strength: float = 4.0) -> np.ndarray:
+    """Logits that speak for one emotion."""
     logits = np.zeros(len(EMOTIONS), np.float32)
     logits[EMOTIONS.index(emotion)] = strength
     return logits
 
 
 def track_at(time_s: float, logits: np.ndarray, track_id: int = 1, seen_s: float | None = None) -> Track:
+    """A track seen at `seen_s`, by default now."""
     observation = Observation(Face(Box(0, 0, 100, 100), 0.9), logits.astype(np.float32), 0.8)
     return Track(track_id, observation, 0.0, time_s if seen_s is None else seen_s, 1)
 

@@ -7,6 +7,7 @@ from edge.track import Tracker
 
 
 def face_at(x: float, y: float = 100.0, side: float = 100.0) -> Observation:
+    """A square face."""
     face = Face(Box(x, y, x + side, y + side), score=0.9)
     return Observation(face, np.zeros(7, np.float32), quality=1.0)
 

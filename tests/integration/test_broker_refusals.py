@@ -153,6 +153,24 @@ def test_a_broker_that_tells_of_a_taken_client_id(build: Build) -> None:
         assert "Give each device its own client id" in str(publisher.stats.last_error)
 
 
+@pytest.mark.parametrize(
+    "garbage", [b"\x20\x03\x00\x00\x00\x00\xff", b"\x20\x03\x00\x00\x00\x40\x01\x00", b"HTTP/1.1 400 Bad"]
+)
+def test_a_broker_that_talks_nonsense_does_not_stop_the_agent(build: Build, garbage: bytes) -> None:
+    """Whatever comes from the other side, the agent tries again."""
+    with (
+        closing(socket.create_server(("127.0.0.1", 0))) as server,
+        build(settings(server.getsockname()[1])) as publisher,
+    ):
+        for _ in range(3):
+            with closing(server.accept()[0]) as link:
+                link.recv(4096)
+                link.sendall(garbage)
+                link.shutdown(socket.SHUT_WR)
+        wait_until(lambda: publisher.stats.last_error)
+        server.close()
+
+
 def test_tls_works(tls_broker: Mosquitto, certificates: Certificates, build: Build) -> None:
     """With the right authority the agent connects, encrypted, and delivers."""
     with build(settings(tls_broker.port, host="localhost", tls=Tls(ca_file=certificates.ca))) as publisher:

@@ -16,7 +16,9 @@ from trainer.errors import CheckpointError, DataError
 from trainer.fit import EpochResult, Listener, fit
 from trainer.run import load_network, predict, read_config
 
-TINY = FitConfig(stages=((16, 1), (32, 2)), batch_size=16, peak_lr=0.02, warmup_epochs=0.5, votes_weight=0.0, ema_decay=0.5)
+TINY = FitConfig(
+    stages=((16, 1), (32, 2)), batch_size=16, peak_lr=0.02, warmup_epochs=0.5, votes_weight=0.0, ema_decay=0.5
+)
 
 
 def blobs(count: int, seed: int) -> FaceSet:
@@ -33,6 +35,7 @@ def blobs(count: int, seed: int) -> FaceSet:
 
 @pytest.fixture(scope="module")
 def dataset() -> Dataset:
+    """Three splits of blobs."""
     return Dataset(Path("blobs.csv"), {"train": blobs(112, 1), "validation": blobs(35, 2), "test": blobs(35, 3)})
 
 
@@ -62,7 +65,9 @@ def test_a_stopped_run_goes_on_as_if_it_had_never_stopped(tmp_path: Path, datase
 
 def test_the_network_learns(tmp_path: Path, dataset: Dataset) -> None:
     """A few epochs on spots of light classify them far better than chance, through both heads and all averages."""
-    config = FitConfig(stages=((32, 12),), batch_size=16, peak_lr=0.05, warmup_epochs=1, ema_decay=0.8, votes_weight=0.2)
+    config = FitConfig(
+        stages=((32, 12),), batch_size=16, peak_lr=0.05, warmup_epochs=1, ema_decay=0.8, votes_weight=0.2
+    )
     assert fit(dataset, tmp_path / "run", config) > 0.6
     assert any((tmp_path / "run" / "tensorboard").iterdir())
     assert read_config(tmp_path / "run")[0] == config
@@ -89,9 +94,9 @@ def test_learning_votes_without_votes_is_a_clear_error(tmp_path: Path, dataset: 
         fit(without, tmp_path / "run", FitConfig(votes_weight=0.5))
 
 
-def test_several_devices_share_a_batch(tmp_path: Path) -> None:
+def test_several_devices_share_a_batch() -> None:
     """Under tf.distribute with two devices the same code trains, and says how many there were."""
-    program = f"""
+    program = """
 import tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)

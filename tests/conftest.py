@@ -1,0 +1,36 @@
+"""What tests all over the tree share: a model bundle and photographs of real people."""
+
+from __future__ import annotations
+
+import os
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+_DEFAULT_BUNDLE = Path(__file__).parents[1] / "models" / "default"
+
+
+@pytest.fixture(scope="session")
+def bundle_path() -> Path:
+    """The bundle that is shipped, or the one that the variable TEST_BUNDLE names."""
+    path = Path(os.environ.get("TEST_BUNDLE", _DEFAULT_BUNDLE))
+    if not (path / "manifest.json").is_file():
+        pytest.skip(f"there is no model bundle at {path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def astronaut_path() -> Path:
+    """Eileen Collins, NASA, public domain: 512x512, one face, smiling."""
+    return _photograph("scikit-image", "skimage/data/astronaut.png")
+
+
+@pytest.fixture(scope="session")
+def hopper_path() -> Path:
+    """Grace Hopper, U.S. Navy, public domain: 512x600, one face, earnest."""
+    return _photograph("matplotlib", "matplotlib/mpl-data/sample_data/grace_hopper.jpg")
+
+
+def _photograph(package: str, file: str) -> Path:
+    return Path(str(metadata.distribution(package).locate_file(file)))

@@ -1,0 +1,108 @@
+"""What `edge watch` shows, message by message."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+from rich.console import Console, RenderableType
+
+from edge.commands.board import Board
+from edge.commands.spoken import bar, spoken
+from edge.errors import BrokerUnreachable
+
+FACE = {"track_id": 3, "emotion": "happy", "confidence": 0.93, "probs": {"happy": 0.93, "neutral": 0.05}}
+STATE: dict[str, Any] = {
+    "ts": "2026-01-01T00:00:00.000Z", "time_synced": True, "emotion": "happy", "confidence": 0.93, "face_count": 1,
+    "faces": [FACE],
+}  # fmt: skip
+NEW_YEAR_S = 1767225600.0
+
+
+def text(renderable: RenderableType) -> str:
+    """What it looks like on paper."""
+    console = Console(file=io.StringIO(), width=100)
+    console.print(renderable)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def board_after(*messages: tuple[str, str | dict[str, Any]], now_s: float = NEW_YEAR_S) -> Board:
+    """A board that has taken these messages in."""
+    board = Board(address="localhost:1883", prefix="home/emotion")
+    for topic, payload in messages:
+        encoded = payload if isinstance(payload, str) else json.dumps(payload)
+        board.take(f"home/emotion/{topic}", encoded.encode(), now_s=now_s)
+    return board
+
+
+def test_a_device_its_camera_and_the_face_are_on_one_line() -> None:
+    """At a glance: which device, which camera, what the face shows, how surely, and since when that is known."""
+    board = board_after(("pi/status", "online"), ("pi/door/status", "online"), ("pi/door/emotion", STATE))
+    (line,) = [line for line in text(board.render(now_s=NEW_YEAR_S + 7)).splitlines() if "pi" in line]
+    assert [cell.strip() for cell in line.split("│")[1:-1]] == [
+        "pi online",
+        "door online",
+        "3",
+        "happy 93%",
+        bar(0.93, 20).strip(),
+        "7 s",
+    ]
+
+
+def test_every_face_has_a_line_and_a_camera_without_faces_says_so() -> None:
+    """Two people are two lines; an empty room is not mistaken for a broken camera."""
+    two = {**STATE, "faces": [FACE, {**FACE, "track_id": 4, "emotion": "sad"}]}
+    shown = text(board_after(("pi/a/emotion", two), ("pi/b/emotion", {**STATE, "faces": []})).render(now_s=NEW_YEAR_S))
+    assert ("happy" in shown, "sad" in shown, "nobody" in shown) == (True, True, True)
+
+
+def test_a_device_without_a_trusted_clock_ages_from_the_arrival() -> None:
+    """A Pi that believes it is 1970 does not look fifty years stale."""
+    board = board_after(("pi/a/emotion", {**STATE, "time_synced": False}), now_s=NEW_YEAR_S + 90)
+    assert "2 s" in text(board.render(now_s=NEW_YEAR_S + 92))
+
+
+def test_an_outage_is_told_below_what_is_known() -> None:
+    """The last picture stays while the broker is away, with the reason and that it is tried again."""
+    board = board_after(("pi/status", "online"))
+    board.set_trouble(BrokerUnreachable("nothing listens on that port", where="localhost:1883"))
+    shown = text(board.render(now_s=NEW_YEAR_S))
+    assert "pi" in shown
+    assert "localhost:1883: nothing listens on that port. Trying again" in shown
+    board.set_trouble(None)
+    assert "Trying again" not in text(board.render(now_s=NEW_YEAR_S))
+
+
+def test_strange_payloads_neither_break_it_nor_steer_the_terminal() -> None:
+    """Anybody may publish on a topic: the screen shows it harmlessly, or not at all."""
+    evil = "\x1b[2J\x07"
+    for payload in ("", "{", "[1]", "3", json.dumps({"faces": [3, {"emotion": evil, "confidence": "x"}]}), evil):
+        for kind in ("status", "a/status", "a/emotion", "a/event", "info", "health"):
+            shown = text(board_after((f"{evil}/{kind}", payload)).render(now_s=0))
+            shown += text(spoken(f"home/emotion/{kind}", payload.encode()))
+            assert not {"\x1b", "\x07"} & set(shown)
+
+
+def test_messages_are_told_in_words() -> None:
+    """Plain output says what happened without JSON."""
+    event = {
+        "event": "change",
+        "emotion": "sad",
+        "confidence": 0.5,
+        "previous": "happy",
+        "track_id": 3,
+        "historical": True,
+    }
+    said = spoken("emotion/pi/door/event", json.dumps(event).encode()).plain
+    assert said == "change from happy to sad 50%  face 3  (delivered late)"
+    said = spoken("emotion/pi/door/emotion", json.dumps(STATE).encode()).plain
+    assert said == "happy 93%  1 face  happy 0.93  neutral 0.05"
+    assert spoken("emotion/pi/door/emotion", b'{"face_count": 0}').plain == "nobody"
+
+
+def test_a_bar_is_as_long_as_the_share() -> None:
+    """Half a bar is half."""
+    assert (bar(0, 4), bar(0.5, 4), bar(1, 4), bar(7, 4)) == ("    ", "██  ", "████", "████")
+    assert bar(1 / 32, 4) == "▏   "

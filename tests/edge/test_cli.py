@@ -1,0 +1,138 @@
+"""The command line as processes see it: options, errors, exit codes, and the form of the log."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+
+EDGE = Path(sys.executable).with_name("edge")
+
+
+def edge(*arguments: str | Path, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
+    """Runs the installed command to its end."""
+    return subprocess.run([EDGE, *arguments], capture_output=True, text=True, timeout=timeout_s, check=False)
+
+
+def test_help_comes_without_the_heavy_parts() -> None:
+    """`edge --help` answers at once on a small device: neither OpenCV nor a runtime nor paho is loaded for it."""
+    program = (
+        "import sys\n"
+        "from edge.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'cv2', 'paho', 'ai_edge_litert', 'tflite_runtime', 'rich', 'tensorflow'}\n"
+        "print(*(heavy & sys.modules.keys()), file=sys.stderr, end='')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    assert "classify" in done.stdout
+
+
+def test_the_version_is_told() -> None:
+    """Whoever reports a fault can say with which version."""
+    assert edge("--version").stdout.startswith("edge 0.")
+
+
+def test_a_wrong_command_line_has_its_own_code() -> None:
+    """Scripts can tell a misspelt option from a fault of the device."""
+    assert edge("check", "--confg", "x").returncode == 2
+
+
+def test_an_error_is_one_line_a_fault_and_a_code(tmp_path: Path) -> None:
+    """A person reads what is wrong, without a traceback; a script sees code 3."""
+    (tmp_path / "config.toml").write_text("[mqtt]\nprot = 1\n")
+    done = edge("run", "--config", tmp_path / "config.toml")
+    assert done.returncode == 3
+    assert done.stderr.splitlines() == [
+        f"edge: error: {tmp_path}/config.toml: camera: there is no camera. "
+        "Add a [[camera]] table with name and source.",
+        f"edge: error: {tmp_path}/config.toml:2: mqtt.prot: unknown key. Perhaps you meant mqtt.port.",
+    ]
+
+
+def test_a_bundle_that_is_none_has_its_own_code(tmp_path: Path) -> None:
+    """A forgotten bundle is told by name, with code 4."""
+    done = edge("classify", "x.jpg", "--model", tmp_path)
+    assert (done.returncode, done.stdout) == (4, "")
+    assert f"edge: error: {tmp_path}: is no model bundle" in done.stderr
+
+
+def test_a_closed_pipe_is_no_accident(bundle_path: Path, astronaut_path: Path) -> None:
+    """`edge classify ... | head -0` ends without a complaint."""
+    command = [EDGE, "classify", "--format", "json", "--model", bundle_path, astronaut_path]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        complaint = process.stderr.read()
+    assert process.returncode == 141
+    assert "Traceback" not in complaint
+    assert "BrokenPipe" not in complaint
+
+
+def test_ctrl_c_ends_a_command_quietly() -> None:
+    """Interrupting a command that would go on for ever leaves no traceback."""
+    command = [EDGE, "watch", "--plain", "--port", "1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert "nothing listens on that port" in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, complaint = process.communicate(timeout=20)
+    assert (process.returncode, complaint) == (130, "")
+
+
+_LOG = """
+import logging, os
+from edge.logs import configure_logging
+configure_logging("info", os.environ)
+log = logging.getLogger("edge.camera")
+log.debug("left out")
+log.info("camera %s is online", "door")
+log.warning("two\\nlines")
+"""
+
+
+def logged(environ: dict[str, str]) -> list[str]:
+    """What a process writes to its standard error, which is `stream`."""
+    done = subprocess.run(
+        [sys.executable, "-c", _LOG], env={**os.environ, **environ}, stderr=subprocess.PIPE, text=True, check=True
+    )
+    return done.stderr.splitlines()
+
+
+def test_a_person_reads_times_and_levels() -> None:
+    """In a terminal, each line says when and how bad."""
+    first, *_ = logged({})
+    assert first[8:] == " INFO    edge.camera: camera door is online"
+
+
+def test_the_journal_gets_priorities_and_no_times(tmp_path: Path) -> None:
+    """`journalctl -p warning` finds each line of a warning, and no line carries two times."""
+    stream = tmp_path / "stream"
+    with stream.open("w") as journal:
+        identity = os.fstat(journal.fileno())
+        environ = {**os.environ, "JOURNAL_STREAM": f"{identity.st_dev}:{identity.st_ino}"}
+        subprocess.run([sys.executable, "-c", _LOG], env=environ, stderr=journal, check=True)
+    assert stream.read_text().splitlines() == [
+        "<6>edge.camera: camera door is online",
+        "<4>edge.camera: two",
+        "<4>lines",
+    ]
+
+
+def test_a_log_that_is_redirected_away_from_the_journal_is_for_people() -> None:
+    """A program that systemd started, and whose log goes to a file after all, writes times again."""
+    assert logged({"JOURNAL_STREAM": "1:1"})[0].endswith("INFO    edge.camera: camera door is online")
+
+
+def test_json_lines_are_alone_on_standard_output(bundle_path: Path, astronaut_path: Path) -> None:
+    """Output can be piped into another program: every line of it is JSON."""
+    done = edge("classify", "--format", "json", "--model", bundle_path, astronaut_path)
+    assert [set(json.loads(line)) for line in done.stdout.splitlines()] == [
+        {"path", "frame", "time_s", "box", "emotion", "confidence", "probs", "quality"}
+    ]

@@ -1,0 +1,313 @@
+"""The configuration: what a person may write, and what they are told when it is wrong."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from edge.config import Config, DetectorConfig, load_config
+from edge.detect import DetectorChoice
+from edge.errors import ConfigError, ConfigFaults
+from edge.topics import check_device
+
+CAMERA = '[[camera]]\nname = "door"\nsource = 0\n'
+
+Load = Callable[..., Config]
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Load:
+    """Loads a configuration of the given text, with the given environment."""
+
+    def load(text: str = CAMERA, environ: Mapping[str, str] | None = None) -> Config:
+        path = tmp_path / "config.toml"
+        path.write_text(text, encoding="utf-8")
+        return load_config(path, environ or {})
+
+    return load
+
+
+def fault(load: Load, text: str = CAMERA, environ: Mapping[str, str] | None = None) -> str:
+    """What is said of a wrong configuration, after the file's name."""
+    with pytest.raises(ConfigError) as caught:
+        load(text, environ)
+    return str(caught.value).rpartition("config.toml")[2]
+
+
+def test_a_camera_is_all_that_must_be_given(load: Load) -> None:
+    """Three lines make a configuration; the rest has defaults, and the device is called after its host."""
+    config = load()
+    assert [camera.source for camera in config.camera] == ["0"]
+    assert (config.mqtt.host, config.mqtt.port, config.mqtt.prefix) == ("localhost", 1883, "emotion")
+    assert config.smoothing.unknown_below is None
+    check_device(config.device.name)
+
+
+def test_all_faults_are_told_at_once_with_their_lines(load: Load) -> None:
+    """A person corrects a file in one go: each fault has its own line, with the number of the file's."""
+    text = '''\
+[device]
+name = "Front Door"
+
+[mqtt]
+prefix = """
+home/\\
+emotion"""
+prot = 1883
+tls = "maybe"
+
+[[camera]]
+name = "door"
+source = 0
+
+[[camera]]
+source = ""
+fps = 999
+'''
+    with pytest.raises(ConfigFaults) as caught:
+        load(text)
+    told = [line.rpartition("config.toml:")[2] for line in str(caught.value).splitlines()]
+    assert told == [
+        (
+            "2: device.name: 'Front Door' cannot be part of a topic: use 1 to 64 lower-case letters, digits, "
+            "'-' and '_', with a letter or digit first."
+        ),
+        "8: mqtt.prot: unknown key. Perhaps you meant mqtt.port.",
+        "9: mqtt.tls: must be true or false, not 'maybe'.",
+        "15: camera[1].name: is missing.",
+        "16: camera[1].source: must not be empty.",
+        "17: camera[1].fps: must be less than or equal to 240, not 999.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", ": camera: there is no camera. Add a [[camera]] table with name and source."),
+        (CAMERA + "[mqtt]\nport = 0\n", ":5: mqtt.port: must be greater than or equal to 1, not 0."),
+        (CAMERA + "[mqtt]\nport = 1.5\n", ":5: mqtt.port: must be a whole number, not 1.5."),
+        (CAMERA + '[mqtt]\npassword = "x"\n', ":5: mqtt.password: unknown key. Perhaps you meant mqtt.password_file."),
+        (
+            CAMERA + "[mqtt]\nheartbeat_s = 9\n",
+            ":5: mqtt.heartbeat_s: unknown key. Perhaps you meant publish.heartbeat_s.",
+        ),
+        (CAMERA + "[logging]\nfile = 1\n", ":5: logging.file: unknown key. Known here: level."),
+        (
+            CAMERA + "[brocker]\n",
+            (
+                ":4: brocker: unknown key. Known here: device, model, mqtt, camera, detector, tracking, "
+                "smoothing, publish, logging."
+            ),
+        ),
+        ("mqtt = 3\n" + CAMERA, ":1: mqtt: must be a table, not 3."),
+        ("camera = 3\n", ":1: camera: must be a list of tables, each under its own [[camera]], not 3."),
+        (
+            CAMERA + '[detector]\nname = "yolo"\n',
+            (":5: detector.name: must be 'auto', 'blazeface-full', 'blazeface-short' or 'haar', not 'yolo'."),
+        ),
+        (CAMERA + CAMERA, ":5: camera[1].name: camera[0] has that name already."),
+        (
+            CAMERA.replace("door", "status"),
+            (":2: camera[0].name: no camera can be called 'status': the topics have another use for that name."),
+        ),
+        (
+            CAMERA + "[publish]\nmin_interval_s = 60\n",
+            (":4: publish.heartbeat_s: must not be smaller than publish.min_interval_s."),
+        ),
+        (CAMERA + "[smoothing]\nmargin = nan\n", ":5: smoothing.margin: must be a finite number, not nan."),
+        (
+            CAMERA + "[mqtt]\nca_file = 'config.toml'\ntls = false\n",
+            (":6: mqtt.tls: cannot be false while mqtt.ca_file or mqtt.cert_file is given."),
+        ),
+        (
+            CAMERA + "[mqtt]\nkey_file = 'config.toml'\n",
+            ":5: mqtt.key_file: a private key needs mqtt.cert_file beside it.",
+        ),
+        (
+            CAMERA + "[mqtt]\npassword_file = 'config.toml'\n",
+            (":5: mqtt.password_file: a password needs mqtt.username beside it."),
+        ),
+    ],
+)
+def test_a_fault_is_told_with_its_key_and_what_is_allowed(load: Load, text: str, told: str) -> None:
+    """Whoever wrote the file can put it right without the documentation."""
+    assert fault(load, text) == told
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[mqtt]\nhost = localhost\n", ":2: not valid TOML: Invalid value."),
+        ('[mqtt]\nhost = "a\n[device]\n', ":2: not valid TOML: Illegal character '\\n'."),
+        ("[[camera]]\nname = 'a'\nname = 'b'\n", ":3: not valid TOML: Cannot overwrite a value."),
+        ("[mqtt]\nhost = [\n", ":3: not valid TOML: Invalid value."),
+    ],
+)
+def test_broken_toml_is_told_with_its_line(load: Load, text: str, told: str) -> None:
+    """A forgotten quote is found at once."""
+    assert fault(load, text) == told
+
+
+def test_files_that_are_none_are_named(tmp_path: Path) -> None:
+    """A wrong --config says which file, and where to begin."""
+    with pytest.raises(ConfigError, match=r"none\.toml: there is no such file\. .*deploy/config\.toml"):
+        load_config(tmp_path / "none.toml", {})
+    with pytest.raises(ConfigError, match="Is a directory"):
+        load_config(tmp_path, {})
+    (tmp_path / "config.toml").write_bytes(b'name = "\xff"')
+    with pytest.raises(ConfigError, match="is not UTF-8 text"):
+        load_config(tmp_path / "config.toml", {})
+
+
+def test_environment_variables_override_the_file(load: Load) -> None:
+    """A container is configured without touching the file: any key, cameras by number, and one camera more."""
+    config = load(
+        CAMERA + '[mqtt]\nhost = "a.lan"\n',
+        {
+            "EDGE_MQTT__HOST": "b.lan",
+            "EDGE_MQTT__HOMEASSISTANT": "no",
+            "EDGE_DETECTOR__INTERVAL_S": "0",
+            "EDGE_CAMERA__0__SOURCE": "/dev/video2",
+            "EDGE_CAMERA__1__NAME": "hall",
+            "EDGE_CAMERA__1__SOURCE": "rtsp://cam/",
+            "EDGE_HOME": "not ours",
+        },
+    )
+    assert (config.mqtt.host, config.mqtt.homeassistant, config.detector.interval_s) == ("b.lan", False, 0)
+    assert [(camera.name, camera.source) for camera in config.camera] == [
+        ("door", "/dev/video2"),
+        ("hall", "rtsp://cam/"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "told"),
+    [
+        ("EDGE_MQTT__PORT", "8x", "EDGE_MQTT__PORT: mqtt.port: must be a whole number, not '8x'."),
+        ("EDGE_MQTT__HOTS", "b", "EDGE_MQTT__HOTS: mqtt.hots: unknown key. Perhaps you meant mqtt.host."),
+        (
+            "EDGE_MQTT_HOST",
+            "b",
+            ("EDGE_MQTT_HOST: names no key. Write two underscores between table and key, as in EDGE_MQTT__HOST."),
+        ),
+        (
+            "EDGE_CAMERA__5__NAME",
+            "b",
+            (
+                "EDGE_CAMERA__5__NAME: does not fit what the file holds. Count cameras from 0, "
+                "without a gap, as in EDGE_CAMERA__0__SOURCE."
+            ),
+        ),
+        (
+            "EDGE_CAMERA__NAME",
+            "b",
+            (
+                "EDGE_CAMERA__NAME: does not fit what the file holds. Count cameras from 0, "
+                "without a gap, as in EDGE_CAMERA__0__SOURCE."
+            ),
+        ),
+    ],
+)
+def test_a_wrong_variable_is_named(load: Load, variable: str, value: str, told: str) -> None:
+    """A mistake in the environment is not blamed on the file."""
+    assert fault(load, environ={variable: value}) == f"environment variable {told}"
+
+
+def test_systemd_says_where_state_and_secrets_are(load: Load, tmp_path: Path) -> None:
+    """Under the unit, nothing about folders has to be configured."""
+    (tmp_path / "mqtt_password").write_text("swordfish\n")
+    config = load(
+        CAMERA + '[mqtt]\nusername = "pi"\n[device]\nstate_dir = "/elsewhere"\n',
+        {"STATE_DIRECTORY": "/var/lib/edge:/other", "CREDENTIALS_DIRECTORY": str(tmp_path)},
+    )
+    assert config.device.state_dir == Path("/var/lib/edge")
+    assert config.mqtt.password() == "swordfish"
+    assert config.mqtt.key_file is None
+
+
+def test_a_password_file_that_the_file_names_counts_more_than_the_credential(load: Load, tmp_path: Path) -> None:
+    """What a person wrote down is what happens."""
+    (tmp_path / "mqtt_password").write_text("credential")
+    (tmp_path / "own").write_text("own")
+    text = CAMERA + '[mqtt]\nusername = "pi"\npassword_file = "own"\n'
+    assert load(text, {"CREDENTIALS_DIRECTORY": str(tmp_path)}).mqtt.password() == "own"
+
+
+def test_a_credential_without_a_user_is_a_fault_of_the_credential(load: Load, tmp_path: Path) -> None:
+    """A password that would never be used is noticed, and its origin named."""
+    (tmp_path / "mqtt_password").write_text("swordfish")
+    told = fault(load, environ={"CREDENTIALS_DIRECTORY": str(tmp_path)})
+    assert told.startswith("environment variable CREDENTIALS_DIRECTORY (mqtt_password): mqtt.password_file")
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\nsecond line", b"\xff"])
+def test_a_password_file_without_a_password_is_a_fault(load: Load, tmp_path: Path, content: bytes | None) -> None:
+    """It is said at the start that there is no password, not when the broker refuses."""
+    if content is not None:
+        (tmp_path / "password").write_bytes(content)
+    with pytest.raises(ConfigError, match="password"):
+        load(CAMERA + '[mqtt]\nusername = "pi"\npassword_file = "password"\n')
+
+
+def test_secrets_do_not_show(load: Load, tmp_path: Path) -> None:
+    """A configuration that is logged gives nobody's password away."""
+    (tmp_path / "password").write_text("swordfish")
+    config = load(
+        CAMERA.replace("0", '"rtsp://me:swordfish@cam/"') + '[mqtt]\nusername = "pi"\npassword_file = "password"\n'
+    )
+    assert "swordfish" not in repr(config)
+
+
+def test_relative_paths_count_from_the_file(load: Load, tmp_path: Path) -> None:
+    """A service without a working directory finds what lies beside its configuration."""
+    (tmp_path / "clip.mp4").touch()
+    config = load(CAMERA.replace("0", '"clip.mp4"') + '[model]\npath = "bundle"\n')
+    assert config.model.path == tmp_path / "bundle"
+    assert config.camera[0].source == str(tmp_path / "clip.mp4")
+
+
+def test_an_authority_switches_tls_on_and_the_port_follows(load: Load) -> None:
+    """One key is enough for an encrypted connection on the usual port."""
+    mqtt = load(CAMERA + '[mqtt]\nca_file = "config.toml"\n').mqtt
+    assert (mqtt.tls, mqtt.port) == (True, 8883)
+
+
+def test_the_detectors_are_those_that_there_are() -> None:
+    """Every detector can be configured, and no other."""
+    field = DetectorConfig.model_fields["name"]
+    assert get_args(field.annotation) == get_args(DetectorChoice)
+
+
+_SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
+_NAMES = st.sampled_from(["device", "mqtt", "camera", "name", "source", "port", "fps", "publish"]) | st.text(max_size=5)
+
+
+@given(
+    text=st.lists(
+        st.one_of(
+            st.tuples(_NAMES, _SCALARS).map(lambda pair: f"{pair[0]} = {pair[1]!r}"),
+            _NAMES.map(lambda name: f"[{name}]"),
+            _NAMES.map(lambda name: f"[[{name}]]"),
+            st.text(max_size=10),
+        ),
+        max_size=8,
+    ).map("\n".join),
+    environ=st.dictionaries(
+        st.lists(_NAMES | st.just("0"), max_size=3).map(lambda parts: "EDGE_" + "__".join(parts).upper()),
+        st.text(max_size=5),
+        max_size=3,
+    ),
+)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_nothing_that_is_written_causes_a_traceback(tmp_path: Path, text: str, environ: dict[str, str]) -> None:
+    """Whatever stands in the file and the environment, the outcome is a configuration or an error in plain words."""
+    path = tmp_path / "config.toml"
+    path.write_bytes(text.encode("utf-8", "surrogatepass"))
+    with contextlib.suppress(ConfigError):
+        load_config(path, environ)

@@ -1,0 +1,140 @@
+"""The command line of the trainer: its commands and their options, and how it ends."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module, metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from edge.contract.errors import UserError
+from trainer.config import RECIPES
+from trainer.data import SPLITS
+
+FAILED: Final = 1
+INTERRUPTED: Final = 130
+"""128 and SIGINT, as shells count."""
+PIPE_CLOSED: Final = 141
+"""128 and SIGPIPE."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns the exit code of the process."""
+    arguments = parser().parse_args(argv)
+    level = logging.DEBUG if arguments.verbose else logging.WARNING
+    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        # Imported only now: some of them bring TensorFlow, which takes seconds.
+        code: int = import_module(f"trainer.commands.{arguments.module}").run(arguments)
+        sys.stdout.flush()
+    except UserError as error:
+        return _complain(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has seen enough. Python flushes once more at exit, which must not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
+    except OSError as error:  # a disk that is full, a file without read permission
+        return _complain(str(error), FAILED)
+    return code
+
+
+def _complain(message: str, exit_code: int) -> int:
+    for line in message.splitlines():
+        print(f"trainer: error: {line}", file=sys.stderr)
+    return exit_code
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    top = argparse.ArgumentParser(
+        prog="trainer", description="Makes an int8 TFLite bundle that tells emotions from faces out of FER-2013."
+    )
+    top.add_argument("--version", action="version", version=f"trainer {metadata.version('edge-emotion')}")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+    _add_data(commands)
+    _add_fit(commands)
+    _add_evaluate(commands)
+    _add_export(commands)
+    return top
+
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 - the only name that it has
+
+
+def _add(commands: Commands, name: str, module: str, summary: str) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
+    command.add_argument("-v", "--verbose", action="store_true", help="log everything, for finding faults")
+    command.set_defaults(module=module)
+    return command
+
+
+def _add_data(commands: Commands) -> None:
+    data = commands.add_parser("data", help="look at a data set", description="Look at a data set.")
+    command = _add(
+        data.add_subparsers(required=True, metavar="COMMAND"), "check", "data_check",
+        "count the images of a data set and find the unusable, the doubled and the contradictory ones",
+    )  # fmt: skip
+    command.add_argument("data", type=Path, metavar="PATH", help="FER-2013 as a folder, .zip, .csv or .csv.gz")
+    _add_votes(command)
+    _add_output(command, "audit.json, class_balance.png and contact_sheet.png")
+
+
+def _add_fit(commands: Commands) -> None:
+    command = _add(commands, "fit", "fit", "train the network; every decision is taken on PublicTest")
+    _add_dataset(command)
+    command.add_argument("-o", "--output", type=Path, required=True, metavar="RUN", help="folder of the run")
+    command.add_argument("--recipe", choices=tuple(RECIPES), default="default", help="which named set of parameters")
+    command.add_argument("--labels", choices=("fer2013", "ferplus"), default="fer2013",
+                         help="FER-2013's own labels, or the majority of FER+'s crowd (needs --votes)")  # fmt: skip
+    command.add_argument("--seed", type=int, default=1, help="of weights, order and augmentation (default: 1)")
+    command.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
+
+
+def _add_evaluate(commands: Commands) -> None:
+    command = _add(commands, "evaluate", "evaluate", "measure bundles and training runs on one split of a data set")
+    command.add_argument("targets", type=Path, nargs="+", metavar="TARGET",
+                         help="bundle (through the TFLite runtime) or training run; several are compared")  # fmt: skip
+    _add_dataset(command)
+    command.add_argument("--split", choices=SPLITS, default="test",
+                         help="validation is PublicTest, test is PrivateTest (default: test)")  # fmt: skip
+    command.add_argument("--folder", action="store_true",
+                         help="--data is a folder of <emotion>/*.png or *.jpg of any size, without splits")  # fmt: skip
+    _add_output(command, "report.html, which holds some of the images, and evaluation.json")
+
+
+def _add_export(commands: Commands) -> None:
+    command = _add(commands, "export", "export", "turn a training run into a bundle for devices")
+    command.add_argument("run", type=Path, metavar="RUN", help="folder that trainer fit wrote")
+    command.add_argument("-o", "--output", type=Path, required=True, metavar="BUNDLE", help="folder of the bundle")
+    _add_dataset(command)
+    command.add_argument("--quantize", action="store_true", help="int8 in place of float32")
+    command.add_argument("--version", default="1.0.0", help="semantic version of the bundle (default: 1.0.0)")
+    command.add_argument("--release", type=int, default=1, help="number that rises with each release (default: 1)")
+    command.add_argument("--max-drop", type=float, default=0.5, metavar="POINTS",
+                         help="percentage points of PublicTest accuracy that int8 may cost (default: 0.5)")  # fmt: skip
+    command.add_argument("--calibration-per-class", type=int, default=60, metavar="N",
+                         help="training images of each class that set the ranges of int8 (default: 60)")  # fmt: skip
+
+
+def _add_dataset(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--data", type=Path, required=True, metavar="PATH",
+                         help="FER-2013 as a folder, .zip, .csv or .csv.gz")  # fmt: skip
+    _add_votes(command)
+
+
+def _add_votes(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--votes", type=Path, metavar="FILE", help="FER+'s fer2013new.csv, beside the .csv of FER-2013"
+    )
+
+
+def _add_output(command: argparse.ArgumentParser, files: str) -> None:
+    command.add_argument("--format", choices=("text", "json"), default="text", help="of what is printed")
+    command.add_argument("--report", type=Path, metavar="DIR", help=f"also write {files}")

@@ -1,0 +1,78 @@
+"""`trainer evaluate`: how good bundles and training runs are on one split of a data set."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.commands.output import show, show_json, to_json, write
+from trainer.data import FaceSet, load_dataset, load_folder
+from trainer.duplicates import leaked
+from trainer.errors import DataError
+from trainer.evaluate import Evaluation, Subject, document, evaluate
+from trainer.labels import FERPLUS_EMOTIONS, with_labels
+from trainer.report import html_report
+from trainer.targets import Predictor, Target, open_target
+from trainer.text import evaluation_text
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measures the targets, prints the result and returns 0."""
+    return evaluate_targets([open_target(path) for path in arguments.targets], arguments)
+
+
+def evaluate_targets(targets: Sequence[Target], arguments: argparse.Namespace) -> int:
+    """Measures opened targets as `run` does."""
+    labels = _common_labels(targets)
+    faces, known = _read_faces(arguments, labels)
+    evaluation = evaluate(faces, _predictors(targets), labels=labels, leaked=known)
+    split = "folder" if arguments.folder else arguments.split
+    subject = Subject(", ".join(target.name for target in targets), str(arguments.data), split)
+    if arguments.report:
+        _write_report(arguments.report, subject, evaluation, faces)
+    if arguments.format == "json":
+        show_json(document(subject, evaluation))
+    else:
+        show(evaluation_text(subject, evaluation))
+    return 0
+
+
+def _common_labels(targets: Sequence[Target]) -> tuple[str, ...]:
+    first, *others = targets
+    for other in others:
+        if other.labels != first.labels:
+            raise DataError(
+                f"tells {len(other.labels)} emotions apart, {first.name} {len(first.labels)}", where=other.name,
+                remedy="Evaluate them one by one",
+            )  # fmt: skip
+    return first.labels
+
+
+def _predictors(targets: Sequence[Target]) -> Mapping[str, Predictor]:
+    """The models of all targets, named by their kind, and by their target too where two would have the same name."""
+    kinds = [kind for target in targets for kind in target.predictors]
+    return {
+        kind if kinds.count(kind) == 1 else f"{kind} of {target.name}": predictor
+        for target in targets
+        for kind, predictor in target.predictors.items()
+    }
+
+
+def _read_faces(arguments: argparse.Namespace, labels: tuple[str, ...]) -> tuple[FaceSet, NDArray[np.int64] | None]:
+    """The images to measure on, and which of them have a near-duplicate in the training split, where there is one."""
+    if arguments.folder:
+        # FER+ only adds a class, so a folder's labels stand for both kinds of model.
+        return load_folder(arguments.data).split("test"), None
+    dataset = load_dataset(arguments.data, arguments.votes)
+    faces = with_labels(dataset.split(arguments.split), "ferplus" if labels == FERPLUS_EMOTIONS else "fer2013")
+    train = dataset.splits.get("train")
+    return faces, None if train is None or arguments.split == "train" else leaked(faces, into=train)
+
+
+def _write_report(folder: Path, subject: Subject, evaluation: Evaluation, faces: FaceSet) -> None:
+    write(folder / "evaluation.json", to_json(document(subject, evaluation)))
+    write(folder / "report.html", html_report(subject, evaluation, faces))
