@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from pydantic.fields import FieldInfo
 
 from edge import asyncapi, cli, errors
 from edge.config.sections import Section, tables
+from edge.contract import Manifest
 from edge.contract.errors import UserError
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -175,9 +177,15 @@ def _with_exit_code(error: type[UserError]) -> Iterator[type[UserError]]:
         yield from _with_exit_code(kind)
 
 
+def manifest_schema() -> str:
+    """`schema/manifest.json`: what a bundle's manifest must be."""
+    return json.dumps(Manifest.model_json_schema(), indent=2, ensure_ascii=False) + "\n"
+
+
 PAGES: dict[Path, Callable[[], str]] = {
     DOCS / "configuration.md": configuration_page,
     DOCS / "cli.md": cli_page,
+    DOCS / "schema" / "manifest.json": manifest_schema,
 }
 """Each page, and what makes it."""
 

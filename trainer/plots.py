@@ -89,7 +89,7 @@ def reliability(models: Mapping[str, ModelResult]) -> Figure:
         axes.plot(confidence, accuracy, color=colour, linewidth=1.2, label=f"{name}, ECE {model.calibration.ece:.3f}")
         axes.scatter(confidence, accuracy, 8 + 80 * sizes / sizes.max(), color=colour, linewidth=0)
     axes.set(xlim=(0, 1), ylim=(0, 1))
-    axes.legend(frameon=False, loc="upper left")
+    axes.legend(frameon=False, loc="lower right")
     return figure
 
 

@@ -32,7 +32,7 @@ from edge.mqtt.settings import BrokerSettings
 log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 5.0
-_CLOSE_TIMEOUT_S = 0.5
+_CLOSE_TIMEOUT_S = 1.0
 _MOST_UNDER_WAY = 20
 
 

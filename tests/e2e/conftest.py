@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.nspawn import Machine, why_not
-from tests.e2e.service import CHECKOUT, PROJECT, STATE, VENV
+from tests.e2e.service import CHECKOUT, PROJECT, PYTHON, STATE, VENV
 
 
 @pytest.fixture(scope="module")
@@ -20,13 +20,13 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
         pytest.skip(reason)
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     binds = {
-        "/opt/python": Path(sys.base_prefix),
+        PYTHON: Path(sys.base_prefix),
         f"{VENV}/lib/{version}/site-packages": Path(sysconfig.get_path("purelib")),
         CHECKOUT: PROJECT,
     }
     with Machine(folder=tmp_path_factory.mktemp("machine"), binds=binds) as machine:
-        machine.write(f"{VENV}/pyvenv.cfg", "home = /opt/python/bin\ninclude-system-site-packages = false\n")
+        machine.write(f"{VENV}/pyvenv.cfg", f"home = {PYTHON}/bin\ninclude-system-site-packages = false\n")
         machine.run("mkdir", f"{VENV}/bin")
-        machine.run("ln", "--symbolic", f"/opt/python/bin/{version}", f"{VENV}/bin/python")
+        machine.run("ln", "--symbolic", f"{PYTHON}/bin/{version}", f"{VENV}/bin/python")
         machine.run("useradd", "--system", "--user-group", f"--home-dir={STATE}", "emotion-edge")
         yield machine

@@ -101,7 +101,7 @@ def test_stopping_the_service_says_so(unit: Machine, listener: Listener) -> None
 
 def test_a_crash_is_told_by_the_last_will(unit: Machine, listener: Listener) -> None:
     """After a `kill -9` the broker itself says that the device is offline."""
-    service.override(unit, service.SETTINGS + "Restart=no\n")
+    service.override(unit, "Restart=no\n")
     service.start(unit)
     listener.wait_for(lambda: statuses(listener) == ["online"])
     unit.systemctl("kill", "--signal=KILL", UNIT)

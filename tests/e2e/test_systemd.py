@@ -25,7 +25,7 @@ def unit(machine: Machine) -> Iterator[Machine]:
 def inside(machine: Machine, script: str) -> str:
     """What a shell script writes that runs in place of the agent, with just the unit's rights."""
     machine.write("/opt/emotion-edge/probe", f"#!/bin/sh\nexec 2>&1\n{script}\n", mode=0o755)
-    service.override(machine, "[Service]\nType=oneshot\nRestart=no\nExecStart=\nExecStart=-/opt/emotion-edge/probe\n")
+    service.override(machine, "Type=oneshot\nRestart=no\nExecStart=\nExecStart=-/opt/emotion-edge/probe\n")
     machine.systemctl("start", UNIT)
     return machine.journal(UNIT)
 

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 
-EDGE = Path(sys.executable).with_name("edge")
+EDGE = str(Path(sys.executable).with_name("edge"))
 
 
 def edge(*arguments: str | Path, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
@@ -49,8 +49,10 @@ def test_an_error_is_one_line_a_fault_and_a_code(tmp_path: Path) -> None:
     done = edge("run", "--config", tmp_path / "config.toml")
     assert done.returncode == 3
     assert done.stderr.splitlines() == [
-        f"edge: error: {tmp_path}/config.toml: camera: there is no camera. "
-        "Add a [[camera]] table with name and source.",
+        (
+            f"edge: error: {tmp_path}/config.toml: camera: there is no camera. "
+            "Add a [[camera]] table with name and source."
+        ),
         f"edge: error: {tmp_path}/config.toml:2: mqtt.prot: unknown key. Perhaps you meant mqtt.port.",
     ]
 
@@ -64,7 +66,7 @@ def test_a_bundle_that_is_none_has_its_own_code(tmp_path: Path) -> None:
 
 def test_a_closed_pipe_is_no_accident(bundle_path: Path, astronaut_path: Path) -> None:
     """`edge classify ... | head -0` ends without a complaint."""
-    command = [EDGE, "classify", "--format", "json", "--model", bundle_path, astronaut_path]
+    command = [EDGE, "classify", "--format", "json", "--model", str(bundle_path), str(astronaut_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stderr is not None

@@ -55,5 +55,5 @@ def test_missing_photographs_are_told_with_a_remedy() -> None:
     """Without the extra `demo`, the error says how to get it."""
     with pytest.raises(RuntimeMissing, match=r"pip install 'edge-emotion\[demo\]'"):
         _find(_Scene("no-such-package", "a.jpg", (0, 0), (0, 0), 1))
-    with pytest.raises(RuntimeMissing, match="matplotlib brings gone.jpg"):
+    with pytest.raises(RuntimeMissing, match=r"matplotlib brings gone\.jpg"):
         _find(_Scene("matplotlib", "gone.jpg", (0, 0), (0, 0), 1))

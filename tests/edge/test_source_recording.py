@@ -28,11 +28,11 @@ HOPPER = Path(str(metadata.distribution("matplotlib").locate_file("matplotlib/mp
 
 
 def write_video(path: Path, frames: int, *, codec: str = "MJPG") -> Path:
-    """Each frame is plain and brighter than the one before."""
+    """Each frame is plain and brighter than the one before, thirty times in a row."""
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), FPS, (64, 48))
     assert writer.isOpened()
     for number in range(frames):
-        writer.write(np.full((48, 64, 3), 20 + 6 * number, np.uint8))
+        writer.write(np.full((48, 64, 3), 20 + 6 * (number % 30), np.uint8))
     writer.release()
     return path
 
@@ -141,18 +141,18 @@ def test_entered_again_a_recording_begins_at_its_start(tmp_path: Path) -> None:
 def test_realtime_plays_a_video_at_its_own_speed(tmp_path: Path) -> None:
     """With --realtime ten frames at 25 a second take 0.36 s, and none is lost by a fast reader."""
     video = write_video(tmp_path / "clip.avi", 20)
+    start_s = time.monotonic()
     with open_source(str(video), realtime=True) as source:
-        start_s = time.monotonic()
         frames = [source.read(1.0) for _ in range(10)]
         elapsed_s = time.monotonic() - start_s
     assert all(frames)
-    assert elapsed_s >= 9 / FPS - 0.02
+    assert elapsed_s >= 9 / FPS
 
 
 def test_realtime_drops_and_counts_what_a_slow_reader_misses(tmp_path: Path) -> None:
     """With --realtime a slow analysis sees the newest frame, and the frames it missed are counted."""
     indices = []
-    with open_source(str(write_video(tmp_path / "clip.avi", 30)), realtime=True) as source:
+    with open_source(str(write_video(tmp_path / "clip.avi", 100)), realtime=True) as source:
         for _ in range(4):
             frame = source.read(1.0)
             assert frame is not None

@@ -15,17 +15,28 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from edge.homeassistant import announce
 from edge.payloads import CameraState, Event, Health
+from edge.topics import Topics
 from tests.mosquitto import PROGRAM, Mosquitto, free_port
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 
 
-def test_the_dashboard_card_is_yaml() -> None:
-    """Home Assistant's card editor can read the card."""
-    yaml = pytest.importorskip("yaml")
-    card = yaml.safe_load((DEPLOY / "homeassistant/dashboard.yaml").read_text(encoding="utf-8"))
-    assert all("type" in part for part in [card, *card["cards"]])
+def test_the_dashboard_card_shows_entities_that_there_are() -> None:
+    """Every entity on the card is one that the device `pi` with the camera `door` makes in Home Assistant."""
+    announcement = announce(
+        topics=Topics("emotion", "pi"),
+        cameras=["door"],
+        agent_version="1.0.0",
+        state_expiry_s=60,
+        health_expiry_s=180,
+        announced={},
+    )
+    components = json.loads(announcement.messages[-1].payload)["components"].values()
+    shown = re.findall(r"entity: (\S+)", (DEPLOY / "homeassistant/dashboard.yaml").read_text(encoding="utf-8"))
+    assert shown
+    assert set(shown) <= {component["default_entity_id"] for component in components}
 
 
 # Node-RED

@@ -1,0 +1,63 @@
+"""The installed command as a process of its own: started, listened to, and ended."""
+
+from __future__ import annotations
+
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
+
+EDGE = str(Path(sys.executable).with_name("edge"))
+
+
+class Edge:
+    """`edge` with its arguments, running while the context is open. Its output and its log come as one stream."""
+
+    def __init__(self, *arguments: str | Path, environ: Mapping[str, str] | None = None) -> None:
+        self._command = [EDGE, *map(str, arguments)]
+        self._environ = environ
+        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self.output: list[str] = []
+
+    def __enter__(self) -> Self:
+        self.process = subprocess.Popen(
+            self._command, env=self._environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        self._reader.join()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        with self.process.stdout as stream:
+            for line in stream:
+                self._lines.put(line.rstrip("\n"))
+        self._lines.put(None)
+
+    def wait_for(self, phrase: str, timeout_s: float = 30) -> str:
+        """The next line of output that holds `phrase`."""
+        give_up_s = time.monotonic() + timeout_s
+        while (line := self._lines.get(timeout=max(0.1, give_up_s - time.monotonic()))) is not None:
+            self.output.append(line)
+            if phrase in line:
+                return line
+        raise AssertionError(f"it ended without {phrase!r}:\n" + "\n".join(self.output))
+
+    def stop(self, number: signal.Signals = signal.SIGTERM, timeout_s: float = 15) -> int:
+        """Sends a signal and waits for the end; returns the exit code."""
+        self.process.send_signal(number)
+        code = self.process.wait(timeout_s)
+        self._reader.join()
+        while (line := self._lines.get()) is not None:
+            self.output.append(line)
+        return code

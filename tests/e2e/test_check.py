@@ -1,0 +1,95 @@
+"""`edge check`: what a person sees of a device that works, and of one with faults."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.process import EDGE
+from tests.mosquitto import PROGRAM, Mosquitto, free_port
+
+pytestmark = pytest.mark.skipif(PROGRAM is None, reason="mosquitto is not installed")
+
+
+def check(config: Path, **environ: str) -> tuple[int, list[str]]:
+    """Exit code and lines of the report."""
+    command = [EDGE, "check", "--config", config]
+    env = {**os.environ, **environ}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert "Traceback" not in done.stderr
+    return done.returncode, done.stdout.splitlines()
+
+
+@pytest.fixture
+def config(tmp_path: Path, bundle_path: Path) -> Path:
+    """A device with two cameras."""
+    path = tmp_path / "config.toml"
+    path.write_text(f"""
+[device]
+state_dir = "state"
+[model]
+path = "{bundle_path}"
+[[camera]]
+name = "door"
+source = "demo"
+[[camera]]
+name = "hall"
+source = "demo"
+""")
+    return path
+
+
+def test_a_sound_device_is_all_ok(config: Path, tmp_path: Path) -> None:
+    """One line for each part, with what was found; nothing is left behind."""
+    with Mosquitto(tmp_path) as broker:
+        code, lines = check(config, EDGE_MQTT__PORT=str(broker.port))
+    assert [line.split()[0] for line in lines] == ["OK"] * 7
+    assert "state, will be made" in lines[1]
+    assert "passed its self-test on" in lines[2]
+    assert "640x360, 25 frames a second" in lines[4]
+    assert f"localhost:{broker.port} speaks MQTT 5" in lines[6]
+    assert code == 0
+    assert not (tmp_path / "state").exists()
+
+
+def test_every_fault_is_told_with_its_remedy(config: Path, tmp_path: Path) -> None:
+    """All parts are tried, although the first fails; the code is that of the first fault."""
+    environ = {
+        "EDGE_MODEL__PATH": str(tmp_path),
+        "EDGE_CAMERA__1__SOURCE": "/dev/video99",
+        "EDGE_MQTT__PORT": str(free_port()),
+    }
+    code, lines = check(config, **environ)
+    assert code == 4
+    wrong = [line for line in lines if line.startswith("WRONG")]
+    assert [line.split("  ")[0] for line in wrong] == ["WRONG model", "WRONG camera hall", "WRONG broker"]
+    assert "is no model bundle (no manifest.json). Give a folder that trainer export wrote." in wrong[0]
+    assert "/dev/video99: no such camera" in wrong[1]
+    assert "nothing listens on that port. Check the port, and that the broker is running." in wrong[2]
+    assert [line.split()[0] for line in lines].count("OK") == 4
+
+
+def test_a_wrong_configuration_is_told_line_by_line(tmp_path: Path) -> None:
+    """Without a valid configuration there is nothing else to try."""
+    (tmp_path / "config.toml").write_text("[mqtt]\nport = 0\n")
+    code, lines = check(tmp_path / "config.toml")
+    assert (code, len(lines)) == (3, 2)
+    assert "config.toml:2: mqtt.port: must be greater than or equal to 1, not 0." in lines[1]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody without rights")
+def test_a_state_folder_that_is_not_ones_own_is_a_fault(config: Path, tmp_path: Path) -> None:
+    """A folder that root made for itself is found out before the agent fails on it."""
+    config.write_text(config.read_text().replace('"state"', '"/root/state"'))
+    config.chmod(0o644)
+    for folder in (tmp_path, *list(tmp_path.parents)[:3]):
+        folder.chmod(0o755)
+    program = "import os, sys; os.setuid(65534); os.execv(sys.argv[1], sys.argv[1:])"
+    command = ["python3", "-c", program, EDGE, "check", "--config", config]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert any(
+        line.startswith("WRONG state folder") and "cannot be written" in line for line in done.stdout.splitlines()
+    )

@@ -1,0 +1,149 @@
+"""`edge classify` on real photographs and a real video."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from edge.contract import EMOTIONS
+from edge.source.demo import FPS, HEIGHT_PX, WIDTH_PX, DemoSource
+from tests.e2e.process import EDGE
+
+
+@pytest.fixture(scope="module")
+def video_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five frames with the astronaut's face, at 25 frames a second."""
+    path = tmp_path_factory.mktemp("video") / "clip.mp4"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), FPS, (WIDTH_PX, HEIGHT_PX))
+    with DemoSource() as source:
+        for index in range(5):
+            writer.write(source._picture(4 + index / FPS))
+    writer.release()
+    return path
+
+
+def classify(bundle: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Runs the command to its end."""
+    command = [EDGE, "classify", "--model", bundle, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def findings(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
+    """The JSON lines."""
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_a_photo_gives_a_line_for_its_face(bundle_path: Path, astronaut_path: Path) -> None:
+    """The smile is found, where it is, with a probability for each emotion."""
+    (face,) = findings(classify(bundle_path, astronaut_path, "--format", "json"))
+    assert face["path"] == str(astronaut_path)
+    assert (face["frame"], face["time_s"]) == (0, 0)
+    left, top, right, bottom = face["box"]
+    assert left < 226 < right
+    assert top < 120 < bottom
+    assert list(face["probs"]) == list(EMOTIONS)
+    assert sum(face["probs"].values()) == pytest.approx(1, abs=1e-3)
+    assert face["emotion"] == "happy"
+    assert face["confidence"] == face["probs"]["happy"]
+    assert face["quality"] == 1
+
+
+def test_photos_of_any_size_agree(bundle_path: Path, astronaut_path: Path, tmp_path: Path) -> None:
+    """A photo eight times as large, or half as large, shows the same emotion."""
+    photo = cv2.imread(str(astronaut_path))
+    for scale in (0.5, 8):
+        cv2.imwrite(str(tmp_path / f"{scale}.png"), cv2.resize(photo, None, fx=scale, fy=scale))
+    found = findings(classify(bundle_path, tmp_path, "--format", "json"))
+    assert [face["emotion"] for face in found] == ["happy", "happy"]
+
+
+def test_a_folder_gives_a_table_for_each_file(bundle_path: Path, astronaut_path: Path, hopper_path: Path) -> None:
+    """A person sees which file shows what."""
+    done = classify(bundle_path, astronaut_path, hopper_path)
+    assert (done.returncode, done.stdout.count("emotion")) == (0, 2)
+    assert astronaut_path.name in done.stdout.splitlines()[0]
+    assert "happy" in done.stdout
+
+
+def test_each_frame_of_a_video_is_told_with_its_time(bundle_path: Path, video_path: Path) -> None:
+    """What a face shows can be followed through a recording."""
+    found = findings(classify(bundle_path, video_path, "--format", "json"))
+    assert [face["frame"] for face in found] == [0, 1, 2, 3, 4]
+    assert [face["time_s"] for face in found] == pytest.approx([0, 0.04, 0.08, 0.12, 0.16])
+
+
+def test_what_is_no_picture_is_named_and_the_rest_is_done(
+    bundle_path: Path, astronaut_path: Path, tmp_path: Path
+) -> None:
+    """One bad file in a thousand does not lose the others, and is not passed over in silence."""
+    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "broken.jpg").write_bytes(astronaut_path.read_bytes()[:200])
+    files = [tmp_path / "none.png", tmp_path / "notes.txt", tmp_path / "broken.jpg", astronaut_path]
+    done = classify(bundle_path, *files, "--format", "json")
+    assert done.returncode == 5
+    assert len(findings(done)) == 1
+    errors = [line for line in done.stderr.splitlines() if line.startswith("edge: error: ")]
+    assert [str(file) in line for file, line in zip(files[:3], errors, strict=True)] == [True, True, True]
+
+
+def test_an_empty_folder_is_an_error(bundle_path: Path, tmp_path: Path) -> None:
+    """A mistyped path does not look like a photo without faces."""
+    done = classify(bundle_path, tmp_path)
+    assert (done.returncode, "holds no pictures" in done.stderr) == (5, True)
+
+
+def test_annotated_copies_show_box_and_label(
+    bundle_path: Path, astronaut_path: Path, hopper_path: Path, video_path: Path, tmp_path: Path
+) -> None:
+    """Copies go to another folder, of the same size and length, with the face framed; the originals stay."""
+    before = astronaut_path.read_bytes()
+    done = classify(bundle_path, astronaut_path, hopper_path, video_path, "--annotate", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert astronaut_path.read_bytes() == before
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"astronaut.png", "grace_hopper.jpg", "clip.mp4"}
+    copy, original = (cv2.imread(str(p)).astype(int) for p in (tmp_path / "out" / "astronaut.png", astronaut_path))
+    changed = np.abs(copy - original).sum(axis=2) > 0
+    assert changed[174, 200:250].all(), "the lower edge of the box"
+    assert not changed[300:].any(), "the suit"
+    video = cv2.VideoCapture(str(tmp_path / "out" / "clip.mp4"))
+    assert (video.get(cv2.CAP_PROP_FRAME_COUNT), video.get(cv2.CAP_PROP_FPS)) == (5, FPS)
+
+
+def test_one_photo_is_annotated_into_one_file(bundle_path: Path, astronaut_path: Path, tmp_path: Path) -> None:
+    """For a single photo, OUT is a file in whatever format its name says."""
+    assert classify(bundle_path, astronaut_path, "--annotate", tmp_path / "new" / "a.jpg").returncode == 0
+    assert cv2.imread(str(tmp_path / "new" / "a.jpg")).shape == (512, 512, 3)
+
+
+def test_files_of_the_same_name_do_not_replace_each_other(
+    bundle_path: Path, astronaut_path: Path, tmp_path: Path
+) -> None:
+    """Photos called alike in two folders give two copies."""
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "x.png").write_bytes(astronaut_path.read_bytes())
+    classify(bundle_path, tmp_path / "a", tmp_path / "b", "--annotate", tmp_path / "out")
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"x.png", "x-2.png"}
+
+
+@pytest.mark.parametrize("target", [".", "a.png"])
+def test_an_original_is_never_overwritten(bundle_path: Path, astronaut_path: Path, tmp_path: Path, target: str) -> None:
+    """A person's only copy of a photo is safe from a careless --annotate."""
+    photo = tmp_path / "a.png"
+    photo.write_bytes(astronaut_path.read_bytes())
+    done = classify(bundle_path, photo, "--annotate", tmp_path / target)
+    assert (done.returncode, "would be overwritten" in done.stderr) == (1, True)
+    assert photo.read_bytes() == astronaut_path.read_bytes()
+
+
+def test_a_copy_that_cannot_be_written_is_an_error(bundle_path: Path, astronaut_path: Path, tmp_path: Path) -> None:
+    """An unknown format is said, with the ones that work."""
+    done = classify(bundle_path, astronaut_path, "--annotate", tmp_path / "a.docx")
+    assert done.returncode == 1
+    assert "a.docx: cannot be written. Check the folder's rights" in done.stderr

@@ -1,0 +1,72 @@
+"""The installer on a machine that it may change: what it refuses, and (on request) a whole installation."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.e2e.nspawn import Machine, why_not
+from tests.e2e.service import CONFIG, PROJECT, STATE, UNIT
+
+CHECKOUT = "/srv/checkout"
+INSTALLER = f"{CHECKOUT}/deploy/install.sh"
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """A booted machine with this checkout and nothing of it installed."""
+    if reason := why_not():
+        pytest.skip(reason)
+    with Machine(folder=tmp_path_factory.mktemp("machine"), binds={CHECKOUT: PROJECT}) as machine:
+        yield machine
+
+
+def test_it_asks_for_root(bare: Machine) -> None:
+    """Without root's rights, the installer says how to get them."""
+    answer = bare.run("setpriv", "--reuid=65534", "--clear-groups", INSTALLER, check=False)
+    assert "Run it with sudo" in answer
+
+
+def test_it_refuses_a_32_bit_system(bare: Machine) -> None:
+    """On a 32-bit Raspberry Pi OS, the installer says what to do before it changes anything."""
+    bare.write("/srv/pi32/dpkg", "#!/bin/sh\necho armhf\n", mode=0o755)
+    answer = bare.run("sh", "-c", f"PATH=/srv/pi32:$PATH {INSTALLER}; echo exit $?")
+    assert "32-bit system (armhf)" in answer
+    assert "Raspberry Pi OS (64-bit)" in answer
+    assert "exit 1" in answer
+    assert not (bare.root / "opt/emotion-edge").exists()
+
+
+def test_it_refuses_an_old_release(bare: Machine) -> None:
+    """On Debian 11, whose Python is too old, the installer names the release that is needed."""
+    release = (bare.root / "usr/lib/os-release").read_text(encoding="utf-8")
+    bare.write("/usr/lib/os-release", 'ID=debian\nVERSION_ID="11"\n')
+    answer = bare.run(INSTALLER, check=False)
+    bare.write("/usr/lib/os-release", release)
+    assert "12 (Bookworm) or newer" in answer
+
+
+@pytest.mark.skipif(not os.environ.get("TEST_INSTALL"), reason="downloads 100 MB: set TEST_INSTALL=1 to run it")
+def test_install_upgrade_uninstall(bare: Machine) -> None:
+    """Installed, the service runs; a second run keeps the configuration; removed, it leaves only what it said."""
+    bare.run(INSTALLER, timeout_s=250)
+    assert bare.show(UNIT, "ActiveState") == "active"
+    assert bare.systemctl("is-enabled", UNIT).strip() == "enabled"
+    assert bare.run("setpriv", "--reuid=emotion-edge", "--clear-groups", "edge", "--version").startswith("edge ")
+
+    bare.run("sh", "-c", f"echo '# mine' >> {CONFIG}")
+    first = bare.show(UNIT, "MainPID")
+    assert "keeping" in bare.run(INSTALLER, timeout_s=250)
+    assert bare.show(UNIT, "MainPID") != first
+    assert "# mine" in bare.run("cat", CONFIG)
+
+    bare.run(INSTALLER, "--uninstall")
+    assert bare.run("find", "/opt/emotion-edge", f"/etc/systemd/system/{UNIT}", "/usr/local/bin/edge", check=False).count(
+        "No such file"
+    ) == 3  # fmt: skip
+    assert "# mine" in bare.run("cat", CONFIG)
+
+    bare.run(INSTALLER, "--uninstall", "--purge")
+    assert bare.run("find", "/etc/emotion-edge", STATE, check=False).count("No such file") == 2

@@ -1,0 +1,99 @@
+"""`edge run` against a real broker: an independent client sees the device come, speak and go."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from tests.e2e.process import Edge
+from tests.mosquitto import PROGRAM, Listener, Mosquitto
+
+pytestmark = pytest.mark.skipif(PROGRAM is None, reason="mosquitto is not installed")
+
+SCHEMAS = Path(__file__).parents[2] / "docs" / "schema"
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Mosquitto]:
+    """A broker that lets everybody in."""
+    with Mosquitto(tmp_path) as broker:
+        yield broker
+
+
+@pytest.fixture
+def listener(broker: Mosquitto) -> Iterator[Listener]:
+    """Hears everything that passes through it."""
+    with Listener(broker.port) as listener:
+        yield listener
+
+
+@pytest.fixture
+def config(tmp_path: Path, bundle_path: Path, broker: Mosquitto) -> Path:
+    """A device `hall` whose camera `door` films the photographs."""
+    path = tmp_path / "config.toml"
+    path.write_text(f"""
+[device]
+name = "hall"
+state_dir = "state"
+
+[model]
+path = "{bundle_path}"
+
+[mqtt]
+port = {broker.port}
+
+[[camera]]
+name = "door"
+source = "demo"
+""")
+    return path
+
+
+def payload_of(listener: Listener, topic: str) -> object:
+    """The newest JSON payload of a topic."""
+    return json.loads(listener.on(topic)[-1].payload)
+
+
+def test_a_life_of_the_agent(config: Path, listener: Listener) -> None:
+    """Online, info, the camera, an emotion, its event and health arrive; after SIGTERM the device says goodbye."""
+    with Edge("run", "--config", config) as agent:
+        listener.wait_for(lambda: listener.on("emotion/hall/door/event"), timeout_s=40)
+        listener.wait_for(lambda: listener.on("emotion/hall/health"))
+        assert agent.stop() == 0, agent.output
+    for kind, topic in (("info", "info"), ("health", "health"), ("state", "door/emotion"), ("event", "door/event")):
+        schema = json.loads((SCHEMAS / f"{kind}.json").read_text())
+        jsonschema.validate(payload_of(listener, f"emotion/hall/{topic}"), schema)
+    listener.wait_for(lambda: len(listener.on("emotion/hall/status")) >= 2)
+    assert [message.payload for message in listener.on("emotion/hall/status")] == ["online", "offline"]
+    assert listener.on("emotion/hall/door/status")[-1].payload == "offline"
+    assert not [line for line in agent.output if "Traceback" in line]
+
+
+def test_ctrl_c_stops_it_as_orderly(config: Path, listener: Listener) -> None:
+    """Somebody who tries the agent in a terminal leaves no device behind that looks alive."""
+    with Edge("run", "--config", config) as agent:
+        listener.wait_for(lambda: listener.on("emotion/hall/status"), timeout_s=40)
+        assert agent.stop(signal.SIGINT) == 0, agent.output
+    listener.wait_for(lambda: listener.on("emotion/hall/status")[-1].payload == "offline")
+
+
+def test_a_killed_agent_is_reported_by_its_will(config: Path, listener: Listener) -> None:
+    """After a crash, the broker says within seconds that the device is gone."""
+    with Edge("run", "--config", config) as agent:
+        listener.wait_for(lambda: listener.on("emotion/hall/status"), timeout_s=40)
+        agent.stop(signal.SIGKILL)
+        listener.wait_for(lambda: listener.on("emotion/hall/status")[-1].payload == "offline", timeout_s=20)
+
+
+def test_the_log_level_is_the_configured_one(config: Path, listener: Listener) -> None:
+    """A device that is to be quiet is."""
+    config.write_text(config.read_text() + '[logging]\nlevel = "error"\n')
+    with Edge("run", "--config", config) as agent:
+        listener.wait_for(lambda: listener.on("emotion/hall/door/emotion"), timeout_s=40)
+        agent.stop()
+    assert not [line for line in agent.output if " INFO " in line or " WARNING" in line]

@@ -1,0 +1,99 @@
+"""`edge watch` against a real broker."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.process import EDGE, Edge
+from tests.mosquitto import PROGRAM, Listener, Mosquitto, free_port
+
+pytestmark = pytest.mark.skipif(PROGRAM is None, reason="mosquitto is not installed")
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Mosquitto]:
+    """A broker that lets everybody in."""
+    with Mosquitto(tmp_path) as broker:
+        yield broker
+
+
+STATE = json.dumps(
+    {"face_count": 1, "emotion": "sad", "confidence": 0.8, "faces": [{"emotion": "sad", "probs": {"sad": 0.8}}]}
+)
+
+
+def test_what_the_broker_kept_and_what_comes_is_told_line_by_line(broker: Mosquitto) -> None:
+    """Somebody who looks in sees the present state at once, and then what happens."""
+    with Listener(broker.port) as other:
+        other.publish("emotion/pi/status", "online", retain=True)
+        with Edge("watch", "--port", str(broker.port)) as watch:
+            watch.wait_for("emotion/pi/status  online")
+            other.publish("emotion/pi/door/emotion", STATE)
+            assert "sad 80%" in watch.wait_for("emotion/pi/door/emotion")
+            other.publish("elsewhere/pi/status", "online")
+            other.publish("emotion/pi/door/status", "paused")
+            watch.wait_for("emotion/pi/door/status  paused")
+    assert not [line for line in watch.output if "elsewhere" in line]
+
+
+def test_a_broker_that_is_not_there_is_waited_for(tmp_path: Path) -> None:
+    """Started too early, or during a restart of the broker, it says so and goes on by itself."""
+    port = free_port()
+    with Edge("watch", "--port", str(port)) as watch:
+        watch.wait_for("nothing listens on that port. Check the port, and that the broker is running. Trying again")
+        with Mosquitto(tmp_path, port=port):
+            watch.wait_for("listening to localhost")
+        watch.wait_for("Trying again")
+
+
+def test_a_refusal_is_an_error(tmp_path: Path) -> None:
+    """A wrong password is not tried for ever."""
+    with Mosquitto(tmp_path, ["allow_anonymous false"]) as broker:
+        done = subprocess.run([EDGE, "watch", "--port", str(broker.port)], capture_output=True, text=True, check=False)
+    assert done.returncode == 6
+    assert "the broker lets no anonymous client in. Configure a user name and a password." in done.stderr
+
+
+def test_a_password_does_not_travel_in_the_clear(tmp_path: Path) -> None:
+    """To a remote host the password goes encrypted, or by explicit wish."""
+    (tmp_path / "password").write_text("swordfish")
+    command = [EDGE, "watch", "--host", "broker.example", "--username", "me", "--password-file", tmp_path / "password"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 3
+    assert "would cross the network unencrypted" in done.stderr
+    assert "swordfish" not in done.stderr
+
+
+def test_a_terminal_shows_a_live_table(broker: Mosquitto) -> None:
+    """In a terminal, devices and faces stand in a table that is redrawn in place."""
+    with Listener(broker.port) as other:
+        other.publish("emotion/pi/door/emotion", STATE, retain=True)
+        shown = _in_terminal([EDGE, "watch", "--port", str(broker.port)], until="sad 80%")
+    assert "door" in shown
+    assert "confidence" in shown
+
+
+def _in_terminal(command: list[str], *, until: str) -> str:
+    """What a command writes to a terminal until a phrase appears."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.environ.update(TERM="xterm", COLUMNS="120", LINES="30")
+        os.execv(command[0], command)
+    shown, give_up_s = "", time.monotonic() + 30
+    try:
+        while until not in shown:
+            assert time.monotonic() < give_up_s, shown
+            shown += os.read(terminal, 4096).decode(errors="replace")
+        return shown
+    finally:
+        os.kill(pid, 9)
+        os.waitpid(pid, 0)
+        os.close(terminal)
