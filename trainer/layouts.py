@@ -167,9 +167,10 @@ def _read_table_file(path: Path, votes: Path | None) -> Iterator[Item]:
 
 
 def _read_table_stream(file: IO[bytes], compressed: bool, path: Path, votes: Path | None) -> Iterator[Item]:  # noqa: FBT001
-    with gzip.GzipFile(fileobj=file) if compressed else file as plain:
+    plain = gzip.GzipFile(fileobj=file) if compressed else file
+    with plain, io.TextIOWrapper(plain, "utf-8-sig", newline="") as lines:
         try:
-            yield from _read_table(io.TextIOWrapper(plain, "utf-8-sig", newline=""), path, votes)
+            yield from _read_table(lines, path, votes)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise DataError(
                 f"is not a whole compressed file ({error})", where=path, remedy="Download it again"

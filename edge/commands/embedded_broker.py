@@ -90,7 +90,7 @@ def _mosquitto(folder: Path, port: int) -> Iterator[None]:
     config = folder / "mosquitto.conf"
     config.write_text(_MOSQUITTO.format(port=port), encoding="utf-8")
     # In a session of its own, Ctrl-C does not end it before the agent has said goodbye.
-    command = [program, "-c", config]
+    command = [program, "-c", str(config)]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True) as process:  # noqa: S603 - our own
         try:
             _wait_until_it_listens(process, port)

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-
 EDGE = str(Path(sys.executable).with_name("edge"))
 
 

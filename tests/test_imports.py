@@ -1,0 +1,57 @@
+"""What a fresh interpreter has loaded after an import: the arrows of ARCHITECTURE.md, seen from outside."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+_HEAVY = {"tensorflow", "keras", "cv2", "paho", "ai_edge_litert", "matplotlib", "rich"}
+
+
+def loaded_after(statement: str) -> set[str]:
+    """The modules that a new interpreter has loaded after `statement`."""
+    program = f"import sys\n{statement}\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def packages(modules: set[str]) -> set[str]:
+    """The packages that modules belong to."""
+    return {name.partition(".")[0] for name in modules}
+
+
+@pytest.mark.parametrize("module", ["edge.bootstrap", "edge.commands.run", "edge.commands.demo", "edge.commands.classify"])
+def test_the_agent_never_loads_tensorflow(module: str) -> None:
+    """A device needs no training framework, whichever command runs."""
+    assert not packages(loaded_after(f"import {module}")) & {"tensorflow", "keras", "trainer"}
+
+
+def test_the_contract_brings_no_more_than_it_says() -> None:
+    """The contract computes: beside the standard library, it loads numpy, pydantic and OpenCV for cropping."""
+    loaded = packages(loaded_after("import edge.contract, edge.contract.crop"))
+    assert not loaded & (_HEAVY - {"cv2"})
+    assert {"numpy", "pydantic", "cv2"} <= loaded
+
+
+@pytest.mark.parametrize("stage", ["track", "smooth", "message", "domain", "ports", "topics", "payloads"])
+def test_pure_stages_load_nothing_heavy(stage: str) -> None:
+    """A stage can be understood and tested without camera, broker or runtime."""
+    assert not packages(loaded_after(f"import edge.{stage}")) & _HEAVY
+
+
+@pytest.mark.parametrize("command", ["edge", "trainer"])
+def test_help_is_quick_to_come(command: str) -> None:
+    """Asking for help does not start a training framework."""
+    assert not packages(loaded_after(f"from {command}.cli import parser\nparser().format_help()")) & _HEAVY
+
+
+@pytest.mark.parametrize("module", ["trainer.cli", "trainer.audit", "trainer.bundle", "trainer.fit"])
+def test_the_trainer_never_loads_mqtt_or_the_agent(module: str) -> None:
+    """Of the agent, the trainer knows the contract alone."""
+    loaded = loaded_after(f"import {module}")
+    assert "paho" not in packages(loaded)
+    of_edge = {name for name in loaded if name.startswith("edge.")}
+    assert of_edge
+    assert all(name.startswith("edge.contract") for name in of_edge)

@@ -1,0 +1,110 @@
+"""Confidence: how it is measured, put right and used."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge.contract import softmax
+from trainer.calibration import (
+    calibration,
+    fit_temperature,
+    negative_log_likelihood,
+    risk_coverage,
+    threshold_for_accuracy,
+)
+from trainer.metrics import Labels, Logits
+
+
+def honest(count: int, seed: int = 0) -> tuple[Logits, Labels]:
+    """Logits, and labels drawn from exactly the probabilities that they state."""
+    random = np.random.default_rng(seed)
+    logits = random.normal(0, 2, (count, 7)).astype(np.float32)
+    cumulative = softmax(logits).cumsum(axis=1)
+    return logits, (random.uniform(size=(count, 1)) > cumulative).sum(axis=1).clip(max=6)
+
+
+def confident(shares: list[float]) -> Logits:
+    """Two classes; class 0 has the given probabilities."""
+    share = np.array(shares)
+    return np.log(np.stack([share, 1 - share], axis=1)).astype(np.float32)
+
+
+def test_error_of_a_small_case() -> None:
+    """Two bins: 0.9 stated and 0.5 true, 0.6 stated and 1 true, give (2 x 0.4 + 1 x 0.4) / 3."""
+    result = calibration(confident([0.9, 0.9, 0.6]), np.array([0, 1, 0]))
+    assert result.ece == pytest.approx((2 * 0.4 + 0.4) / 3, abs=1e-6)
+    assert result.brier == pytest.approx((2 * 0.1**2 + 2 * 0.9**2 + 2 * 0.4**2) / 3, abs=1e-6)
+    assert result.nll == pytest.approx(-(math.log(0.9) + math.log(0.1) + math.log(0.6)) / 3, abs=1e-6)
+    filled = {round(b.high * 15): (b.count, b.accuracy) for b in result.bins if b.count}
+    assert filled == {14: (2, 0.5), 9: (1, 1.0)}
+    assert all(b.confidence is None and b.accuracy is None for b in result.bins if not b.count)
+
+
+def test_bins_hold_every_image_at_their_edges() -> None:
+    """Certainty itself and a confidence on an edge are counted, once."""
+    logits = np.array([[100, 0, 0], [0, 0, 0]], np.float32)  # 1 and exactly a third
+    assert sum(b.count for b in calibration(logits, np.array([0, 1])).bins) == 2
+
+
+def test_honest_model_has_no_error() -> None:
+    """Where labels follow the stated probabilities, the error is only chance."""
+    logits, labels = honest(20_000)
+    assert calibration(logits, labels).ece < 0.01
+    assert calibration(3 * logits, labels).ece > 0.1
+
+
+@pytest.mark.parametrize("factor", [0.3, 1.0, 4.0])
+def test_temperature_undoes_exaggeration(factor: float) -> None:
+    """A model whose logits are too large by a factor gets this factor as its temperature."""
+    logits, labels = honest(20_000)
+    temperature = fit_temperature(logits * np.float32(factor), labels)
+    assert temperature == pytest.approx(factor, rel=0.04)
+    assert calibration(logits * np.float32(factor / temperature), labels).ece < 0.012
+
+
+@given(st.integers(0, 1000))
+def test_temperature_is_the_best(seed: int) -> None:
+    """No temperature nearby makes the labels likelier."""
+    logits, labels = honest(50, seed)
+    best = fit_temperature(logits, labels)
+    losses = [negative_log_likelihood(logits, labels, best * change) for change in (1, 0.99, 1.01)]
+    assert losses[0] <= min(losses) + 1e-9
+
+
+def test_temperature_stays_finite() -> None:
+    """A model that is always right asks for endless confidence, and one always wrong for none; both are bounded."""
+    logits = np.eye(7, dtype=np.float32)
+    assert fit_temperature(logits, np.arange(7)) == pytest.approx(0.05, rel=1e-3)
+    assert fit_temperature(logits, np.roll(np.arange(7), 1)) == pytest.approx(20, rel=1e-3)
+
+
+def test_large_logits_overflow_nothing() -> None:
+    """Logits of a thousand have a finite likelihood."""
+    assert negative_log_likelihood(np.array([[1000, 0]], np.float32), np.array([1])) == 1000
+
+
+def test_risk_and_coverage() -> None:
+    """Fewer answers, more of them right; None where none is left."""
+    points = risk_coverage(confident([0.95, 0.9, 0.7, 0.6]), np.array([0, 0, 0, 1]), (0.5, 0.8, 0.99))
+    assert [(p.coverage, p.accuracy) for p in points] == [(1.0, 0.75), (0.5, 1.0), (0.0, None)]
+
+
+def test_threshold_for_an_accuracy() -> None:
+    """The lowest threshold above which enough answers are right, and 1 where none does."""
+    logits, labels = confident([0.95, 0.9, 0.8, 0.7, 0.6]), np.array([0, 0, 1, 0, 1])
+    assert threshold_for_accuracy(logits, labels, 0.75) == pytest.approx(0.7, abs=1e-6)
+    assert threshold_for_accuracy(logits, labels, 0.6) == pytest.approx(0.6, abs=1e-6)
+    assert threshold_for_accuracy(logits, labels, 0.9) == pytest.approx(0.9, abs=1e-6)
+    assert threshold_for_accuracy(logits, 1 - labels, 0.9) == 1.0
+
+
+def test_threshold_does_not_split_equal_confidences() -> None:
+    """Quantized models state the same confidence often: all such answers are given or none."""
+    logits, labels = confident([0.9, 0.8, 0.8, 0.8]), np.array([0, 0, 1, 1])
+    threshold = threshold_for_accuracy(logits, labels, 0.9)
+    assert threshold == pytest.approx(0.9, abs=1e-6)

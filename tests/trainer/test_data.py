@@ -1,0 +1,253 @@
+"""Reading FER-2013 in each layout, and what a user is told when it is not as it should be."""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from edge.contract import EMOTIONS
+from trainer.data import load_dataset, load_folder
+from trainer.errors import DataError
+
+
+def test_every_layout_gives_the_same_data_set(any_layout: Path) -> None:
+    """It does not matter in which form someone has FER-2013."""
+    dataset = load_dataset(any_layout)
+    assert {name: len(faces) for name, faces in dataset.splits.items()} == {"train": 28, "validation": 14, "test": 7}
+    for faces in dataset.splits.values():
+        assert np.bincount(faces.labels).tolist() == [len(faces) // 7] * 7
+        assert faces.images.shape == (len(faces), 48, 48)
+        assert len(set(faces.names)) == len(faces)
+    assert dataset.unreadable == dataset.resized == ()
+
+
+def test_pixels_of_the_table_arrive_as_they_are(table: Path, plain_folder: Path) -> None:
+    """The table and lossless files of the same images are the same images."""
+    from_table, from_files = load_dataset(table), load_dataset(plain_folder)
+    for split, faces in from_table.splits.items():
+        assert {image.tobytes() for image in faces.images} == {i.tobytes() for i in from_files.split(split).images}
+
+
+def test_an_image_can_be_found_again_by_its_name(kaggle_folder: Path, table: Path) -> None:
+    """Names in reports are paths in the data set, or row numbers of the table."""
+    name = load_dataset(kaggle_folder).split("validation").names[0]
+    assert (kaggle_folder / name).name.startswith("PublicTest_")
+    assert load_dataset(table).split("validation").names[0] == "row 29"
+
+
+def test_table_as_other_programs_save_it(table: Path) -> None:
+    """Excel's byte order mark and the spaces in Kaggle's other edition of the header do no harm."""
+    text = table.read_text().replace("emotion,pixels,Usage", "emotion, pixels, Usage")
+    table.write_text(text, encoding="utf-8-sig")
+    assert len(load_dataset(table).split("train")) == 28
+
+
+def test_other_names_of_emotions_and_files_of_macos(plain_folder: Path) -> None:
+    """`happiness` is happy, and the shadow files that macOS adds are no images."""
+    (plain_folder / "train" / "happy").rename(plain_folder / "train" / "Happiness")
+    shadow = plain_folder / "__MACOSX" / "train" / "angry" / "._0.png"
+    shadow.parent.mkdir(parents=True)
+    shadow.write_bytes(b"\0\5\x16\7")
+    dataset = load_dataset(plain_folder)
+    assert (dataset.split("train").labels == EMOTIONS.index("happy")).sum() == 4
+    assert dataset.unreadable == ()
+
+
+def test_votes_stay_with_their_row(table: Path, votes: Path) -> None:
+    """FER+'s votes follow an image into its split and into a selection."""
+    lines = votes.read_text().splitlines()
+    lines[29] = "PublicTest,fer0000028.png,0,0,0,0,0,0,0,0,1,9"
+    votes.write_text("\n".join(lines))
+    validation = load_dataset(table, votes).split("validation")
+    assert validation.votes is not None
+    assert validation.votes[0].tolist() == [0] * 8 + [1, 9]
+    chosen = validation.take(np.array([3, 0])).votes
+    assert chosen is not None
+    assert chosen[:, 9].tolist() == [0, 9]
+
+
+def test_damaged_images_are_named_and_left_out(kaggle_folder: Path) -> None:
+    """A truncated JPEG does not stop the rest."""
+    victim = next((kaggle_folder / "train" / "fear").iterdir())
+    victim.write_bytes(victim.read_bytes()[:-200])
+    empty = next((kaggle_folder / "train" / "sad").iterdir())
+    empty.write_bytes(b"")
+    dataset = load_dataset(kaggle_folder)
+    assert set(dataset.unreadable) == {f"train/fear/{victim.name}", f"train/sad/{empty.name}"}
+    assert len(dataset.split("train")) == 26
+
+
+@pytest.mark.parametrize("pixels", ["", "1 2 3", "x " * 2304, "1 " * 2303 + "1.5", "1 " * 2303 + "300", "-1 " * 2304])
+def test_damaged_rows_are_named_and_left_out(table: Path, pixels: str) -> None:
+    """A row whose pixels are too few, too large or no numbers does not stop the rest."""
+    with table.open("a") as file:
+        file.write(f"3,{pixels},Training\n")
+    dataset = load_dataset(table)
+    assert dataset.unreadable == ("row 50",)
+    assert len(dataset.split("train")) == 28
+
+
+def test_images_of_other_sizes_are_scaled_and_named(plain_folder: Path) -> None:
+    """A folder of larger colour pictures works as well."""
+    picture = np.full((120, 90, 3), (0, 0, 255), np.uint8)
+    assert cv2.imwrite(str(plain_folder / "train" / "happy" / "big.png"), picture)
+    dataset = load_dataset(plain_folder)
+    assert dataset.resized == ("train/happy/big.png",)
+    train = dataset.split("train")
+    image = train.images[train.names.index("train/happy/big.png")]
+    assert set(image.ravel().tolist()) == {76}  # luma of pure red
+
+
+def test_folder_of_faces_without_splits(tmp_path: Path) -> None:
+    """People can test on their own pictures, sorted into folders by emotion."""
+    for emotion, size in (("happy", 300), ("anger", 20)):
+        (tmp_path / emotion).mkdir()
+        assert cv2.imwrite(str(tmp_path / emotion / "me.jpg"), np.zeros((size, size), np.uint8))
+    faces = load_folder(tmp_path).split("test")
+    assert dict(zip(faces.names, faces.labels.tolist(), strict=True)) == {"anger/me.jpg": 0, "happy/me.jpg": 3}
+
+
+def test_missing_split_is_told_with_those_that_are_there(kaggle_folder: Path) -> None:
+    """Asking for a split that the data set does not have names the ones that it has."""
+    shutil.rmtree(kaggle_folder / "test")
+    with pytest.raises(DataError, match=r"kaggle: has no test split \(found: train\)"):
+        load_dataset(kaggle_folder).split("test")
+
+
+class TestBadInput:
+    """Each is a DataError (exit code 10) that names the path."""
+
+    def refused(self, path: Path, reason: str, votes: Path | None = None) -> None:
+        with pytest.raises(DataError, match=reason) as caught:
+            load_dataset(path, votes)
+        assert str(caught.value).startswith(str(votes if caught.value.where == votes else path))
+        assert caught.value.remedy
+        assert caught.value.exit_code == 10
+
+    def test_missing(self, tmp_path: Path) -> None:
+        """There is nothing at the path."""
+        self.refused(tmp_path / "nowhere", "no such file or folder")
+
+    def test_other_file(self, tmp_path: Path) -> None:
+        """The file is of another kind."""
+        (tmp_path / "data.tar").touch()
+        self.refused(tmp_path / "data.tar", "neither a folder")
+
+    def test_unknown_class(self, kaggle_folder: Path) -> None:
+        """A folder is named after no emotion."""
+        (kaggle_folder / "train" / "fear").rename(kaggle_folder / "train" / "hungry")
+        self.refused(kaggle_folder, "unknown emotion 'hungry'")
+
+    def test_image_outside_of_the_splits(self, kaggle_folder: Path) -> None:
+        """An image lies where no split can be told."""
+        shutil.copytree(kaggle_folder / "train" / "fear", kaggle_folder / "fear")
+        self.refused(kaggle_folder, "fear/Training_.* does not lie in a split's folder")
+
+    @pytest.mark.parametrize("zipped", [False, True])
+    def test_empty_split(self, kaggle_folder: Path, tmp_path: Path, zipped: bool) -> None:
+        """The folder of a split is there, but no image in it."""
+        shutil.rmtree(kaggle_folder / "test")
+        (kaggle_folder / "test" / "happy").mkdir(parents=True)
+        path = zip_of(kaggle_folder, tmp_path) if zipped else kaggle_folder
+        self.refused(path, "the folder test holds no image")
+
+    def test_split_of_damaged_images(self, kaggle_folder: Path) -> None:
+        """Not one image of a split can be read."""
+        for file in (kaggle_folder / "test").rglob("PrivateTest_*"):
+            file.write_bytes(b"gone")
+        self.refused(kaggle_folder, "not one image of its test split can be read")
+
+    def test_nothing(self, tmp_path: Path) -> None:
+        """The folder is empty."""
+        self.refused(tmp_path, "holds no readable image")
+
+    @pytest.mark.parametrize("kept", [0.3, 0.999])
+    def test_truncated_zip(self, kaggle_zip: Path, kept: float) -> None:
+        """The download stopped early."""
+        content = kaggle_zip.read_bytes()
+        kaggle_zip.write_bytes(content[: int(len(content) * kept)])
+        self.refused(kaggle_zip, "not a whole zip file")
+
+    def test_damaged_zip(self, kaggle_zip: Path) -> None:
+        """Bytes within the archive were changed."""
+        content = bytearray(kaggle_zip.read_bytes())
+        content[500:700] = bytes(200)
+        kaggle_zip.write_bytes(content)
+        self.refused(kaggle_zip, "not a whole zip file")
+
+    def test_truncated_gzip(self, table_gz: Path) -> None:
+        """The download of the table stopped early."""
+        table_gz.write_bytes(table_gz.read_bytes()[:-1000])
+        self.refused(table_gz, "not a whole compressed file")
+
+    def test_gzip_that_is_none(self, table_gz: Path, table: Path) -> None:
+        """The table was given the ending of a compressed one."""
+        shutil.copy(table, table_gz)
+        self.refused(table_gz, "not a whole compressed file")
+
+    def test_wrong_column(self, table: Path) -> None:
+        """The table has other columns."""
+        table.write_text(table.read_text().replace("emotion,pixels", "emotion,image"))
+        self.refused(table, r"has no column pixels \(found: emotion, image, usage\)")
+
+    def test_no_text(self, table: Path) -> None:
+        """The table is a binary file."""
+        table.write_bytes(gzip.compress(table.read_bytes()))
+        self.refused(table, "is no table of text")
+
+    @pytest.mark.parametrize(
+        ("row", "reason"),
+        [("7,0 0,Training", "row 50: unknown emotion '7'"), ("3,0 0,Practice", "row 50: unknown Usage 'Practice'"),
+         ("3", "row 50: unknown Usage None")],
+    )  # fmt: skip
+    def test_bad_row(self, table: Path, row: str, reason: str) -> None:
+        """A row names an emotion or a use that there is not."""
+        with table.open("a") as file:
+            file.write(row + "\n")
+        self.refused(table, reason)
+
+    def test_votes_for_images(self, kaggle_folder: Path, votes: Path) -> None:
+        """FER+ cannot be joined to files, which have lost the order of rows."""
+        self.refused(kaggle_folder, "share the row order of the challenge table", votes)
+
+    @pytest.mark.parametrize("change", [-1, 1])
+    def test_votes_of_another_length(self, table: Path, votes: Path, change: int) -> None:
+        """The votes belong to another table."""
+        lines = votes.read_text().splitlines()
+        votes.write_text("\n".join(lines[:-1] if change < 0 else [*lines, lines[-1]]))
+        self.refused(table, "rows where fer2013.csv has another number", votes)
+
+    def test_votes_that_are_none(self, table: Path, tmp_path: Path) -> None:
+        """The table was given in place of the votes, or a path where nothing is."""
+        self.refused(table, "no such file", tmp_path / "fer2013new.csv")
+        with pytest.raises(DataError, match="is not FER"):
+            load_dataset(table, table)
+
+
+def zip_of(folder: Path, tmp_path: Path) -> Path:
+    """Packs a folder with its empty folders, as graphical tools do."""
+    return Path(shutil.make_archive(str(tmp_path / "packed"), "zip", folder))
+
+
+def test_real_archive(real_zip: Path) -> None:
+    """The archive that people download is read whole: each image 48x48, each class in each split."""
+    dataset = load_dataset(real_zip)
+    assert dataset.unreadable == dataset.resized == ()
+    assert len(dataset.split("train")) > 700
+    for faces in dataset.splits.values():
+        assert set(faces.labels.tolist()) == set(range(7))
+        assert 20 < faces.images.std() < 100
+
+
+def test_real_table_with_the_crowd_s_votes(real_table: tuple[Path, Path]) -> None:
+    """The challenge's table and FER+ go together: each image has ten votes."""
+    train = load_dataset(*real_table).split("train")
+    assert len(train) == 300
+    assert train.images[0, 0, :3].tolist() == [70, 80, 82]
+    assert train.votes is not None
+    assert set(train.votes.sum(axis=1).tolist()) == {10}
