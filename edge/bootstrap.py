@@ -14,7 +14,7 @@ from edge.camera import CameraWorker
 from edge.classify import BundleClassifier
 from edge.config import CameraConfig, Config
 from edge.controls import Controls
-from edge.detect import create_detector
+from edge.detect import BlazeFaceDetector, HaarDetector, create_detector
 from edge.domain import Message
 from edge.health import HealthReporter
 from edge.message import Composer, camera_status_message, info_message
@@ -71,6 +71,18 @@ def broker_settings(config: Config, client_id: str) -> BrokerSettings:
         password=mqtt.password(),
         tls=Tls(ca_file=mqtt.ca_file, cert_file=mqtt.cert_file, key_file=mqtt.key_file) if mqtt.tls else None,
         allow_plaintext_password=mqtt.allow_plaintext_password,
+    )
+
+
+def face_detector(config: Config) -> BlazeFaceDetector | HaarDetector:
+    """A detector as the configuration wants it."""
+    detector, model = config.detector, config.model
+    return create_detector(
+        detector.name,
+        min_score=detector.min_score,
+        min_face_px=detector.min_face_px,
+        runtime=model.runtime,
+        threads=model.threads,
     )
 
 
@@ -149,13 +161,7 @@ class _Assembly:
         unknown_below = smoothing.unknown_below
         return Pipeline(
             # One for each camera: a detector keeps its buffers between frames.
-            detector=create_detector(
-                detector.name,
-                min_score=detector.min_score,
-                min_face_px=detector.min_face_px,
-                runtime=config.model.runtime,
-                threads=config.model.threads,
-            ),
+            detector=face_detector(config),
             classifier=self._classifier,
             framing=manifest.preprocessing.framing,
             crop_px=manifest.input.width_px,

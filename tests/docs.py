@@ -12,7 +12,8 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from edge import asyncapi, cli, errors
-from edge.config.sections import Section, tables
+from edge.config.sections import tables
+from edge.config.values import Section
 from edge.contract import Manifest
 from edge.contract.errors import UserError
 

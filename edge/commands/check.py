@@ -13,11 +13,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from edge.bootstrap import broker_settings, camera_source
+from edge.bootstrap import broker_settings, camera_source, face_detector
 from edge.classify import BundleClassifier
 from edge.config import CameraConfig, Config, load_config
 from edge.contract.errors import UserError
-from edge.detect import create_detector
 from edge.domain import Frame
 from edge.errors import SourceLost, StateError
 from edge.mqtt import probe_broker
@@ -90,14 +89,7 @@ def _check_model(config: Config) -> str:
 
 
 def _check_detector(config: Config) -> str:
-    detector = create_detector(
-        config.detector.name,
-        min_score=config.detector.min_score,
-        min_face_px=config.detector.min_face_px,
-        runtime=config.model.runtime,
-        threads=config.model.threads,
-    )
-    return detector.name
+    return face_detector(config).name
 
 
 def _check_camera(camera: CameraConfig) -> str:

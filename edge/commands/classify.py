@@ -22,7 +22,7 @@ from edge.commands.spoken import COLOURS, bar, emotion, printable
 from edge.config import default_bundle
 from edge.contract import EMOTIONS, UNKNOWN, softmax
 from edge.detect import create_detector
-from edge.domain import Frame
+from edge.domain import Face, Frame
 from edge.errors import SourceError, SourceUnavailable
 from edge.ports import Detector
 from edge.source.recording import PICTURE_SUFFIXES, Recording
@@ -88,23 +88,22 @@ class _Reader:
         faces = self._detector.detect(frame.image_bgr)
         crops, qualities = align(frame, faces, self._framing, self._size_px)
         probabilities = softmax(self._classifier.classify(crops))
-        found = []
-        for face, shares, quality in zip(faces, probabilities.tolist(), qualities, strict=True):
-            confidence, name = max(zip(shares, EMOTIONS, strict=True))
-            box = face.box
-            found.append(
-                FaceFinding(
-                    path=str(file),
-                    frame=frame.index,
-                    time_s=round(frame.time_s, 3),
-                    box=(round(box.left, 1), round(box.top, 1), round(box.right, 1), round(box.bottom, 1)),
-                    emotion=name if confidence >= self._unknown_below else UNKNOWN,
-                    confidence=round(confidence, 4),
-                    probs={label: round(share, 4) for label, share in zip(EMOTIONS, shares, strict=True)},
-                    quality=round(quality, 4),
-                )
-            )
-        return found
+        rows = zip(faces, probabilities.tolist(), qualities, strict=True)
+        return [self._finding(file, frame, *row) for row in rows]
+
+    def _finding(self, file: Path, frame: Frame, face: Face, shares: list[float], quality: float) -> FaceFinding:
+        confidence, name = max(zip(shares, EMOTIONS, strict=True))
+        box = face.box
+        return FaceFinding(
+            path=str(file),
+            frame=frame.index,
+            time_s=round(frame.time_s, 3),
+            box=(round(box.left, 1), round(box.top, 1), round(box.right, 1), round(box.bottom, 1)),
+            emotion=name if confidence >= self._unknown_below else UNKNOWN,
+            confidence=round(confidence, 4),
+            probs={label: round(share, 4) for label, share in zip(EMOTIONS, shares, strict=True)},
+            quality=round(quality, 4),
+        )
 
 
 def _files(paths: Sequence[Path]) -> tuple[list[Path], list[SourceError]]:

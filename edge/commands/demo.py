@@ -6,7 +6,7 @@ import argparse
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,8 +15,10 @@ from rich.text import Text
 
 from edge.agent import Agent
 from edge.bootstrap import camera_source, open_agent
+from edge.cli import INTERRUPTED
 from edge.commands.embedded_broker import embedded_broker
 from edge.commands.listen import listen
+from edge.commands.signals import on_stop
 from edge.commands.spoken import clock, fields_of, printable, spoken
 from edge.config import Config, default_bundle
 from edge.contract.errors import UserError
@@ -31,16 +33,20 @@ def run(arguments: argparse.Namespace) -> int:
     """Shows what arrives on the topics, until it is interrupted or the time is over.
 
     Raises:
-        UserError: No emotion was seen.
+        UserError: The time is over, and no emotion was seen.
     """
     console = Console(highlight=False)
+    stopping = threading.Event()
+    on_stop(stopping.set)
     with tempfile.TemporaryDirectory(prefix="edge-demo-") as state_dir, embedded_broker() as port:
         config = _config(arguments, Path(state_dir), port)
         with camera_source(config.camera[0]):
             pass  # a source that does not open is said now; the agent would try it for ever
         _greet(console, config, arguments.seconds)
         with open_agent(config) as agent, _running(agent) as running:
-            seen = _show(console, port, running, arguments.seconds)
+            seen = _show(console, port, arguments.seconds, lambda: stopping.is_set() or not running.is_alive())
+    if not seen and stopping.is_set():
+        return INTERRUPTED
     if not seen:
         raise UserError("no emotion was seen", where=arguments.source,
                         remedy="Sit before the camera with light on your face, or leave --source out")  # fmt: skip
@@ -72,22 +78,19 @@ def _running(agent: Agent) -> Iterator[threading.Thread]:
         thread.join(_STOP_WITHIN_S)
 
 
-def _show(console: Console, port: int, running: threading.Thread, seconds: float | None) -> bool:
+def _show(console: Console, port: int, seconds: float | None, ended: Callable[[], bool]) -> bool:
     """Prints messages as they arrive. Returns whether a face with an emotion was among them."""
     settings = BrokerSettings(host="127.0.0.1", port=port, client_id=new_client_id())
     end_s = time.monotonic() + (seconds if seconds is not None else float("inf"))
     seen = False
-    try:
-        for received in listen(settings, [f"{_PREFIX}/#"], on_state=lambda _trouble: None):
-            if received is not None:
-                said = spoken(received.topic, received.payload)
-                topic = Text(f"{printable(received.topic):<30}", "cyan")
-                console.print(Text.assemble((clock(), "dim"), "  ", topic, "  ", said), soft_wrap=True)
-                seen = seen or _shows_a_face(received.topic, received.payload)
-            if time.monotonic() >= end_s or not running.is_alive():
-                break
-    except KeyboardInterrupt:
-        pass  # the expected way to end it
+    for received in listen(settings, [f"{_PREFIX}/#"], on_state=lambda _trouble: None):
+        if received is not None:
+            said = spoken(received.topic, received.payload)
+            topic = Text(f"{printable(received.topic):<30}", "cyan")
+            console.print(Text.assemble((clock(), "dim"), "  ", topic, "  ", said), soft_wrap=True)
+            seen = seen or _shows_a_face(received.topic, received.payload)
+        if time.monotonic() >= end_s or ended():
+            break
     return seen
 
 

@@ -1,5 +1,6 @@
 """The agent's configuration: a TOML file, environment variables over it, and every value checked before work begins."""
 
+from edge.config.broker import MqttConfig
 from edge.config.loading import load_config
 from edge.config.sections import (
     CameraConfig,
@@ -8,7 +9,6 @@ from edge.config.sections import (
     DeviceConfig,
     LoggingConfig,
     ModelConfig,
-    MqttConfig,
     PublishConfig,
     SmoothingConfig,
     TrackingConfig,

@@ -1,4 +1,4 @@
-"""Values that depend on the machine or on the file's place: the host's name, the bundle beside the software, paths."""
+"""What the tables of the configuration are made of: paths and other values that depend on the machine or the file's place."""
 
 from __future__ import annotations
 
@@ -7,13 +7,19 @@ import socket
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-from pydantic import AfterValidator, ValidationInfo
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo
 
 from edge.errors import ConfigError
 
 INSTALLED_BUNDLE: Final = Path("/opt/emotion-edge/models/default")
 
 _REMEDY: Final = "Write the password into the first line of a text file that this user may read"
+
+
+class Section(BaseModel):
+    """A table of the file. Frozen, and closed to keys that it does not name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 def default_bundle() -> Path:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.trainer.blobs import blob_dataset
 from trainer.config import FitConfig
 from trainer.data import Dataset, FaceSet
 from trainer.errors import CheckpointError, DataError
@@ -21,22 +22,10 @@ TINY = FitConfig(
 )
 
 
-def blobs(count: int, seed: int) -> FaceSet:
-    """Faces so simple that anything learns them: each class is a bright spot in a place of its own."""
-    random = np.random.default_rng(seed)
-    labels = np.arange(count) % 7
-    images = random.integers(0, 60, (count, 48, 48)).astype(np.uint8)
-    for image, label in zip(images, labels, strict=True):
-        image[6 * label : 6 * label + 8, 10:38] = 220
-    votes = np.zeros((count, 10), np.int64)
-    votes[:, 0] = 10
-    return FaceSet(images, labels.astype(np.int64), tuple(f"row {n}" for n in range(count)), votes)
-
-
 @pytest.fixture(scope="module")
 def dataset() -> Dataset:
-    """Three splits of blobs."""
-    return Dataset(Path("blobs.csv"), {"train": blobs(112, 1), "validation": blobs(35, 2), "test": blobs(35, 3)})
+    """Faces that anything can learn."""
+    return blob_dataset()
 
 
 class StopAfter(Listener):
@@ -101,7 +90,8 @@ import tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 from trainer.training import Training
-from tests.trainer.test_fit import TINY, blobs
+from tests.trainer.blobs import blobs
+from tests.trainer.test_fit import TINY
 training = Training(TINY, blobs(64, 1), tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
 losses = [training.run_epoch(lambda step, loss: None) for _ in range(3)]
 print("steps", training.optimizer.iterations.numpy(), losses[-1] < losses[0] + 1)

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import argparse
 
+import keras
+from rich.console import Console
+
 from trainer.bundle import ExportOptions, export
 from trainer.data import load_dataset
 
+_SPLIT_NAMES = {"validation": "PublicTest", "test": "PrivateTest"}
+
 
 def run(arguments: argparse.Namespace) -> int:
-    """Writes the bundle and returns 0."""
+    """Writes the bundle, says what it measured, and returns 0."""
+    keras.config.disable_interactive_logging()  # or the converter lists every tensor on standard output
     options = ExportOptions(
         name=arguments.output.name,
         version=arguments.version,
@@ -18,5 +24,14 @@ def run(arguments: argparse.Namespace) -> int:
         max_drop=arguments.max_drop / 100,
         calibration_per_class=arguments.calibration_per_class,
     )
-    export(arguments.run, arguments.output, load_dataset(arguments.data, arguments.votes), options)
+    dataset = load_dataset(arguments.data, arguments.votes)
+    manifest = export(arguments.run, arguments.output, dataset, options)
+    console = Console(highlight=False)
+    console.print(f"{arguments.output}: {manifest.files[manifest.model].size / 1000:.0f} kB, {manifest.arithmetic}")
+    for metrics in manifest.metrics:
+        low, high = metrics.interval_95
+        console.print(
+            f"{_SPLIT_NAMES[metrics.split]:<12} accuracy {metrics.accuracy:.2%} ({low:.2%} to {high:.2%}), "
+            f"macro F1 {metrics.macro_f1:.3f}, calibration error {metrics.calibration_error:.3f}"
+        )
     return 0

@@ -1,18 +1,98 @@
-"""`trainer fit`: trains the network."""
+"""`trainer fit`: trains the network, saying beforehand what it will do and all along how far it is."""
 
 from __future__ import annotations
 
 import argparse
+import time
 from dataclasses import replace
+from typing import Self
 
-from trainer.config import RECIPES
-from trainer.data import load_dataset
-from trainer.fit import fit
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from trainer.config import RECIPES, FitConfig
+from trainer.data import Dataset, load_dataset
+from trainer.fit import EpochResult, Listener, fit
+from trainer.run import read_config
+
+_STEPS_BEFORE_ESTIMATE = 30
+"""The first steps compile the network and tell nothing of the others."""
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Trains and returns 0."""
-    config = replace(RECIPES[arguments.recipe], labels=arguments.labels, seed=arguments.seed)
+    console = Console()
     dataset = load_dataset(arguments.data, arguments.votes)
-    fit(dataset, arguments.output, config, resume=arguments.resume)
+    config = read_config(arguments.output)[0] if arguments.resume else _config(arguments, console)
+    _announce(console, dataset, config, arguments)
+    with _Display(console, config) as display:
+        best = fit(dataset, arguments.output, config, resume=arguments.resume, listener=display)
+    console.print(f"Best accuracy on PublicTest: {best:.2%}. The run is in {arguments.output}.")
+    console.print(f"Next: trainer export --quantize {arguments.output} --data {arguments.data} -o models/NAME")
     return 0
+
+
+def _config(arguments: argparse.Namespace, console: Console) -> FitConfig:
+    config = replace(RECIPES[arguments.recipe], labels=arguments.labels, seed=arguments.seed)
+    if arguments.votes is None and config.labels == "fer2013" and config.votes_weight:
+        console.print("No --votes: the second head, which learns FER+'s votes beside the labels, is left out.")
+        config = replace(config, votes_weight=0.0)
+    return config
+
+
+def _announce(console: Console, dataset: Dataset, config: FitConfig, arguments: argparse.Namespace) -> None:
+    stages = ", ".join(f"{epochs} epochs at {side} px" for side, epochs in config.stages)
+    train, validation = dataset.split("train"), dataset.split("validation")
+    console.print(
+        f"{'Resuming' if arguments.resume else 'Training'} {arguments.output} "
+        f"on {len(train)} images of {dataset.path}, choosing on {len(validation)} of PublicTest.\n"
+        f"{stages}; labels {config.labels}, batches of {config.batch_size}, seed {config.seed}.\n"
+        f"Ctrl-C stops it at any time; --resume goes on after the last finished epoch.",
+        soft_wrap=True,
+    )
+
+
+class _Display(Listener):
+    """A progress bar for the epoch, a line for each that is done, and an estimate of what is left."""
+
+    def __init__(self, console: Console, config: FitConfig) -> None:
+        self._console = console
+        self._config = config
+        self._progress = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console,
+            transient=True,
+        )  # fmt: skip
+        self._task = self._progress.add_task("starting", total=None)
+        self._step_began_s = time.monotonic()
+        self._estimated = False
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._progress.stop()
+
+    def on_step(self, epoch: int, step: int, steps: int, loss: float) -> None:
+        described = f"epoch {epoch}/{self._config.epochs}  loss {loss:.3f}"
+        self._progress.update(self._task, description=described, completed=step, total=steps)
+        if step == _STEPS_BEFORE_ESTIMATE:
+            self._step_began_s = time.monotonic()
+        elif step == 2 * _STEPS_BEFORE_ESTIMATE and not self._estimated:
+            self._estimated = True
+            step_s = (time.monotonic() - self._step_began_s) / _STEPS_BEFORE_ESTIMATE
+            self._console.print(f"At this speed it will take about {self._left(epoch, step_s * steps)}.")
+
+    def on_epoch(self, result: EpochResult) -> None:
+        mark = "  best so far" if result.best else ""
+        self._console.print(
+            f"epoch {result.epoch:3}/{self._config.epochs}  {result.side_px} px  loss {result.loss:.3f}  "
+            f"PublicTest {result.accuracy:.2%}  {result.seconds:.0f} s{mark}"
+        )
+
+    def _left(self, epoch: int, epoch_s: float) -> str:
+        """How long this epoch and all after it take; the cost of an image grows with its area."""
+        here = self._config.side_px(epoch - 1)
+        areas = [(self._config.side_px(later) / here) ** 2 for later in range(epoch - 1, self._config.epochs)]
+        minutes = round(epoch_s * sum(areas) / 60)
+        return f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 60 else f"{max(1, minutes)} min"

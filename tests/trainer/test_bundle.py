@@ -1,0 +1,105 @@
+"""From a training run to a bundle: whole or not at all, and no worse than it says."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge.classify import BundleClassifier
+from edge.contract import load_bundle
+from tests.trainer.blobs import blob_dataset
+from trainer import bundle as bundle_module
+from trainer.bundle import ExportOptions, export
+from trainer.config import FitConfig
+from trainer.data import Dataset
+from trainer.errors import CheckpointError, QualityError
+from trainer.fit import fit
+from trainer.targets import open_target
+
+CONFIG = FitConfig(stages=((32, 6),), batch_size=16, peak_lr=0.05, warmup_epochs=1, ema_decay=0.8, votes_weight=0.0)
+OPTIONS = ExportOptions(name="tiny", calibration_per_class=10, max_drop=None)
+
+
+@pytest.fixture(scope="module")
+def dataset() -> Dataset:
+    """Faces that anything can learn."""
+    return blob_dataset()
+
+
+@pytest.fixture(scope="module")
+def run(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short training run."""
+    path = tmp_path_factory.mktemp("runs") / "tiny"
+    fit(dataset, path, CONFIG)
+    return path
+
+
+@pytest.fixture(scope="module")
+def int8(run: Path, dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its int8 bundle."""
+    out = tmp_path_factory.mktemp("models") / "tiny"
+    export(run, out, dataset, OPTIONS)
+    return out
+
+
+def test_the_bundle_runs_on_the_device_and_agrees_with_the_float_model(int8: Path, run: Path, dataset: Dataset) -> None:
+    """What the agent computes is what was trained: the same answers but for rounding."""
+    faces = dataset.split("test")
+    on_device = BundleClassifier(int8).classify(faces.images).argmax(axis=1)
+    trained = open_target(run).predictors["float"](faces.images).argmax(axis=1)
+    assert np.mean(on_device == trained) >= 0.9
+
+
+def test_input_and_output_are_int8_and_one_gray_level_is_one_step(int8: Path) -> None:
+    """Nothing of the picture is lost before the first layer."""
+    manifest = load_bundle(int8).manifest
+    assert (manifest.input.dtype, manifest.output.dtype, manifest.output.kind) == ("int8", "int8", "logits")
+    np.testing.assert_array_equal(BundleClassifier(int8)._model._table, np.arange(-128, 128))
+
+
+def test_the_measured_figures_stand_in_manifest_report_and_card(int8: Path) -> None:
+    """Whoever opens any of the three reads the same accuracy."""
+    manifest = load_bundle(int8).manifest
+    test = next(metrics for metrics in manifest.metrics if metrics.split == "test")
+    report = json.loads((int8 / "report.json").read_text())
+    assert report["test"]["models"]["int8"]["accuracy"]["value"] == test.accuracy
+    assert f"{test.accuracy:.2%}" in (int8 / "MODEL_CARD.md").read_text()
+
+
+def test_without_quantize_the_bundle_is_float_and_exact(run: Path, dataset: Dataset, tmp_path: Path) -> None:
+    """A float bundle gives the trained network's own logits, divided by its temperature."""
+    export(run, tmp_path / "float", dataset, replace(OPTIONS, quantize=False))
+    classifier = BundleClassifier(tmp_path / "float")
+    images = dataset.split("test").images
+    temperature = classifier.bundle.manifest.calibration.temperature
+    exact = open_target(run).predictors["float"](images) / temperature
+    np.testing.assert_allclose(classifier.classify(images), exact, atol=1e-3)
+
+
+def test_a_bundle_that_lost_too_much_is_not_written(
+    run: Path, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Calibrated on nothing but black, int8 is useless: the error says what to try, and nothing is replaced."""
+    export(run, tmp_path / "tiny", dataset, OPTIONS)
+    before = (tmp_path / "tiny" / "manifest.json").read_bytes()
+    monkeypatch.setattr(bundle_module, "calibration_images", lambda *_: np.zeros((4, 48, 48), np.uint8))
+    monkeypatch.setattr("trainer.quantize._representatives", _darkness)
+    with pytest.raises(QualityError, match="--calibration-per-class"):
+        export(run, tmp_path / "tiny", dataset, replace(OPTIONS, max_drop=0.005))
+    assert (tmp_path / "tiny" / "manifest.json").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
+
+
+def _darkness(calibration: np.ndarray) -> object:
+    for image in calibration:
+        yield [np.asarray(image, np.float32)[np.newaxis, :, :, np.newaxis] - 2]
+
+
+def test_what_is_no_run_is_a_clear_error(dataset: Dataset, tmp_path: Path) -> None:
+    """The folder is named."""
+    with pytest.raises(CheckpointError, match=str(tmp_path)):
+        export(tmp_path, tmp_path / "out", dataset, OPTIONS)
