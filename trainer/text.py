@@ -17,25 +17,29 @@ _NAMES_SHOWN = 5
 
 def audit_text(audit: Audit) -> RenderableType:
     """What `trainer data check` prints."""
-    parts: list[RenderableType] = [_count_table(f"Images in {audit.path}", audit.counts)]
+    sections = [_titled(f"Images in {audit.path}", _count_table(audit.counts))]
     if audit.ferplus_counts is not None:
-        parts.append(_count_table("Images on which the crowd of FER+ agrees", audit.ferplus_counts))
-    parts += [_unusable_table(audit), _overlap_table(audit)]
+        sections.append(_titled("Images on which the crowd of FER+ agrees", _count_table(audit.ferplus_counts)))
+    sections.append(_titled("Unusual images", _unusable_table(audit)))
+    sections.append(_titled("Images that show up again", _overlap_table(audit)))
     largest = max((len(group.images) for group in audit.groups), default=0)
-    parts.append(Text(
+    summary = (
         f"{len(audit.groups):,} groups of duplicates, the largest of {largest} images; "
         f"in {len(audit.conflicts):,} of them the labels contradict each other."
-    ))  # fmt: skip
-    return Group(*parts)
+    )
+    return Group(*sections, summary)
 
 
 def evaluation_text(subject: Subject, evaluation: Evaluation) -> RenderableType:
-    """What `trainer evaluate` prints."""
-    parts: list[RenderableType] = [_summary_table(subject, evaluation)]
-    parts += [Text(comparison_sentence(comparison)) for comparison in evaluation.comparisons]
+    """What `trainer evaluate` prints: all models in short, and the first at length."""
     name, model = next(iter(evaluation.models.items()))
-    parts += [_class_table(name, model), _confusion_table(name, model.classification)]
-    return Group(*parts)
+    title = f"{subject.target} on {subject.place}, {evaluation.images:,} images"
+    return Group(
+        _titled(title, _summary_table(evaluation)),
+        *(comparison_sentence(comparison) for comparison in evaluation.comparisons),
+        _titled(f"Classes, {name}", _class_table(model)),
+        _titled(f"Answers (columns) by label (rows), {name}", _confusion_table(model.classification)),
+    )
 
 
 def percent(share: float) -> str:
@@ -58,8 +62,8 @@ def comparison_sentence(comparison: Comparison) -> str:
     )
 
 
-def _count_table(title: str, counts: Counts) -> Table:
-    table = _table(title, "emotion", *counts)
+def _count_table(counts: Counts) -> Table:
+    table = _table("emotion", *counts)
     for emotion in next(iter(counts.values())):
         table.add_row(emotion, *(f"{by_emotion[emotion]:,}" for by_emotion in counts.values()))
     table.add_section()
@@ -68,7 +72,7 @@ def _count_table(title: str, counts: Counts) -> Table:
 
 
 def _unusable_table(audit: Audit) -> Table:
-    table = _table("Unusual images", "", "images")
+    table = _table("", "images")
     table.add_column("the first of them", overflow="fold")
     table.add_row("unreadable, left out", f"{len(audit.unreadable):,}", _first(audit.unreadable))
     table.add_row("not 48x48, scaled", f"{len(audit.resized):,}", _first(audit.resized))
@@ -77,7 +81,7 @@ def _unusable_table(audit: Audit) -> Table:
 
 
 def _overlap_table(audit: Audit) -> Table:
-    table = _table("Images that show up again", "of", "in", "exact copies", "near-duplicates", "share")
+    table = _table("of", "in", "exact copies", "near-duplicates", "share")
     for overlap in audit.overlaps:
         total = sum(audit.counts[overlap.of].values())
         table.add_row(
@@ -86,9 +90,8 @@ def _overlap_table(audit: Audit) -> Table:
     return table
 
 
-def _summary_table(subject: Subject, evaluation: Evaluation) -> Table:
-    title = f"{subject.target} on the {subject.split} split of {subject.data}, {evaluation.images:,} images"
-    table = _table(title, "", *evaluation.models)
+def _summary_table(evaluation: Evaluation) -> Table:
+    table = _table("", *evaluation.models)
     models = evaluation.models.values()
     table.add_row("accuracy (95 % interval)", *(with_interval(model.classification.accuracy) for model in models))
     if evaluation.leaked:
@@ -102,8 +105,8 @@ def _summary_table(subject: Subject, evaluation: Evaluation) -> Table:
     return table
 
 
-def _class_table(name: str, model: ModelResult) -> Table:
-    table = _table(f"Classes, {name}", "emotion", "precision", "recall", "F1", "images", "answers")
+def _class_table(model: ModelResult) -> Table:
+    table = _table("emotion", "precision", "recall", "F1", "images", "answers")
     for score in model.classification.classes:
         table.add_row(score.name, *_score_cells(score))
     return table
@@ -114,16 +117,21 @@ def _score_cells(score: ClassScore) -> tuple[str, ...]:
     return (*shares, f"{score.support:,}", f"{score.predicted:,}")
 
 
-def _confusion_table(name: str, result: Classification) -> Table:
+def _confusion_table(result: Classification) -> Table:
     names = [score.name for score in result.classes]
-    table = _table(f"Answers (columns) by label (rows), {name}", "", *names)
+    table = _table("", *names)
     for label, row in zip(names, result.confusion, strict=True):
         table.add_row(label, *map(str, row))
     return table
 
 
-def _table(title: str, first: str, *others: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", header_style="")
+def _titled(title: str, table: Table) -> Group:
+    # Rich would fold a table's own title to the width of the table.
+    return Group("", Text(title, style="bold"), table)
+
+
+def _table(first: str, *others: str) -> Table:
+    table = Table(header_style="")
     table.add_column(first)
     for header in others:
         table.add_column(header, justify="right")

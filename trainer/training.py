@@ -130,8 +130,10 @@ class Training:
         if self._votes is None:
             return tf.reduce_mean(cross_entropy(targets, outputs))
         logits, vote_logits = outputs
-        # The shares of an image without a vote for any emotion sum to 0: it costs nothing.
-        votes = tf.reduce_mean(cross_entropy(tf.gather(self._votes, batch), vote_logits))
+        shares = tf.gather(self._votes, batch)
+        # An image without a vote for any emotion teaches this head nothing. Its shares sum to 0, for which TensorFlow's
+        # cross-entropy is 0 but its gradient is not: it would push all vote logits down without end.
+        votes = tf.reduce_mean(cross_entropy(shares, vote_logits) * tf.reduce_sum(shares, axis=1))
         return tf.reduce_mean(cross_entropy(targets, logits)) + self.config.votes_weight * votes
 
     def _average(self) -> None:

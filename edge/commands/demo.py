@@ -23,6 +23,7 @@ from edge.commands.spoken import clock, fields_of, printable, spoken
 from edge.config import Config, default_bundle
 from edge.contract.errors import UserError
 from edge.mqtt import BrokerSettings
+from edge.source import masked
 from edge.state import new_client_id
 
 _PREFIX = "emotion"
@@ -35,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         UserError: The time is over, and no emotion was seen.
     """
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     stopping = threading.Event()
     on_stop(stopping.set)
     with tempfile.TemporaryDirectory(prefix="edge-demo-") as state_dir, embedded_broker() as port:
@@ -48,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not seen and stopping.is_set():
         return INTERRUPTED
     if not seen:
-        raise UserError("no emotion was seen", where=arguments.source,
+        raise UserError("no emotion was seen", where=masked(arguments.source),
                         remedy="Sit before the camera with light on your face, or leave --source out")  # fmt: skip
     _say_goodbye(console)
     return 0
@@ -99,7 +100,7 @@ def _shows_a_face(topic: str, payload: bytes) -> bool:
 
 
 def _greet(console: Console, config: Config, seconds: float | None) -> None:
-    source = config.camera[0].source
+    source = masked(config.camera[0].source)
     looks_at = (
         "two public-domain photographs (Eileen Collins, NASA; Grace Hopper, U.S. Navy)" if source == "demo" else source
     )

@@ -1,4 +1,4 @@
-"""What the tables of the configuration are made of: paths and other values that depend on the machine or the file's place."""
+"""What the configuration's tables are made of: paths, secrets, and defaults that depend on the machine."""
 
 from __future__ import annotations
 

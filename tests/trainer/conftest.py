@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import math
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from edge.contract import EMOTIONS
 from trainer.data import FaceSet
 from trainer.layouts import VOTE_COLUMNS
+from trainer.targets import Predictor
 
 REAL = Path(__file__).parents[3] / "shared" / "fer2013"
 
@@ -123,6 +125,25 @@ def make_faces() -> Callable[..., FaceSet]:
     def make(labels: list[int], seed: int = 0) -> FaceSet:
         names = tuple(f"image {number}" for number in range(len(labels)))
         return FaceSet(blobs(len(labels), seed), np.array(labels, np.int64), names)
+
+    return make
+
+
+@pytest.fixture
+def make_predictor() -> Callable[..., Predictor]:
+    """Builds a model that recognises `faces`, except for the wrong answers given by index: `{3: "sad"}`."""
+
+    def make(faces: FaceSet, wrong: dict[int, str] | None = None, confidence: float = 0.9) -> Predictor:
+        answers = faces.labels.copy()
+        for index, emotion in (wrong or {}).items():
+            answers[index] = EMOTIONS.index(emotion)
+        answer_of = {image.tobytes(): answer for image, answer in zip(faces.images, answers, strict=True)}
+        logit = math.log(confidence / (1 - confidence) * (len(EMOTIONS) - 1))
+
+        def predict(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+            return np.eye(len(EMOTIONS), dtype=np.float32)[[answer_of[i.tobytes()] for i in images]] * np.float32(logit)
+
+        return predict
 
     return make
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import cv2
-import jsonschema
+import jsonschema  # type: ignore[import-untyped]
 import numpy as np
 import pytest
 from rich.console import Console
@@ -82,7 +82,8 @@ def test_nothing_but_blank_images(make_faces: Callable[..., FaceSet]) -> None:
     faces = replace(make_faces([0, 1]), images=np.zeros((2, 48, 48), np.uint8))
     findings = audit(Dataset(Path("black"), {"train": faces}))
     assert len(findings.blank) == 2
-    assert findings.groups == findings.overlaps == ()
+    assert not findings.groups
+    assert not findings.overlaps
     assert "black" in text_of(findings)
 
 

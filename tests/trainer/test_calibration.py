@@ -31,7 +31,7 @@ def honest(count: int, seed: int = 0) -> tuple[Logits, Labels]:
 def confident(shares: list[float]) -> Logits:
     """Two classes; class 0 has the given probabilities."""
     share = np.array(shares)
-    return np.log(np.stack([share, 1 - share], axis=1)).astype(np.float32)
+    return np.asarray(np.log(np.stack([share, 1 - share], axis=1)), np.float32)
 
 
 def test_error_of_a_small_case() -> None:

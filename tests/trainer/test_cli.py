@@ -1,0 +1,86 @@
+"""How the command line answers, fails and is interrupted, as real processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from trainer.cli import main
+
+TRAINER = [sys.executable, "-c", "import sys; from trainer.cli import main; sys.exit(main())"]
+ROOT = Path(__file__).parents[2]
+
+
+def test_help_names_every_command() -> None:
+    """`trainer --help` lists what can be done."""
+    shown = subprocess.run([*TRAINER, "--help"], capture_output=True, text=True, check=True, cwd=ROOT)
+    for command in ("data", "fit", "evaluate", "export"):
+        assert command in shown.stdout
+
+
+@pytest.mark.parametrize("command", [["--version"], ["fit", "--help"], ["data", "check", "nowhere"]])
+def test_light_commands_do_without_tensorflow(command: list[str]) -> None:
+    """Help and `data check` answer at once: TensorFlow, which takes seconds, is not loaded."""
+    script = (
+        "import sys, trainer.cli\n"
+        "try: trainer.cli.main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "sys.exit(bool({'tensorflow', 'keras'} & sys.modules.keys()))"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", script, *command], capture_output=True, check=False, cwd=ROOT).returncode
+        == 0
+    )
+
+
+def test_error_says_what_where_and_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A wrong path ends with exit code 10 and a line that names it."""
+    assert main(["data", "check", str(tmp_path / "fer.zip")]) == 10
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.startswith(f"trainer: error: {tmp_path / 'fer.zip'}: no such file or folder. Give train/")
+
+
+def test_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    """A command line that makes no sense ends with exit code 2 and the usage."""
+    with pytest.raises(SystemExit) as ended:
+        main(["evaluate"])
+    assert ended.value.code == 2
+    assert "usage: trainer evaluate" in capsys.readouterr().err
+
+
+def test_report_that_cannot_be_written(kaggle_zip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where the disk refuses, the user is told which path, without a traceback."""
+    (tmp_path / "taken").touch()
+    assert main(["data", "check", str(kaggle_zip), "--report", str(tmp_path / "taken")]) == 1
+    assert f"trainer: error: [Errno 17] File exists: '{tmp_path / 'taken'}'" in capsys.readouterr().err
+
+
+def test_reader_that_has_seen_enough(kaggle_zip: Path) -> None:
+    """`trainer ... | head` ends quietly."""
+    command = [*TRAINER, "data", "check", str(kaggle_zip), "--format", "json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(60) == 141
+
+
+def test_interrupt(tmp_path: Path) -> None:
+    """Ctrl-C ends a command with exit code 130 and without a traceback."""
+    pipe = tmp_path / "endless.csv"
+    os.mkfifo(pipe)
+    with subprocess.Popen([*TRAINER, "data", "check", str(pipe)], stderr=subprocess.PIPE, cwd=ROOT) as process:
+        with pipe.open("w") as table:  # opens once the command is reading
+            table.write("emotion,pixels,Usage\n")
+            table.flush()
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 130
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
