@@ -31,9 +31,14 @@ class Watched:
 
         self.rig.pipeline.process = counted  # type: ignore[method-assign, assignment]
         self.worker = CameraWorker(
-            name="door", source=source, pipeline=self.rig.pipeline, paused=paused, first_retry_s=0.01, last_retry_s=0.05,
+            name="door",
+            source=source,
+            pipeline=self.rig.pipeline,
+            paused=paused,
+            first_retry_s=0.01,
+            last_retry_s=0.05,
             on_status=lambda _, status: self.statuses.append(status),
-        )  # fmt: skip
+        )
 
 
 @contextmanager

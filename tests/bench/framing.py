@@ -1,0 +1,103 @@
+"""Where FER-2013's faces lie in their images, and what the agent's crop costs: behind `trainer.bundle.FRAMING`.
+
+    python -m tests.bench.framing --data fer2013.csv [--bundle models/default]
+
+First it finds faces in enlarged training images and prints medians of eyes and boxes. Then it puts PublicTest images
+back into larger pictures, and compares the accuracy on ready-made crops with that on crops that the agent cuts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.align import align
+from edge.classify import BundleClassifier
+from edge.config import default_bundle
+from edge.detect import create_detector
+from edge.domain import Face, Frame
+from trainer.data import FaceSet, load_dataset
+
+_SIDE_PX, _MARGIN_PX = 144, 72
+_SAMPLE = 2500
+
+
+def main() -> None:
+    """Prints both figures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--bundle", type=Path, default=default_bundle())
+    arguments = parser.parse_args()
+    dataset = load_dataset(arguments.data)
+    detector = create_detector("blazeface-full", min_score=0.5, min_face_px=24)
+    _print_medians([_largest(detector.detect(_scene(image))) for image in _sample(dataset.split("train"))])
+    _print_accuracy(dataset.split("validation"), BundleClassifier(arguments.bundle), detector.detect)
+
+
+def _sample(faces: FaceSet) -> NDArray[np.uint8]:
+    chosen = np.random.default_rng(0).permutation(len(faces))[:_SAMPLE]
+    return faces.images[chosen]
+
+
+def _scene(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The image, enlarged three times, in the middle of a picture twice as large."""
+    enlarged = cv2.resize(image, (_SIDE_PX, _SIDE_PX), interpolation=cv2.INTER_CUBIC)
+    margins = [_MARGIN_PX] * 4
+    return np.asarray(cv2.cvtColor(cv2.copyMakeBorder(enlarged, *margins, cv2.BORDER_REPLICATE), cv2.COLOR_GRAY2BGR))
+
+
+def _largest(faces: list[Face]) -> Face | None:
+    return max(faces, key=lambda face: face.box.area, default=None)
+
+
+def _print_medians(found: list[Face | None]) -> None:
+    faces = [face for face in found if face is not None and face.eyes is not None]
+    rows = np.array([_measures(face) for face in faces])
+    print(f"faces found in {len(faces)} of {len(found)} training images; medians:")
+    names = ("eyes_x", "eye_y", "eye_distance", "box_scale", "box_shift_y")
+    for name, value in zip(names, np.median(rows, axis=0), strict=True):
+        print(f"  {name:<13} {value:.3f}")
+
+
+def _measures(face: Face) -> tuple[float, ...]:
+    assert face.eyes is not None
+    (left, right), box = face.eyes, face.box
+    eyes_x, eye_y = ((a + b) / 2 for a, b in zip(left, right, strict=True))
+    centre_shift = _MARGIN_PX + _SIDE_PX / 2 - box.centre[1]
+    return (
+        (eyes_x - _MARGIN_PX) / _SIDE_PX,
+        (eye_y - _MARGIN_PX) / _SIDE_PX,
+        math.dist(left, right) / _SIDE_PX,
+        _SIDE_PX / max(box.width, box.height),
+        centre_shift / box.height,
+    )
+
+
+def _print_accuracy(
+    faces: FaceSet, classifier: BundleClassifier, detect: Callable[[NDArray[np.uint8]], list[Face]]
+) -> None:
+    manifest = classifier.bundle.manifest
+    crops, kept = [], []
+    for index, image in enumerate(faces.images):
+        scene = _scene(image)
+        face = _largest(detect(scene))
+        if face is not None:
+            frame = Frame(scene, index, time_s=0.0, wall_s=0.0)
+            crops.append(align(frame, [face], manifest.preprocessing.framing, manifest.input.width_px)[0][0])
+            kept.append(index)
+    ready, cut = (classifier.classify(images).argmax(axis=1) for images in (faces.images[kept], np.array(crops)))
+    labels = faces.labels[kept]
+    print(f"PublicTest: faces found in {len(kept)} of {len(faces)} images. Accuracy on these:")
+    print(
+        f"  ready-made crops {np.mean(ready == labels):.2%}, through detect, align and cut {np.mean(cut == labels):.2%}"
+    )
+
+
+if __name__ == "__main__":
+    main()
