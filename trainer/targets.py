@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from edge.contract import Bundle, EmotionModel, Interpreter, Manifest, load_bundle
 from edge.contract.manifest import MANIFEST_FILE
+from trainer.errors import CheckpointError
 
 Predictor = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 """uint8 (N, 48, 48) gray to logits float32 (N, labels)."""
@@ -39,8 +40,9 @@ def open_target(path: Path) -> Target:
         CheckpointError: It is neither a bundle nor a usable run.
     """
     if (path / MANIFEST_FILE).exists():
-        bundle = load_bundle(path)
-        return _bundle_target(bundle)
+        return _bundle_target(load_bundle(path))
+    if not path.is_dir():
+        raise CheckpointError("no such folder", where=path, remedy="Give a bundle or a run of trainer fit")
     return _run_target(path)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import sys
 import tempfile
 from importlib import metadata
 from pathlib import Path
@@ -42,4 +41,4 @@ def _print_agent(console: Console, photo: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -38,7 +38,7 @@ class AgentCost:
 
 def film(photo: Path, folder: Path, frames: int) -> Path:
     """A 640x360 video in which the camera moves slowly over a photograph with one face."""
-    picture = cv2.imread(str(photo))
+    picture = np.asarray(cv2.imread(str(photo)))
     scale = _HEIGHT * 1.3 / picture.shape[0]
     picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     margin = cv2.copyMakeBorder(picture, 0, 0, _WIDTH // 2, _WIDTH // 2, cv2.BORDER_REPLICATE)

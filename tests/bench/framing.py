@@ -48,8 +48,8 @@ def _sample(faces: FaceSet) -> NDArray[np.uint8]:
 def _scene(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The image, enlarged three times, in the middle of a picture twice as large."""
     enlarged = cv2.resize(image, (_SIDE_PX, _SIDE_PX), interpolation=cv2.INTER_CUBIC)
-    margins = [_MARGIN_PX] * 4
-    return np.asarray(cv2.cvtColor(cv2.copyMakeBorder(enlarged, *margins, cv2.BORDER_REPLICATE), cv2.COLOR_GRAY2BGR))
+    m = _MARGIN_PX
+    return np.asarray(cv2.cvtColor(cv2.copyMakeBorder(enlarged, m, m, m, m, cv2.BORDER_REPLICATE), cv2.COLOR_GRAY2BGR))
 
 
 def _largest(faces: list[Face]) -> Face | None:

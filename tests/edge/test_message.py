@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
+from jsonschema import Draft202012Validator
 
 from edge.domain import Box, Message, Reading, Transition
 from edge.message import Composer, camera_status_message, health_message, info_message, status_message

@@ -4,7 +4,7 @@ import json
 from typing import Any, get_args
 
 import pytest
-from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
+from jsonschema import Draft202012Validator
 from pydantic import ValidationError
 
 from edge.contract import EMOTIONS, UNKNOWN

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import cv2
-import jsonschema  # type: ignore[import-untyped]
+import jsonschema
 import numpy as np
 import pytest
 
