@@ -4,8 +4,7 @@ The queue is a SQLite database in WAL mode with `synchronous=NORMAL`. Each `put`
 hands it to the operating system: a killed agent loses nothing. It does not wait for the disk: a flush for every event
 would wear an SD card out. Flushed (by a checkpoint) is only what has been waiting for `flush_interval_s`, so a power
 cut costs at most the events of that time, and only while the broker is away; events that are delivered at once are
-hardly ever flushed. Deletions ride along with the next `put`. A crash may therefore deliver an event twice, but none
-never.
+hardly ever flushed. Deletions ride along with the next `put`: a crash may deliver an event twice, and never loses one.
 
 A disk that is full or read-only while the agent runs does not stop it: events wait in memory, in a smaller queue,
 until the disk takes them again.

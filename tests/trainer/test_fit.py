@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from tests.trainer.blobs import blob_dataset
+from tests.trainer.blobs import blob_dataset, blobs
 from trainer.config import FitConfig
 from trainer.data import Dataset, FaceSet
 from trainer.errors import CheckpointError, DataError
 from trainer.fit import EpochResult, Listener, fit
+from trainer.model import normalize
 from trainer.run import load_network, predict, read_config
+from trainer.training import Training
 
 TINY = FitConfig(
     stages=((16, 1), (32, 2)), batch_size=16, peak_lr=0.02, warmup_epochs=0.5, votes_weight=0.0, ema_decay=0.5
@@ -81,6 +85,18 @@ def test_learning_votes_without_votes_is_a_clear_error(tmp_path: Path, dataset: 
     without = Dataset(dataset.path, {**dataset.splits, "train": FaceSet(train.images, train.labels, train.names)})
     with pytest.raises(DataError, match="fer2013new"):
         fit(without, tmp_path / "run", FitConfig(votes_weight=0.5))
+
+
+def test_images_without_votes_teach_the_votes_head_nothing() -> None:
+    """An image whose raters named no emotion moves no weight of that head, in place of dragging it off without end."""
+    faces = blobs(16, 1)
+    nobody_voted = FaceSet(faces.images, faces.labels, faces.names, np.zeros((16, 10), np.int64))
+    training = Training(replace(TINY, votes_weight=0.5), nobody_voted, tf.distribute.get_strategy())
+    votes_head = training.network.get_layer("votes").kernel
+    with tf.GradientTape() as tape:
+        outputs = training.network(normalize(nobody_voted.images[..., np.newaxis]), training=True)
+        loss = training._loss(outputs, tf.range(16))
+    assert not np.any(tape.gradient(loss, votes_head.value))
 
 
 def test_several_devices_share_a_batch() -> None:
