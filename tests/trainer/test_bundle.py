@@ -11,7 +11,7 @@ import pytest
 
 from edge.classify import BundleClassifier
 from edge.contract import load_bundle
-from tests.trainer.blobs import blob_dataset
+from tests.trainer.stripes import stripe_dataset
 from trainer import bundle as bundle_module
 from trainer.bundle import ExportOptions, export
 from trainer.config import FitConfig
@@ -20,14 +20,14 @@ from trainer.errors import CheckpointError, QualityError
 from trainer.fit import fit
 from trainer.targets import open_target
 
-CONFIG = FitConfig(stages=((32, 6),), batch_size=16, peak_lr=0.05, warmup_epochs=1, ema_decay=0.8, votes_weight=0.0)
+CONFIG = FitConfig(stages=((48, 6),), batch_size=16, peak_lr=0.05, warmup_epochs=1, ema_decay=0.8, votes_weight=0.0)
 OPTIONS = ExportOptions(name="tiny", calibration_per_class=10, max_drop=None)
 
 
 @pytest.fixture(scope="module")
 def dataset() -> Dataset:
     """Faces that anything can learn."""
-    return blob_dataset()
+    return stripe_dataset()
 
 
 @pytest.fixture(scope="module")

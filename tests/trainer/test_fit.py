@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.trainer.blobs import blob_dataset, blobs
+from tests.trainer.stripes import stripe_dataset, stripes
 from trainer.config import FitConfig
 from trainer.data import Dataset, FaceSet
 from trainer.errors import CheckpointError, DataError
@@ -29,7 +29,7 @@ TINY = FitConfig(
 @pytest.fixture(scope="module")
 def dataset() -> Dataset:
     """Faces that anything can learn."""
-    return blob_dataset()
+    return stripe_dataset()
 
 
 class StopAfter(Listener):
@@ -57,9 +57,9 @@ def test_a_stopped_run_goes_on_as_if_it_had_never_stopped(tmp_path: Path, datase
 
 
 def test_the_network_learns(tmp_path: Path, dataset: Dataset) -> None:
-    """A few epochs on spots of light classify them far better than chance, through both heads and all averages."""
+    """A few epochs on stripes classify them far better than chance, through both heads and all averages."""
     config = FitConfig(
-        stages=((32, 12),), batch_size=16, peak_lr=0.05, warmup_epochs=1, ema_decay=0.8, votes_weight=0.2
+        stages=((48, 8),), batch_size=16, peak_lr=0.05, warmup_epochs=1, ema_decay=0.8, votes_weight=0.2
     )
     assert fit(dataset, tmp_path / "run", config) > 0.6
     assert any((tmp_path / "run" / "tensorboard").iterdir())
@@ -89,7 +89,7 @@ def test_learning_votes_without_votes_is_a_clear_error(tmp_path: Path, dataset: 
 
 def test_images_without_votes_teach_the_votes_head_nothing() -> None:
     """An image whose raters named no emotion moves no weight of that head, in place of dragging it off without end."""
-    faces = blobs(16, 1)
+    faces = stripes(16, 1)
     nobody_voted = FaceSet(faces.images, faces.labels, faces.names, np.zeros((16, 10), np.int64))
     training = Training(replace(TINY, votes_weight=0.5), nobody_voted, tf.distribute.get_strategy())
     votes_head = training.network.get_layer("votes").kernel
@@ -106,9 +106,9 @@ import tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 from trainer.training import Training
-from tests.trainer.blobs import blobs
+from tests.trainer.stripes import stripes
 from tests.trainer.test_fit import TINY
-training = Training(TINY, blobs(64, 1), tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
+training = Training(TINY, stripes(64, 1), tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
 losses = [training.run_epoch(lambda step, loss: None) for _ in range(3)]
 print("steps", training.optimizer.iterations.numpy(), losses[-1] < losses[0] + 1)
 """
