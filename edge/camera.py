@@ -160,6 +160,7 @@ class CameraWorker:
         self._set_status(Status.PAUSED)
         while not self._active.wait(_READ_TIMEOUT_S):
             self._progress_s = time.monotonic()
+        self._set_status(Status.OFFLINE)
 
     def _wait(self, seconds: float) -> None:
         until_s = time.monotonic() + seconds

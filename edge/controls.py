@@ -33,6 +33,9 @@ class Controls:
         return {"pause": self._pause, "resume": self._resume, "report": self._report, "restart": self._restart}
 
     def _pause(self, request: CommandRequest) -> JsonValue:
+        """`value: false` takes a pause back, so that one topic serves a switch with two positions."""
+        if request.value is False:
+            return self._resume(request)
         for worker in self._meant(request):
             self._state.pause(worker.name)
             worker.pause()

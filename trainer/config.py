@@ -27,7 +27,7 @@ class FitConfig:
         seed: Of weights, order and augmentation.
     """
 
-    stages: tuple[tuple[int, int], ...] = ((32, 10), (40, 6), (48, 18))
+    stages: tuple[tuple[int, int], ...] = ((32, 10), (40, 6), (48, 21))
     batch_size: int = 64
     peak_lr: float = 0.02
     warmup_epochs: float = 1.0

@@ -6,6 +6,7 @@ import json
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -54,7 +55,7 @@ source = "demo"
     return path
 
 
-def payload_of(listener: Listener, topic: str) -> object:
+def payload_of(listener: Listener, topic: str) -> Any:
     """The newest JSON payload of a topic."""
     return json.loads(listener.on(topic)[-1].payload)
 
@@ -97,3 +98,19 @@ def test_the_log_level_is_the_configured_one(config: Path, listener: Listener) -
         listener.wait_for(lambda: listener.on("emotion/hall/door/emotion"), timeout_s=40)
         agent.stop()
     assert not [line for line in agent.output if " INFO " in line or " WARNING" in line]
+
+
+def test_a_reload_takes_a_good_configuration_and_survives_a_bad_one(config: Path, listener: Listener) -> None:
+    """After SIGHUP, a camera that was added looks; a mistake in the file is told with its line and changes nothing."""
+    with Edge("run", "--config", config) as agent:
+        listener.wait_for(lambda: listener.on("emotion/hall/door/emotion"), timeout_s=40)
+        good = config.read_text()
+        config.write_text(good.replace("[mqtt]", "[mqtt]\nprot = 1"))
+        agent.process.send_signal(signal.SIGHUP)
+        assert "Perhaps you meant mqtt.port" in agent.wait_for("the running configuration stays")
+        config.write_text(good + '[[camera]]\nname = "yard"\nsource = "demo"\n')
+        agent.process.send_signal(signal.SIGHUP)
+        listener.wait_for(lambda: listener.on("emotion/hall/yard/emotion"), timeout_s=40)
+        assert payload_of(listener, "emotion/hall/info")["session"] == 2
+        assert agent.stop() == 0, agent.output
+    assert not [line for line in agent.output if "Traceback" in line]
