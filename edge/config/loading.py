@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from edge.config.environment import apply_environment
 from edge.config.faults import Origin, fault
@@ -33,12 +34,17 @@ def load_config(path: Path, environ: Mapping[str, str]) -> Config:
         config = Config.model_validate(document, context={"folder": path.absolute().parent})
     except ValidationError as error:
         origin = Origin(path, text, variables)
-        # Where a key is wrong, the default of another that follows from it is no second fault.
-        findings = [details for details in error.errors() if details["type"] != "default_factory_not_called"]
+        findings = [details for details in error.errors() if not _is_echo(details)]
         findings.sort(key=lambda details: origin.line(details["loc"]) or 0)
         raise ConfigFaults([fault(details, origin) for details in findings]) from error
     config.mqtt.password()  # an empty password file is a fault now, not at the first connection
     return config
+
+
+def _is_echo(details: ErrorDetails) -> bool:
+    """Whether this only follows from another fault: a default out of a wrong key, or a list whose tables are wrong."""
+    emptied = details["type"] == "too_short" and bool(details["input"])
+    return emptied or details["type"] == "default_factory_not_called"
 
 
 def _read(path: Path) -> str:

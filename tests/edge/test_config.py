@@ -90,6 +90,7 @@ fps = 999
     ("text", "told"),
     [
         ("", ": camera: there is no camera. Add a [[camera]] table with name and source."),
+        (CAMERA + "sorce = 1\n", ":4: camera[0].sorce: unknown key. Perhaps you meant camera[0].source."),
         (CAMERA + "[mqtt]\nport = 0\n", ":5: mqtt.port: must be greater than or equal to 1, not 0."),
         (CAMERA + "[mqtt]\nport = 1.5\n", ":5: mqtt.port: must be a whole number, not 1.5."),
         (CAMERA + '[mqtt]\npassword = "x"\n', ":5: mqtt.password: unknown key. Perhaps you meant mqtt.password_file."),
