@@ -80,7 +80,7 @@ def _erase(pixels: tf.Tensor, share: float, random: tf.random.Generator) -> tf.T
 
 
 def _interval(count: tf.Tensor, side: tf.Tensor, random: tf.random.Generator) -> tf.Tensor:
-    """bool (N, side): one random run of pixels for each image."""
+    """One random run of pixels for each image, bool (N, side)."""
     length = random.uniform((count, 1), *_ERASED_SIDE)
     start = random.uniform((count, 1)) * (1 - length)
     position = tf.range(side, dtype=tf.float32)[tf.newaxis] / tf.cast(side, tf.float32)

@@ -27,17 +27,17 @@ class FitConfig:
         seed: Of weights, order and augmentation.
     """
 
-    stages: tuple[tuple[int, int], ...] = ((32, 10), (40, 6), (48, 21))
+    stages: tuple[tuple[int, int], ...] = ((32, 8), (40, 4), (48, 9))
     batch_size: int = 64
-    peak_lr: float = 0.02
+    peak_lr: float = 0.04
     warmup_epochs: float = 1.0
     momentum: float = 0.9
-    weight_decay: float = 2e-4
+    weight_decay: float = 3e-4
     label_smoothing: float = 0.1
     votes_weight: float = 0.5
-    ema_decay: float = 0.999
-    dropout: float = 0.2
-    erase_share: float = 0.25
+    ema_decay: float = 0.998
+    dropout: float = 0.1
+    erase_share: float = 0.0
     labels: Literal["fer2013", "ferplus"] = "fer2013"
     seed: int = 1
 

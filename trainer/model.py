@@ -5,6 +5,7 @@ Every layer becomes one int8 convolution, addition or mean in TFLite: nothing he
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Final
 
 import keras
@@ -26,13 +27,12 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
 
     def call(self, inputs: tf.Tensor, training: bool | None = None, mask: Any = None) -> tf.Tensor:  # noqa: FBT001, ARG002
         """Normalizes float32 (N, H, W, C)."""
-        fused = tf.compat.v1.nn.fused_batch_norm
+        fused = partial(
+            tf.compat.v1.nn.fused_batch_norm, inputs, self.gamma.value, self.beta.value, epsilon=self.epsilon
+        )
         if not (training and self.trainable):
-            return fused(
-                inputs, self.gamma.value, self.beta.value, self.moving_mean.value, self.moving_variance.value,
-                epsilon=self.epsilon, is_training=False,
-            )[0]  # fmt: skip
-        outputs, mean, variance = fused(inputs, self.gamma.value, self.beta.value, epsilon=self.epsilon, is_training=True)
+            return fused(mean=self.moving_mean.value, variance=self.moving_variance.value, is_training=False)[0]
+        outputs, mean, variance = fused(is_training=True)
         self.moving_mean.assign(self.moving_mean * self.momentum + mean * (1 - self.momentum))
         self.moving_variance.assign(self.moving_variance * self.momentum + variance * (1 - self.momentum))
         return outputs

@@ -58,7 +58,8 @@ class Training:
     def _schedule(self) -> keras.optimizers.schedules.LearningRateSchedule:
         warmup = round(self.config.warmup_epochs * self.steps_per_epoch)
         decay = max(1, self.config.epochs * self.steps_per_epoch - warmup)
-        return keras.optimizers.schedules.CosineDecay(0.0, decay, warmup_target=self.config.peak_lr, warmup_steps=warmup)
+        peak = self.config.peak_lr
+        return keras.optimizers.schedules.CosineDecay(0.0, decay, warmup_target=peak, warmup_steps=warmup)
 
     def _smooth_targets(self, train: FaceSet) -> NDArray[np.float32]:
         """float32 (N, classes): the label, softened; for FER+ the crowd's votes are soft by themselves."""
@@ -71,10 +72,16 @@ class Training:
     @property
     def checkpoint(self) -> tf.train.Checkpoint:
         """All that has to be saved so that the run goes on as if it had never stopped."""
+        seeds = [layer.seed_generator.state.value for layer in self.network.layers if hasattr(layer, "seed_generator")]
         return tf.train.Checkpoint(
-            network=self.network, averaged=self.averaged, optimizer=self.optimizer, random=self._random,
-            epoch=self.epoch, best_accuracy=self.best_accuracy,
-        )  # fmt: skip
+            network=self.network,
+            averaged=self.averaged,
+            optimizer=self.optimizer,
+            random=self._random,
+            seeds=seeds,
+            epoch=self.epoch,
+            best_accuracy=self.best_accuracy,
+        )
 
     def run_epoch(self, on_step: Callable[[int, float], None]) -> float:
         """Trains one epoch and returns its mean loss; `on_step(number, loss)` is called after each step."""
