@@ -1,4 +1,4 @@
-"""Writes the pages of `docs/` that are made from the program itself: `python -m tests.docs`. A test compares them."""
+"""Writes the pages that are made from the program and the model: `python -m tests.docs`. A test compares them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from edge.config.sections import tables
 from edge.config.values import Section
 from edge.contract import Manifest
 from edge.contract.errors import UserError
+from edge.contract.manifest import read_manifest
 
-DOCS = Path(__file__).parents[1] / "docs"
+README = Path(__file__).parents[1] / "README.md"
+DOCS = README.parent / "docs"
 
 _NOTICE = "<!-- Made by `make docs` from the program itself; a test fails when the two differ. -->"
 
@@ -183,7 +185,35 @@ def manifest_schema() -> str:
     return json.dumps(Manifest.model_json_schema(), indent=2, ensure_ascii=False) + "\n"
 
 
+def readme() -> str:
+    """`README.md` with the figures of the committed model, which stand between two marks."""
+    before, _, rest = README.read_text(encoding="utf-8").partition("<!-- figures -->\n")
+    _, end, after = rest.partition("<!-- /figures -->")
+    return f"{before}<!-- figures -->\n{_figures()}\n{end}{after}"
+
+
+def _figures() -> str:
+    manifest = read_manifest(README.parent / "models" / "default")
+    names = {"validation": "PublicTest, which chose the weights", "test": "**PrivateTest**, reported"}
+    rows = []
+    for one in manifest.metrics:
+        low, high = one.interval_95
+        accuracy = f"{one.accuracy:.1%} ({low:.1%} to {high:.1%})"
+        rows.append(
+            f"| {names[one.split]} | {one.images} | {accuracy} | {one.macro_f1:.3f} | {one.calibration_error:.3f} |"
+        )
+    size_kb = round(manifest.files[manifest.model].size / 1000)
+    header = [
+        f"One {manifest.arithmetic} file of {size_kb} kB, a single view of each image, on FER-2013:",
+        "",
+        "| split | images | accuracy (95 % interval) | macro F1 | calibration error |",
+        "|---|---|---|---|---|",
+    ]
+    return "\n".join([*header, *rows])
+
+
 PAGES: dict[Path, Callable[[], str]] = {
+    README: readme,
     DOCS / "configuration.md": configuration_page,
     DOCS / "cli.md": cli_page,
     DOCS / "schema" / "manifest.json": manifest_schema,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import resources
+from pathlib import Path
 from typing import Final
 
 from edge.contract import Manifest
 from trainer.evaluate import Evaluation, ModelResult
 from trainer.metrics import Classification
+
+_TEMPLATE: Final = Path(__file__).with_name("model_card.md")
 
 _PROTOCOL_NAMES: Final = {
     "validation": "PublicTest (chose checkpoint and temperature)",
@@ -20,8 +22,7 @@ def model_card(manifest: Manifest, evaluations: Mapping[str, Evaluation]) -> str
     """The text of MODEL_CARD.md, every figure of it out of the manifest or the evaluations."""
     test = evaluations["test"].models[manifest.arithmetic].classification
     training = manifest.training
-    template = resources.files("trainer").joinpath("model_card.md").read_text(encoding="utf-8")
-    return template.format(
+    return _TEMPLATE.read_text(encoding="utf-8").format(
         name=manifest.name,
         version=manifest.version,
         arithmetic=manifest.arithmetic,

@@ -21,7 +21,7 @@ _STEPS_BEFORE_ESTIMATE = 30
 
 def run(arguments: argparse.Namespace) -> int:
     """Trains and returns 0."""
-    console = Console()
+    console = Console(highlight=False, soft_wrap=True)
     dataset = load_dataset(arguments.data, arguments.votes)
     config = read_config(arguments.output)[0] if arguments.resume else _config(arguments, console)
     _announce(console, dataset, config, arguments)
@@ -47,8 +47,7 @@ def _announce(console: Console, dataset: Dataset, config: FitConfig, arguments: 
         f"{'Resuming' if arguments.resume else 'Training'} {arguments.output} "
         f"on {len(train)} images of {dataset.path}, choosing on {len(validation)} of PublicTest.\n"
         f"{stages}; labels {config.labels}, batches of {config.batch_size}, seed {config.seed}.\n"
-        f"Ctrl-C stops it at any time; --resume goes on after the last finished epoch.",
-        soft_wrap=True,
+        f"Ctrl-C stops it at any time; --resume goes on after the last finished epoch."
     )
 
 
