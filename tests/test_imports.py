@@ -44,9 +44,7 @@ def test_pure_stages_load_nothing_heavy(stage: str) -> None:
 @pytest.mark.parametrize("command", ["edge", "trainer"])
 def test_help_is_quick_to_come(command: str) -> None:
     """Asking for help does not start a training framework."""
-    assert not packages(loaded_after(f"from {command}.cli import parser\nparser().format_help()")) & (
-        _HEAVY - {"cv2"}
-    )
+    assert not packages(loaded_after(f"from {command}.cli import parser\nparser().format_help()")) & (_HEAVY - {"cv2"})
 
 
 @pytest.mark.parametrize("module", ["trainer.audit", "trainer.bundle"])

@@ -36,10 +36,10 @@ def test_the_bundle_passes_its_self_test_under_tflite_runtime(bundle_path: Path,
     environment = tmp_path / "venv"
     python = environment / "bin" / "python"
     subprocess.run([_UV, "venv", "--quiet", "--python", sys.executable, environment], check=True)
-    install = [_UV, "pip", "install", "--quiet", "--python", python, "--editable", f"{_ROOT}[tflite-runtime]"]
+    install = [_UV, "pip", "install", "--quiet", "--python", str(python), "--editable", f"{_ROOT}[tflite-runtime]"]
     installed = subprocess.run(install, capture_output=True, text=True)
     if installed.returncode and "CI" not in os.environ:
         pytest.skip(f"the environment cannot be made, perhaps there is no network: {installed.stderr[-300:]}")
     assert installed.returncode == 0, installed.stderr
-    done = subprocess.run([python, "-c", _PROGRAM, bundle_path], capture_output=True, text=True)
+    done = subprocess.run([str(python), "-c", _PROGRAM, str(bundle_path)], capture_output=True, text=True)
     assert done.stdout.split() == ["tflite-runtime", "2.14.0", "1", "7"], done.stderr

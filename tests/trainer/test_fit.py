@@ -58,9 +58,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_never_stopped(tmp_path: Path, datase
 
 def test_the_network_learns(tmp_path: Path, dataset: Dataset) -> None:
     """A few epochs on stripes classify them far better than chance, through both heads and all averages."""
-    config = FitConfig(
-        stages=((48, 8),), batch_size=16, peak_lr=0.05, warmup_epochs=1, ema_decay=0.8, votes_weight=0.2
-    )
+    config = FitConfig(stages=((48, 8),), batch_size=16, peak_lr=0.05, warmup_epochs=1, ema_decay=0.8, votes_weight=0.2)
     assert fit(dataset, tmp_path / "run", config) > 0.6
     assert any((tmp_path / "run" / "tensorboard").iterdir())
     assert read_config(tmp_path / "run")[0] == config
