@@ -68,6 +68,9 @@ class FitConfig:
 
 
 RECIPES: Final[dict[str, FitConfig]] = {
+    # trainer fit --data fer2013.csv --votes fer2013new.csv -o runs/NAME
+    # About half an hour on two x86 cores; docs/experiments.md has the accuracy. It made models/default.
     "default": FitConfig(),
+    # The same with --recipe quick: a fifth of the work, to see the whole way for oneself.
     "quick": FitConfig(stages=((32, 5), (48, 1)), ema_decay=0.995, warmup_epochs=0.5),
 }
