@@ -54,6 +54,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_run(commands)
     _add_check(commands)
+    _add_doctor(commands)
     _add_watch(commands)
     _add_classify(commands)
     _add_demo(commands)
@@ -82,6 +83,16 @@ def _add_check(commands: Commands) -> None:
         log_level="error",
     )  # fmt: skip
     _add_config(command)
+
+
+def _add_doctor(commands: Commands) -> None:
+    command = _add(
+        commands, "doctor", "check everything that can keep this device from working, and name the fix for each fault",
+        log_level="error",
+    )  # fmt: skip
+    _add_config(command)
+    command.add_argument("--json", action="store_true",
+                         help="one list of objects with check, status (ok, warn, fail), detail and remedy")  # fmt: skip
 
 
 def _add_watch(commands: Commands) -> None:

@@ -26,6 +26,26 @@ def new_client_id() -> str:
     return f"edge-{secrets.token_hex(8)}"
 
 
+def known_client_id(folder: Path) -> str | None:
+    """The client id in a state folder; None if no agent has started there yet, or this user may not look."""
+    try:
+        return _Memory.model_validate_json((folder / "state.json").read_bytes()).client_id
+    except (OSError, ValidationError):
+        return None
+
+
+def in_use(folder: Path) -> bool:
+    """Whether an agent is running with a state folder; False too where this user may not look."""
+    try:
+        with (folder / "lock").open() as lock_file:
+            fcntl.flock(lock_file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 class _Memory(BaseModel):
     """The file's content."""
 

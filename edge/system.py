@@ -10,8 +10,9 @@ from typing import Final
 _THERMAL: Final = Path("/sys/class/thermal/thermal_zone0/temp")
 _THROTTLED: Final = Path("/sys/devices/platform/soc/soc:firmware/get_throttled")
 
-_THROTTLING_BITS: Final = {0: "under-voltage", 1: "frequency-capped", 2: "throttled", 3: "soft-temperature-limit"}
-"""Bits of the Raspberry Pi firmware's get_throttled that are in force now; bit 16 and up tell of the past."""
+UNDER_VOLTAGE: Final = "under-voltage"
+_THROTTLING_BITS: Final = {0: UNDER_VOLTAGE, 1: "frequency-capped", 2: "throttled", 3: "soft-temperature-limit"}
+"""Bits of the Raspberry Pi firmware's get_throttled that are in force now; from bit 16 on, those that ever were."""
 
 _CLOCK_NOT_SYNCED: Final = 5
 """TIME_ERROR of adjtimex(2): nothing disciplines the clock."""
@@ -25,12 +26,18 @@ def temperature_c() -> float | None:
         return None
 
 
-def throttling() -> tuple[str, ...] | None:
-    """Why the processor runs slower than it could, or None where the machine is no Raspberry Pi."""
+def throttling(*, since_boot: bool = False) -> tuple[str, ...] | None:
+    """Why the processor runs slower than it could, or None where the machine is no Raspberry Pi.
+
+    Args:
+        since_boot: Ask why it ever did since the machine was started, not why it does now.
+    """
     try:
         bits = int(_THROTTLED.read_text(), 16)
     except (OSError, ValueError):
         return None
+    if since_boot:
+        bits >>= 16
     return tuple(reason for bit, reason in _THROTTLING_BITS.items() if bits & 1 << bit)
 
 
@@ -38,6 +45,12 @@ def resident_bytes() -> int:
     """Memory that the process occupies now."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def available_bytes() -> int:
+    """Memory that a program could still get without anything being swapped out."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
 
 
 class ClockState:

@@ -95,6 +95,11 @@ class Topics:
     def health(self) -> str:
         return f"{self.root}/health"
 
+    @property
+    def probe(self) -> str:
+        """Where `edge doctor` tries whether this device may publish."""
+        return f"{self.root}/probe"
+
     def camera_status(self, camera: str) -> str:
         return f"{self.root}/{check_camera(camera)}/status"
 

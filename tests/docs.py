@@ -36,6 +36,7 @@ source = 0
 ```
 
 [deploy/config.toml](../deploy/config.toml) is a file to begin with, and `edge check` tries what it says, part by part.
+`edge doctor` checks the device too, and every step on the way to the broker.
 Mistakes are told all at once, each with its line:
 
     config.toml:4: mqtt.prot: unknown key. Perhaps you meant mqtt.port.

@@ -37,7 +37,12 @@ _MOST_UNDER_WAY = 20
 
 
 def connect(
-    settings: BrokerSettings, *, will: Message | None = None, bell: Bell | None = None, timeout_s: float
+    settings: BrokerSettings,
+    *,
+    will: Message | None = None,
+    bell: Bell | None = None,
+    resume: bool = False,
+    timeout_s: float,
 ) -> Connection:
     """Connects with MQTT 5, or with 3.1.1 if the broker does not speak MQTT 5.
 
@@ -47,6 +52,7 @@ def connect(
         settings: The broker's.
         will: What the broker publishes when the connection breaks.
         bell: Interrupts `Connection.wait`.
+        resume: Whether to take up a session of this client id that the broker still has (MQTT 5); with a will, always.
         timeout_s: For the network connection, and again for the broker's answer.
 
     Raises:
@@ -55,10 +61,12 @@ def connect(
         ConfigError: A TLS file cannot be used.
     """
     try:
-        return Connection(settings, MQTTProtocolVersion.MQTTv5, will=will, bell=bell, timeout_s=timeout_s)
+        return Connection(
+            settings, MQTTProtocolVersion.MQTTv5, will=will, bell=bell, resume=resume, timeout_s=timeout_s
+        )
     except faults.NoMqtt5 as error:
         log.debug("%s: trying MQTT 3.1.1 (%s)", settings.address, error)
-    return Connection(settings, MQTTProtocolVersion.MQTTv311, will=will, bell=bell, timeout_s=timeout_s)
+    return Connection(settings, MQTTProtocolVersion.MQTTv311, will=will, bell=bell, resume=resume, timeout_s=timeout_s)
 
 
 class Connection:
@@ -74,11 +82,13 @@ class Connection:
         *,
         will: Message | None,
         bell: Bell | None,
+        resume: bool,
         timeout_s: float,
     ) -> None:
         self._settings = settings
         self._v5 = protocol == MQTTProtocolVersion.MQTTv5
         self._bell = bell
+        self._resumed = False
         self._answer: tuple[ReasonCode, Properties | None] | None = None
         self._fault: BrokerError | None = None
         self._topics: dict[int, str] = {}
@@ -89,7 +99,7 @@ class Connection:
             self._set_will(will)
         with contextlib.ExitStack() as on_error:
             on_error.callback(self._hang_up)
-            self._open(resume=will is not None)
+            self._open(resume=resume or will is not None)
             self._await_answer(timeout_s)
             on_error.pop_all()
 
@@ -103,6 +113,11 @@ class Connection:
     def protocol(self) -> str:
         """The protocol's name, for people."""
         return "MQTT 5" if self._v5 else "MQTT 3.1.1"
+
+    @property
+    def resumed(self) -> bool:
+        """Whether the broker had a session of this client id that was not at its end."""
+        return self._resumed
 
     @property
     def fault(self) -> BrokerError | None:
@@ -219,8 +234,14 @@ class Connection:
             sock.close()
 
     def _on_connect(
-        self, _client: object, _data: object, _flags: object, reason: ReasonCode, properties: Properties | None
+        self,
+        _client: object,
+        _data: object,
+        flags: paho.ConnectFlags,
+        reason: ReasonCode,
+        properties: Properties | None,
     ) -> None:
+        self._resumed = flags.session_present
         self._answer = reason, properties
 
     def _on_disconnect(

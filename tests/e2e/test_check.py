@@ -64,8 +64,8 @@ def test_every_fault_is_told_with_its_remedy(config: Path, tmp_path: Path) -> No
     }
     code, lines = check(config, **environ)
     assert code == 4
-    wrong = [line for line in lines if line.startswith("WRONG")]
-    assert [line.split("  ")[0] for line in wrong] == ["WRONG model", "WRONG camera hall", "WRONG broker"]
+    wrong = [line for line in lines if line.startswith("FAIL")]
+    assert [line[6:22].strip() for line in wrong] == ["model", "camera hall", "broker"]
     assert "is no model bundle (no manifest.json). Give a folder that trainer export wrote." in wrong[0]
     assert "/dev/video99: no such camera" in wrong[1]
     assert "nothing listens on that port. Check the port, and that the broker is running." in wrong[2]
@@ -84,5 +84,5 @@ def test_a_state_folder_that_cannot_be_made_is_a_fault(config: Path) -> None:
     """A folder in the wrong place is found out before the agent fails on it."""
     code, lines = check(config, EDGE_DEVICE__STATE_DIR="/proc/edge")
     assert code == 8
-    assert lines[1].startswith("WRONG state folder    /proc: cannot be written")
+    assert lines[1].startswith("FAIL  state folder    /proc: cannot be written")
     assert "device.state_dir" in lines[1]

@@ -11,6 +11,7 @@ def test_the_topics_are_the_published_ones() -> None:
     assert topics.status == "home/emotion/hall/status"
     assert topics.info == "home/emotion/hall/info"
     assert topics.health == "home/emotion/hall/health"
+    assert topics.probe == "home/emotion/hall/probe"
     assert topics.camera_status("door") == "home/emotion/hall/door/status"
     assert topics.emotion("door") == "home/emotion/hall/door/emotion"
     assert topics.event("door") == "home/emotion/hall/door/event"

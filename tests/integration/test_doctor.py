@@ -1,0 +1,126 @@
+"""The doctor's steps to the broker, beside real ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from edge.checks import Finding, Status, broker, examine
+from edge.config import load_config
+from edge.mqtt import BrokerSettings
+from edge.state import DeviceState
+from tests.integration.conftest import Build, Certificates, StartBroker
+from tests.mosquitto import Mosquitto, free_port, wait_until
+from tests.network import Relay
+
+STEPS = ["broker name", "broker port", "broker", "publish right", "client id"]
+
+
+def examined(folder: Path, port: int, environ: Mapping[str, str] | None = None) -> dict[str, Finding]:
+    """What is found on the way to the broker by a device called hall, with the state in `folder`/state."""
+    path = folder / "config.toml"
+    path.write_text(f"""
+[device]
+name = "hall"
+state_dir = "state"
+[mqtt]
+port = {port}
+[[camera]]
+name = "door"
+source = "demo"
+""")
+    chain = broker.step_by_step(load_config(path, environ or {}))
+    return {finding.check: finding for finding in examine([chain])}
+
+
+def locked(folder: Path, password: str) -> dict[str, str]:
+    """The environment of a device that logs in as camera."""
+    (folder / "password").write_text(password)
+    return {"EDGE_MQTT__USERNAME": "camera", "EDGE_MQTT__PASSWORD_FILE": str(folder / "password")}
+
+
+def test_a_working_broker_passes_every_step(broker: Mosquitto, tmp_path: Path) -> None:
+    """Each step says what it saw, and nothing stays behind on the broker."""
+    found = examined(tmp_path, broker.port)
+    assert list(found) == STEPS
+    assert {finding.status for finding in found.values()} == {Status.OK}
+    assert "127.0.0.1" in found["broker name"].detail
+    assert found["broker"].detail == f"localhost:{broker.port} speaks MQTT 5"
+    assert found["publish right"].detail == "granted on emotion/hall/..."
+
+
+def test_a_fault_ends_the_way(tmp_path: Path) -> None:
+    """A closed port is told once, not again by every later step."""
+    found = examined(tmp_path, free_port())
+    assert list(found) == ["broker name", "broker port"]
+    assert (found["broker port"].status, found["broker port"].exit_code) == (Status.FAIL, 6)
+    assert list(examined(tmp_path, 1883, {"EDGE_MQTT__HOST": "no-such-host.invalid"})) == ["broker name"]
+
+
+def test_a_wrong_password_is_found_at_the_login(start_broker: StartBroker, password_file: Path, tmp_path: Path) -> None:
+    """The port is sound, the password is not."""
+    broker = start_broker(["allow_anonymous false", f"password_file {password_file}"])
+    found = examined(tmp_path, broker.port, locked(tmp_path, "hunter2"))
+    assert list(found) == STEPS[:3]
+    assert "wrong password" in found["broker"].detail
+    assert "hunter2" not in str(found)
+    assert list(examined(tmp_path, broker.port, locked(tmp_path, "right"))) == STEPS
+
+
+def test_a_missing_right_to_publish_is_found(start_broker: StartBroker, password_file: Path, tmp_path: Path) -> None:
+    """A device that may log in but not publish is not called sound."""
+    acl = tmp_path / "acl"
+    acl.touch(mode=0o600)
+    acl.write_text("user camera\ntopic write emotion/kitchen/#\n")
+    broker = start_broker(["allow_anonymous false", f"password_file {password_file}", f"acl_file {acl}"])
+    refused = examined(tmp_path, broker.port, locked(tmp_path, "right"))["publish right"]
+    assert (refused.status, refused.exit_code) == (Status.FAIL, 6)
+    assert "emotion/hall/probe" in refused.detail
+    environ = {**locked(tmp_path, "right"), "EDGE_DEVICE__NAME": "kitchen"}
+    assert examined(tmp_path, broker.port, environ)["publish right"].status is Status.OK
+
+
+def test_tls_is_a_step_of_its_own(start_broker: StartBroker, certificates: Certificates, tmp_path: Path) -> None:
+    """The certificate's last days are counted; an authority that is not trusted is found before the login."""
+    files = [f"certfile {certificates.broker}", f"keyfile {certificates.broker_key}"]
+    broker = start_broker([*files, "allow_anonymous true"])
+    found = examined(tmp_path, broker.port, {"EDGE_MQTT__CA_FILE": str(certificates.ca)})
+    assert list(found) == [*STEPS[:2], "broker TLS", *STEPS[2:]]
+    assert found["broker TLS"].status is Status.WARN
+    assert "expires in 1 days" in found["broker TLS"].detail
+    assert found["broker"].detail.endswith("over TLS")
+    distrusted = examined(tmp_path, broker.port, {"EDGE_MQTT__TLS": "true"})
+    assert list(distrusted)[-1] == "broker TLS"
+    assert "not trusted" in distrusted["broker TLS"].detail
+
+
+def test_a_client_id_that_another_device_uses_is_found(broker: Mosquitto, build: Build, tmp_path: Path) -> None:
+    """Two devices made from one card are found out, and the twin comes back."""
+    with DeviceState(tmp_path / "state") as state:
+        client_id = state.client_id
+        assert "of the agent that is running here" in examined(tmp_path, broker.port)["client id"].detail
+    assert examined(tmp_path, broker.port)["client id"].detail == f"{client_id}, taken by nobody else"
+    with build(BrokerSettings(port=broker.port, client_id=client_id)) as twin:
+        wait_until(lambda: twin.stats.connected)
+        found = examined(tmp_path, broker.port)["client id"]
+        assert (found.status, found.exit_code) == (Status.FAIL, 6)
+        assert "state.json" in (found.remedy or "")
+        wait_until(lambda: twin.stats.connected and twin.stats.reconnects == 1)
+
+
+def test_an_old_broker_tells_less(broker: Mosquitto, tmp_path: Path) -> None:
+    """What MQTT 3.1.1 cannot tell is not called sound."""
+    with DeviceState(tmp_path / "state"):
+        pass
+    with Relay(broker.port, refuse_mqtt5=True) as old:
+        found = examined(tmp_path, old.port)
+    assert found["publish right"].detail == "MQTT 3.1.1 does not tell whether messages are refused"
+    assert "MQTT 3.1.1 does not tell whether it is taken" in found["client id"].detail
+
+
+def test_a_password_in_the_open_is_found_before_it_is_sent(broker: Mosquitto, tmp_path: Path) -> None:
+    """The device's own password does not travel in the open, not even for a check."""
+    environ = {**locked(tmp_path, "right"), "EDGE_MQTT__HOST": "broker.example.org"}
+    found = examined(tmp_path, broker.port, environ)
+    assert list(found) == ["broker name"]
+    assert "the password would cross the network unencrypted" in found["broker name"].detail
