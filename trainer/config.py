@@ -23,6 +23,8 @@ class FitConfig:
         ema_decay: Decay a step of the averaged weights, which are the ones evaluated and exported.
         dropout: Share of features dropped before the head.
         erase_share: Share of images of which a rectangle is erased.
+        width: Factor on the channels of every layer: 1 for a device's model, more for a teacher.
+        bfloat16: Whether convolutions are computed in bfloat16, which processors with AVX512-BF16 or AMX do faster.
         labels: Whose labels the main head learns: the seven of FER-2013, or the majority of FER+'s crowd.
         seed: Of weights, order and augmentation.
     """
@@ -38,6 +40,8 @@ class FitConfig:
     ema_decay: float = 0.998
     dropout: float = 0.1
     erase_share: float = 0.0
+    width: float = 1.0
+    bfloat16: bool = False
     labels: Literal["fer2013", "ferplus"] = "fer2013"
     seed: int = 1
 
@@ -73,4 +77,8 @@ RECIPES: Final[dict[str, FitConfig]] = {
     "default": FitConfig(),
     # The same with --recipe quick: a fifth of the work, to see the whole way for oneself.
     "quick": FitConfig(stages=((32, 5), (48, 1)), ema_decay=0.995, warmup_epochs=0.5),
+    # The same with --recipe teacher: a network of twice the width, from which the default one learns (--teacher).
+    "teacher": FitConfig(
+        width=2.0, stages=((36, 12), (48, 23)), peak_lr=0.05, weight_decay=5e-4, dropout=0.2, erase_share=0.1
+    ),
 }

@@ -43,11 +43,14 @@ def normalize(pixels: tf.Tensor) -> tf.Tensor:
     return (tf.cast(pixels, tf.float32) - PIXEL_CENTRE) / PIXEL_SCALE
 
 
-def build_network(*, classes: int = len(EMOTIONS), dropout: float = 0.0, vote_head: bool = False) -> keras.Model:
+def build_network(
+    *, classes: int = len(EMOTIONS), width: float = 1.0, dropout: float = 0.0, vote_head: bool = False
+) -> keras.Model:
     """The untrained network.
 
     Args:
         classes: Outputs of the main head.
+        width: Factor on the channels of every layer; 1 is what devices run, teachers are wider.
         dropout: Share of features dropped before the heads while training.
         vote_head: Whether to add the second head that learns FER+'s votes.
 
@@ -55,15 +58,16 @@ def build_network(*, classes: int = len(EMOTIONS), dropout: float = 0.0, vote_he
         A model from normalized float32 (N, side, side, 1), side a multiple of 4, to logits float32 (N, classes), or to
         a pair with the vote logits (N, 8).
     """
+    narrow, low, middle, high, top = (round(channels * width) for channels in (16, 32, 64, 128, 256))
     x = inputs = keras.Input((None, None, 1), name="face")
-    x = _conv(x, 16)  # (side, side, 16)
-    x = _conv(x, 32, stride=2)  # (side/2, side/2, 32)
-    x = _conv(x, 32)
-    x = _conv(x, 64, stride=2)  # (side/4, side/4, 64)
-    x = _residual(x, 64)
-    x = _conv(x, 128, stride=2)  # (side/8, side/8, 128)
-    x = _residual(x, 128)
-    x = _conv(x, 256, stride=2)  # (side/16, side/16, 256)
+    x = _conv(x, narrow)  # (side, side, 16)
+    x = _conv(x, low, stride=2)  # (side/2, side/2, 32)
+    x = _conv(x, low)
+    x = _conv(x, middle, stride=2)  # (side/4, side/4, 64)
+    x = _residual(x, middle)
+    x = _conv(x, high, stride=2)  # (side/8, side/8, 128)
+    x = _residual(x, high)
+    x = _conv(x, top, stride=2)  # (side/16, side/16, 256)
     x = keras.layers.GlobalAveragePooling2D(keepdims=True)(x)  # (1, 1, 256)
     x = keras.layers.Dropout(dropout)(x)
     logits = _head(x, classes, "logits")

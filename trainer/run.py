@@ -101,7 +101,7 @@ def load_network(run: Path) -> keras.Model:
         CheckpointError: There is no run or no finished epoch.
     """
     config, _ = read_config(run)
-    full = build_network(classes=len(class_names(config.labels)), vote_head=config.votes_weight > 0)
+    full = build_network(classes=len(class_names(config.labels)), width=config.width, vote_head=config.votes_weight > 0)
     try:
         full.load_weights(run / BEST_WEIGHTS)
     except (OSError, ValueError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -31,6 +32,8 @@ class Training:
 
     def __init__(self, config: FitConfig, train: FaceSet, strategy: tf.distribute.Strategy) -> None:
         self.config = config
+        # A rewrite of the compiled step: weights, sums and the loss stay float32.
+        tf.config.optimizer.set_experimental_options({"auto_mixed_precision_onednn_bfloat16": config.bfloat16})
         self.steps_per_epoch = len(train) // config.batch_size
         self._strategy = strategy
         self._classes = len(class_names(config.labels))
@@ -45,8 +48,9 @@ class Training:
         keras.utils.set_random_seed(config.seed)
         with self._strategy.scope():
             vote_head = config.votes_weight > 0
-            self.network = build_network(classes=self._classes, dropout=config.dropout, vote_head=vote_head)
-            self.averaged = build_network(classes=self._classes, vote_head=vote_head)
+            shape: dict[str, Any] = {"classes": self._classes, "width": config.width, "vote_head": vote_head}
+            self.network = build_network(**shape, dropout=config.dropout)
+            self.averaged = build_network(**shape)
             self.averaged.set_weights(self.network.get_weights())
             self.optimizer = keras.optimizers.SGD(self._schedule(), config.momentum, nesterov=True)
             self.optimizer.build(self.network.trainable_variables)
