@@ -93,6 +93,10 @@ def _add_fit(commands: Commands) -> None:
     command.add_argument("--recipe", choices=tuple(RECIPES), default="default", help="which named set of parameters")
     command.add_argument("--labels", choices=("fer2013", "ferplus"), default="fer2013",
                          help="FER-2013's own labels, or the majority of FER+'s crowd (needs --votes)")  # fmt: skip
+    command.add_argument("--teacher", type=Path, nargs="+", default=[], metavar="RUN",
+                         help="runs of trainer fit whose answers this one learns beside the labels")  # fmt: skip
+    command.add_argument("--bfloat16", action=argparse.BooleanOptionalAction, default=None,
+                         help="convolutions in bfloat16 (default: where the processor has it)")  # fmt: skip
     command.add_argument("--seed", type=int, default=1, help="of weights, order and augmentation (default: 1)")
     command.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
 

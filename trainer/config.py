@@ -23,6 +23,8 @@ class FitConfig:
         ema_decay: Decay a step of the averaged weights, which are the ones evaluated and exported.
         dropout: Share of features dropped before the head.
         erase_share: Share of images of which a rectangle is erased.
+        teachers: Folders of the runs that this one learns from.
+        teacher_weight: Share of the target that is the teachers' answer; the rest is the softened label.
         width: Factor on the channels of every layer: 1 for a device's model, more for a teacher.
         bfloat16: Whether convolutions are computed in bfloat16, which processors with AVX512-BF16 or AMX do faster.
         labels: Whose labels the main head learns: the seven of FER-2013, or the majority of FER+'s crowd.
@@ -40,6 +42,8 @@ class FitConfig:
     ema_decay: float = 0.998
     dropout: float = 0.1
     erase_share: float = 0.0
+    teachers: tuple[str, ...] = ()
+    teacher_weight: float = 0.7
     width: float = 1.0
     bfloat16: bool = False
     labels: Literal["fer2013", "ferplus"] = "fer2013"
@@ -68,7 +72,7 @@ class FitConfig:
             TypeError: A key is unknown.
         """
         stages = tuple((int(side), int(epochs)) for side, epochs in values["stages"])
-        return cls(**{**values, "stages": stages})
+        return cls(**{**values, "stages": stages, "teachers": tuple(values.get("teachers", ()))})
 
 
 RECIPES: Final[dict[str, FitConfig]] = {

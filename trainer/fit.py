@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from trainer.config import FitConfig
 from trainer.data import Dataset, FaceSet
+from trainer.distill import teaching
 from trainer.errors import CheckpointError
 from trainer.labels import with_labels
 from trainer.run import (
@@ -76,13 +77,16 @@ def fit(
         listener: Told of each step and epoch.
 
     Raises:
-        CheckpointError: `run` holds a run already, or none to resume.
+        CheckpointError: `run` holds a run already, or none to resume; a teacher cannot be used.
         DataError: A split or the votes are missing.
     """
     config = _open_run(run, dataset, config, resume=resume)
+    # A rewrite of what is compiled from here on: weights, sums, losses and what is evaluated stay float32.
+    tf.config.optimizer.set_experimental_options({"auto_mixed_precision_onednn_bfloat16": config.bfloat16})
     train = with_labels(dataset.split("train"), config.labels)
     validation = with_labels(dataset.split("validation"), config.labels)
-    training = Training(config, train, _strategy())
+    taught = teaching(run, config.teachers, train.images, config.labels) if config.teachers else None
+    training = Training(config, train, _strategy(), taught)
     manager = tf.train.CheckpointManager(training.checkpoint, str(run / CHECKPOINTS), max_to_keep=2)
     if resume and manager.latest_checkpoint:
         training.checkpoint.restore(manager.latest_checkpoint).assert_consumed()

@@ -28,18 +28,23 @@ class Training:
         config: What the run is made of.
         train: The training images; kept in memory as uint8 (83 MB for FER-2013).
         strategy: The devices.
+        teaching: What the teachers say of each training image, float32 (N, classes), or None without teachers.
     """
 
-    def __init__(self, config: FitConfig, train: FaceSet, strategy: tf.distribute.Strategy) -> None:
+    def __init__(
+        self,
+        config: FitConfig,
+        train: FaceSet,
+        strategy: tf.distribute.Strategy,
+        teaching: NDArray[np.float32] | None = None,
+    ) -> None:
         self.config = config
-        # A rewrite of the compiled step: weights, sums and the loss stay float32.
-        tf.config.optimizer.set_experimental_options({"auto_mixed_precision_onednn_bfloat16": config.bfloat16})
         self.steps_per_epoch = len(train) // config.batch_size
         self._strategy = strategy
         self._classes = len(class_names(config.labels))
         self._build()
         self._images = tf.constant(train.images)
-        self._targets = tf.constant(self._smooth_targets(train))
+        self._targets = tf.constant(self._blend(self._smooth_targets(train), teaching))
         self._votes = tf.constant(vote_shares(train)) if config.votes_weight else None
         self._steps: dict[int, _Step] = {}
 
@@ -72,6 +77,16 @@ class Training:
         smoothing = self.config.label_smoothing
         one_hot = np.eye(self._classes, dtype=np.float32)[train.labels]
         return one_hot * np.float32(1 - smoothing) + np.float32(smoothing / self._classes)
+
+    def _blend(self, targets: NDArray[np.float32], teaching: NDArray[np.float32] | None) -> NDArray[np.float32]:
+        """The teachers' answers and the labels in one target: cross-entropy is linear in it, so one term serves both.
+
+        The temperature is 1, since teachers that learned from softened labels answer softly by themselves.
+        """
+        if teaching is None:
+            return targets
+        weight = np.float32(self.config.teacher_weight)
+        return targets * (1 - weight) + teaching * weight
 
     @property
     def checkpoint(self) -> tf.train.Checkpoint:

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from trainer.config import RECIPES, FitConfig
 from trainer.data import Dataset, load_dataset
 from trainer.fit import EpochResult, Listener, fit
+from trainer.processor import computes_bfloat16
 from trainer.run import read_config
 
 _STEPS_BEFORE_ESTIMATE = 30
@@ -33,7 +34,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _config(arguments: argparse.Namespace, console: Console) -> FitConfig:
-    config = replace(RECIPES[arguments.recipe], labels=arguments.labels, seed=arguments.seed)
+    config = replace(
+        RECIPES[arguments.recipe],
+        labels=arguments.labels,
+        seed=arguments.seed,
+        teachers=tuple(str(teacher.resolve()) for teacher in arguments.teacher),
+        bfloat16=computes_bfloat16() if arguments.bfloat16 is None else arguments.bfloat16,
+    )
     if arguments.votes is None and config.labels == "fer2013" and config.votes_weight:
         console.print("No --votes: the second head, which learns FER+'s votes beside the labels, is left out.")
         config = replace(config, votes_weight=0.0)
@@ -46,7 +53,9 @@ def _announce(console: Console, dataset: Dataset, config: FitConfig, arguments: 
     console.print(
         f"{'Resuming' if arguments.resume else 'Training'} {arguments.output} "
         f"on {len(train)} images of {dataset.path}, choosing on {len(validation)} of PublicTest.\n"
-        f"{stages}; labels {config.labels}, batches of {config.batch_size}, seed {config.seed}.\n"
+        f"{stages}; labels {config.labels}, batches of {config.batch_size}, seed {config.seed}, "
+        f"{'bfloat16' if config.bfloat16 else 'float32'}"
+        f"{', learning from ' + ', '.join(config.teachers) if config.teachers else ''}.\n"
         f"Ctrl-C stops it at any time; --resume goes on after the last finished epoch."
     )
 

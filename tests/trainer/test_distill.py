@@ -1,0 +1,82 @@
+"""Learning from teachers: the same answers, kept, and only from teachers that fit."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.trainer.stripes import stripe_dataset
+from trainer.config import FitConfig
+from trainer.data import Dataset, FaceSet
+from trainer.distill import teaching
+from trainer.errors import CheckpointError
+from trainer.fit import fit
+
+TEACHER = FitConfig(
+    stages=((48, 8),), batch_size=16, peak_lr=0.05, warmup_epochs=1, ema_decay=0.8, votes_weight=0.0, width=1.25
+)
+
+
+@pytest.fixture(scope="module")
+def dataset() -> Dataset:
+    """Faces that anything can learn."""
+    return stripe_dataset()
+
+
+@pytest.fixture(scope="module")
+def teacher(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of a wider network."""
+    path = tmp_path_factory.mktemp("runs") / "teacher"
+    assert fit(dataset, path, TEACHER) > 0.6
+    return path
+
+
+def mislabelled(dataset: Dataset) -> Dataset:
+    """The same data with training labels that mean nothing."""
+    train = dataset.split("train")
+    nonsense = FaceSet(train.images, np.roll(train.labels, 1), train.names, train.votes)
+    return Dataset(dataset.path, {**dataset.splits, "train": nonsense})
+
+
+def test_a_student_learns_what_its_teacher_knows(dataset: Dataset, teacher: Path, tmp_path: Path) -> None:
+    """Where all labels are wrong, the teacher's answers alone make the student right."""
+    config = replace(TEACHER, width=1.0, teachers=(str(teacher),), teacher_weight=1.0)
+    assert fit(mislabelled(dataset), tmp_path / "student", config) > 0.6
+
+
+def test_the_answers_are_probabilities_and_mean_over_teachers(dataset: Dataset, teacher: Path, tmp_path: Path) -> None:
+    """Two equal teachers say what one says; each row sums to 1."""
+    images = dataset.split("train").images[:40]
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    one = teaching(tmp_path / "one", [str(teacher)], images, "fer2013")
+    two = teaching(tmp_path / "two", [str(teacher)] * 2, images, "fer2013")
+    np.testing.assert_allclose(one, two, atol=1e-6)
+    np.testing.assert_allclose(one.sum(axis=1), 1, atol=1e-5)
+    mirrored = teaching(tmp_path, [str(teacher)], images[:, :, ::-1], "fer2013")
+    np.testing.assert_allclose(one, mirrored, atol=1e-3)
+
+
+def test_a_resumed_run_needs_its_teacher_no_more(dataset: Dataset, teacher: Path, tmp_path: Path) -> None:
+    """What the teacher said is kept in the run."""
+    gone = tmp_path / "gone"
+    shutil.copytree(teacher, gone)
+    config = replace(TEACHER, stages=((48, 1),), teachers=(str(gone),))
+    fit(dataset, tmp_path / "student", config)
+    shutil.rmtree(gone)
+    fit(dataset, tmp_path / "student", config, resume=True)
+    with pytest.raises(CheckpointError, match="belongs to 224 images, not 7"):
+        teaching(tmp_path / "student", [str(gone)], dataset.split("train").images[:7], "fer2013")
+
+
+def test_a_teacher_of_other_labels_is_refused(dataset: Dataset, teacher: Path, tmp_path: Path) -> None:
+    """The teacher is named, with what it learned; so is one that is not there."""
+    images = dataset.split("train").images
+    with pytest.raises(CheckpointError, match=f"{teacher}.*fer2013, not ferplus"):
+        teaching(tmp_path, [str(teacher)], images, "ferplus")
+    with pytest.raises(CheckpointError, match="is not a run folder"):
+        teaching(tmp_path, [str(tmp_path / "nobody")], images, "fer2013")

@@ -1,0 +1,93 @@
+"""What teachers say of the training images, from which a smaller network learns (Hinton et al. 2015, arXiv:1503.02531).
+
+Teachers are runs of `trainer fit` themselves. Each sees every training image in several views, and the mean of what
+they say is computed once and kept in the run's folder: a resumed run needs its teachers no more.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from trainer.errors import CheckpointError
+from trainer.model import normalize
+from trainer.run import TEACHING, load_network, read_config
+
+log = logging.getLogger(__name__)
+
+_SHIFTS_PX: Final = ((0, 0), (3, 3), (3, -3), (-3, 3), (-3, -3))
+"""Five places of the crop, each upright and mirrored: the ten views that are customary in evaluation."""
+
+_BATCH: Final = 256
+
+
+def teaching(run: Path, teachers: Sequence[str], images: NDArray[np.uint8], labels: str) -> NDArray[np.float32]:
+    """The teachers' mean probabilities for the training images, from the run's folder if they stand there.
+
+    Args:
+        run: Folder of the run that learns.
+        teachers: Folders of finished runs.
+        images: uint8 (N, 48, 48), all training images in the order of training.
+        labels: The kind of labels that the run learns.
+
+    Returns:
+        float32 (N, classes), each row summing to 1.
+
+    Raises:
+        CheckpointError: A teacher cannot be read or has other labels, or what is kept belongs to other images.
+    """
+    kept = run / TEACHING
+    if kept.exists():
+        probabilities = np.load(kept)
+        if len(probabilities) != len(images):
+            raise CheckpointError(f"belongs to {len(probabilities)} images, not {len(images)}", where=kept,
+                                  remedy="Resume with the data that the run began with")  # fmt: skip
+        return np.asarray(probabilities, np.float32)
+    probabilities = np.mean([_taught_by(Path(teacher), images, labels) for teacher in teachers], axis=0)
+    partial = kept.with_name(f"partial.{TEACHING}")
+    np.save(partial, probabilities)
+    partial.replace(kept)
+    return np.asarray(probabilities, np.float32)
+
+
+def _taught_by(teacher: Path, images: NDArray[np.uint8], labels: str) -> NDArray[np.float32]:
+    theirs = read_config(teacher)[0].labels
+    if theirs != labels:
+        raise CheckpointError(
+            f"learned the labels {theirs}, not {labels}", where=teacher, remedy="Name a teacher with the same labels"
+        )
+    log.info("asking the teacher %s about %d images", teacher, len(images))
+    network = load_network(teacher)
+    ask = tf.function(
+        lambda batch: tf.nn.softmax(network(normalize(batch), training=False)),
+        input_signature=[tf.TensorSpec((None, None, None, 1), tf.uint8)],
+        jit_compile=False,
+    )
+    return np.concatenate([_mean_over_views(ask, batch) for batch in _batches(images)])
+
+
+def _batches(images: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
+    for start in range(0, len(images), _BATCH):
+        yield images[start : start + _BATCH]
+
+
+def _mean_over_views(ask: keras.Model, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return np.asarray(np.mean([ask(view[..., np.newaxis]).numpy() for view in _views(images)], axis=0), np.float32)
+
+
+def _views(images: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
+    """uint8 (N, 48, 48) shifted and mirrored; what a shift uncovers repeats the edge."""
+    margin, side = max(max(shift) for shift in _SHIFTS_PX), images.shape[1]
+    padded = np.pad(images, ((0, 0), (margin, margin), (margin, margin)), mode="edge")
+    for down, right in _SHIFTS_PX:
+        top, left = margin + down, margin + right
+        view = padded[:, top : top + side, left : left + side]
+        yield view
+        yield view[:, :, ::-1]
