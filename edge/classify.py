@@ -28,11 +28,13 @@ class BundleClassifier:
 
     def __init__(self, path: Path, *, runtime: RuntimeChoice = "auto", threads: int = 1) -> None:
         self.bundle: Bundle = load_bundle(path, agent_version=metadata.version("edge-emotion"))
-        if self.bundle.manifest.labels != EMOTIONS:
+        labels = self.bundle.manifest.labels
+        if not set(EMOTIONS) <= set(labels):
             raise BundleIncompatible(
-                f"has the labels {', '.join(self.bundle.manifest.labels)}", where=path,
-                remedy=f"The agent speaks {', '.join(EMOTIONS)}, in this order",
-            )  # fmt: skip
+                f"has the labels {', '.join(labels)}", where=path, remedy=f"The agent needs {', '.join(EMOTIONS)}"
+            )
+        # Without the others, such as FER+'s contempt, the probabilities are those among the seven.
+        self._columns = [labels.index(emotion) for emotion in EMOTIONS]
         self._model = EmotionModel(
             load_interpreter(self.bundle.model, runtime=runtime, threads=threads), self.bundle.manifest
         )
@@ -42,4 +44,4 @@ class BundleClassifier:
     def classify(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Calibrated logits float32 (N, 7) in label order for uint8 (N, 48, 48) gray crops; N may be 0."""
         with self._lock:
-            return self._model.logits(crops)
+            return self._model.logits(crops)[:, self._columns]

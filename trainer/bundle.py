@@ -35,7 +35,7 @@ from trainer.data import Dataset, FaceSet
 from trainer.duplicates import leaked
 from trainer.errors import QualityError
 from trainer.evaluate import Evaluation, evaluate
-from trainer.labels import class_names, with_labels
+from trainer.labels import LabelKind, class_names, with_labels
 from trainer.layouts import SIZE_PX
 from trainer.model import PIXEL_CENTRE, PIXEL_SCALE
 from trainer.quantize import calibration_images, to_float, to_int8
@@ -75,6 +75,7 @@ class ExportOptions:
         max_drop: Largest loss of PublicTest accuracy to int8, as a share; None for any.
         calibration_per_class: Training images of each class from which the ranges of the activations are read.
         licence: SPDX identifier.
+        labels: Whose labels the bundle speaks; None for those of the run's main head.
     """
 
     name: str
@@ -84,6 +85,7 @@ class ExportOptions:
     max_drop: float | None = 0.005
     calibration_per_class: int = 60
     licence: str = "Apache-2.0"
+    labels: LabelKind | None = None
 
 
 def export(run: Path, out: Path, dataset: Dataset, options: ExportOptions) -> Manifest:
@@ -101,13 +103,12 @@ def export(run: Path, out: Path, dataset: Dataset, options: ExportOptions) -> Ma
         QualityError: Quantization cost more accuracy than `options.max_drop`.
     """
     config, origin = read_config(run)
-    network = load_network(run)
-    train, validation, test = (
-        with_labels(dataset.split(name), config.labels) for name in ("train", "validation", "test")
-    )
+    labels = options.labels or config.labels
+    network = load_network(run, labels)
+    train, validation, test = (with_labels(dataset.split(name), labels) for name in ("train", "validation", "test"))
     content = _convert(network, train, config, options)
 
-    draft = _draft_manifest(config, asdict(origin), options)
+    draft = _draft_manifest(labels, config, asdict(origin), options)
     raw_logits = tflite_predictor(content, draft).logits(validation.images)
     _require_small_drop(raw_logits, predict(network, validation.images), validation, options)
     manifest = draft.model_copy(update={"calibration": _calibrate(raw_logits, validation)})
@@ -119,7 +120,7 @@ def export(run: Path, out: Path, dataset: Dataset, options: ExportOptions) -> Ma
         _GOLDEN_FILE: _golden_vectors(model, config.seed),
         _REPORT_FILE: _report(evaluations),
     }
-    manifest = _complete(manifest, files, model, evaluations)
+    manifest = _complete(manifest, labels, files, model, evaluations)
     files[_CARD_FILE] = model_card(manifest, evaluations).encode()
     files[MANIFEST_FILE] = manifest.to_json().encode()
     _write(out, files)
@@ -146,7 +147,7 @@ def _convert(network: keras.Model, train: FaceSet, config: FitConfig, options: E
     return to_int8(network, calibration_images(train, options.calibration_per_class, config.seed))
 
 
-def _draft_manifest(config: FitConfig, origin: dict[str, Any], options: ExportOptions) -> Manifest:
+def _draft_manifest(labels: LabelKind, config: FitConfig, origin: dict[str, Any], options: ExportOptions) -> Manifest:
     """The manifest before anything is measured: temperature 1, no metrics, no files yet."""
     dtype: Any = "int8" if options.quantize else "float32"
     model = f"classifier.{'int8' if options.quantize else 'float'}.tflite"
@@ -158,7 +159,7 @@ def _draft_manifest(config: FitConfig, origin: dict[str, Any], options: ExportOp
         release=options.release,
         model=model,
         files={model: unmeasured, _GOLDEN_FILE: unmeasured},
-        labels=class_names(config.labels),
+        labels=class_names(labels),
         input=Input(width_px=SIZE_PX, height_px=SIZE_PX, colour="gray", dtype=dtype),
         output=Output(kind="logits", dtype=dtype),
         preprocessing=Preprocessing(id="gray-affine/1", offset=PIXEL_CENTRE, scale=PIXEL_SCALE, framing=FRAMING),
@@ -211,7 +212,11 @@ def _report(evaluations: Mapping[str, Evaluation]) -> bytes:
 
 
 def _complete(
-    manifest: Manifest, files: Mapping[str, bytes], model: EmotionModel, evaluations: Mapping[str, Evaluation]
+    manifest: Manifest,
+    labels: LabelKind,
+    files: Mapping[str, bytes],
+    model: EmotionModel,
+    evaluations: Mapping[str, Evaluation],
 ) -> Manifest:
     """The manifest with everything that was measured."""
     entries = {name: FileEntry(sha256=hashlib.sha256(data).hexdigest(), size=len(data)) for name, data in files.items()}
@@ -220,17 +225,17 @@ def _complete(
         update={
             "files": entries,
             "golden": Golden(file=_GOLDEN_FILE, tolerance=round(tolerance, 4)),
-            "metrics": tuple(_metrics(name, evaluation, manifest) for name, evaluation in evaluations.items()),
+            "metrics": tuple(_metrics(name, evaluation, manifest, labels) for name, evaluation in evaluations.items()),
         }
     )
 
 
-def _metrics(split: str, evaluation: Evaluation, manifest: Manifest) -> Metrics:
+def _metrics(split: str, evaluation: Evaluation, manifest: Manifest, labels: LabelKind) -> Metrics:
     result = evaluation.models[manifest.arithmetic]
     accuracy = result.classification.accuracy
     return Metrics(
         split=split,
-        labels=manifest.training.config["labels"],
+        labels=labels,
         images=evaluation.images,
         accuracy=accuracy.value,
         interval_95=(accuracy.low, accuracy.high),

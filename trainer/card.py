@@ -8,6 +8,7 @@ from typing import Final
 
 from edge.contract import Manifest
 from trainer.evaluate import Evaluation, ModelResult
+from trainer.labels import FERPLUS_EMOTIONS
 from trainer.metrics import Classification
 
 _TEMPLATE: Final = Path(__file__).with_name("model_card.md")
@@ -39,7 +40,7 @@ def model_card(manifest: Manifest, evaluations: Mapping[str, Evaluation]) -> str
         unknown_below=manifest.calibration.unknown_below,
         data=training.data,
         data_sha256=training.data_sha256,
-        votes=_votes(training.config),
+        votes=_votes(manifest),
         seed=training.seed,
         git_revision=training.git_revision,
         libraries=", ".join(f"{library} {version}" for library, version in training.libraries.items()),
@@ -86,11 +87,16 @@ def _confusion_table(score: Classification) -> str:
     return _table(["", *names], rows)
 
 
-def _votes(config: Mapping[str, object]) -> str:
-    if config["labels"] == "ferplus":
-        return "Labels: the votes of FER+ (Barsoum et al. 2016) as soft targets; scored against their strict majority."
+def _votes(manifest: Manifest) -> str:
+    config = manifest.training.config
+    votes = "the FER+ votes (Barsoum et al. 2016) of the training images"
+    if manifest.labels == FERPLUS_EMOTIONS:
+        beside = (
+            "" if config["labels"] == "ferplus" else ", beside a head, dropped at export, for FER-2013's own labels"
+        )
+        return f"Labels: {votes} as soft targets{beside}; scored against their strict majority."
     if config["votes_weight"]:
-        return "A second head, dropped at export, learnt the FER+ votes (Barsoum et al. 2016) of the training images."
+        return f"A second head, dropped at export, learnt {votes}."
     return "Labels: FER-2013's own, nothing else."
 
 

@@ -119,6 +119,9 @@ def _add_export(commands: Commands) -> None:
     command.add_argument("-o", "--output", type=Path, required=True, metavar="BUNDLE", help="folder of the bundle")
     _add_dataset(command)
     command.add_argument("--quantize", action="store_true", help="int8 in place of float32")
+    command.add_argument("--labels", choices=("fer2013", "ferplus"),
+                         help="whose labels the bundle speaks: with ferplus, the second head of a run that learned "
+                         "FER+'s votes beside the labels (default: the run's own)")  # fmt: skip
     command.add_argument("--version", default="1.0.0", help="semantic version of the bundle (default: 1.0.0)")
     command.add_argument("--release", type=int, default=1, help="number that rises with each release (default: 1)")
     command.add_argument("--max-drop", type=float, default=0.5, metavar="POINTS",

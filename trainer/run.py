@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from trainer.config import FitConfig
 from trainer.data import Dataset
 from trainer.errors import CheckpointError
-from trainer.labels import class_names
+from trainer.labels import LabelKind, class_names
 from trainer.model import build_network, normalize
 
 CONFIG: Final = "config.json"
@@ -96,13 +96,21 @@ def read_config(run: Path) -> tuple[FitConfig, Provenance]:
         ) from error
 
 
-def load_network(run: Path) -> keras.Model:
-    """The network with the best weights of a run, without its second head: normalized float32 (N, 48, 48, 1) to logits.
+def load_network(run: Path, labels: LabelKind | None = None) -> keras.Model:
+    """The network with the best weights of a run and one of its heads: normalized float32 (N, 48, 48, 1) to logits.
+
+    Args:
+        run: The folder.
+        labels: Whose labels the head speaks; without it, the main head.
 
     Raises:
-        CheckpointError: There is no run or no finished epoch.
+        CheckpointError: There is no run, no finished epoch, or no head that learned these labels.
     """
     config, _ = read_config(run)
+    main_head = labels in (None, config.labels)
+    if not main_head and not (labels == "ferplus" and config.votes_weight):
+        raise CheckpointError(f"has learned {config.labels} only, not {labels}", where=run,
+                              remedy=f"Train one with --labels {labels}")  # fmt: skip
     full = build_network(classes=len(class_names(config.labels)), width=config.width, vote_head=config.votes_weight > 0)
     try:
         full.load_weights(run / BEST_WEIGHTS)
@@ -110,7 +118,7 @@ def load_network(run: Path) -> keras.Model:
         raise CheckpointError(
             f"no usable {BEST_WEIGHTS} ({error})", where=run, remedy="Let trainer fit finish an epoch"
         ) from error
-    return keras.Model(full.inputs, full.outputs[0])
+    return keras.Model(full.inputs, full.outputs[0 if main_head else 1])
 
 
 def predict(network: keras.Model, images: NDArray[np.uint8]) -> NDArray[np.float32]:

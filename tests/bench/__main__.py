@@ -13,15 +13,17 @@ from rich.table import Table
 from edge.config import default_bundle
 from tests.bench.agent import measure
 from tests.bench.models import cpu_ms
+from tests.bench.training import images_a_second
 
 
 def main() -> None:
-    """Prints two tables."""
+    """Prints three tables."""
     photo = Path(str(metadata.distribution("scikit-image").locate_file("skimage/data/astronaut.png")))
     console = Console()
     console.print(f"{platform.machine()}, Python {platform.python_version()}, one thread")
     _print_models(console, photo)
     _print_agent(console, photo)
+    _print_training(console)
 
 
 def _print_models(console: Console, photo: Path) -> None:
@@ -37,6 +39,13 @@ def _print_agent(console: Console, photo: Path) -> None:
         with tempfile.TemporaryDirectory() as folder:
             cost = measure(photo, Path(folder), detection_interval_s=interval_s)
         table.add_row(label, f"{cost.cpu_ms_a_frame:.1f}", f"{cost.peak_rss_mb:.0f}", f"{cost.first_event_s:.2f}")
+    console.print(table)
+
+
+def _print_training(console: Console) -> None:
+    table = Table("training at 48 px, all cores", "images/s")
+    for way, rate in images_a_second().items():
+        table.add_row(way, f"{rate:.0f}")
     console.print(table)
 
 

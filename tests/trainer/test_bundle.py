@@ -90,6 +90,24 @@ def test_a_bundle_that_lost_too_much_is_not_written(run: Path, dataset: Dataset,
     assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
 
 
+def test_the_head_that_learned_votes_becomes_a_bundle_of_its_own(dataset: Dataset, tmp_path: Path) -> None:
+    """A run with votes gives a second bundle with the crowd's eight labels; the agent takes its seven of them."""
+    fit(dataset, tmp_path / "run", replace(CONFIG, stages=((48, 1),), votes_weight=0.5))
+    manifest = export(tmp_path / "run", tmp_path / "crowd", dataset, replace(OPTIONS, labels="ferplus"))
+    assert (manifest.labels[-1], {metrics.labels for metrics in manifest.metrics}) == ("contempt", {"ferplus"})
+    assert "strict majority" in (tmp_path / "crowd" / "MODEL_CARD.md").read_text()
+    faces = dataset.split("test").images[:3]
+    everybody_voted_neutral = BundleClassifier(tmp_path / "crowd").classify(faces)
+    assert everybody_voted_neutral.shape == (3, 7)
+    assert set(everybody_voted_neutral.argmax(axis=1)) == {6}
+
+
+def test_a_run_without_votes_gives_no_bundle_of_them(run: Path, dataset: Dataset, tmp_path: Path) -> None:
+    """The error says how to train one that does."""
+    with pytest.raises(CheckpointError, match="--labels ferplus"):
+        export(run, tmp_path / "crowd", dataset, replace(OPTIONS, labels="ferplus"))
+
+
 def test_what_is_no_run_is_a_clear_error(dataset: Dataset, tmp_path: Path) -> None:
     """The folder is named."""
     with pytest.raises(CheckpointError, match=str(tmp_path)):

@@ -21,6 +21,7 @@ def run(arguments: argparse.Namespace) -> int:
         version=arguments.version,
         release=arguments.release,
         quantize=arguments.quantize,
+        labels=arguments.labels,
         max_drop=arguments.max_drop / 100,
         calibration_per_class=arguments.calibration_per_class,
     )

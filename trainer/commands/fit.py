@@ -38,7 +38,7 @@ def _config(arguments: argparse.Namespace, console: Console) -> FitConfig:
         RECIPES[arguments.recipe],
         labels=arguments.labels,
         seed=arguments.seed,
-        teachers=tuple(str(teacher.resolve()) for teacher in arguments.teacher),
+        teachers=tuple(str(teacher) for teacher in arguments.teacher),
         bfloat16=computes_bfloat16() if arguments.bfloat16 is None else arguments.bfloat16,
     )
     if arguments.votes is None and config.labels == "fer2013" and config.votes_weight:

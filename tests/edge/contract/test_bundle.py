@@ -115,10 +115,18 @@ def test_a_bundle_for_a_newer_agent_is_refused(copy: Path, edit: Edit) -> None:
         BundleClassifier(copy)
 
 
-def test_labels_in_another_order_are_refused(copy: Path, edit: Edit) -> None:
-    """Sad is never published as happy because two lists differ."""
+def test_labels_are_found_by_their_names(copy: Path, bundle_path: Path, edit: Edit) -> None:
+    """Sad is never published as happy because two lists differ in order."""
+    faces = np.random.default_rng(1).integers(0, 256, (3, 48, 48)).astype(np.uint8)
+    before = BundleClassifier(bundle_path).classify(faces)
     edit(lambda document: document["labels"].reverse())
-    with pytest.raises(BundleIncompatible, match="neutral, surprise"):
+    np.testing.assert_array_equal(BundleClassifier(copy).classify(faces), before[:, ::-1])
+
+
+def test_a_bundle_that_lacks_an_emotion_is_refused(copy: Path, edit: Edit) -> None:
+    """The error names what the bundle has and what the agent needs."""
+    edit(lambda document: document["labels"].__setitem__(3, "joy"))
+    with pytest.raises(BundleIncompatible, match=r"joy.*needs angry"):
         BundleClassifier(copy)
 
 

@@ -1,0 +1,90 @@
+"""Images a second of training, beside a plain Keras loop of the same network with the same kind of augmentation."""
+
+from __future__ import annotations
+
+import os
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from trainer.config import RECIPES
+from trainer.data import FaceSet
+from trainer.model import FusedBatchNormalization, build_network
+from trainer.processor import computes_bfloat16
+from trainer.training import Training
+
+_IMAGES = 1024
+_ROUNDS = 5
+
+
+def images_a_second() -> dict[str, float]:
+    """Of each way to train, the median over rounds in which all take turns; the steps that compile are left out."""
+    faces = _random_faces()
+    rates: dict[str, float] = {}
+    plain = _PlainKeras(faces)
+    plain.train()
+    ours = {}
+    for name, bfloat16 in (("float32", False), *((("bfloat16", True),) if computes_bfloat16() else ())):
+        # What is compiled while the option is set keeps it.
+        tf.config.optimizer.set_experimental_options({"auto_mixed_precision_onednn_bfloat16": bfloat16})
+        ours[f"trainer fit, {name}"] = training = Training(RECIPES["default"], faces, tf.distribute.get_strategy())
+        training.epoch.assign(RECIPES["default"].epochs - 1)  # the last epochs have the full size
+        training.run_epoch(_nothing)
+    seconds: dict[str, list[float]] = {name: [] for name in ("plain Keras", *ours)}
+    for _ in range(_ROUNDS):
+        seconds["plain Keras"].append(_timed(plain.train))
+        for name, training in ours.items():
+            seconds[name].append(_timed(lambda training=training: training.run_epoch(_nothing)))
+    for name, times in seconds.items():
+        rates[name] = _IMAGES / float(np.median(times))
+    return rates
+
+
+class _PlainKeras:
+    """What a person writes who knows Keras: its layers, `compile` and `fit`, everything else as it comes."""
+
+    def __init__(self, faces: FaceSet) -> None:
+        network = keras.models.clone_model(build_network(), clone_function=_plain_layer)
+        vary = [
+            keras.layers.RandomFlip("horizontal"), keras.layers.RandomRotation(0.03), keras.layers.RandomZoom(0.15),
+            keras.layers.RandomTranslation(0.1, 0.1), keras.layers.RandomContrast(0.3), keras.layers.Rescaling(1 / 128),
+        ]  # fmt: skip
+        self._model = keras.Sequential([keras.Input((48, 48, 1)), *vary, network])
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        self._model.compile(optimizer=keras.optimizers.SGD(0.01, momentum=0.9, nesterov=True), loss=loss)
+        self._images = faces.images[..., np.newaxis].astype(np.float32)
+        self._labels = faces.labels
+
+    def train(self) -> None:
+        self._model.fit(self._images, self._labels, batch_size=RECIPES["default"].batch_size, verbose=0)
+
+
+def _plain_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
+    kind = keras.layers.BatchNormalization if isinstance(layer, FusedBatchNormalization) else type(layer)
+    return kind.from_config(layer.get_config())
+
+
+def _random_faces() -> FaceSet:
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (_IMAGES, 48, 48)).astype(np.uint8)
+    votes = random.integers(0, 5, (_IMAGES, 10))
+    return FaceSet(images, random.integers(0, 7, _IMAGES), tuple(map(str, range(_IMAGES))), votes)
+
+
+def _timed(call: object) -> float:
+    started = time.monotonic()
+    call()  # type: ignore[operator]
+    return time.monotonic() - started
+
+
+def _nothing(_step: int, _loss: float) -> None:
+    """No progress to show."""
+
+
+if __name__ == "__main__":
+    for way, rate in images_a_second().items():
+        print(f"{way}: {rate:.0f} images/s")
