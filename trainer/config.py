@@ -79,7 +79,7 @@ RECIPES: Final[dict[str, FitConfig]] = {
     # trainer fit --data fer2013.csv --votes fer2013new.csv --teacher runs/teacher -o runs/default
     # About an hour on two x86 cores with AVX512-BF16; docs/experiments.md has the accuracy. It made models/default.
     "default": FitConfig(),
-    # The network of twice the width that it learned from: the same with --recipe teacher -o runs/teacher, about an hour.
+    # The network of twice the width that it learned from, in another hour: --recipe teacher -o runs/teacher.
     "teacher": FitConfig(
         width=2.0, stages=((36, 12), (48, 23)), peak_lr=0.05, weight_decay=5e-4, dropout=0.2, erase_share=0.1
     ),
