@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from edge.contract import Manifest
+from trainer.corruptions import CORRUPTIONS, SEVERITIES
 from trainer.evaluate import Evaluation, ModelResult
 from trainer.labels import FERPLUS_EMOTIONS
 from trainer.metrics import Classification
@@ -21,7 +22,7 @@ _PROTOCOL_NAMES: Final = {
 
 def model_card(manifest: Manifest, evaluations: Mapping[str, Evaluation]) -> str:
     """The text of MODEL_CARD.md, every figure of it out of the manifest or the evaluations."""
-    test = evaluations["test"].models[manifest.arithmetic].classification
+    test = evaluations["test"].models[manifest.arithmetic]
     training = manifest.training
     return _TEMPLATE.read_text(encoding="utf-8").format(
         name=manifest.name,
@@ -33,8 +34,9 @@ def model_card(manifest: Manifest, evaluations: Mapping[str, Evaluation]) -> str
         intended_use=manifest.intended_use,
         metrics=_metrics_table(evaluations),
         agreement=_agreement(evaluations),
-        classes=_class_table(test),
-        confusion=_confusion_table(test),
+        classes=_class_table(test.classification),
+        confusion=_confusion_table(test.classification),
+        robustness=_robustness(test),
         temperature=manifest.calibration.temperature,
         fitted_on=manifest.calibration.fitted_on,
         unknown_below=manifest.calibration.unknown_below,
@@ -85,6 +87,23 @@ def _confusion_table(score: Classification) -> str:
     names = [one.name for one in score.classes]
     rows = [[name, *map(str, counts)] for name, counts in zip(names, score.confusion, strict=True)]
     return _table(["", *names], rows)
+
+
+def _robustness(model: ModelResult) -> str:
+    if model.robustness is None:
+        return "Not measured."
+    rows = [
+        [corruption.title, *_percents(*score.accuracies, score.mean)]
+        for corruption, score in zip(CORRUPTIONS, model.robustness.corruptions, strict=True)
+    ]
+    mean = model.robustness.mean_corruption_accuracy
+    interval = f"**{mean.value:.2%}** ({mean.low:.2%} to {mean.high:.2%})"
+    rows.append(["all", *_percents(*model.robustness.by_severity), interval])
+    return _table(["corruption", *(f"severity {severity}" for severity in SEVERITIES), "mean"], rows)
+
+
+def _percents(*shares: float) -> list[str]:
+    return [f"{share:.1%}" for share in shares]
 
 
 def _votes(manifest: Manifest) -> str:

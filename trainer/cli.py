@@ -110,6 +110,8 @@ def _add_evaluate(commands: Commands) -> None:
                          help="validation is PublicTest, test is PrivateTest (default: test)")  # fmt: skip
     command.add_argument("--folder", action="store_true",
                          help="--data is a folder of <emotion>/*.png or *.jpg of any size, without splits")  # fmt: skip
+    command.add_argument("--robustness", action="store_true",
+                         help="also under 11 corruptions at 5 severities, which takes 56 times as long")  # fmt: skip
     _add_output(command, "report.html, which holds some of the images, and evaluation.json")
 
 

@@ -14,6 +14,7 @@ from edge.contract import EMOTIONS, softmax
 from trainer.calibration import Calibration, RiskPoint, calibration, risk_coverage
 from trainer.data import FaceSet
 from trainer.metrics import Classification, Comparison, classification, compare
+from trainer.robustness import Robustness
 from trainer.targets import Predictor
 
 SCHEMA_VERSION: Final = 1
@@ -52,6 +53,7 @@ class ModelResult:
         without_leaked: Over the images without a near-duplicate in the training split; None where that is not known.
         calibration: Over all images.
         risk_coverage: Coverage and accuracy at thresholds from 0.00 to 0.95.
+        robustness: Over all images under every corruption; None where that was not measured.
         probabilities: float32 (N, classes), in the order of the images; not part of the JSON.
     """
 
@@ -59,6 +61,7 @@ class ModelResult:
     without_leaked: Classification | None
     calibration: Calibration
     risk_coverage: tuple[RiskPoint, ...]
+    robustness: Robustness | None
     probabilities: NDArray[np.float32] = field(repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
@@ -69,6 +72,7 @@ class ModelResult:
             "without_leaked": None if left is None else left.to_dict(),
             "calibration": self.calibration.to_dict(),
             "risk_coverage": [asdict(point) for point in self.risk_coverage],
+            "robustness": None if self.robustness is None else self.robustness.to_dict(),
         }
 
 
@@ -89,6 +93,11 @@ class Evaluation:
     leaked: int | None
     models: dict[str, ModelResult]
     comparisons: tuple[Comparison, ...]
+
+    @property
+    def robustness(self) -> dict[str, Robustness]:
+        """By name, that of the models of which it was measured."""
+        return {name: model.robustness for name, model in self.models.items() if model.robustness}
 
     def to_dict(self) -> dict[str, Any]:
         """The result for JSON; docs/schema/evaluation.json describes the keys."""
@@ -113,6 +122,7 @@ def evaluate(
     *,
     labels: tuple[str, ...] = EMOTIONS,
     leaked: NDArray[np.int64] | None = None,
+    robustness: Mapping[str, Robustness] | None = None,
 ) -> Evaluation:
     """Runs each model on all images and measures it.
 
@@ -121,20 +131,29 @@ def evaluate(
         predictors: The models by name, from uint8 (N, 48, 48) to calibrated logits float32 (N, classes).
         labels: The classes that both the logits and the images' labels are indices of.
         leaked: Indices of the images that have a near-duplicate in the training split (`duplicates.leaked`).
+        robustness: What corruption leaves of some or all of the models, by name (`robustness.measure_robustness`).
     """
+    robustness = robustness or {}
     logits = {name: predict(faces.images) for name, predict in predictors.items()}
     clean = None if leaked is None else np.setdiff1d(np.arange(len(faces)), leaked)
     return Evaluation(
         labels=labels,
         images=len(faces),
         leaked=None if leaked is None else len(leaked),
-        models={name: _measure(outputs, faces.labels, labels, clean) for name, outputs in logits.items()},
+        models={
+            name: _measure(outputs, faces.labels, labels, clean, robustness.get(name))
+            for name, outputs in logits.items()
+        },
         comparisons=tuple(compare(a, b, faces.labels) for a, b in itertools.combinations(logits.items(), 2)),
     )
 
 
 def _measure(
-    logits: NDArray[np.float32], truth: NDArray[np.int64], labels: tuple[str, ...], clean: NDArray[np.int64] | None
+    logits: NDArray[np.float32],
+    truth: NDArray[np.int64],
+    labels: tuple[str, ...],
+    clean: NDArray[np.int64] | None,
+    robustness: Robustness | None,
 ) -> ModelResult:
     return ModelResult(
         classification=classification(logits, truth, labels),
@@ -143,5 +162,6 @@ def _measure(
         else None,
         calibration=calibration(logits, truth),
         risk_coverage=risk_coverage(logits, truth),
+        robustness=robustness,
         probabilities=softmax(logits),
     )

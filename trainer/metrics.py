@@ -43,6 +43,13 @@ def proportion(successes: int, count: int) -> Proportion:
     return Proportion(share, max(0.0, centre - half), min(1.0, centre + half), count)
 
 
+def mean_share(shares: NDArray[np.float64]) -> Proportion:
+    """The mean of one share (0 to 1) for each trial, with its 95 % interval by the normal approximation."""
+    value, count = float(shares.mean()), len(shares)
+    half = _Z_95 * float(shares.std()) / math.sqrt(count)
+    return Proportion(value, max(0.0, value - half), min(1.0, value + half), count)
+
+
 @dataclass(frozen=True, slots=True)
 class ClassScore:
     """How one class is told apart.

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from edge.contract import EMOTIONS
 from trainer.audit import Audit, Counts, DuplicateGroup
+from trainer.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from trainer.data import Dataset, FaceSet
-from trainer.evaluate import ModelResult
+from trainer.evaluate import Evaluation, ModelResult
 from trainer.layouts import SIZE_PX
 from trainer.metrics import Classification
 
@@ -127,14 +128,53 @@ def mistakes(faces: FaceSet, model: ModelResult, labels: Sequence[str]) -> Figur
     return figure
 
 
+def by_severity(evaluation: Evaluation) -> Figure:
+    """A panel for each corruption: accuracy at severity 0, which is none, to 5."""
+    columns = 4
+    figure = Figure(figsize=(10.5, 7), layout="constrained")
+    panels = figure.subplots(-(-len(CORRUPTIONS) // columns), columns, sharex=True, sharey=True).flat
+    for number, (corruption, axes) in enumerate(zip(CORRUPTIONS, panels, strict=False)):
+        _dress(axes, title=corruption.title)
+        for (name, robustness), colour in zip(evaluation.robustness.items(), _COLOURS, strict=False):
+            clean = evaluation.models[name].classification.accuracy.value
+            accuracies = (clean, *robustness.corruptions[number].accuracies)
+            axes.plot((0, *SEVERITIES), accuracies, ".-", color=colour, linewidth=1.2, label=name)
+        axes.set(xticks=(0, *SEVERITIES), ylim=(0, 1))
+    for axes in panels:
+        axes.axis("off")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), frameon=False, loc="lower right")
+    figure.supxlabel("severity", fontsize=10, color=_INK)
+    return figure
+
+
+def corruption_sheet(faces: FaceSet, model: ModelResult) -> Figure:
+    """The image that the model is rightly surest of, under each corruption (row) at each severity (column)."""
+    right = model.probabilities.argmax(axis=1) == faces.labels
+    surest = int((model.probabilities.max(axis=1) * right).argmax())
+    figure = Figure(figsize=(6.9, 1.25 * len(CORRUPTIONS)), layout="constrained")
+    rows = figure.subplots(len(CORRUPTIONS), len(SEVERITIES))
+    for corruption, row in zip(CORRUPTIONS, rows, strict=True):
+        for axes, severity, level in zip(row, SEVERITIES, corruption.levels, strict=True):
+            (image,) = corrupt(faces.images[[surest]], corruption, severity)
+            axes.imshow(image, cmap="gray", vmin=0, vmax=255)
+            axes.set_title(f"{level:g}", fontsize=8, color=_INK, pad=2)
+            axes.set(xticks=(), yticks=())
+        row[0].set_ylabel(corruption.title, rotation=0, ha="right", va="center", fontsize=9, color=_INK)
+    return figure
+
+
 def _axes(figure: Figure, *, title: str, x: str = "", y: str = "") -> Axes:
     axes = figure.add_subplot()
-    axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=_INK)
     axes.set(xlabel=x, ylabel=y)
+    _dress(axes, title=title)
+    return axes
+
+
+def _dress(axes: Axes, *, title: str) -> None:
+    axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=_INK)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color=_GRID, linewidth=0.6)
     axes.set_axisbelow(True)
-    return axes
 
 
 def _some_of(dataset: Dataset, label: int, seed: int) -> list[NDArray[np.uint8]]:

@@ -12,6 +12,7 @@ from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 
 from trainer import plots
+from trainer.corruptions import CORRUPTIONS, SEVERITIES
 from trainer.data import FaceSet
 from trainer.evaluate import Evaluation, Subject
 from trainer.text import comparison_sentence, percent, with_interval
@@ -25,7 +26,8 @@ def html_report(subject: Subject, evaluation: Evaluation, faces: FaceSet) -> str
     Args:
         subject: What was evaluated on what.
         evaluation: The result.
-        faces: The images it was measured on, for the sheet of mistakes. That sheet puts up to 32 of them into the file.
+        faces: The images it was measured on, for the sheets of mistakes and corruptions, which put up
+            to 33 of them into the file.
     """
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(percent=percent, with_interval=with_interval)
@@ -40,6 +42,10 @@ def html_report(subject: Subject, evaluation: Evaluation, faces: FaceSet) -> str
         confusion=_svg(plots.confusion(first.classification)),
         reliability=_svg(plots.reliability(evaluation.models)),
         risk_coverage=_svg(plots.risk_coverage(evaluation.models)),
+        corruptions=CORRUPTIONS,
+        severities=SEVERITIES,
+        by_severity=_svg(plots.by_severity(evaluation)) if evaluation.robustness else None,
+        corrupted=_png(plots.corruption_sheet(faces, first)) if evaluation.robustness else None,
         mistakes=_png(plots.mistakes(faces, first, evaluation.labels)),
     )
 

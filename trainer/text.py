@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from trainer.audit import Audit, Counts
+from trainer.corruptions import CORRUPTIONS, SEVERITIES
 from trainer.evaluate import Evaluation, ModelResult, Subject
 from trainer.metrics import Classification, ClassScore, Comparison, Proportion
 
@@ -39,6 +40,7 @@ def evaluation_text(subject: Subject, evaluation: Evaluation) -> RenderableType:
         *(comparison_sentence(comparison) for comparison in evaluation.comparisons),
         _titled(f"Classes, {name}", _class_table(model)),
         _titled(f"Answers (columns) by label (rows), {name}", _confusion_table(model.classification)),
+        *_robustness(evaluation),
     )
 
 
@@ -94,6 +96,10 @@ def _summary_table(evaluation: Evaluation) -> Table:
     table = _table("", *evaluation.models)
     models = evaluation.models.values()
     table.add_row("accuracy (95 % interval)", *(with_interval(model.classification.accuracy) for model in models))
+    if evaluation.robustness:
+        spoilt = (model.robustness for model in models)
+        cells = (with_interval(one.mean_corruption_accuracy) if one else "-" for one in spoilt)
+        table.add_row("mean accuracy under corruption", *cells)
     if evaluation.leaked:
         cells = (with_interval(m.without_leaked.accuracy) if m.without_leaked else "-" for m in models)
         table.add_row(f"without the {evaluation.leaked:,} near-duplicates of training images", *cells)
@@ -103,6 +109,26 @@ def _summary_table(evaluation: Evaluation) -> Table:
     table.add_row("Brier score", *(f"{model.calibration.brier:.4f}" for model in models))
     table.add_row("negative log likelihood", *(f"{model.calibration.nll:.4f}" for model in models))
     return table
+
+
+def _robustness(evaluation: Evaluation) -> Iterator[Group]:
+    """The first model by severity, all by their means; nothing where it was not measured."""
+    measured = evaluation.robustness
+    if not measured:
+        return
+    name, first = next(iter(measured.items()))
+    table = _table("accuracy, %", *map(str, SEVERITIES), *(f"mean, {model}" for model in measured))
+    for number, corruption in enumerate(CORRUPTIONS):
+        means = (model.corruptions[number].mean for model in measured.values())
+        table.add_row(corruption.title, *_hundredths(*first.corruptions[number].accuracies, *means))
+    table.add_section()
+    means = (model.mean_corruption_accuracy.value for model in measured.values())
+    table.add_row("all", *_hundredths(*first.by_severity, *means))
+    yield _titled(f"Under corruption of severity 1 to 5, {name}", table)
+
+
+def _hundredths(*shares: float) -> Iterator[str]:
+    return (f"{100 * share:.1f}" for share in shares)
 
 
 def _class_table(model: ModelResult) -> Table:

@@ -2,7 +2,8 @@
 
     python -m tests.bench.framing --data fer2013.csv [--bundle models/default]
 
-First it finds faces in enlarged training images and prints medians of eyes and boxes. Then it puts PublicTest images
+First it finds faces in enlarged training images. It prints medians of eyes and boxes, and how far the agent's crops
+scatter about the images as they are, which `trainer.corruptions.detector_crop` imitates. Then it puts PublicTest images
 back into larger pictures, and compares the accuracy on ready-made crops with that on crops that the agent cuts.
 """
 
@@ -20,8 +21,10 @@ from numpy.typing import NDArray
 from edge.align import align
 from edge.classify import BundleClassifier
 from edge.config import default_bundle
+from edge.contract.crop import CropSquare, Point, square_from_eyes
 from edge.detect import create_detector
 from edge.domain import Face, Frame
+from trainer.bundle import FRAMING
 from trainer.data import FaceSet, load_dataset
 
 _SIDE_PX, _MARGIN_PX = 144, 72
@@ -36,7 +39,9 @@ def main() -> None:
     arguments = parser.parse_args()
     dataset = load_dataset(arguments.data)
     detector = create_detector("blazeface-full", min_score=0.5, min_face_px=24)
-    _print_medians([_largest(detector.detect(_scene(image))) for image in _sample(dataset.split("train"))])
+    found = [_largest(detector.detect(_scene(image))) for image in _sample(dataset.split("train"))]
+    _print_medians(found)
+    _print_spread([face.eyes for face in found if face is not None and face.eyes is not None])
     _print_accuracy(dataset.split("validation"), BundleClassifier(arguments.bundle), detector.detect)
 
 
@@ -77,6 +82,24 @@ def _measures(face: Face) -> tuple[float, ...]:
         _SIDE_PX / max(box.width, box.height),
         centre_shift / box.height,
     )
+
+
+def _print_spread(eyes: list[tuple[Point, Point]]) -> None:
+    """How the crops of faces that are framed by their eyes scatter; robust against faces that are no faces."""
+    rows = np.array([_displacement(square_from_eyes(*pair, FRAMING)) for pair in eyes])
+    deviations = np.abs(rows - np.median(rows, axis=0))
+    print("spread of the crops (1.4826 x median deviation), and what one in twenty exceeds:")
+    names = ("right, in sides", "down, in sides", "log of the side", "roll, in degrees")
+    for name, spread, tail in zip(
+        names, 1.4826 * np.median(deviations, axis=0), np.percentile(deviations, 95, axis=0), strict=True
+    ):
+        print(f"  {name:<16} {spread:6.3f} {tail:6.3f}")
+
+
+def _displacement(square: CropSquare) -> tuple[float, ...]:
+    middle = _MARGIN_PX + _SIDE_PX / 2
+    right, down = ((at - middle) / _SIDE_PX for at in square.centre)
+    return right, down, math.log(square.side / _SIDE_PX), math.degrees(square.angle)
 
 
 def _print_accuracy(

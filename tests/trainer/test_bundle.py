@@ -69,6 +69,18 @@ def test_the_measured_figures_stand_in_manifest_report_and_card(int8: Path) -> N
     assert f"{test.accuracy:.2%}" in (int8 / "MODEL_CARD.md").read_text()
 
 
+def test_what_corruption_leaves_stands_in_report_and_card(int8: Path) -> None:
+    """The int8 model's accuracy under corruption on the test split, where no other is measured, can be read in both."""
+    report = json.loads((int8 / "report.json").read_text())
+    measured = report["test"]["models"]["int8"]["robustness"]
+    card = (int8 / "MODEL_CARD.md").read_text()
+    assert f"**{measured['mean_corruption_accuracy']['value']:.2%}** (" in card
+    for score in measured["corruptions"]:
+        assert f"| {score['name'].replace('_', ' ')} | {score['accuracies'][0]:.1%} |" in card
+    assert report["test"]["models"]["float"]["robustness"] is None
+    assert report["validation"]["models"]["int8"]["robustness"] is None
+
+
 def test_without_quantize_the_bundle_is_float_and_exact(run: Path, dataset: Dataset, tmp_path: Path) -> None:
     """A float bundle gives the trained network's own logits, divided by its temperature."""
     export(run, tmp_path / "float", dataset, replace(OPTIONS, quantize=False))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
 
 from trainer.commands.output import show, show_json, to_json, write
 from trainer.data import FaceSet, load_dataset, load_folder
@@ -16,6 +19,7 @@ from trainer.errors import DataError
 from trainer.evaluate import FOLDER, Evaluation, Subject, document, evaluate
 from trainer.labels import FERPLUS_EMOTIONS, with_labels
 from trainer.report import html_report
+from trainer.robustness import Step, measure_robustness
 from trainer.targets import Predictor, Target, open_target
 from trainer.text import evaluation_text
 
@@ -29,7 +33,9 @@ def evaluate_targets(targets: Sequence[Target], arguments: argparse.Namespace) -
     """Measures opened targets as `run` does."""
     labels = _common_labels(targets)
     faces, known = _read_faces(arguments, labels)
-    evaluation = evaluate(faces, _predictors(targets), labels=labels, leaked=known)
+    predictors = _predictors(targets)
+    robustness = measure_robustness(faces, predictors, _shown) if arguments.robustness else None
+    evaluation = evaluate(faces, predictors, labels=labels, leaked=known, robustness=robustness)
     split = FOLDER if arguments.folder else arguments.split
     subject = Subject(", ".join(target.name for target in targets), str(arguments.data), split)
     if arguments.report:
@@ -71,6 +77,12 @@ def _read_faces(arguments: argparse.Namespace, labels: tuple[str, ...]) -> tuple
     faces = with_labels(dataset.split(arguments.split), "ferplus" if labels == FERPLUS_EMOTIONS else "fer2013")
     train = dataset.splits.get("train")
     return faces, None if train is None or arguments.split == "train" else leaked(faces, into=train)
+
+
+def _shown(steps: Sequence[Step]) -> Iterable[Step]:
+    """The steps with a bar on standard error, which a terminal shows until they are done."""
+    console = Console(stderr=True)
+    return track(steps, "Corrupting and measuring", console=console, transient=True, disable=not sys.stderr.isatty())
 
 
 def _write_report(folder: Path, subject: Subject, evaluation: Evaluation, faces: FaceSet) -> None:
