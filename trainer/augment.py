@@ -11,15 +11,19 @@ _SHIFT = 0.10  # of the image's side
 _ZOOM = 0.15
 _CONTRAST = 0.3
 _BRIGHTNESS = 40.0  # gray levels
+_NOISE = 16.0  # largest standard deviation, gray levels
 _ERASED_SIDE = (0.15, 0.4)  # of the image's side
 
 
-def augment(images: tf.Tensor, side_px: int, erase_share: float, random: tf.random.Generator) -> tf.Tensor:
-    """Mirrors, rotates, zooms, shifts, changes light and erases, for each image by its own dice.
+def augment(
+    images: tf.Tensor, side_px: int, *, degrade_share: float, erase_share: float, random: tf.random.Generator
+) -> tf.Tensor:
+    """Mirrors, rotates, zooms, shifts, blurs, changes light, adds noise and erases, for each image by its own dice.
 
     Args:
         images: uint8 (N, H, H), gray 0-255.
         side_px: Side of the result.
+        degrade_share: Share of images that are blurred, and of those that get a camera's noise, 0 to 1.
         erase_share: Share of images of which a rectangle is replaced by noise, 0 to 1.
         random: Source of all randomness.
 
@@ -28,7 +32,9 @@ def augment(images: tf.Tensor, side_px: int, erase_share: float, random: tf.rand
     """
     pixels = tf.cast(images[..., tf.newaxis], tf.float32)
     pixels = _warp(pixels, side_px, random)
+    pixels = _blur(pixels, degrade_share, random)
     pixels = _relight(pixels, random)
+    pixels = _add_noise(pixels, degrade_share, random)
     return _erase(pixels, erase_share, random)
 
 
@@ -60,6 +66,18 @@ def _warp(pixels: tf.Tensor, side_px: int, random: tf.random.Generator) -> tf.Te
         fill_mode="NEAREST",
         fill_value=0.0,
     )
+
+
+def _blur(pixels: tf.Tensor, share: float, random: tf.random.Generator) -> tf.Tensor:
+    """A face that is out of focus or was enlarged: each pixel becomes the mean of its 3x3 neighbours."""
+    chosen = random.uniform((tf.shape(pixels)[0], 1, 1, 1)) < share
+    return tf.where(chosen, tf.nn.avg_pool2d(pixels, 3, 1, "SAME"), pixels)
+
+
+def _add_noise(pixels: tf.Tensor, share: float, random: tf.random.Generator) -> tf.Tensor:
+    shape = (tf.shape(pixels)[0], 1, 1, 1)
+    strength = tf.where(random.uniform(shape) < share, random.uniform(shape, 0.0, _NOISE), 0.0)
+    return tf.clip_by_value(pixels + strength * random.normal(tf.shape(pixels)), 0.0, 255.0)
 
 
 def _relight(pixels: tf.Tensor, random: tf.random.Generator) -> tf.Tensor:

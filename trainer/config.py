@@ -22,6 +22,7 @@ class FitConfig:
         votes_weight: Weight of the second head that learns FER+'s votes; needs votes, 0 for none.
         ema_decay: Decay a step of the averaged weights, which are the ones evaluated and exported.
         dropout: Share of features dropped before the head.
+        degrade_share: Share of images that are blurred, and of those that get a camera's noise.
         erase_share: Share of images of which a rectangle is erased.
         teachers: Folders of the runs that this one learns from.
         teacher_weight: Share of the target that is the teachers' answer; the rest is the softened label.
@@ -41,6 +42,7 @@ class FitConfig:
     votes_weight: float = 0.5
     ema_decay: float = 0.998
     dropout: float = 0.1
+    degrade_share: float = 0.2
     erase_share: float = 0.2
     teachers: tuple[str, ...] = ()
     teacher_weight: float = 0.7
@@ -80,11 +82,14 @@ RECIPES: Final[dict[str, FitConfig]] = {
     # About an hour on two x86 cores with AVX512-BF16; docs/experiments.md has the accuracy. It made models/default.
     "default": FitConfig(),
     # The network of twice the width that it learned from, in another hour: --recipe teacher -o runs/teacher.
-    "teacher": FitConfig(
-        width=2.0, stages=((36, 12), (48, 23)), peak_lr=0.05, weight_decay=5e-4, dropout=0.2, erase_share=0.1
-    ),
+    "teacher": FitConfig(width=2.0, stages=((36, 12), (48, 23)), dropout=0.2, degrade_share=0.0, erase_share=0.1),
     # To see the whole way for oneself in a few minutes: --recipe quick.
     "quick": FitConfig(
-        stages=((32, 5), (48, 1)), weight_decay=3e-4, ema_decay=0.995, warmup_epochs=0.5, erase_share=0.0
+        stages=((32, 5), (48, 1)),
+        weight_decay=3e-4,
+        ema_decay=0.995,
+        warmup_epochs=0.5,
+        degrade_share=0.0,
+        erase_share=0.0,
     ),
 }

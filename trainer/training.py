@@ -140,7 +140,13 @@ class Training:
         return distributed
 
     def _train_step(self, batch: tf.Tensor, side_px: int) -> tf.Tensor:
-        pixels = augment(tf.gather(self._images, batch), side_px, self.config.erase_share, self._random)
+        pixels = augment(
+            tf.gather(self._images, batch),
+            side_px,
+            degrade_share=self.config.degrade_share,
+            erase_share=self.config.erase_share,
+            random=self._random,
+        )
         with tf.GradientTape() as tape:
             loss = self._loss(self.network(normalize(pixels), training=True), batch)
             penalty = tf.add_n([tf.nn.l2_loss(kernel.value) for kernel in self._kernels])
