@@ -118,6 +118,7 @@ class _Assembly:
             session=self._state.session,
             outbox=outbox,
             commands=controls.handlers,
+            groups=self._config.device.groups,
             home_assistant_status=f"{mqtt.homeassistant_prefix}/status" if mqtt.homeassistant else None,
         )
 
@@ -207,6 +208,7 @@ class _Assembly:
                 )
                 for camera in self._config.camera
             ),
+            groups=self._config.device.groups,
         )
 
     def agent(self, workers: dict[str, CameraWorker], publisher: MqttPublisher) -> Agent:

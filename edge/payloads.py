@@ -195,6 +195,7 @@ class Info(DevicePayload):
     runtime: str = Field(description="The TFLite interpreter and its version.")
     platform: str = Field(description="Operating system and machine.")
     cameras: tuple[CameraInfo, ...]
+    groups: tuple[str, ...] = Field(default=(), description="The groups of the fleet whose commands it follows too.")
 
 
 class Percentiles(Part):

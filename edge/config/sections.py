@@ -25,8 +25,9 @@ from edge.config.values import (
     lower_case,
 )
 from edge.runtime import RuntimeChoice
-from edge.topics import check_camera, check_device
+from edge.topics import check_camera, check_device, check_segment
 
+Group = Annotated[str, AfterValidator(check_segment)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -37,6 +38,11 @@ class DeviceConfig(Section):
         default_factory=host_name,
         description="Name of the device in the topics: 1 to 64 lower-case letters, digits, `-` and `_`.",
         json_schema_extra={"shown_default": "the host's name"},
+    )
+    groups: tuple[Group, ...] = Field(
+        default=(),
+        description="Groups of the fleet that the device belongs to; it follows the commands on "
+        "`<prefix>/fleet/<group>/cmd/<name>` too. Names as in topics.",
     )
     state_dir: FolderPath = Field(
         default=Path("/var/lib/emotion-edge"),
