@@ -16,6 +16,7 @@ from edge.config import CameraConfig, Config
 from edge.controls import Controls
 from edge.detect import BlazeFaceDetector, HaarDetector, create_detector
 from edge.domain import Message
+from edge.governor import Governor
 from edge.health import HealthReporter
 from edge.message import Composer, camera_status_message, info_message
 from edge.mqtt import BrokerSettings, Tls
@@ -50,7 +51,7 @@ def open_agent(config: Config) -> Iterator[Agent]:
         outbox = stack.enter_context(Outbox(folder=config.device.state_dir, capacity=config.publish.outbox_limit))
         assembly = _Assembly(config, classifier, state)
         workers: dict[str, CameraWorker] = {}
-        controls = Controls(workers=workers, state=state)
+        controls = Controls(workers=workers, state=state, snapshots=config.publish.snapshots)
         publisher = stack.enter_context(assembly.publisher(outbox, controls))
         for message in assembly.introduction():
             publisher.publish(message)
@@ -154,6 +155,7 @@ class _Assembly:
             pipeline=self._pipeline(camera, publisher),
             on_status=publish_status,
             paused=camera.name in self._state.paused,
+            max_fps=self._state.rates.get(camera.name),
         )
 
     def _pipeline(self, camera: CameraConfig, publisher: Publisher) -> Pipeline:
@@ -220,4 +222,11 @@ class _Assembly:
                 device=self._config.device.name, session=self._state.session, model=self._model, clock=self._clock
             ),
             health_interval_s=self._config.publish.health_interval_s,
+            governor=self._governor(workers),
         )
+
+    def _governor(self, workers: dict[str, CameraWorker]) -> Governor | None:
+        adaptation = self._config.adaptation
+        if not adaptation.enabled:
+            return None
+        return Governor(workers=workers, hot_c=adaptation.hot_c, cool_c=adaptation.cool_c)

@@ -35,7 +35,9 @@ def test_the_contract_brings_no_more_than_it_says() -> None:
     assert {"numpy", "pydantic", "cv2"} <= loaded
 
 
-@pytest.mark.parametrize("stage", ["track", "smooth", "message", "domain", "ports", "topics", "payloads"])
+@pytest.mark.parametrize(
+    "stage", ["adapt", "pace", "track", "smooth", "message", "domain", "ports", "topics", "payloads"]
+)
 def test_pure_stages_load_nothing_heavy(stage: str) -> None:
     """A stage can be understood and tested without camera, broker or runtime."""
     assert not packages(loaded_after(f"import edge.{stage}")) & _HEAVY

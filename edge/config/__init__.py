@@ -3,6 +3,7 @@
 from edge.config.broker import MqttConfig
 from edge.config.loading import load_config
 from edge.config.sections import (
+    AdaptationConfig,
     CameraConfig,
     Config,
     DetectorConfig,
@@ -16,6 +17,7 @@ from edge.config.sections import (
 from edge.config.values import default_bundle, read_password
 
 __all__ = [
+    "AdaptationConfig",
     "CameraConfig",
     "Config",
     "DetectorConfig",

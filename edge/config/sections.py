@@ -170,12 +170,41 @@ class PublishConfig(Section):
         le=10_000_000,
         description="How many undelivered events are kept on disk; beyond it, the oldest are dropped and counted.",
     )
+    snapshots: bool = Field(
+        default=False,
+        description="Whether the command `snapshot` is answered with the newest picture, at most 640 pixels wide and "
+        "high. Everybody who may read the device's answers then sees people: allow it while a camera is set up, and "
+        "not for longer. No picture is stored or retained.",
+    )
 
     @field_validator("heartbeat_s")
     @classmethod
     def _not_faster_than_states(cls, value: float, info: ValidationInfo) -> float:
         if value < info.data.get("min_interval_s", value):
             raise ValueError("must not be smaller than publish.min_interval_s")
+        return value
+
+
+class AdaptationConfig(Section):
+    """Doing less, step by step, while the processor is slowed down or hot, or live frames are lost for want of time."""
+
+    enabled: bool = Field(default=True, description="Whether the agent does so.")
+    cool_c: float = Field(
+        default=72.0, ge=0, le=120, description="Below this temperature of the processor, in °C, it may do more again."
+    )
+    hot_c: float = Field(
+        default=78.0,
+        validate_default=True,
+        ge=0,
+        le=120,
+        description="From this temperature on it does less. A Raspberry Pi slows itself down at 80.",
+    )
+
+    @field_validator("hot_c")
+    @classmethod
+    def _is_above_cool(cls, value: float, info: ValidationInfo) -> float:
+        if value <= info.data.get("cool_c", -1.0):
+            raise ValueError("must be greater than adaptation.cool_c")
         return value
 
 
@@ -198,6 +227,7 @@ class Config(Section):
     tracking: TrackingConfig = Field(default_factory=lambda: TrackingConfig())
     smoothing: SmoothingConfig = Field(default_factory=lambda: SmoothingConfig())
     publish: PublishConfig = Field(default_factory=lambda: PublishConfig())
+    adaptation: AdaptationConfig = Field(default_factory=lambda: AdaptationConfig())
     logging: LoggingConfig = Field(default_factory=lambda: LoggingConfig())
 
     @field_validator("camera")

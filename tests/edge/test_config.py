@@ -103,7 +103,7 @@ fps = 999
             CAMERA + "[brocker]\n",
             (
                 ":4: brocker: unknown key. Known here: device, model, mqtt, camera, detector, tracking, "
-                "smoothing, publish, logging."
+                "smoothing, publish, adaptation, logging."
             ),
         ),
         ("mqtt = 3\n" + CAMERA, ":1: mqtt: must be a table, not 3."),
@@ -120,6 +120,10 @@ fps = 999
         (
             CAMERA + "[publish]\nmin_interval_s = 60\n",
             (":4: publish.heartbeat_s: must not be smaller than publish.min_interval_s."),
+        ),
+        (
+            CAMERA + "[adaptation]\nhot_c = 70\n",
+            ":5: adaptation.hot_c: must be greater than adaptation.cool_c.",
         ),
         ('[device]\ngroups = "shop"\n' + CAMERA, ":2: device.groups: must be a list, not 'shop'."),
         (
