@@ -43,7 +43,7 @@ def open_agent(config: Config) -> Iterator[Agent]:
         BundleError: The model bundle cannot be used.
         RuntimeMissing: A part is not installed.
         StateError: The state folder cannot be used.
-        ConfigError: A file that the configuration names cannot be used.
+        ConfigError: A file that the configuration names cannot be used, or its port for metrics.
     """
     classifier = BundleClassifier(config.model.path, runtime=config.model.runtime, threads=config.model.threads)
     with ExitStack() as stack:
@@ -58,6 +58,10 @@ def open_agent(config: Config) -> Iterator[Agent]:
         workers.update((camera.name, assembly.worker(camera, publisher)) for camera in config.camera)
         agent = assembly.agent(workers, publisher)
         controls.on_report, controls.on_restart = agent.report, agent.stop
+        if config.metrics.port is not None:
+            from edge.metrics import serve_metrics  # costs time and memory, and few ask for it
+
+            stack.enter_context(serve_metrics(agent.health, host=config.metrics.host, port=config.metrics.port))
         yield agent
 
 

@@ -208,6 +208,19 @@ class AdaptationConfig(Section):
         return value
 
 
+class MetricsConfig(Section):
+    """Prometheus metrics: the health report on `http://<host>:<port>/metrics`, for whoever asks."""
+
+    port: Annotated[int, Field(ge=1, le=65535)] | None = Field(
+        default=None, description="Port to serve them on; without it, there are none."
+    )
+    host: str = Field(
+        default="127.0.0.1",
+        min_length=1,
+        description="Address to serve them on. Beyond this host they are readable for everybody in the network.",
+    )
+
+
 class LoggingConfig(Section):
     """The log, on standard error."""
 
@@ -228,6 +241,7 @@ class Config(Section):
     smoothing: SmoothingConfig = Field(default_factory=lambda: SmoothingConfig())
     publish: PublishConfig = Field(default_factory=lambda: PublishConfig())
     adaptation: AdaptationConfig = Field(default_factory=lambda: AdaptationConfig())
+    metrics: MetricsConfig = Field(default_factory=lambda: MetricsConfig())
     logging: LoggingConfig = Field(default_factory=lambda: LoggingConfig())
 
     @field_validator("camera")

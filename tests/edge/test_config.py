@@ -103,7 +103,7 @@ fps = 999
             CAMERA + "[brocker]\n",
             (
                 ":4: brocker: unknown key. Known here: device, model, mqtt, camera, detector, tracking, "
-                "smoothing, publish, adaptation, logging."
+                "smoothing, publish, adaptation, metrics, logging."
             ),
         ),
         ("mqtt = 3\n" + CAMERA, ":1: mqtt: must be a table, not 3."),
@@ -125,6 +125,7 @@ fps = 999
             CAMERA + "[adaptation]\nhot_c = 70\n",
             ":5: adaptation.hot_c: must be greater than adaptation.cool_c.",
         ),
+        (CAMERA + "[metrics]\nport = 0\n", ":5: metrics.port: must be greater than or equal to 1, not 0."),
         ('[device]\ngroups = "shop"\n' + CAMERA, ":2: device.groups: must be a list, not 'shop'."),
         (
             '[device]\ngroups = ["shop", "+"]\n' + CAMERA,
