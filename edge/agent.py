@@ -9,8 +9,10 @@ from collections.abc import Mapping
 
 from edge import notify
 from edge.camera import CameraWorker
+from edge.governor import Governor
 from edge.health import HealthReporter
 from edge.message import health_message
+from edge.payloads import Health
 from edge.publish import MqttPublisher
 from edge.topics import Topics
 
@@ -32,6 +34,7 @@ class Agent:
         publisher: Open.
         reporter: Writes the health reports.
         health_interval_s: Time between two of them.
+        governor: Eases the cameras' work when the device suffers; None to leave it as configured.
     """
 
     def __init__(
@@ -42,12 +45,14 @@ class Agent:
         publisher: MqttPublisher,
         reporter: HealthReporter,
         health_interval_s: float,
+        governor: Governor | None = None,
     ) -> None:
         self._topics = topics
         self._workers = workers
         self._publisher = publisher
         self._reporter = reporter
         self._health_interval_s = health_interval_s
+        self._governor = governor
         self._stopping = threading.Event()
         self._report_now = threading.Event()
 
@@ -70,6 +75,11 @@ class Agent:
         """Asks for a health report now."""
         self._report_now.set()
 
+    def health(self) -> Health:
+        """How the agent fares at this moment. May be called from any thread."""
+        adaptation = self._governor.report() if self._governor is not None else None
+        return self._reporter.report(self._workers, self._publisher.stats, adaptation)
+
     def _supervise(self) -> None:
         ping_s = notify.watchdog_interval_s()
         next_ping_s = next_report_s = time.monotonic()
@@ -77,6 +87,8 @@ class Agent:
             now_s = time.monotonic()
             if all(worker.finished for worker in self._workers.values()):
                 return
+            if self._governor is not None and self._governor.look(now_s):
+                self._report_now.set()
             if now_s >= next_report_s or self._report_now.is_set():
                 self._report_now.clear()
                 self._publish_health()
@@ -93,8 +105,8 @@ class Agent:
         return not hung
 
     def _publish_health(self) -> None:
-        health = self._reporter.report(self._workers, self._publisher.stats)
-        self._publisher.publish(health_message(self._topics, health, expiry_s=round(3 * self._health_interval_s)))
+        expiry_s = round(3 * self._health_interval_s)
+        self._publisher.publish(health_message(self._topics, self.health(), expiry_s=expiry_s))
 
     def _stop_workers(self) -> None:
         for worker in self._workers.values():

@@ -23,7 +23,7 @@ _PARAMETERS: _Json = {
     "prefix": {"description": "One or more segments, as configured.", "default": "emotion"},
     "device": {"description": "The device's name, as configured."},
     "camera": {"description": "The camera's name, as configured."},
-    "command": {"description": "What is to be done.", "examples": ["pause"]},
+    "command": {"description": "What is to be done; docs/commands.md lists it.", "examples": ["pause", "rate"]},
     "group": {"description": "A group of devices, as configured."},
 }
 
@@ -75,7 +75,7 @@ _CHANNELS = (
     _Channel("fleetCommand", "{prefix}/fleet/{group}/cmd/{command}", "request", "receive",
              "Asks all devices of a group. Ignored if retained."),
     _Channel("commandResponse", "{prefix}/{device}/cmd/{command}/response", "response", "send",
-             "The answer of one device, also on the response topic of the request (MQTT 5)."),
+             "The answer of one device, also on the response topic of the request (MQTT 5).", expires=True),
 )  # fmt: skip
 
 

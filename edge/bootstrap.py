@@ -16,6 +16,7 @@ from edge.config import CameraConfig, Config
 from edge.controls import Controls
 from edge.detect import BlazeFaceDetector, HaarDetector, create_detector
 from edge.domain import Message
+from edge.governor import Governor
 from edge.health import HealthReporter
 from edge.message import Composer, camera_status_message, info_message
 from edge.mqtt import BrokerSettings, Tls
@@ -42,7 +43,7 @@ def open_agent(config: Config) -> Iterator[Agent]:
         BundleError: The model bundle cannot be used.
         RuntimeMissing: A part is not installed.
         StateError: The state folder cannot be used.
-        ConfigError: A file that the configuration names cannot be used.
+        ConfigError: A file that the configuration names cannot be used, or its port for metrics.
     """
     classifier = BundleClassifier(config.model.path, runtime=config.model.runtime, threads=config.model.threads)
     with ExitStack() as stack:
@@ -50,13 +51,17 @@ def open_agent(config: Config) -> Iterator[Agent]:
         outbox = stack.enter_context(Outbox(folder=config.device.state_dir, capacity=config.publish.outbox_limit))
         assembly = _Assembly(config, classifier, state)
         workers: dict[str, CameraWorker] = {}
-        controls = Controls(workers=workers, state=state)
+        controls = Controls(workers=workers, state=state, snapshots=config.publish.snapshots)
         publisher = stack.enter_context(assembly.publisher(outbox, controls))
         for message in assembly.introduction():
             publisher.publish(message)
         workers.update((camera.name, assembly.worker(camera, publisher)) for camera in config.camera)
         agent = assembly.agent(workers, publisher)
         controls.on_report, controls.on_restart = agent.report, agent.stop
+        if config.metrics.port is not None:
+            from edge.metrics import serve_metrics  # costs time and memory, and few ask for it
+
+            stack.enter_context(serve_metrics(agent.health, host=config.metrics.host, port=config.metrics.port))
         yield agent
 
 
@@ -118,6 +123,7 @@ class _Assembly:
             session=self._state.session,
             outbox=outbox,
             commands=controls.handlers,
+            groups=self._config.device.groups,
             home_assistant_status=f"{mqtt.homeassistant_prefix}/status" if mqtt.homeassistant else None,
         )
 
@@ -153,6 +159,7 @@ class _Assembly:
             pipeline=self._pipeline(camera, publisher),
             on_status=publish_status,
             paused=camera.name in self._state.paused,
+            max_fps=self._state.rates.get(camera.name),
         )
 
     def _pipeline(self, camera: CameraConfig, publisher: Publisher) -> Pipeline:
@@ -207,6 +214,7 @@ class _Assembly:
                 )
                 for camera in self._config.camera
             ),
+            groups=self._config.device.groups,
         )
 
     def agent(self, workers: dict[str, CameraWorker], publisher: MqttPublisher) -> Agent:
@@ -218,4 +226,11 @@ class _Assembly:
                 device=self._config.device.name, session=self._state.session, model=self._model, clock=self._clock
             ),
             health_interval_s=self._config.publish.health_interval_s,
+            governor=self._governor(workers),
         )
+
+    def _governor(self, workers: dict[str, CameraWorker]) -> Governor | None:
+        adaptation = self._config.adaptation
+        if not adaptation.enabled:
+            return None
+        return Governor(workers=workers, hot_c=adaptation.hot_c, cool_c=adaptation.cool_c)

@@ -8,8 +8,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 
+from edge.adapt import Level
+from edge.domain import Frame
 from edge.errors import SourceError
+from edge.pace import Pace
 from edge.payloads import Status
 from edge.pipeline import Pipeline
 from edge.ports import Source
@@ -18,6 +22,22 @@ log = logging.getLogger(__name__)
 
 _READ_TIMEOUT_S = 0.5
 _FPS_OVER_FRAMES = 50
+_STALE_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a camera's thread has done since its start.
+
+    Attributes:
+        busy_s: Time that went into frames.
+        frames: How many there were.
+        dropped: How many were passed over since the source was opened.
+    """
+
+    busy_s: float
+    frames: int
+    dropped: int
 
 
 class CameraWorker:
@@ -29,6 +49,7 @@ class CameraWorker:
         pipeline: What is done with them.
         on_status: Told when the camera comes online, goes offline or is paused.
         paused: Whether it begins paused.
+        max_fps: Most frames to analyse a second; None for all that there is time for.
         first_retry_s: Pause before the first attempt to open it again; doubled with each, up to `last_retry_s`.
         last_retry_s: Longest pause between attempts.
     """
@@ -41,6 +62,7 @@ class CameraWorker:
         pipeline: Pipeline,
         on_status: Callable[[str, Status], None],
         paused: bool = False,
+        max_fps: float | None = None,
         first_retry_s: float = 1.0,
         last_retry_s: float = 30.0,
     ) -> None:
@@ -56,6 +78,8 @@ class CameraWorker:
         if not paused:
             self._active.set()
         self._frame_times_s: deque[float] = deque(maxlen=_FPS_OVER_FRAMES)
+        self._pace = Pace(max_fps)
+        self._busy_s = 0.0
         self._frames_seen = 0
         self._progress_s = time.monotonic()
         self._thread = threading.Thread(target=self._run, name=f"camera-{name}", daemon=True)
@@ -82,6 +106,31 @@ class CameraWorker:
         """Opens the camera again."""
         self._active.set()
 
+    def limit(self, max_fps: float | None) -> None:
+        """Analyses at most so many frames a second; None lifts the limit.
+
+        Between frames the thread sleeps. A live source passes over what comes meanwhile; a recording waits, so that
+        it takes longer and no frame of it is left out.
+        """
+        self._pace.wanted_fps = max_fps
+        self._frame_times_s.clear()  # what came before says nothing of the new rate
+
+    def adapt(self, level: Level) -> None:
+        """Does as much as the device can bear at present; a limit that was set still holds."""
+        self._pace.adapted_fps = level.max_fps
+        self._frame_times_s.clear()
+        self.pipeline.adapt(level)
+
+    @property
+    def max_fps(self) -> float | None:
+        """Most frames that are analysed a second at present; None for no limit."""
+        return self._pace.max_fps
+
+    @property
+    def work(self) -> Work:
+        """What the thread has done so far."""
+        return Work(self._busy_s, self._frames_seen, self.dropped)
+
     @property
     def finished(self) -> bool:
         """Whether the thread has ended."""
@@ -101,7 +150,8 @@ class CameraWorker:
     def fps(self) -> float:
         """Frames analysed per second, over the newest fifty."""
         times = list(self._frame_times_s)
-        if len(times) < 2 or time.monotonic() - times[-1] > 10:
+        stale_s = max(_STALE_S, 2 / self.max_fps) if self.max_fps else _STALE_S
+        if len(times) < 2 or time.monotonic() - times[-1] > stale_s:
             return 0.0
         return (len(times) - 1) / max(times[-1] - times[0], 1e-9)
 
@@ -141,20 +191,35 @@ class CameraWorker:
         try:
             with self._source:
                 while not self._stopping.is_set() and self._active.is_set():
+                    if not self._due():
+                        continue
                     frame = self._source.read(_READ_TIMEOUT_S)
                     self._progress_s = time.monotonic()
-                    if frame is None:
-                        continue
-                    self._set_status(Status.ONLINE)
-                    self.pipeline.process(frame)
-                    self._frames_seen += 1
-                    self._frame_times_s.append(time.monotonic())
+                    if frame is not None:
+                        self._set_status(Status.ONLINE)
+                        self._process(frame, self._progress_s)
         except EOFError:
             log.info("camera %s: the recording is at its end", self.name)
             return True
         finally:
             self.pipeline.finish()
         return self._stopping.is_set()
+
+    def _due(self) -> bool:
+        """Whether it is the next frame's turn. If not, sleeps a little: a pause or another limit may come meanwhile."""
+        self._progress_s = now_s = time.monotonic()
+        left_s = self._pace.left_s(now_s)
+        if left_s > 0:
+            self._stopping.wait(min(left_s, _READ_TIMEOUT_S))
+        return left_s <= 0
+
+    def _process(self, frame: Frame, started_s: float) -> None:
+        self._pace.take(started_s)
+        self.pipeline.process(frame)
+        done_s = time.monotonic()
+        self._busy_s += done_s - started_s
+        self._frames_seen += 1
+        self._frame_times_s.append(done_s)
 
     def _rest(self) -> None:
         self._set_status(Status.PAUSED)

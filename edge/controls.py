@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import base64
+import math
 from collections.abc import Callable, Mapping
+from typing import Final
 
 from pydantic import JsonValue
 
 from edge.camera import CameraWorker
 from edge.contract.errors import UserError
 from edge.mqtt.commands import CommandHandler
-from edge.payloads import CommandRequest
+from edge.payloads import CommandRequest, timestamp
+from edge.snapshot import as_jpeg
 from edge.state import DeviceState
+
+_LOWEST_FPS: Final = 0.1
+"""A state that is not sent again in time expires."""
 
 
 class Controls:
@@ -18,19 +25,28 @@ class Controls:
 
     Args:
         workers: The cameras by name; may be filled after this is made.
-        state: Remembers over a restart which cameras are paused.
+        state: Remembers over a restart which cameras are paused, and how many frames they may analyse.
+        snapshots: Whether pictures may be asked for.
     """
 
-    def __init__(self, *, workers: Mapping[str, CameraWorker], state: DeviceState) -> None:
+    def __init__(self, *, workers: Mapping[str, CameraWorker], state: DeviceState, snapshots: bool = False) -> None:
         self._workers = workers
         self._state = state
+        self._snapshots = snapshots
         self.on_report: Callable[[], None] = lambda: None
         self.on_restart: Callable[[], None] = lambda: None
 
     @property
     def handlers(self) -> dict[str, CommandHandler]:
         """Every command by its name."""
-        return {"pause": self._pause, "resume": self._resume, "report": self._report, "restart": self._restart}
+        return {
+            "pause": self._pause,
+            "resume": self._resume,
+            "rate": self._rate,
+            "snapshot": self._snapshot,
+            "report": self._report,
+            "restart": self._restart,
+        }
 
     def _pause(self, request: CommandRequest) -> JsonValue:
         """`value: false` takes a pause back, so that one topic serves a switch with two positions."""
@@ -46,6 +62,34 @@ class Controls:
             self._state.resume(worker.name)
             worker.resume()
         return self._paused()
+
+    def _rate(self, request: CommandRequest) -> JsonValue:
+        """`value` is the most frames to analyse a second; 0 or null lifts the limit."""
+        max_fps = _frames_a_second(request)
+        for worker in self._meant(request):
+            self._state.limit(worker.name, max_fps)
+            worker.limit(max_fps)
+        return {"max_fps": {name: self._state.rates.get(name) for name in self._workers}}
+
+    def _snapshot(self, request: CommandRequest) -> JsonValue:
+        """The newest frame of one camera. It is made for this answer, and kept nowhere."""
+        if not self._snapshots:
+            raise UserError("this device gives no pictures", where="publish.snapshots",
+                            remedy="Set that key to true in the agent's configuration to allow it")  # fmt: skip
+        worker, *more = self._meant(request)
+        if more:
+            raise UserError("several cameras are here", remedy=f"Name one as `camera`: {', '.join(self._workers)}")
+        frame = worker.pipeline.newest
+        if frame is None:
+            raise UserError(f"camera {worker.name} shows nothing now: it is {worker.status}")
+        jpeg, width, height = as_jpeg(frame)
+        return {
+            "camera": worker.name,
+            "ts": timestamp(frame.wall_s),
+            "width": width,
+            "height": height,
+            "jpeg": base64.b64encode(jpeg).decode(),
+        }
 
     def _report(self, _request: CommandRequest) -> JsonValue:
         self.on_report()
@@ -65,3 +109,13 @@ class Controls:
             known = ", ".join(self._workers)
             raise UserError(f"no camera is called {request.camera}", remedy=f"Cameras here: {known}")
         return [self._workers[request.camera]]
+
+
+def _frames_a_second(request: CommandRequest) -> float | None:
+    value = request.value
+    if value is None or (value == 0 and value is not False):
+        return None
+    if isinstance(value, bool | str) or not _LOWEST_FPS <= value < math.inf:
+        raise UserError(f"{value!r} is no frame rate", remedy="Give `value` as frames a second, at least "
+                        f"{_LOWEST_FPS}, or 0 to lift the limit; `pause` stops a camera")  # fmt: skip
+    return value

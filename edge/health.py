@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from edge import system
 from edge.camera import CameraWorker
 from edge.mqtt.logbook import PublisherStats
-from edge.payloads import CameraHealth, Health, ModelInfo, MqttHealth, Percentiles, timestamp
+from edge.payloads import AdaptationHealth, CameraHealth, Health, ModelInfo, MqttHealth, Percentiles, timestamp
 
 
 class HealthReporter:
@@ -29,7 +29,9 @@ class HealthReporter:
         self._clock = clock
         self._started_s = time.monotonic()
 
-    def report(self, workers: Mapping[str, CameraWorker], delivery: PublisherStats) -> Health:
+    def report(
+        self, workers: Mapping[str, CameraWorker], delivery: PublisherStats, adaptation: AdaptationHealth | None = None
+    ) -> Health:
         """The health of this moment."""
         now_s = time.monotonic()
         return Health(
@@ -50,6 +52,7 @@ class HealthReporter:
             temperature_c=system.temperature_c(),
             throttling=system.throttling(),
             rss_bytes=system.resident_bytes(),
+            adaptation=adaptation,
         )
 
 
@@ -63,4 +66,5 @@ def _camera(worker: CameraWorker) -> CameraHealth:
             stage: Percentiles(p50=round(p50, 2), p95=round(p95, 2))
             for stage, (p50, p95) in worker.pipeline.times.percentiles_ms().items()
         },
+        max_fps=worker.max_fps,
     )

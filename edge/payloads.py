@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from edge.adapt import Reason
+
 Emotion = Literal["angry", "disgust", "fear", "happy", "sad", "surprise", "neutral", "unknown"]
 """The contract's labels and `unknown`, spelled out because a type cannot be computed; a test compares the two."""
 
@@ -195,6 +197,7 @@ class Info(DevicePayload):
     runtime: str = Field(description="The TFLite interpreter and its version.")
     platform: str = Field(description="Operating system and machine.")
     cameras: tuple[CameraInfo, ...]
+    groups: tuple[str, ...] = Field(default=(), description="The groups of the fleet whose commands it follows too.")
 
 
 class Percentiles(Part):
@@ -212,6 +215,9 @@ class CameraHealth(Part):
     dropped_frames: Count = Field(description="Passed over because newer ones were there.")
     faults: Count = Field(description="How often the camera had to be opened again.")
     latency_ms: dict[str, Percentiles] = Field(description="By stage of the pipeline.")
+    max_fps: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="Most frames analysed per second at present; null for no limit."
+    )
 
 
 class MqttHealth(Part):
@@ -221,6 +227,15 @@ class MqttHealth(Part):
     dropped: Count = Field(description="Events lost because the outbox was full.")
     rejected: Count = Field(description="Messages that the broker refused.")
     reconnects: Count
+
+
+class AdaptationHealth(Part):
+    """How far the agent does less than it was configured to, to spare the device."""
+
+    level: Count = Field(description="0 as configured; each step asks less of the device.")
+    reasons: tuple[Reason, ...] = Field(description="Why the level was lowered last; empty at level 0.")
+    detection_factor: int = Field(ge=1, description="How many times more seldom faces are looked for.")
+    max_fps: Annotated[float, Field(gt=0)] | None = Field(description="Most frames analysed per second and camera.")
 
 
 class Health(DevicePayload):
@@ -234,6 +249,7 @@ class Health(DevicePayload):
     temperature_c: float | None = Field(description="Of the processor; null where it cannot be read.")
     throttling: tuple[str, ...] | None = Field(description="Reasons in force; null where it cannot be read.")
     rss_bytes: Count = Field(description="Resident memory.")
+    adaptation: AdaptationHealth | None = Field(default=None, description="Null if it is switched off.")
 
 
 class CommandRequest(Part):
@@ -243,7 +259,9 @@ class CommandRequest(Part):
 
     id: Annotated[str, Field(min_length=1, max_length=128)] | int = Field(description="Echoed in the response.")
     camera: str | None = Field(default=None, description="The camera that is meant; all of them if null.")
-    value: bool | float | str | None = Field(default=None, description="The command's argument, where it takes one.")
+    value: bool | float | str | None = Field(
+        default=None, description="The argument of `rate` (frames per second) and `pause`."
+    )
 
 
 class CommandResponse(Payload):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from edge.adapt import AS_CONFIGURED, Level
 from edge.align import align
 from edge.contract.manifest import Framing
 from edge.domain import Face, Frame, Message, Observation, Reading, Transition
@@ -62,7 +63,17 @@ class Pipeline:
         self._faces: list[Face] = []
         self._detected_s = float("-inf")
         self._newest: Frame | None = None
+        self._level = AS_CONFIGURED
         self.times = StageTimes()
+
+    @property
+    def newest(self) -> Frame | None:
+        """The frame that was processed last; None while the camera does not look."""
+        return self._newest
+
+    def adapt(self, level: Level) -> None:
+        """From now on, looks for faces as often as `level` says. May be called from any thread."""
+        self._level = level
 
     def process(self, frame: Frame) -> None:
         """Takes one frame all the way."""
@@ -87,7 +98,7 @@ class Pipeline:
         self._publish([self._composer.vacate(wall_s=time.time(), mono_s=now_s, time_synced=self._time_synced())])
 
     def _detect(self, frame: Frame) -> list[Face]:
-        if frame.time_s - self._detected_s >= self._detection_interval_s:
+        if frame.time_s - self._detected_s >= self._level.detection_interval_s(self._detection_interval_s):
             with self.times.measure("detect"):
                 self._faces = self._detector.detect(frame.image_bgr)
             self._detected_s = frame.time_s

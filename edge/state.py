@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError
 
 from edge.errors import StateError
 
@@ -54,6 +54,7 @@ class _Memory(BaseModel):
     client_id: str = Field(default_factory=new_client_id)
     session: int = 0
     paused: frozenset[str] = frozenset()
+    rates: dict[str, PositiveFloat] = {}
     announced: dict[str, dict[str, str]] = {}
 
 
@@ -108,6 +109,11 @@ class DeviceState:
         return self._memory.paused
 
     @property
+    def rates(self) -> Mapping[str, float]:
+        """The highest frame rate of each camera that was given one."""
+        return self._memory.rates
+
+    @property
     def announced(self) -> Mapping[str, Mapping[str, str]]:
         """What Home Assistant was told of: for each discovery topic, each component's platform."""
         return self._memory.announced
@@ -119,6 +125,11 @@ class DeviceState:
     def resume(self, camera: str) -> None:
         """Remembers that a camera is not paused."""
         self._change(paused=self.paused - {camera})
+
+    def limit(self, camera: str, max_fps: float | None) -> None:
+        """Remembers a camera's highest frame rate; None forgets it."""
+        others = {name: fps for name, fps in self.rates.items() if name != camera}
+        self._change(rates=others if max_fps is None else others | {camera: max_fps})
 
     def announce(self, announced: Mapping[str, Mapping[str, str]]) -> None:
         """Remembers what Home Assistant was told of."""

@@ -109,6 +109,8 @@ def _value(schema: dict[str, Any]) -> str:
     (kind,) = kinds
     if "enum" in kind:
         return ", ".join(f'`"{choice}"`' for choice in kind["enum"])
+    if kind["type"] == "array":
+        return f"list of {_value(kind['items'])}s"
     names = {"boolean": "`true` or `false`", "integer": "whole number", "number": "number", "string": "text"}
     name = "path" if kind.get("format") == "path" else names[kind["type"]]
     return " ".join([name, *_limits(kind)])
@@ -135,7 +137,7 @@ def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "**must be given**"
     match field.default:
-        case None:
+        case None | ():
             return ""
         case bool() as default:
             return f"`{str(default).lower()}`"

@@ -28,6 +28,11 @@ def test_the_agent_never_loads_tensorflow(module: str) -> None:
     assert not packages(loaded_after(f"import {module}")) & {"tensorflow", "keras", "trainer"}
 
 
+def test_metrics_cost_nothing_where_nobody_asks_for_them() -> None:
+    """The agent loads the metrics' library only when a port for them is configured."""
+    assert "prometheus_client" not in packages(loaded_after("import edge.bootstrap"))
+
+
 def test_the_contract_brings_no_more_than_it_says() -> None:
     """The contract computes: beside the standard library, it loads numpy, pydantic and OpenCV for cropping."""
     loaded = packages(loaded_after("import edge.contract, edge.contract.crop"))
@@ -35,7 +40,9 @@ def test_the_contract_brings_no_more_than_it_says() -> None:
     assert {"numpy", "pydantic", "cv2"} <= loaded
 
 
-@pytest.mark.parametrize("stage", ["track", "smooth", "message", "domain", "ports", "topics", "payloads"])
+@pytest.mark.parametrize(
+    "stage", ["adapt", "pace", "track", "smooth", "message", "domain", "ports", "topics", "payloads"]
+)
 def test_pure_stages_load_nothing_heavy(stage: str) -> None:
     """A stage can be understood and tested without camera, broker or runtime."""
     assert not packages(loaded_after(f"import edge.{stage}")) & _HEAVY

@@ -3,11 +3,13 @@
 from edge.config.broker import MqttConfig
 from edge.config.loading import load_config
 from edge.config.sections import (
+    AdaptationConfig,
     CameraConfig,
     Config,
     DetectorConfig,
     DeviceConfig,
     LoggingConfig,
+    MetricsConfig,
     ModelConfig,
     PublishConfig,
     SmoothingConfig,
@@ -16,11 +18,13 @@ from edge.config.sections import (
 from edge.config.values import default_bundle, read_password
 
 __all__ = [
+    "AdaptationConfig",
     "CameraConfig",
     "Config",
     "DetectorConfig",
     "DeviceConfig",
     "LoggingConfig",
+    "MetricsConfig",
     "ModelConfig",
     "MqttConfig",
     "PublishConfig",

@@ -19,7 +19,7 @@ Key = tuple[str | int, ...]
 
 _EXPECTED = {
     "model_type": "a table",
-    "tuple_type": "a list of tables, each under its own [[camera]]",
+    "tuple_type": "a list",
     "int_type": "a whole number",
     "int_parsing": "a whole number",
     "int_from_float": "a whole number",
@@ -93,6 +93,9 @@ def _explain(details: ErrorDetails, key: Key) -> tuple[str, str | None]:
             return "unknown key", _suggestion(key)
         case "missing" | "too_short" if key == ("camera",):
             return "there is no camera", "Add a [[camera]] table with name and source"
+        case "tuple_type" if key == ("camera",):
+            expected = "a list of tables, each under its own [[camera]]"
+            return f"must be {expected}, not {_shown(details['input'])}", None
         case "missing":
             return "is missing", None
         case "string_too_short":

@@ -25,8 +25,9 @@ from edge.config.values import (
     lower_case,
 )
 from edge.runtime import RuntimeChoice
-from edge.topics import check_camera, check_device
+from edge.topics import check_camera, check_device, check_segment
 
+Group = Annotated[str, AfterValidator(check_segment)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -37,6 +38,11 @@ class DeviceConfig(Section):
         default_factory=host_name,
         description="Name of the device in the topics: 1 to 64 lower-case letters, digits, `-` and `_`.",
         json_schema_extra={"shown_default": "the host's name"},
+    )
+    groups: tuple[Group, ...] = Field(
+        default=(),
+        description="Groups of the fleet that the device belongs to; it follows the commands on "
+        "`<prefix>/fleet/<group>/cmd/<name>` too. Names as in topics.",
     )
     state_dir: FolderPath = Field(
         default=Path("/var/lib/emotion-edge"),
@@ -164,6 +170,12 @@ class PublishConfig(Section):
         le=10_000_000,
         description="How many undelivered events are kept on disk; beyond it, the oldest are dropped and counted.",
     )
+    snapshots: bool = Field(
+        default=False,
+        description="Whether the command `snapshot` is answered with the newest picture, at most 640 pixels wide and "
+        "high. Everybody who may read the device's answers then sees people: allow it while a camera is set up, and "
+        "not for longer. No picture is stored or retained.",
+    )
 
     @field_validator("heartbeat_s")
     @classmethod
@@ -171,6 +183,42 @@ class PublishConfig(Section):
         if value < info.data.get("min_interval_s", value):
             raise ValueError("must not be smaller than publish.min_interval_s")
         return value
+
+
+class AdaptationConfig(Section):
+    """Doing less, step by step, while the processor is slowed down or hot, or live frames are lost for want of time."""
+
+    enabled: bool = Field(default=True, description="Whether the agent does so.")
+    cool_c: float = Field(
+        default=72.0, ge=0, le=120, description="Below this temperature of the processor, in °C, it may do more again."
+    )
+    hot_c: float = Field(
+        default=78.0,
+        validate_default=True,
+        ge=0,
+        le=120,
+        description="From this temperature on it does less. A Raspberry Pi slows itself down at 80.",
+    )
+
+    @field_validator("hot_c")
+    @classmethod
+    def _is_above_cool(cls, value: float, info: ValidationInfo) -> float:
+        if value <= info.data.get("cool_c", -1.0):
+            raise ValueError("must be greater than adaptation.cool_c")
+        return value
+
+
+class MetricsConfig(Section):
+    """Prometheus metrics: the health report on `http://<host>:<port>/metrics`, for whoever asks."""
+
+    port: Annotated[int, Field(ge=1, le=65535)] | None = Field(
+        default=None, description="Port to serve them on; without it, there are none."
+    )
+    host: str = Field(
+        default="127.0.0.1",
+        min_length=1,
+        description="Address to serve them on. Beyond this host they are readable for everybody in the network.",
+    )
 
 
 class LoggingConfig(Section):
@@ -192,6 +240,8 @@ class Config(Section):
     tracking: TrackingConfig = Field(default_factory=lambda: TrackingConfig())
     smoothing: SmoothingConfig = Field(default_factory=lambda: SmoothingConfig())
     publish: PublishConfig = Field(default_factory=lambda: PublishConfig())
+    adaptation: AdaptationConfig = Field(default_factory=lambda: AdaptationConfig())
+    metrics: MetricsConfig = Field(default_factory=lambda: MetricsConfig())
     logging: LoggingConfig = Field(default_factory=lambda: LoggingConfig())
 
     @field_validator("camera")

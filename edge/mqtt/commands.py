@@ -20,6 +20,8 @@ CommandHandler = Callable[[CommandRequest], JsonValue]
 """Carries a command out and returns what to answer. Raises `UserError` to say why it does not."""
 
 _LONGEST_REQUEST = 4096
+_RESPONSE_EXPIRY_S = 60
+"""A broker may keep answers for somebody who is away; nobody needs them later, and they may hold a picture."""
 
 
 class Commands:
@@ -44,7 +46,7 @@ class Commands:
         else:
             response = self._carry_out(name, request, wall_s)
         log.info("command %s (%s): %s", name, response.id, response.error or "done")
-        return json_message(self._topics.response(name), response, qos=1)
+        return json_message(self._topics.response(name), response, qos=1, expiry_s=_RESPONSE_EXPIRY_S)
 
     def _carry_out(self, name: str, request: CommandRequest, wall_s: float) -> CommandResponse:
         try:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -16,10 +16,21 @@ EDGE = str(Path(sys.executable).with_name("edge"))
 
 
 class Edge:
-    """`edge` with its arguments, running while the context is open. Its output and its log come as one stream."""
+    """`edge` with its arguments, running while the context is open. Its output and its log come as one stream.
 
-    def __init__(self, *arguments: str | Path, environ: Mapping[str, str] | None = None) -> None:
-        self._command = [EDGE, *map(str, arguments)]
+    Args:
+        arguments: Of the command line.
+        environ: The process's environment; the present one if not given.
+        program: What to run instead of the installed `edge`.
+    """
+
+    def __init__(
+        self,
+        *arguments: str | Path,
+        environ: Mapping[str, str] | None = None,
+        program: Sequence[str] = (EDGE,),
+    ) -> None:
+        self._command = [*program, *map(str, arguments)]
         self._environ = environ
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self.output: list[str] = []

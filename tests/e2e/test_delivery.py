@@ -67,6 +67,9 @@ max_gap_s = 0.15
 [smoothing]
 min_dwell_s = 0
 
+[adaptation]
+enabled = false
+
 [[camera]]
 name = "door"
 source = "{visitors}"

@@ -1,8 +1,10 @@
 """One camera at work, through failures of its source."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from edge.adapt import AS_CONFIGURED, Level
 from edge.camera import CameraWorker
 from edge.contract.errors import UserError
 from edge.domain import Frame
@@ -17,7 +19,12 @@ class Watched:
     """A worker on a scripted source, with what it said of its status."""
 
     def __init__(
-        self, source: ScriptedSource, *, on_frame: Callable[[int], None] = lambda _: None, paused: bool = False
+        self,
+        source: ScriptedSource,
+        *,
+        on_frame: Callable[[int], None] = lambda _: None,
+        paused: bool = False,
+        max_fps: float | None = None,
     ) -> None:
         self.statuses: list[Status] = []
         self.frames: list[int] = []
@@ -35,6 +42,7 @@ class Watched:
             source=source,
             pipeline=self.rig.pipeline,
             paused=paused,
+            max_fps=max_fps,
             first_retry_s=0.01,
             last_retry_s=0.05,
             on_status=lambda _, status: self.statuses.append(status),
@@ -114,6 +122,41 @@ def test_a_camera_may_begin_paused() -> None:
     with running(Watched(source, paused=True)) as watched:
         wait_until(lambda: watched.worker.status is Status.PAUSED)
         assert source.opened == 0
+
+
+def test_a_limited_recording_takes_longer_and_loses_nothing() -> None:
+    """Every frame of a file is analysed, with pauses between them."""
+    source = ScriptedSource([[*map(frame, range(5)), EOFError()]])
+    started_s = time.monotonic()
+    with running(Watched(source, max_fps=20)) as watched:
+        wait_until(lambda: watched.worker.finished)
+    assert watched.frames == [0, 1, 2, 3, 4]
+    assert time.monotonic() - started_s >= 4 / 20
+    assert watched.worker.work.frames == 5
+    assert 0 < watched.worker.work.busy_s < time.monotonic() - started_s
+
+
+def test_a_limited_camera_hears_at_once_what_it_is_told() -> None:
+    """At a frame in ten seconds, a pause, a resumption and a lifted limit do not wait for the next frame."""
+    source = ScriptedSource([map(frame, range(2)), map(frame, range(2, 5))])
+    with running(Watched(source, max_fps=0.1)) as watched:
+        wait_until(lambda: watched.frames == [0])
+        watched.worker.pause()
+        wait_until(lambda: watched.worker.status is Status.PAUSED)
+        watched.worker.limit(None)
+        watched.worker.resume()
+        wait_until(lambda: watched.frames == [0, 2, 3, 4])
+        assert watched.worker.max_fps is None
+        assert watched.worker.stuck_s < 5
+
+
+def test_a_spared_device_keeps_the_limit_that_was_set() -> None:
+    """Of two limits the lower one holds, and the other comes back when the device is well."""
+    watched = Watched(ScriptedSource([]), max_fps=5)
+    watched.worker.adapt(Level(4, 2.0))
+    assert watched.worker.max_fps == 2.0
+    watched.worker.adapt(AS_CONFIGURED)
+    assert watched.worker.max_fps == 5
 
 
 def test_waiting_for_a_camera_is_no_hang_but_a_pipeline_that_stands_still_is() -> None:

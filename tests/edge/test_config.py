@@ -103,7 +103,7 @@ fps = 999
             CAMERA + "[brocker]\n",
             (
                 ":4: brocker: unknown key. Known here: device, model, mqtt, camera, detector, tracking, "
-                "smoothing, publish, logging."
+                "smoothing, publish, adaptation, metrics, logging."
             ),
         ),
         ("mqtt = 3\n" + CAMERA, ":1: mqtt: must be a table, not 3."),
@@ -120,6 +120,19 @@ fps = 999
         (
             CAMERA + "[publish]\nmin_interval_s = 60\n",
             (":4: publish.heartbeat_s: must not be smaller than publish.min_interval_s."),
+        ),
+        (
+            CAMERA + "[adaptation]\nhot_c = 70\n",
+            ":5: adaptation.hot_c: must be greater than adaptation.cool_c.",
+        ),
+        (CAMERA + "[metrics]\nport = 0\n", ":5: metrics.port: must be greater than or equal to 1, not 0."),
+        ('[device]\ngroups = "shop"\n' + CAMERA, ":2: device.groups: must be a list, not 'shop'."),
+        (
+            '[device]\ngroups = ["shop", "+"]\n' + CAMERA,
+            (
+                ":2: device.groups[1]: '+' cannot be part of a topic: use 1 to 64 lower-case letters, digits, "
+                "'-' and '_', with a letter or digit first."
+            ),
         ),
         (CAMERA + "[smoothing]\nmargin = nan\n", ":5: smoothing.margin: must be a finite number, not nan."),
         (
@@ -177,10 +190,12 @@ def test_environment_variables_override_the_file(load: Load) -> None:
             "EDGE_CAMERA__0__SOURCE": "/dev/video2",
             "EDGE_CAMERA__1__NAME": "hall",
             "EDGE_CAMERA__1__SOURCE": "rtsp://cam/",
+            "EDGE_DEVICE__GROUPS__0": "shop",
             "EDGE_HOME": "not ours",
         },
     )
     assert (config.mqtt.host, config.mqtt.homeassistant, config.detector.interval_s) == ("b.lan", False, 0)
+    assert config.device.groups == ("shop",)
     assert [(camera.name, camera.source) for camera in config.camera] == [
         ("door", "/dev/video2"),
         ("hall", "rtsp://cam/"),

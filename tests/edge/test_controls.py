@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from edge.camera import CameraWorker
@@ -13,7 +16,7 @@ from edge.controls import Controls
 from edge.payloads import CommandRequest, Status
 from edge.state import DeviceState
 from tests.edge.test_pipeline import Rig
-from tests.fakes import ScriptedDetector, ScriptedSource
+from tests.fakes import ScriptedDetector, ScriptedSource, frame
 from tests.mosquitto import wait_until
 
 
@@ -72,6 +75,50 @@ def test_a_pause_is_remembered(controls: Controls, tmp_path: Path) -> None:
     """Whoever paused a camera finds it paused after a power cut."""
     ask(controls, "pause", camera="door")
     assert '"door"' in (tmp_path / "state.json").read_text()
+
+
+def test_a_rate_limits_one_camera_or_all(controls: Controls, workers: dict[str, CameraWorker], tmp_path: Path) -> None:
+    """The answer says what holds for each camera, 0 and null lift it, and a power cut does not."""
+    assert ask(controls, "rate", camera="door", value=5) == {"max_fps": {"door": 5.0, "hall": None}}
+    assert (workers["door"].max_fps, workers["hall"].max_fps) == (5.0, None)
+    assert '"rates":{"door":5.0}' in (tmp_path / "state.json").read_text()
+    assert ask(controls, "rate", value=1) == {"max_fps": {"door": 1.0, "hall": 1.0}}
+    assert ask(controls, "rate", camera="hall", value=0) == {"max_fps": {"door": 1.0, "hall": None}}
+    assert ask(controls, "rate") == {"max_fps": {"door": None, "hall": None}}
+    assert workers["door"].max_fps is None
+
+
+@pytest.mark.parametrize("value", [-1, 0.05, "5", "fast", True, False])
+def test_what_is_no_rate_is_an_error(controls: Controls, workers: dict[str, CameraWorker], value: object) -> None:
+    """The error says what a rate is, and the old one stays."""
+    ask(controls, "rate", value=7)
+    with pytest.raises(UserError, match=r"is no frame rate\. Give `value` as frames a second, at least 0\.1, or 0"):
+        ask(controls, "rate", value=value)
+    assert workers["door"].max_fps == 7
+
+
+def test_no_picture_leaves_a_device_that_does_not_allow_it(controls: Controls) -> None:
+    """The error names the key that would, and no camera is looked through."""
+    with pytest.raises(UserError, match=r"publish\.snapshots: this device gives no pictures\. Set that key to true"):
+        ask(controls, "snapshot", camera="door")
+
+
+def test_a_snapshot_is_the_newest_frame_of_one_camera(workers: dict[str, CameraWorker], tmp_path: Path) -> None:
+    """Where it is allowed, a picture comes back; without a name it is not guessed which of several cameras is meant."""
+    with DeviceState(tmp_path) as state:
+        controls = Controls(workers=workers, state=state, snapshots=True)
+        workers["door"].pipeline.process(frame(3))
+        answer = ask(controls, "snapshot", camera="door")
+        assert isinstance(answer, dict)
+        jpeg = np.frombuffer(base64.b64decode(answer.pop("jpeg")), np.uint8)
+        picture = cv2.imdecode(jpeg, cv2.IMREAD_COLOR)
+        assert picture is not None
+        assert picture.shape == (360, 640, 3)
+        assert answer == {"camera": "door", "ts": "2023-11-14T22:13:20.300Z", "width": 640, "height": 360}
+        with pytest.raises(UserError, match="Name one as `camera`: door, hall"):
+            ask(controls, "snapshot")
+        with pytest.raises(UserError, match="camera hall shows nothing now"):
+            ask(controls, "snapshot", camera="hall")
 
 
 def test_report_and_restart_reach_the_agent(controls: Controls) -> None:

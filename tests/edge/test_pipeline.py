@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from edge.adapt import Level
 from edge.contract.manifest import Framing
 from edge.domain import Message
 from edge.message import Composer
@@ -62,6 +63,16 @@ def test_between_two_detections_faces_are_classified_where_they_were() -> None:
     for index in range(20):
         rig.pipeline.process(frame(index))
     assert rig.detector.calls == 4
+    assert rig.classifier.crops_seen == 20
+
+
+def test_a_lower_level_detects_more_seldom() -> None:
+    """A device that is spared searches a quarter as often; the faces between are classified all the same."""
+    rig = Rig(ScriptedDetector(lambda _: [one_face()]), detection_interval_s=0.45)
+    rig.pipeline.adapt(Level(4))
+    for index in range(20):
+        rig.pipeline.process(frame(index))
+    assert rig.detector.calls == 2
     assert rig.classifier.crops_seen == 20
 
 

@@ -31,6 +31,17 @@ def test_a_paused_camera_stays_paused(tmp_path: Path) -> None:
         assert state.paused == {"door"}
 
 
+def test_a_frame_rate_stays_limited(tmp_path: Path) -> None:
+    """A limit outlives a restart, and ends when it is lifted."""
+    with DeviceState(tmp_path) as state:
+        state.limit("door", 2.5)
+        state.limit("yard", 1.0)
+        state.limit("yard", None)
+        state.limit("hall", None)
+    with DeviceState(tmp_path) as state:
+        assert state.rates == {"door": 2.5}
+
+
 def test_what_was_announced_is_remembered(tmp_path: Path) -> None:
     """A camera that is removed later can be cleared from Home Assistant."""
     announced = {"homeassistant/device/x/config": {"door_fps": "sensor"}}

@@ -164,6 +164,20 @@ def test_what_a_device_says_is_heard(broker: Broker, listener: str, topic: str) 
         client.wait_for_message(topic)
 
 
+@pytest.mark.parametrize("listener", ["telegraf", "viewer"])
+def test_who_only_watches_sees_no_answers(broker: Broker, listener: str) -> None:
+    """An answer to a command may hold a picture; it reaches those who send commands."""
+    answer = "emotion/pi-door/cmd/snapshot/response"
+    with Client(broker, listener) as watcher, Client(broker, "nodered") as asker, Client(broker, "pi-door") as device:
+        watcher.subscribe("emotion/#")
+        asker.subscribe("emotion/#")
+        assert device.may_publish(answer)
+        assert device.may_publish("emotion/pi-door/status")
+        asker.wait_for_message(answer)
+        watcher.wait_for_message("emotion/pi-door/status")
+        assert answer not in watcher.received
+
+
 def test_a_device_hears_its_own_commands_only(broker: Broker) -> None:
     """A command to one device reaches that device, and one to another does not."""
     with Client(broker, "pi-door") as device, Client(broker, "homeassistant") as home:

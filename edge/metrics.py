@@ -1,0 +1,119 @@
+"""The health report as Prometheus metrics on a local port, for those who asked for it. Only then is this imported."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from edge.errors import ConfigError
+from edge.payloads import CameraHealth, Health, MqttHealth
+
+log = logging.getLogger(__name__)
+
+_PREFIX = "emotion_edge"
+
+
+@contextmanager
+def serve_metrics(report: Callable[[], Health], *, host: str, port: int) -> Iterator[None]:
+    """Answers scrapes on `http://host:port/metrics` for as long as the context is open.
+
+    Args:
+        report: The health of this moment; called for each scrape, on the server's thread.
+        host: Address to listen on.
+        port: Port to listen on.
+
+    Raises:
+        ConfigError: Nobody can listen there.
+    """
+    registry = CollectorRegistry()
+    registry.register(HealthCollector(report))
+    try:
+        server, thread = start_http_server(port, addr=host, registry=registry)
+    except OSError as error:
+        raise ConfigError(
+            f"metrics cannot be served on {host}:{port} ({error.strerror or error})",
+            where="metrics.port",
+            remedy="Name a free port above 1023 and an address of this device, or leave metrics.port out",
+        ) from error
+    log.info("metrics are on http://%s:%d/metrics", host, port)
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class HealthCollector(Collector):
+    """Tells a health report in Prometheus's words; it keeps no figures of its own.
+
+    Args:
+        report: The health of this moment.
+    """
+
+    def __init__(self, report: Callable[[], Health]) -> None:
+        self._report = report
+
+    def collect(self) -> Iterator[Metric]:
+        """Every metric."""
+        health = self._report()
+        yield from _of_device(health)
+        yield from _of_delivery(health.mqtt)
+        yield from _of_cameras(health.cameras)
+
+
+def _of_device(health: Health) -> Iterator[Metric]:
+    about = {"device": health.device, "model": health.model.name, "model_version": health.model.version}
+    yield InfoMetricFamily(_PREFIX, "The device and its model.", value=about)
+    yield _gauge("uptime_seconds", "Since the agent's start.", health.uptime_s)
+    yield _gauge("resident_memory_bytes", "Resident memory.", health.rss_bytes)
+    yield _gauge("time_synced", "Whether the wall clock can be trusted.", health.time_synced)
+    if health.temperature_c is not None:
+        yield _gauge("temperature_celsius", "Of the processor.", health.temperature_c)
+    if health.throttling is not None:
+        yield _gauge("throttled", "Whether the firmware slows the processor down.", bool(health.throttling))
+    if health.adaptation is not None:
+        yield _gauge("adaptation_level", "0 as configured; more to spare the device.", health.adaptation.level)
+
+
+def _of_delivery(mqtt: MqttHealth) -> Iterator[Metric]:
+    yield _gauge("queue_depth", "Events that the broker has not acknowledged.", mqtt.queue_depth)
+    yield _count("events_dropped", "Events lost because the outbox was full.", mqtt.dropped)
+    yield _count("messages_rejected", "Messages that the broker refused.", mqtt.rejected)
+    yield _count("reconnects", "Connections to the broker after the first.", mqtt.reconnects)
+
+
+def _of_cameras(cameras: dict[str, CameraHealth]) -> Iterator[Metric]:
+    status = GaugeMetricFamily(f"{_PREFIX}_camera_status", "1 for the one that holds.", labels=("camera", "status"))
+    fps = GaugeMetricFamily(f"{_PREFIX}_camera_fps", "Frames analysed a second.", labels=("camera",))
+    dropped = CounterMetricFamily(
+        f"{_PREFIX}_camera_frames_dropped", "Passed over since the source was opened.", labels=("camera",)
+    )
+    faults = CounterMetricFamily(f"{_PREFIX}_camera_faults", "How often it had to be opened again.", labels=("camera",))
+    latency = GaugeMetricFamily(
+        f"{_PREFIX}_stage_latency_seconds",
+        "Of each stage, over the last minutes.",
+        labels=("camera", "stage", "quantile"),
+    )
+    for name, camera in cameras.items():
+        status.add_metric((name, camera.status), 1)
+        fps.add_metric((name,), camera.fps)
+        dropped.add_metric((name,), camera.dropped_frames)
+        faults.add_metric((name,), camera.faults)
+        for stage, times in camera.latency_ms.items():
+            latency.add_metric((name, stage, "0.5"), times.p50 / 1000)
+            latency.add_metric((name, stage, "0.95"), times.p95 / 1000)
+    return iter((status, fps, dropped, faults, latency))
+
+
+def _gauge(name: str, meaning: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"{_PREFIX}_{name}", meaning, value=value)
+
+
+def _count(name: str, meaning: str, value: float) -> Metric:
+    return CounterMetricFamily(f"{_PREFIX}_{name}", meaning, value=value)

@@ -1,0 +1,222 @@
+"""The running agent under remote control: rate, snapshot, a whole group at once, and its metrics over HTTP."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+import re
+import socket
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import cv2
+import jsonschema
+import numpy as np
+import pytest
+
+from edge.detect import create_detector
+from tests.e2e.process import Edge
+from tests.mosquitto import PROGRAM, Listener, Mosquitto, free_port, wait_until
+
+pytestmark = pytest.mark.skipif(PROGRAM is None, reason="mosquitto is not installed")
+
+SCHEMAS = Path(__file__).parents[2] / "docs" / "schema"
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Mosquitto]:
+    """A broker that lets everybody in."""
+    with Mosquitto(tmp_path) as broker:
+        yield broker
+
+
+@pytest.fixture
+def listener(broker: Mosquitto) -> Iterator[Listener]:
+    """Hears everything that passes through it."""
+    with Listener(broker.port) as listener:
+        yield listener
+
+
+@pytest.fixture
+def metrics_port() -> int:
+    """Where the metrics are to be."""
+    return free_port()
+
+
+@pytest.fixture
+def face(tmp_path: Path, astronaut_path: Path) -> Path:
+    """A photograph of a face that takes little time to read, again and again."""
+    photograph = cv2.imread(str(astronaut_path))
+    assert photograph is not None
+    path = tmp_path / "face.jpg"
+    assert cv2.imwrite(str(path), cv2.resize(photograph, (320, 320), interpolation=cv2.INTER_AREA))
+    return path
+
+
+@pytest.fixture
+def config(tmp_path: Path, bundle_path: Path, broker: Mosquitto, face: Path, metrics_port: int) -> Path:
+    """A device `hall` of the group `ground-floor`, whose camera `door` sees a face five times a second."""
+    path = tmp_path / "config.toml"
+    path.write_text(f"""
+[device]
+name = "hall"
+groups = ["ground-floor"]
+state_dir = "state"
+
+[model]
+path = "{bundle_path}"
+
+[mqtt]
+port = {broker.port}
+
+[publish]
+health_interval_s = 1
+snapshots = false
+
+[adaptation]
+enabled = false
+
+[metrics]
+port = {metrics_port}
+
+[[camera]]
+name = "door"
+source = "{face}"
+fps = 5
+realtime = true
+loop = true
+""")
+    return path
+
+
+class Remote:
+    """Sends commands to the device and waits for what comes back."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._ids = itertools.count(1)
+
+    def ask(self, name: str, *, to: str = "hall", **fields: object) -> dict[str, Any]:
+        """The response to one command, checked against its published schema."""
+        number = next(self._ids)
+        self._listener.publish(f"emotion/{to}/cmd/{name}", json.dumps({"id": number, **fields}))
+        topic = f"emotion/hall/cmd/{name}/response"
+
+        def answers() -> list[dict[str, Any]]:
+            return [
+                answer for heard in self._listener.on(topic) if (answer := json.loads(heard.payload))["id"] == number
+            ]
+
+        self._listener.wait_for(answers, timeout_s=30)
+        (answer,) = answers()
+        jsonschema.validate(answer, json.loads((SCHEMAS / "response.json").read_text()))
+        assert not self._listener.on(topic)[-1].retain
+        return answer
+
+    def health(self) -> dict[str, Any]:
+        """The newest health report; it must be of the published form."""
+        report: dict[str, Any] = json.loads(self._listener.on("emotion/hall/health")[-1].payload)
+        jsonschema.validate(report, json.loads((SCHEMAS / "health.json").read_text()))
+        return report
+
+    def await_health(self, session: int, **expected: object) -> None:
+        """Waits until a health report of the agent's `session`th start says of the camera what is expected."""
+
+        def as_expected() -> bool:
+            report = self.health()
+            return report["session"] == session and bool(expected.items() <= report["cameras"]["door"].items())
+
+        self._listener.wait_for(lambda: self._listener.on("emotion/hall/health"), timeout_s=60)
+        self._listener.wait_for(as_expected, timeout_s=60)
+
+
+def test_a_device_is_steered_from_afar(config: Path, listener: Listener, metrics_port: int) -> None:
+    """A rate is set and outlives a restart, a picture comes only where it is allowed, and the metrics tell the same."""
+    remote = Remote(listener)
+    with Edge("run", "--config", config) as agent:
+        remote.await_health(1, status="online", max_fps=None)
+        assert "at least 0.1" in remote.ask("rate", value="fast")["error"]
+        assert remote.ask("rate", to="fleet/ground-floor", value=1)["result"] == {"max_fps": {"door": 1.0}}
+        remote.await_health(1, max_fps=1.0)
+        wait_until(lambda: 0 < sample(metrics_port, 'emotion_edge_camera_fps{camera="door"}') < 1.2, timeout_s=60)
+        refusal = remote.ask("snapshot", camera="door")
+        assert (refusal["ok"], refusal["result"]) == (False, None)
+        assert "publish.snapshots" in refusal["error"]
+        assert agent.stop() == 0, agent.output
+    with pytest.raises(URLError):
+        scrape(metrics_port)
+    config.write_text(config.read_text().replace("snapshots = false", "snapshots = true"))
+    with Edge("run", "--config", config) as agent:
+        remote.await_health(2, status="online", max_fps=1.0)
+        listener.wait_for(lambda: face_is_seen(listener), timeout_s=60)
+        assert shows_a_face(remote.ask("snapshot")["result"])
+        assert remote.ask("rate", value=0)["result"] == {"max_fps": {"door": None}}
+        wait_until(lambda: sample(metrics_port, 'emotion_edge_camera_fps{camera="door"}') > 1.5, timeout_s=60)
+        assert agent.stop() == 0, agent.output
+    assert not [line for line in agent.output if "Traceback" in line]
+
+
+HOT = """
+import sys
+from pathlib import Path
+from edge import system
+from edge.cli import main
+system._THERMAL = Path(sys.argv.pop(1))
+sys.exit(main())
+"""
+"""The agent on a machine whose temperature stands in the file of the first argument."""
+
+
+def test_a_hot_device_spares_itself(config: Path, listener: Listener, metrics_port: int, tmp_path: Path) -> None:
+    """The level and its reason are on the health topic and in the metrics, and one log line says what it means."""
+    config.write_text(config.read_text().replace("enabled = false", "enabled = true"))
+    thermometer = tmp_path / "temp"
+    thermometer.write_text("85000")
+    remote = Remote(listener)
+    with Edge(thermometer, "run", "--config", config, program=(sys.executable, "-c", HOT)) as agent:
+        assert "more seldom (hot, 85 °C)" in agent.wait_for("level 1 of 5", timeout_s=60)
+        listener.wait_for(lambda: remote.health()["adaptation"]["level"] >= 1, timeout_s=10)
+        assert remote.health()["adaptation"]["reasons"] == ["hot"]
+        assert sample(metrics_port, "emotion_edge_adaptation_level") >= 1
+        assert sample(metrics_port, "emotion_edge_temperature_celsius") == 85
+        assert agent.stop() == 0, agent.output
+
+
+def test_a_taken_port_ends_the_start(config: Path, metrics_port: int) -> None:
+    """The error names key and port, and the exit code is that of the configuration."""
+    with socket.create_server(("127.0.0.1", metrics_port)), Edge("run", "--config", config) as agent:
+        assert str(metrics_port) in agent.wait_for("edge: error: metrics.port:", timeout_s=60)
+        assert agent.process.wait(30) == 3
+
+
+def scrape(port: int) -> str:
+    """The metrics as they are served."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        text: str = answer.read().decode()
+    return text
+
+
+def sample(port: int, name: str) -> float:
+    """The value of one metric."""
+    found = re.search(rf"^{re.escape(name)} (\S+)$", scrape(port), re.MULTILINE)
+    assert found
+    return float(found[1])
+
+
+def face_is_seen(listener: Listener) -> bool:
+    """Whether the second run of the agent has found the face."""
+    states = [json.loads(heard.payload) for heard in listener.on("emotion/hall/door/emotion")]
+    return any(state["session"] == 2 and state["face_count"] == 1 for state in states)
+
+
+def shows_a_face(snapshot: dict[str, Any]) -> bool:
+    """Whether a snapshot is a picture in which a face can be found."""
+    picture = cv2.imdecode(np.frombuffer(base64.b64decode(snapshot["jpeg"]), np.uint8), cv2.IMREAD_COLOR)
+    assert picture is not None
+    assert picture.shape == (snapshot["height"], snapshot["width"], 3)
+    return len(create_detector("auto", min_score=0.6, min_face_px=32, runtime="auto", threads=1).detect(picture)) == 1

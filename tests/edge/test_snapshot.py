@@ -1,0 +1,41 @@
+"""What a picture of a camera looks like on its way out."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from edge.domain import Frame
+from edge.snapshot import MOST_BYTES, as_jpeg
+
+
+def frame_of(image_bgr: NDArray[np.uint8]) -> Frame:
+    """A frame with this picture."""
+    return Frame(image_bgr, 0, time_s=0.0, wall_s=0.0)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ((640, 480), (640, 480)),
+        ((3840, 2160), (640, 360)),
+        ((720, 1280), (360, 640)),
+        ((9, 4000), (1, 640)),
+    ],
+)
+def test_it_is_no_larger_than_needed(given: tuple[int, int], expected: tuple[int, int]) -> None:
+    """The longer side has at most 640 pixels, and the picture keeps its proportions."""
+    width, height = given
+    jpeg, *size = as_jpeg(frame_of(np.zeros((height, width, 3), np.uint8)))
+    picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+    assert picture is not None
+    assert (picture.shape[1], picture.shape[0]) == tuple(size) == expected
+
+
+def test_even_noise_stays_small() -> None:
+    """A picture that no JPEG can hold in good quality is sent in a poorer one, not in a message of any size."""
+    noise = np.random.default_rng(1).integers(0, 256, (480, 640, 3), np.uint8)
+    jpeg, _, _ = as_jpeg(frame_of(noise))
+    assert len(jpeg) <= MOST_BYTES
