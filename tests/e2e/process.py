@@ -19,14 +19,14 @@ class Edge:
     """`edge` with its arguments, running while the context is open. Its output and its log come as one stream."""
 
     def __init__(self, *arguments: str | Path, environ: Mapping[str, str] | None = None) -> None:
-        self._command = [EDGE, *map(str, arguments)]
+        self.arguments = [str(argument) for argument in arguments]
         self._environ = environ
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self.output: list[str] = []
 
     def __enter__(self) -> Self:
         self.process = subprocess.Popen(
-            self._command, env=self._environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            [EDGE, *self.arguments], env=self._environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
