@@ -42,7 +42,7 @@ class CameraWorker:
         on_status: Callable[[str, Status], None],
         paused: bool = False,
         first_retry_s: float = 1.0,
-        last_retry_s: float = 30.0,
+        last_retry_s: float = 10.0,
     ) -> None:
         self.name = name
         self.pipeline = pipeline
