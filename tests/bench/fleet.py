@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from tests.e2e.hall import Vitals
 from tests.mosquitto import PATIENT, Listener, Mosquitto
@@ -28,6 +29,7 @@ INTERVAL_S = 2.0
 AWAY_S = 5.0
 """For how long the broker is dead."""
 GIVE_UP_S = 120.0
+_ON_THEIR_WAY_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -104,14 +106,14 @@ class Fleet:
             broker_rss_mb = Vitals.of(self._broker.pid).rss_mb
             recovered_s = self._bounce(listener)
             announced = len(self._tally.announced)
-            results = [json.loads(process.communicate()[0]) for process in processes]
-            self._tally.note(listener)
-        published = {
-            (device, seq)
-            for result in results
-            for device, count in result["events"].items()
-            for seq in range(1, count + 1)
-        }
+            results = self._stop(processes)
+            published = {
+                (device, seq)
+                for result in results
+                for device, count in result["events"].items()
+                for seq in range(1, count + 1)
+            }
+            self._listen_out(listener, published)
         return FleetReport(
             agents=self._agents,
             online_s=online_s,
@@ -145,7 +147,24 @@ class Fleet:
         finally:
             for process in processes:
                 process.kill()
-                process.communicate()
+                process.wait()
+                for stream in (process.stdin, process.stdout):
+                    if stream is not None:
+                        stream.close()
+
+    def _stop(self, processes: list[subprocess.Popen[str]]) -> list[dict[str, Any]]:
+        """Ends the agents, all at once, and reads what each process has to say."""
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.close()
+        return [json.loads(process.stdout.read()) for process in processes if process.stdout is not None]
+
+    def _listen_out(self, listener: Listener, published: set[tuple[str, int]]) -> None:
+        """Waits for what is still on its way to the subscriber."""
+        until_s = time.monotonic() + _ON_THEIR_WAY_S
+        while not published <= self._tally.events and time.monotonic() < until_s:
+            time.sleep(0.05)
+            self._tally.note(listener)
 
     def _all_online(self) -> bool:
         return len(self._tally.online) == self._agents
@@ -188,8 +207,8 @@ def _cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # utime and stime
 
 
-def main() -> None:
-    """Prints the report as lines of a table."""
+def main() -> int:
+    """Prints the report as lines of a table; the exit code is 1 if an event is missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--agents", type=int, default=200)
     arguments = parser.parse_args()
@@ -202,7 +221,8 @@ def main() -> None:
     print(f"| one agent: CPU, RSS | {report.agent_cpu:.2%} of a core, {report.agent_rss_mb:.2f} MB |")
     print(f"| after {AWAY_S:g} s without a broker, until all were online and announced, s | {report.recovered_s:.1f} |")
     print(f"| events published, missing at the subscriber | {report.events}, {report.missing} |")
+    return 1 if report.missing else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -9,6 +9,7 @@ goodbye, and the process writes how many events each has published, and how much
 from __future__ import annotations
 
 import json
+import logging
 import os
 import random
 import sys
@@ -126,6 +127,7 @@ def _work(agents: list[FleetAgent], interval_s: float, stopping: threading.Event
 def main() -> None:
     """Runs them until standard input is closed."""
     port, folder, first, last, interval_s = sys.argv[1:]
+    logging.getLogger("edge").setLevel(logging.ERROR)  # each would say that the broker has gone
     empty_mb = Vitals.of(os.getpid()).rss_mb
     stopping = threading.Event()
     with ExitStack() as stack:
