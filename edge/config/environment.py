@@ -64,7 +64,7 @@ def _key(variable: str) -> Key | None:
         return None
     parts = variable.removeprefix(_PREFIX).lower().split("__")
     if len(parts) > 1:
-        return tuple(int(part) if part.isdecimal() else part for part in parts)
+        return tuple(int(part) if part.isdecimal() and len(part) < 4 else part for part in parts)
     if parts[0].split("_")[0] in tables():
         raise ConfigError("names no key", where=f"environment variable {variable}",
                           remedy="Write two underscores between table and key, as in EDGE_MQTT__HOST")  # fmt: skip

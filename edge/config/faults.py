@@ -58,8 +58,9 @@ class Origin:
     def line(self, key: Key) -> int | None:
         """The line on which the statement begins that gives `key`, or the table that it is missing from.
 
-        It is found by parsing ever longer beginnings of the text, which leaves all knowledge of TOML to the parser:
-        the statement begins right after the last beginning that was whole and did not have the key yet.
+        It is found by parsing beginnings of the text, which leaves all knowledge of TOML to the parser: the statement
+        begins right after the last beginning that is whole and does not have the key yet. That one is found by
+        bisection.
 
         Returns:
             Counted from 1; None if not even the key's table is there.
@@ -67,17 +68,18 @@ class Origin:
         document = tomllib.loads(self.text)
         while key and not _has(document, key):
             key = key[:-1]
-        lines = self.text.split("\n") if key else []
-        last_whole = 0
-        for count in range(1, len(lines) + 1):
-            try:
-                beginning = tomllib.loads("\n".join(lines[:count]))
-            except tomllib.TOMLDecodeError:
-                continue
-            if _has(beginning, key):
-                return last_whole + 1
-            last_whole = count
-        return None
+        if not key:
+            return None
+        lines = self.text.split("\n")
+        without, limit = 0, len(lines)
+        while without + 1 < limit:
+            middle = (without + limit) // 2
+            count, beginning = _whole(lines, middle, limit)
+            if beginning is None or _has(beginning, key):
+                limit = middle
+            else:
+                without = count
+        return without + 1
 
 
 def fault(details: ErrorDetails, origin: Origin) -> ConfigError:
@@ -136,6 +138,16 @@ def _shown(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return repr(value)
+
+
+def _whole(lines: list[str], least: int, limit: int) -> tuple[int, dict[str, Any] | None]:
+    """The shortest beginning of at least `least` lines and less than `limit` that is valid TOML, and its content."""
+    for count in range(least, limit):
+        try:
+            return count, tomllib.loads("\n".join(lines[:count]))
+        except tomllib.TOMLDecodeError:  # a statement goes on in the next line
+            continue
+    return limit, None
 
 
 def _has(node: Any, key: Key) -> bool:

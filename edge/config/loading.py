@@ -16,6 +16,9 @@ from edge.config.faults import Origin, fault
 from edge.config.sections import Config
 from edge.errors import ConfigError, ConfigFaults
 
+_MOST_TOLD = 20
+"""Faults that are told at once. A file with more is no configuration, and finding each one's line takes its time."""
+
 
 def load_config(path: Path, environ: Mapping[str, str]) -> Config:
     """Reads and checks the configuration.
@@ -35,8 +38,9 @@ def load_config(path: Path, environ: Mapping[str, str]) -> Config:
     except ValidationError as error:
         origin = Origin(path, text, variables)
         findings = [details for details in error.errors() if not _is_echo(details)]
-        findings.sort(key=lambda details: origin.line(details["loc"]) or 0)
-        raise ConfigFaults([fault(details, origin) for details in findings]) from error
+        told = sorted(findings[:_MOST_TOLD], key=lambda details: origin.line(details["loc"]) or 0)
+        faults = [fault(details, origin) for details in told]
+        raise ConfigFaults(faults, untold=len(findings) - len(told)) from error
     config.mqtt.password()  # an empty password file is a fault now, not at the first connection
     return config
 
@@ -68,3 +72,7 @@ def _parse(text: str, path: Path) -> dict[str, Any]:
         number = re.search(r"line (\d+)", place)  # otherwise it says: at end of document
         line = int(number[1]) if number else text.count("\n") + 1
         raise ConfigError(f"not valid TOML: {what}", where=f"{path}:{line}") from error
+    except RecursionError as error:
+        raise ConfigError("is nested too deeply", where=path) from error
+    except ValueError as error:  # tomllib leaves it to Python to refuse a number of thousands of digits
+        raise ConfigError("holds a number that is too long", where=path) from error

@@ -7,7 +7,7 @@ import socket
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo, field_validator
 
 from edge.errors import ConfigError
 
@@ -16,10 +16,24 @@ INSTALLED_BUNDLE: Final = Path("/opt/emotion-edge/models/default")
 _REMEDY: Final = "Write the password into the first line of a text file that this user may read"
 
 
+_LARGEST_BITS: Final = 63
+"""TOML's own limit."""
+
+
 class Section(BaseModel):
     """A table of the file. Frozen, and closed to keys that it does not name."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_plain(cls, value: Any) -> Any:
+        """What no path, host, topic or counter can hold is refused here, and not by each in its own way and time."""
+        if isinstance(value, str) and "\0" in value:
+            raise ValueError("must not hold the character NUL")
+        if isinstance(value, int) and value.bit_length() > _LARGEST_BITS:
+            raise ValueError("is too large a number")
+        return value
 
 
 def default_bundle() -> Path:
@@ -58,13 +72,19 @@ def lower_case(value: Any) -> Any:
 def _from_folder_of_file(path: Path, info: ValidationInfo) -> Path:
     """Relative paths count from the configuration file's folder: a service has no working directory to speak of."""
     folder: Path = (info.context or {}).get("folder", Path())
-    return folder / path.expanduser()
+    try:
+        return folder / path.expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"nobody here has the home folder {path.parts[0]}") from error
 
 
 def _recording_beside_file(source: str, info: ValidationInfo) -> str:
     """Names of recordings count from there too, unlike numbers, devices and addresses."""
     beside = _from_folder_of_file(Path(source), info)
-    return str(beside) if beside.exists() else source
+    try:
+        return str(beside) if beside.exists() else source
+    except OSError:  # it is too long for a file's name
+        return source
 
 
 def _readable(path: Path) -> Path:

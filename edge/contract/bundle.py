@@ -45,7 +45,8 @@ class Bundle:
         """Runs the golden inputs through `model`, which holds this bundle's file.
 
         Raises:
-            BundleCorrupt: A logit differs by more than the tolerance; the runtime computes something else here.
+            BundleCorrupt: There are no golden vectors for this model, or a logit differs by more than the tolerance:
+                the runtime computes something else here.
         """
         inputs, expected = self._golden()
         difference = float(np.abs(model.logits(inputs) - expected).max())
@@ -56,12 +57,19 @@ class Bundle:
             )  # fmt: skip
 
     def _golden(self) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        name = self.manifest.golden.file
+        """Inputs uint8 (N, height, width) and their logits float32 (N, labels), N at least 1."""
+        name, size = self.manifest.golden.file, self.manifest.input
         try:
             with np.load(io.BytesIO(self.files[name]), allow_pickle=False) as arrays:
-                return arrays["inputs"], arrays["logits"]
-        except (ValueError, KeyError, OSError) as error:
+                inputs, logits = arrays["inputs"], arrays["logits"]
+        except Exception as error:  # zipfile, zlib, tokenize and numpy each have errors of their own for a damaged file
             raise BundleCorrupt(f"holds no golden vectors ({error})", where=self.path / name, remedy=_REMEDY) from error
+        count = inputs.shape[0] if inputs.ndim else 0
+        shapes = (count, size.height_px, size.width_px), (count, len(self.manifest.labels))
+        types = inputs.dtype, logits.dtype
+        if count == 0 or (inputs.shape, logits.shape) != shapes or types != (np.uint8, np.float32):
+            raise BundleCorrupt("holds golden vectors of another model", where=self.path / name, remedy=_REMEDY)
+        return inputs, logits
 
 
 def load_bundle(path: Path, *, agent_version: str | None = None) -> Bundle:

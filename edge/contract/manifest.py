@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -14,15 +15,17 @@ MANIFEST_FILE: Final = "manifest.json"
 SCHEMA_MAJOR: Final = 1
 SCHEMA: Final = f"{SCHEMA_MAJOR}.0"
 
+_FILE_NAME: Final = re.compile(r"\w[\w.-]{0,199}", re.ASCII)
+
 Share = Annotated[float, Field(ge=0, le=1)]
-Version = Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+$")]
+Version = Annotated[str, Field(pattern=r"^\d{1,6}\.\d{1,6}\.\d{1,6}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class _Part(BaseModel):
     """Fields that this version does not know are left aside: minor versions only add."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
 
 class FileEntry(_Part):
@@ -57,24 +60,24 @@ class Framing(_Part):
 
     eyes_x: Share
     eye_y: Share
-    eye_distance: Share
-    box_scale: float = Field(gt=0, description="Side of the square over the box's larger side")
-    box_shift_y: float = Field(description="Square's centre below the box's centre, in box heights")
+    eye_distance: float = Field(gt=0, le=1)
+    box_scale: float = Field(gt=0, le=100, description="Side of the square over the box's larger side")
+    box_shift_y: float = Field(ge=-100, le=100, description="Square's centre below the box's centre, in box heights")
 
 
 class Preprocessing(_Part):
     """From pixels to the model's input: (pixel - offset) / scale."""
 
     id: Literal["gray-affine/1"]
-    offset: float
-    scale: float = Field(gt=0)
+    offset: float = Field(ge=-1e6, le=1e6)
+    scale: float = Field(ge=1e-6, le=1e6)
     framing: Framing
 
 
 class Calibration(_Part):
     """Makes confidence mean probability: logits are divided by the temperature (Guo et al. 2017)."""
 
-    temperature: float = Field(gt=0)
+    temperature: float = Field(ge=1e-3, le=1e3)
     fitted_on: str
     unknown_below: Share = Field(description="Confidence under which the agent reports `unknown`")
 
@@ -136,7 +139,7 @@ class Manifest(_Part):
             if name not in self.files:
                 raise ValueError(f"files does not list {name}")
         for name in self.files:
-            if Path(name).name != name:
+            if not _FILE_NAME.fullmatch(name):
                 raise ValueError(f"{name!r} is not a plain file name")
         return self
 
@@ -165,7 +168,7 @@ def read_manifest(bundle: Path) -> Manifest:
         raise BundleMissing(
             "is no model bundle (no manifest.json)", where=bundle, remedy="Give a folder that trainer export wrote"
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BundleCorrupt(f"cannot be read ({error})", where=path, remedy=_REMEDY) from error
     _require_major(document, path)
     try:

@@ -13,6 +13,10 @@ from edge.domain import Message
 _WILL_DELAY_S = 5
 _SESSION_EXPIRY_S = 15
 """The session outlives a short break, so that the broker keeps the will back."""
+_LONGEST_TOPIC = 1000
+"""In bytes. The protocol's own limit is 65,535."""
+_MOST_LEVELS = 200
+"""Mosquitto breaks the connection over a topic with more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +101,12 @@ def goodbye() -> Properties:
     properties = _properties(PacketTypes.DISCONNECT)
     properties.SessionExpiryInterval = 0
     return properties
+
+
+def is_topic(name: str) -> bool:
+    """Whether a message can be published on a topic of this name, which somebody else thought of."""
+    fits = 0 < len(name.encode()) <= _LONGEST_TOPIC and name.count("/") < _MOST_LEVELS
+    return fits and not set(name) & {"+", "#", "\0"}
 
 
 def _describe(message: Message, packet: int) -> Properties:

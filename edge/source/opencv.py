@@ -24,8 +24,10 @@ def open_camera(
     Raises:
         SourceUnavailable: It is not there, not ours to read, busy, or no camera that OpenCV can use.
     """
-    if not device.exists():
-        raise SourceUnavailable("no such camera", where=device, remedy=_other_cameras())
+    try:
+        device.stat()
+    except OSError as error:
+        raise SourceUnavailable("no such camera", where=device, remedy=_other_cameras()) from error
     if not os.access(device, os.R_OK | os.W_OK):
         raise SourceUnavailable(
             "no permission to use the camera",

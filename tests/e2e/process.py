@@ -30,14 +30,19 @@ class Edge:
         environ: Mapping[str, str] | None = None,
         program: Sequence[str] = (EDGE,),
     ) -> None:
-        self._command = [*program, *map(str, arguments)]
+        self._program = program
+        self.arguments = [str(argument) for argument in arguments]
         self._environ = environ
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self.output: list[str] = []
 
     def __enter__(self) -> Self:
         self.process = subprocess.Popen(
-            self._command, env=self._environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            [*self._program, *self.arguments],
+            env=self._environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         self._reader = threading.Thread(target=self._read)
         self._reader.start()

@@ -4,36 +4,29 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import sqlite3
+import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import pytest
 
+from edge.payloads import timestamp
+from tests.e2e import hall
 from tests.e2e.process import Edge
 from tests.mosquitto import PROGRAM, Listener, Mosquitto, wait_until
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="mosquitto is not installed")
 
-OUTAGE_EVENTS = int(os.environ.get("TEST_OUTAGE_EVENTS", "40"))
-"""How many events are to pile up in each half of the outage; about six come a second."""
+OUTAGE_S = float(os.environ.get("TEST_OUTAGE_S", "60"))
+"""For how long the broker is away; the agent is killed in the middle."""
+RIGHT_WITHIN_S = 10
+"""How soon after the broker's return the state topics are to be right."""
 
-
-@pytest.fixture
-def visitors(tmp_path: Path, astronaut_path: Path) -> Path:
-    """A folder of pictures in which somebody comes and goes all the time."""
-    folder = tmp_path / "visitors"
-    folder.mkdir()
-    for number in range(3):
-        shutil.copy(astronaut_path, folder / f"{number}.png")
-        cv2.imwrite(str(folder / f"{number + 3}.png"), np.full((512, 512, 3), 90, np.uint8))
-    return folder
+Payload = dict[str, Any]
 
 
 @pytest.fixture
@@ -44,77 +37,75 @@ def broker(tmp_path: Path) -> Iterator[Mosquitto]:
 
 
 @pytest.fixture
-def config(tmp_path: Path, bundle_path: Path, broker: Mosquitto, visitors: Path) -> Path:
-    """A device `hall` whose camera sees a start and an end in every round through the folder."""
-    path = tmp_path / "config.toml"
-    path.write_text(f"""
-[device]
-name = "hall"
-state_dir = "state"
-
-[model]
-path = "{bundle_path}"
-
-[mqtt]
-port = {broker.port}
-
-[detector]
-interval_s = 0
-
-[tracking]
-max_gap_s = 0.15
-
-[smoothing]
-min_dwell_s = 0
-
-[adaptation]
-enabled = false
-
-[[camera]]
-name = "door"
-source = "{visitors}"
-fps = 20
-realtime = true
-loop = true
-""")
-    return path
+def config(tmp_path: Path, bundle_path: Path, astronaut_path: Path, broker: Mosquitto) -> Path:
+    """A device whose camera sees a start and an end in every round through a folder, about six events a second."""
+    pictures = hall.visitors(tmp_path, astronaut_path)
+    camera = f'source = "{pictures}"\nfps = 20\nrealtime = true\nloop = true'
+    return hall.configure(tmp_path, bundle=bundle_path, port=broker.port, camera=camera, more=hall.RESTLESS)
 
 
-def waiting(state: Path) -> list[dict[str, Any]]:
+def waiting(config: Path) -> list[Payload]:
     """The events in the outbox, oldest first."""
-    with sqlite3.connect(state / "outbox.sqlite") as database:
+    with sqlite3.connect(config.parent / "state" / "outbox.sqlite") as database:
         return [json.loads(payload) for (payload,) in database.execute("SELECT payload FROM outbox ORDER BY id")]
 
 
-def test_no_event_is_lost_when_broker_and_agent_die(config: Path, broker: Mosquitto, tmp_path: Path) -> None:
+def heard(listener: Listener, topic: str) -> list[Payload]:
+    """The JSON payloads that arrived on a topic, in order."""
+    return [json.loads(message.payload) for message in listener.on(topic)]
+
+
+def test_no_event_is_lost_when_broker_and_agent_die(config: Path, broker: Mosquitto) -> None:
     """Both are killed with events flowing; every event reaches the subscriber, in order, late ones marked as such."""
-    state = tmp_path / "state"
     with Listener(broker.port) as listener:
 
-        def events() -> list[dict[str, Any]]:
-            return [json.loads(message.payload) for message in listener.on("emotion/hall/door/event")]
+        def events() -> list[Payload]:
+            return heard(listener, "emotion/hall/door/event")
 
         with Edge("run", "--config", config) as first:
             listener.wait_for(lambda: len(events()) >= 6, timeout_s=60)
             broker.kill()
-            wait_until(lambda: len(waiting(state)) >= OUTAGE_EVENTS, timeout_s=120)
-            first.process.send_signal(signal.SIGKILL)
-            first.process.wait()
-        left_by_first = waiting(state)
+            back_s = time.monotonic() + OUTAGE_S
+            time.sleep(OUTAGE_S / 2)
+            first.stop(signal.SIGKILL)
+        left_by_first = waiting(config)
         with Edge("run", "--config", config) as second:
-            wait_until(lambda: len(waiting(state)) >= len(left_by_first) + OUTAGE_EVENTS, timeout_s=120)
+            time.sleep(max(0.0, back_s - time.monotonic()))
+            left_by_second = waiting(config)[len(left_by_first) :]
             broker.start()
+            _require_right_states(broker)
             listener.wait_for(lambda: events()[-1]["session"] == 2 and not events()[-1]["historical"], timeout_s=60)
-            listener.wait_for(lambda: listener.on("emotion/hall/status")[-1].payload == "online")
             assert second.stop() == 0, second.output
-        assert waiting(state) == []
-        _require_all(events(), 1, last=left_by_first[-1]["seq"])
-        _require_all(events(), 2, last=max(event["seq"] for event in events() if event["session"] == 2))
-        late = {(event["session"], event["seq"]) for event in events() if event["historical"]}
-        assert {(event["session"], event["seq"]) for event in left_by_first} <= late
+        wait_until(lambda: listener.on("emotion/hall/status")[-1].payload == "offline")
+    assert waiting(config) == []
+    for session, left in ((1, left_by_first), (2, left_by_second)):
+        assert len(left) > OUTAGE_S / 10, "events did not flow during the outage"
+        newest = max(event["seq"] for event in events() if event["session"] == session)
+        _require_all(events(), session, last=max(newest, left[-1]["seq"]))
+    late = {(event["session"], event["seq"]) for event in events() if event["historical"]}
+    assert {(event["session"], event["seq"]) for event in left_by_first + left_by_second} <= late
+    _require_true(heard(listener, "emotion/hall/door/emotion"), events())
 
 
-def _require_all(events: list[dict[str, Any]], session: int, *, last: int) -> None:
+def _require_right_states(broker: Mosquitto) -> None:
+    """Who looks in after the broker's return finds each state topic there and true to the present."""
+    since = timestamp(time.time())
+    with Listener(broker.port) as newcomer:
+
+        def right() -> bool:
+            names = ("status", "door/status", "info", "health", "door/emotion")
+            found = [newcomer.on(f"emotion/hall/{name}") for name in names]
+            if not all(found) or not newcomer.on("homeassistant/device/emotion_hall/config"):
+                return False
+            device, camera, *reports = (messages[-1].payload for messages in found)
+            info, health, emotion = map(json.loads, reports)
+            sessions = {report["session"] for report in (info, health, emotion)}
+            return device == camera == "online" and sessions == {2} and bool(emotion["ts"] > since)
+
+        newcomer.wait_for(right, timeout_s=RIGHT_WITHIN_S)
+
+
+def _require_all(events: list[Payload], session: int, *, last: int) -> None:
     """Every event of a session from 1 to `last` arrived, first arrivals in order, and each track's story is whole."""
     arrived = list(dict.fromkeys(event["seq"] for event in events if event["session"] == session))
     assert arrived == list(range(1, last + 1))
@@ -123,3 +114,14 @@ def _require_all(events: list[dict[str, Any]], session: int, *, last: int) -> No
         story = [by_seq[seq]["event"] for seq in arrived if by_seq[seq]["track_id"] == track]
         assert story[0] == "start"
         assert all(kind != "end" for kind, _ in pairwise(story))
+
+
+def _require_true(states: list[Payload], events: list[Payload]) -> None:
+    """Each face of each state shows what the newest event of its track said, up to the event that the state names."""
+    assert any(state["face_count"] for state in states)
+    for state in states:
+        known = [event for event in events if event["session"] == state["session"] and event["seq"] <= state["seq"]]
+        newest = {event["track_id"]: event for event in sorted(known, key=lambda event: event["seq"])}
+        for face in state["faces"]:
+            event = newest[face["track_id"]]
+            assert (event["event"] != "end", event["emotion"]) == (True, face["emotion"])

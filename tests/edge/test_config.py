@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import get_args
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from edge.config import Config, DetectorConfig, load_config
 from edge.detect import DetectorChoice
@@ -300,30 +297,24 @@ def test_the_detectors_are_those_that_there_are() -> None:
     assert get_args(field.annotation) == get_args(DetectorChoice)
 
 
-_SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
-_NAMES = st.sampled_from(["device", "mqtt", "camera", "name", "source", "port", "fps", "publish"]) | st.text(max_size=5)
-
-
-@given(
-    text=st.lists(
-        st.one_of(
-            st.tuples(_NAMES, _SCALARS).map(lambda pair: f"{pair[0]} = {pair[1]!r}"),
-            _NAMES.map(lambda name: f"[{name}]"),
-            _NAMES.map(lambda name: f"[[{name}]]"),
-            st.text(max_size=10),
-        ),
-        max_size=8,
-    ).map("\n".join),
-    environ=st.dictionaries(
-        st.lists(_NAMES | st.just("0"), max_size=3).map(lambda parts: "EDGE_" + "__".join(parts).upper()),
-        st.text(max_size=5),
-        max_size=3,
-    ),
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("a = " + "[" * 3000 + "]" * 3000, "is nested too deeply"),
+        ("a = " + "9" * 5000, "holds a number that is too long"),
+        (CAMERA + "[mqtt]\nport = 0x" + "f" * 5000, "mqtt.port: is too large a number"),
+        (CAMERA + '[mqtt]\nhost = "\\u0000"', "mqtt.host: must not hold the character NUL"),
+        (CAMERA + '[model]\npath = "~nobody-here/x"', "model.path: nobody here has the home folder ~nobody-here"),
+    ],
 )
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_nothing_that_is_written_causes_a_traceback(tmp_path: Path, text: str, environ: dict[str, str]) -> None:
-    """Whatever stands in the file and the environment, the outcome is a configuration or an error in plain words."""
-    path = tmp_path / "config.toml"
-    path.write_bytes(text.encode("utf-8", "surrogatepass"))
-    with contextlib.suppress(ConfigError):
-        load_config(path, environ)
+def test_what_python_itself_would_stumble_over_is_told(load: Load, text: str, told: str) -> None:
+    """Values beyond every limit are named like any other fault."""
+    assert told in fault(load, text)
+
+
+def test_a_file_full_of_faults_is_told_in_short(load: Load) -> None:
+    """Somebody who gave the wrong file reads a screenful, and at once."""
+    with pytest.raises(ConfigError) as caught:
+        load("\n".join(f"key_{number} = 0" for number in range(1000)))
+    *told, last = str(caught.value).splitlines()
+    assert (len(told), last) == (20, "and 981 more faults")

@@ -6,7 +6,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import cv2
@@ -18,62 +17,14 @@ from edge.errors import SourceLost, SourceUnavailable
 from edge.ports import Source
 from edge.source import masked, open_source
 from edge.source.live import LiveSource
-
-
-class HttpCamera(ThreadingHTTPServer):
-    """An HTTP camera: sends numbered JPEGs as multipart/x-mixed-replace, and misbehaves when told to."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Stream)
-        self.behaviour = "send"
-        self.size = (240, 320)
-        self.ending = threading.Event()
-
-    @property
-    def url(self) -> str:
-        return f"http://viewer:hunter2@127.0.0.1:{self.server_port}/video"
-
-    def picture(self, number: int) -> bytes:
-        image = np.full((*self.size, 3), number % 250, np.uint8)
-        image[:, ::2] += 5
-        jpeg: bytes = cv2.imencode(".jpg", image)[1].tobytes()
-        return {"truncate": jpeg[: len(jpeg) // 2], "rubbish": b"\xff\xd8" + b"rubbish" * 400}.get(self.behaviour, jpeg)
-
-
-class _Stream(BaseHTTPRequestHandler):
-    server: HttpCamera
-
-    def do_GET(self) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
-        self.end_headers()
-        number = 0
-        while not self.server.ending.wait(0.02) and self.server.behaviour != "close":
-            if self.server.behaviour == "stall":
-                continue
-            jpeg = self.server.picture(number)
-            part = b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n%b\r\n" % (len(jpeg), jpeg)
-            try:
-                self.wfile.write(part)
-            except ConnectionError:  # the agent has hung up
-                return
-            number += 1
-
-    def log_message(self, *args: object) -> None: ...
+from tests.http_camera import HttpCamera
 
 
 @pytest.fixture
 def http_camera() -> Iterator[HttpCamera]:
     """An HTTP camera that sends fifty pictures a second."""
     with HttpCamera() as camera:
-        thread = threading.Thread(target=camera.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
         yield camera
-        camera.ending.set()
-        camera.shutdown()
-        thread.join()
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:

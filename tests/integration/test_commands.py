@@ -4,8 +4,6 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from edge.contract.errors import UserError
 from edge.mqtt import BrokerSettings
@@ -114,24 +112,6 @@ def test_a_kept_command_is_ignored_at_the_start(
         listener.wait_for(lambda: listener.on(STATUS))
         assert ask(listener, "echo", '{"id": "fresh"}')["id"] == "fresh"
     assert len(listener.on("emotion/hall/cmd/echo/response")) == 1
-
-
-@given(
-    payload=st.binary(max_size=64)
-    | st.text(max_size=64).map(str.encode)
-    | st.recursive(
-        st.none() | st.booleans() | st.floats() | st.text(max_size=8) | st.integers(),
-        lambda inner: (
-            st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["id", "camera", "value", "x"]), inner)
-        ),
-    ).map(lambda value: json.dumps(value).encode())
-)
-@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow], deadline=None)
-def test_no_request_breaks_the_agent(payload: bytes) -> None:
-    """Whatever arrives as a command is answered with a response of the published form."""
-    commands = Commands(topics=Topics("emotion", "hall"), handlers=HANDLERS)
-    answer = CommandResponse.model_validate_json(commands.answer("emotion/hall/cmd/echo", payload, wall_s=0.0).payload)
-    assert answer.ok or answer.error
 
 
 def test_deep_nesting_is_an_error_too() -> None:

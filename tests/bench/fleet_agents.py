@@ -1,0 +1,146 @@
+"""Some agents of a fleet in one process: everything that a real agent says, and no camera.
+
+    python -m tests.bench.fleet_agents PORT FOLDER FIRST LAST INTERVAL_S
+
+Each agent publishes an event, and with it the state, every INTERVAL_S seconds. When standard input is closed they say
+goodbye, and the process writes how many events each has published, and how much memory they took: one JSON line.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import sys
+import threading
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+from edge import homeassistant
+from edge.contract import EMOTIONS
+from edge.domain import Box, Reading, Transition
+from edge.message import Composer, camera_status_message, info_message
+from edge.mqtt import BrokerSettings
+from edge.outbox import Outbox
+from edge.payloads import AgentInfo, CameraInfo, Info, ModelInfo, Status, timestamp
+from edge.publish import MqttPublisher
+from edge.state import DeviceState
+from edge.topics import Topics
+from tests.e2e.hall import Vitals
+
+CAMERA = "door"
+MODEL = ModelInfo(name="fleet", version="1.0.0", sha256="0" * 64)
+
+
+class FleetAgent:
+    """One device: its state, outbox and connection, open while `stack` is.
+
+    Args:
+        name: Of the device.
+        folder: Its state folder.
+        port: The broker's.
+        stack: Closes it.
+    """
+
+    def __init__(self, name: str, *, folder: Path, port: int, stack: ExitStack) -> None:
+        self.topics = Topics("emotion", name)
+        state = stack.enter_context(DeviceState(folder))
+        outbox = stack.enter_context(Outbox(folder=folder))
+        self._publisher = stack.enter_context(
+            MqttPublisher(
+                settings=BrokerSettings(port=port, client_id=state.client_id),
+                topics=self.topics,
+                session=state.session,
+                outbox=outbox,
+                home_assistant_status="homeassistant/status",
+            )
+        )
+        self._composer = Composer(topics=self.topics, camera=CAMERA, session=state.session, model=MODEL)
+        self.events = 0
+        self._introduce(state)
+
+    def _introduce(self, state: DeviceState) -> None:
+        announcement = homeassistant.announce(
+            topics=self.topics,
+            cameras=[CAMERA],
+            agent_version="0",
+            state_expiry_s=90,
+            health_expiry_s=90,
+            announced=state.announced,
+        )
+        status = camera_status_message(self.topics, CAMERA, Status.ONLINE, session=state.session)
+        for message in (info_message(self.topics, _info(self.topics.device, state)), *announcement.messages, status):
+            self._publisher.publish(message)
+
+    def speak(self) -> None:
+        """One event, and the state that follows from it."""
+        emotion = EMOTIONS[self.events % len(EMOTIONS)]
+        previous = EMOTIONS[(self.events - 1) % len(EMOTIONS)] if self.events else None
+        share = tuple(0.7 if label == emotion else 0.05 for label in EMOTIONS)
+        now_s = time.monotonic()
+        reading = Reading(1, emotion, 0.7, share, now_s, Box(200, 100, 300, 200), quality=0.9)
+        messages = self._composer.compose(
+            [reading],
+            [Transition("change" if previous else "start", reading, previous)],
+            frame_width=640,
+            frame_height=360,
+            time_s=now_s,
+            wall_s=time.time(),
+            mono_s=now_s,
+            latency_ms=5.0,
+            time_synced=True,
+        )
+        for message in messages:
+            self._publisher.publish(message)
+        self.events += 1
+
+
+def _info(device: str, state: DeviceState) -> Info:
+    return Info(
+        device=device,
+        session=state.session,
+        ts=timestamp(time.time()),
+        mono_ms=round(time.monotonic() * 1000),
+        time_synced=True,
+        agent=AgentInfo(name="edge-emotion", version="0", python="3"),
+        model=MODEL,
+        runtime="none",
+        platform="simulated",
+        cameras=(CameraInfo(name=CAMERA, source="none"),),
+    )
+
+
+def _work(agents: list[FleetAgent], interval_s: float, stopping: threading.Event) -> None:
+    """Lets each agent speak once an interval, evenly spread."""
+    pause_s = interval_s / len(agents)
+    due_s = time.monotonic() + random.uniform(0, pause_s)
+    while True:
+        for agent in agents:
+            if stopping.wait(max(0.0, due_s - time.monotonic())):
+                return
+            agent.speak()
+            due_s = max(due_s + pause_s, time.monotonic() - interval_s)
+
+
+def main() -> None:
+    """Runs them until standard input is closed."""
+    port, folder, first, last, interval_s = sys.argv[1:]
+    logging.getLogger("edge").setLevel(logging.ERROR)  # each would say that the broker has gone
+    empty_mb = Vitals.of(os.getpid()).rss_mb
+    stopping = threading.Event()
+    with ExitStack() as stack:
+        names = [f"agent-{number:03}" for number in range(int(first), int(last) + 1)]
+        agents = [FleetAgent(name, folder=Path(folder) / name, port=int(port), stack=stack) for name in names]
+        thread = threading.Thread(target=_work, args=(agents, float(interval_s), stopping))
+        thread.start()
+        sys.stdin.read()
+        stopping.set()
+        thread.join()
+        taken_mb = Vitals.of(os.getpid()).rss_mb - empty_mb
+    print(json.dumps({"events": {agent.topics.device: agent.events for agent in agents}, "rss_mb": taken_mb}))
+
+
+if __name__ == "__main__":
+    main()

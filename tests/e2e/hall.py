@@ -1,0 +1,89 @@
+"""The device that whole agents of the tests are: `hall`, whose camera `door` looks at what the test wants."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+RESTLESS = """
+[detector]
+interval_s = 0
+
+[tracking]
+max_gap_s = 0.15
+
+[smoothing]
+min_dwell_s = 0
+
+[adaptation]
+enabled = false
+"""
+"""Settings with which each coming and going is an event."""
+
+
+def configure(folder: Path, *, bundle: Path, port: int, camera: str, more: str = "") -> Path:
+    """Writes the device's configuration.
+
+    Args:
+        folder: For the file `config.toml` and the state folder `state`.
+        bundle: The model.
+        port: The broker's.
+        camera: Keys of the camera, in TOML.
+        more: Further tables.
+    """
+    path = folder / "config.toml"
+    path.write_text(f"""
+[device]
+name = "hall"
+state_dir = "state"
+
+[model]
+path = "{bundle}"
+
+[mqtt]
+port = {port}
+
+[[camera]]
+name = "door"
+{camera}
+{more}
+""")
+    return path
+
+
+def visitors(folder: Path, photograph: Path) -> Path:
+    """A folder of six pictures: somebody is there on the first three, and nobody on the others."""
+    pictures = folder / "visitors"
+    pictures.mkdir()
+    for number in range(3):
+        shutil.copy(photograph, pictures / f"{number}.png")
+        cv2.imwrite(str(pictures / f"{number + 3}.png"), np.full((512, 512, 3), 90, np.uint8))
+    return pictures
+
+
+@dataclass(frozen=True)
+class Vitals:
+    """What a process holds at a moment.
+
+    Attributes:
+        rss_mb: Resident memory, in units of a million bytes.
+        threads: How many.
+        files: Open descriptors.
+    """
+
+    rss_mb: float
+    threads: int
+    files: int
+
+    @classmethod
+    def of(cls, pid: int) -> Vitals:
+        """Of a process of this machine (Linux)."""
+        process = Path("/proc") / str(pid)
+        pages = int((process / "statm").read_text().split()[1])
+        threads, files = (len(list((process / folder).iterdir())) for folder in ("task", "fd"))
+        return cls(rss_mb=pages * os.sysconf("SC_PAGE_SIZE") / 1e6, threads=threads, files=files)

@@ -1,0 +1,220 @@
+"""`make soak`: the whole agent at full rate, its broker killed again and again; the last line is the verdict.
+
+    python -m tests.e2e.soak [--minutes 30] [--bounce-s 60]
+
+The camera is a folder of pictures that is read as fast as the machine can, so that somebody comes and goes many times
+a second. After a warm-up, memory, threads and descriptors are compared between a window at the beginning and one at
+the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+
+from edge.config import default_bundle
+from edge.payloads import timestamp
+from tests.e2e import hall
+from tests.e2e.hall import Vitals
+from tests.e2e.process import Edge
+from tests.mosquitto import PATIENT, Heard, Listener, Mosquitto
+
+DOWN_S = 2.0
+"""For how long the broker stays away."""
+RECOVERED_WITHIN_S = 10.0
+MOST_GROWTH_MB = 5.0
+_STATUS = "emotion/hall/status"
+_EMOTION = "emotion/hall/door/emotion"
+_EVENT = "emotion/hall/door/event"
+
+
+@dataclass
+class Ledger:
+    """What the subscriber has heard, in few figures.
+
+    Attributes:
+        newest: Sequence number of the newest event.
+        missing: Numbers that were passed over.
+        standing: The newest payload of each other topic since the last bounce.
+    """
+
+    newest: int = 0
+    missing: int = 0
+    standing: dict[str, str] = field(default_factory=dict)
+
+    def note(self, heard: Sequence[Heard]) -> None:
+        """Takes down what was heard. An event may come twice after a bounce, and never out of order."""
+        for message in heard:
+            if message.topic != _EVENT:
+                self.standing[message.topic] = message.payload
+                continue
+            seq = int(json.loads(message.payload)["seq"])
+            self.missing += max(0, seq - self.newest - 1)
+            self.newest = max(self.newest, seq)
+
+    def fresh(self, since: str) -> bool:
+        """Whether the device is online and its state is newer than a timestamp."""
+        emotion = self.standing.get(_EMOTION)
+        return self.standing.get(_STATUS) == "online" and emotion is not None and json.loads(emotion)["ts"] > since
+
+
+@dataclass(frozen=True)
+class Report:
+    """What came of it.
+
+    Attributes:
+        minutes: How long it ran.
+        recoveries_s: For each bounce, how long after the broker's return all was well again; infinite if never.
+        early, late: What the agent held after the warm-up and at the end.
+        events, missing: How many it announced, and how many of them did not arrive.
+        exit_code: Its own.
+    """
+
+    minutes: float
+    recoveries_s: Sequence[float]
+    early: Vitals
+    late: Vitals
+    events: int
+    missing: int
+    exit_code: int
+
+    @property
+    def faults(self) -> list[str]:
+        """What is not as it should be."""
+        lost = sum(seconds > RECOVERED_WITHIN_S for seconds in self.recoveries_s)
+        checks = {
+            f"memory grew by {MOST_GROWTH_MB:g} MB or more": self.late.rss_mb - self.early.rss_mb >= MOST_GROWTH_MB,
+            "threads grew": self.late.threads > self.early.threads,
+            "descriptors grew": self.late.files > self.early.files,
+            f"{lost} bounces were not recovered within {RECOVERED_WITHIN_S:g} s": lost > 0,
+            f"{self.missing} events are missing": self.missing > 0,
+            "no event came": self.events == 0,
+            f"the agent ended with {self.exit_code}": self.exit_code != 0,
+        }
+        return [fault for fault, found in checks.items() if found]
+
+    @property
+    def verdict(self) -> str:
+        """One line."""
+        early, late = self.early, self.late
+        return (
+            f"{'FAILED: ' + ', '.join(self.faults) if self.faults else 'passed'} after {self.minutes:.1f} min: "
+            f"RSS {late.rss_mb - early.rss_mb:+.1f} MB ({early.rss_mb:.1f} to {late.rss_mb:.1f}), "
+            f"threads {late.threads - early.threads:+d} ({late.threads}), "
+            f"descriptors {late.files - early.files:+d} ({late.files}); "
+            f"{len(self.recoveries_s)} bounces recovered in {median(self.recoveries_s):.1f} s, at most "
+            f"{max(self.recoveries_s):.1f} s; {self.events} events, {self.missing} missing"
+        )
+
+
+class Soak:
+    """One run.
+
+    Args:
+        folder: An empty one.
+        bundle: The model.
+        photograph: Of somebody.
+        run_s: How long it lasts.
+        bounce_s: Time between two deaths of the broker.
+    """
+
+    def __init__(self, folder: Path, *, bundle: Path, photograph: Path, run_s: float, bounce_s: float) -> None:
+        self._run_s, self._bounce_s = run_s, bounce_s
+        self._broker = Mosquitto(folder, ["allow_anonymous true", *PATIENT])
+        pictures = hall.visitors(folder, photograph)
+        camera = f'source = "{pictures}"\nfps = 20\nloop = true'
+        self._config = hall.configure(folder, bundle=bundle, port=self._broker.port, camera=camera, more=hall.RESTLESS)
+        self._samples: list[tuple[float, Vitals]] = []
+        self._ledger = Ledger()
+
+    def run(self) -> Report:
+        """Works until the time is over."""
+        recoveries_s: list[float] = []
+        with self._broker, Listener(self._broker.port) as listener, Edge("run", "--config", self._config) as agent:
+            listener.wait_for(lambda: any(message.topic == _EVENT for message in listener.heard), timeout_s=60)
+            self._started_s = time.monotonic()
+            while self._elapsed_s < self._run_s:
+                self._watch(agent, listener, for_s=self._bounce_s)
+                recoveries_s.append(self._bounce(listener))
+                self._tell(recoveries_s[-1])
+            self._watch(agent, listener, for_s=self._bounce_s / 2)
+            minutes, exit_code = self._elapsed_s / 60, agent.stop()
+            listener.wait_for(lambda: listener.on(_STATUS))
+            self._ledger.note(listener.take())
+        early, late = self._windows()
+        return Report(minutes, recoveries_s, early, late, self._ledger.newest, self._ledger.missing, exit_code)
+
+    @property
+    def _elapsed_s(self) -> float:
+        return time.monotonic() - self._started_s
+
+    def _watch(self, agent: Edge, listener: Listener, *, for_s: float) -> None:
+        until_s = time.monotonic() + for_s
+        while time.monotonic() < until_s:
+            time.sleep(0.5)
+            self._samples.append((self._elapsed_s, Vitals.of(agent.process.pid)))
+            self._ledger.note(listener.take())
+
+    def _bounce(self, listener: Listener) -> float:
+        """Kills the broker and starts it again; how many seconds it took until all was well."""
+        self._broker.kill()
+        time.sleep(DOWN_S)
+        self._ledger.note(listener.take())
+        self._ledger.standing.clear()
+        self._broker.start()
+        back_s, since = time.monotonic(), timestamp(time.time())
+        while (took_s := time.monotonic() - back_s) < 3 * RECOVERED_WITHIN_S:
+            self._ledger.note(listener.take())
+            if self._ledger.fresh(since):
+                return took_s
+            time.sleep(0.1)
+        return float("inf")
+
+    def _tell(self, recovered_s: float) -> None:
+        now = self._samples[-1][1]
+        print(
+            f"{self._elapsed_s / 60:5.1f} min: RSS {now.rss_mb:.1f} MB, {now.threads} threads, {now.files} files, "
+            f"recovered in {recovered_s:.1f} s, {self._ledger.newest} events",
+            flush=True,
+        )
+
+    def _windows(self) -> tuple[Vitals, Vitals]:
+        """The medians of a window after the warm-up, and of one as long at the end."""
+        warm_s, long_s = min(120.0, self._run_s / 3), min(120.0, self._run_s / 4)
+        end_s = self._samples[-1][0]
+        return self._typical(warm_s, warm_s + long_s), self._typical(end_s - long_s, end_s)
+
+    def _typical(self, since_s: float, until_s: float) -> Vitals:
+        found = [vitals for at_s, vitals in self._samples if since_s <= at_s <= until_s]
+        return Vitals(
+            rss_mb=median(vitals.rss_mb for vitals in found),
+            threads=round(median(vitals.threads for vitals in found)),
+            files=round(median(vitals.files for vitals in found)),
+        )
+
+
+def main() -> int:
+    """Runs it and prints the verdict; the exit code is 1 if something is not as it should be."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--bounce-s", type=float, default=60.0)
+    arguments = parser.parse_args()
+    photograph = Path(str(metadata.distribution("scikit-image").locate_file("skimage/data/astronaut.png")))
+    with TemporaryDirectory() as folder:
+        run_s, bounce_s = 60 * arguments.minutes, arguments.bounce_s
+        soak = Soak(Path(folder), bundle=default_bundle(), photograph=photograph, run_s=run_s, bounce_s=bounce_s)
+        report = soak.run()
+    print(report.verdict)
+    return 1 if report.faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

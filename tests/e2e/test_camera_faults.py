@@ -1,0 +1,162 @@
+"""A camera that fails in every way, before the whole agent: reported, recovered in time, and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tests import rtsp_camera as rtsp
+from tests.e2e import hall
+from tests.e2e.hall import Vitals
+from tests.e2e.process import Edge
+from tests.http_camera import HttpCamera
+from tests.mosquitto import PROGRAM, Listener, Mosquitto, wait_until
+from tests.rtsp_camera import RtspCamera
+
+pytestmark = pytest.mark.skipif(PROGRAM is None, reason="mosquitto is not installed")
+
+RECOVERED_WITHIN_S = 15
+AWAY_S = 35
+"""How long a camera is gone: long enough for the agent's pauses between attempts to grow."""
+STATUS = "emotion/hall/door/status"
+EMOTION = "emotion/hall/door/emotion"
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Mosquitto]:
+    """A broker that lets everybody in."""
+    with Mosquitto(tmp_path) as broker:
+        yield broker
+
+
+@pytest.fixture
+def listener(broker: Mosquitto) -> Iterator[Listener]:
+    """Hears everything that passes through it."""
+    with Listener(broker.port) as listener:
+        yield listener
+
+
+class Scene:
+    """What the camera films: a person, or nobody, in one of two sizes."""
+
+    def __init__(self, photograph: Path) -> None:
+        person = cv2.imread(str(photograph))
+        assert person is not None
+        self._pictures = {True: person, False: np.full_like(person, 90)}
+        self.somebody = True
+        self.side = 512
+
+    def __call__(self, _number: int) -> NDArray[np.uint8]:
+        return np.asarray(cv2.resize(self._pictures[self.somebody], (self.side, self.side)), np.uint8)
+
+
+class Watch:
+    """What the agent says of its camera."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._heeded = 0
+
+    def says(self, status: str) -> None:
+        """Within the limit, the next word on the camera's status topic is this one."""
+        self._listener.wait_for(lambda: len(self._listener.on(STATUS)) > self._heeded, RECOVERED_WITHIN_S)
+        assert self._listener.on(STATUS)[self._heeded].payload == status
+        self._heeded += 1
+
+    def sees(self, faces: int) -> None:
+        """The state says within the limit how many are there."""
+
+        def seen() -> bool:
+            return bool(json.loads(self._listener.on(EMOTION)[-1].payload)["face_count"] == faces)
+
+        self._listener.wait_for(seen, RECOVERED_WITHIN_S)
+
+
+@contextmanager
+def seeing(config: Path, listener: Listener) -> Iterator[Edge]:
+    """An agent that sees something.
+
+    In the end it holds no more threads and descriptors than at the beginning, its log is without a traceback and
+    without the camera's password, and it stops in order.
+    """
+    with Edge("run", "--config", config) as agent:
+        listener.wait_for(lambda: listener.on(EMOTION), timeout_s=40)
+        before = Vitals.of(agent.process.pid)
+        yield agent
+        wait_until(lambda: _no_more_than(before, Vitals.of(agent.process.pid)))
+        assert agent.stop() == 0, agent.output
+    log = "\n".join(agent.output)
+    assert "Traceback" not in log
+    assert "hunter2" not in log
+
+
+def _no_more_than(before: Vitals, now: Vitals) -> bool:
+    return now.threads <= before.threads and now.files <= before.files
+
+
+def test_http_camera_that_fails_in_every_way(
+    tmp_path: Path, bundle_path: Path, astronaut_path: Path, broker: Mosquitto, listener: Listener
+) -> None:
+    """Gone, hung, sending scraps, half pictures or another size: each time the agent tells, and sees again in time."""
+    scene, watch, power = Scene(astronaut_path), Watch(listener), ExitStack()
+    camera = power.enter_context(HttpCamera(scene=scene))
+    config = hall.configure(tmp_path, bundle=bundle_path, port=broker.port, camera=f'source = "{camera.url}"')
+    with power, seeing(config, listener) as agent:
+        watch.says("offline")  # until the first picture
+        watch.says("online")
+        watch.sees(1)
+        power.close()
+        agent.wait_for("camera door: http://***@127.0.0.1")
+        watch.says("offline")
+        time.sleep(AWAY_S)
+        camera = power.enter_context(HttpCamera(scene=scene, port=camera.server_port))
+        watch.says("online")
+        camera.hang()
+        hung_s = time.monotonic()
+        agent.wait_for("gave no frame for 10 s")
+        watch.says("offline")
+        watch.says("online")
+        assert time.monotonic() - hung_s < RECOVERED_WITHIN_S
+        camera.behaviour = "headers"
+        watch.says("offline")
+        camera.behaviour = "send"
+        watch.says("online")
+        camera.behaviour = "truncate"
+        time.sleep(2)
+        camera.behaviour, scene.somebody, scene.side = "send", False, 768
+        watch.sees(0)
+        scene.somebody = True
+        watch.sees(1)
+
+
+def test_rtsp_camera_that_freezes_and_dies(
+    tmp_path: Path, bundle_path: Path, broker: Mosquitto, listener: Listener
+) -> None:
+    """A camera whose computer freezes, and one that loses its power, are told of, and work again in time."""
+    if reason := rtsp.why_not():
+        pytest.skip(reason)
+    watch, power = Watch(listener), ExitStack()
+    camera = power.enter_context(RtspCamera())
+    config = hall.configure(tmp_path, bundle=bundle_path, port=broker.port, camera=f'source = "{camera.url}"')
+    with power, seeing(config, listener) as agent:
+        watch.says("offline")
+        watch.says("online")
+        camera.process.send_signal(signal.SIGSTOP)
+        agent.wait_for("camera door: rtsp://***@127.0.0.1")
+        watch.says("offline")
+        camera.process.send_signal(signal.SIGCONT)
+        watch.says("online")
+        power.close()
+        agent.wait_for("camera door: rtsp://***@127.0.0.1")
+        watch.says("offline")
+        power.enter_context(RtspCamera(port=camera.port))
+        watch.says("online")

@@ -1,0 +1,19 @@
+"""The fleet of `make fleet`, in small."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.bench.fleet import Fleet
+from tests.mosquitto import PROGRAM
+
+
+@pytest.mark.skipif(PROGRAM is None, reason="mosquitto is not installed")
+def test_a_fleet_survives_its_broker(tmp_path: Path) -> None:
+    """Every agent comes, announces itself, and comes again after the broker's death; no event of any is lost."""
+    report = Fleet(tmp_path, agents=20, quiet_s=4.0).run()
+    assert (report.announced, report.missing) == (20, 0)
+    assert report.events > 20
+    assert report.recovered_s < 30
