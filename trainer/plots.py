@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 from numpy.typing import NDArray
 
 from edge.contract import EMOTIONS
@@ -143,7 +143,7 @@ def study_history(trials: Sequence[Trial]) -> Figure:
         chosen = [trial for trial in trials if trial.state == state and trial.curve]
         axes.scatter([trial.number for trial in chosen], [trial.accuracy for trial in chosen], 24,
                      facecolor=face, edgecolor=_COLOURS[0], linewidth=1, label=state)  # fmt: skip
-    axes.legend(frameon=False, loc="lower right")
+    axes.legend(frameon=False, loc="best")
     return figure
 
 
@@ -171,7 +171,10 @@ def study_slices(trials: Sequence[Trial], logarithmic: Iterable[str]) -> Figure:
         _style(axes, title=name)
         axes.scatter([trial.params[name] for trial in whole], [trial.accuracy for trial in whole], 20,
                      c=[trial.number for trial in whole], cmap="Blues", vmin=-len(trials) / 2, linewidth=0)  # fmt: skip
-        axes.set_xscale("log" if name in logarithmic else "linear")
+        if name in logarithmic:
+            axes.set_xscale("log", subs=[])
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     for axes in all_axes[len(names) :]:
         axes.axis("off")
     return figure
