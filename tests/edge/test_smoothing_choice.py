@@ -9,7 +9,7 @@ import numpy as np
 from edge.contract import EMOTIONS
 from edge.smooth import SmoothingRules
 from tests.bench.films import FPS, shoot
-from tests.bench.smoothing import forward_filter, score, tell
+from tests.bench.smoothing import Row, Score, choose, forward_filter, in_time, score, tell
 from trainer.data import FaceSet
 
 HAPPY, SAD = EMOTIONS.index("happy"), EMOTIONS.index("sad")
@@ -67,3 +67,19 @@ def test_the_forward_filter_needs_evidence_to_leave_an_emotion() -> None:
     np.testing.assert_allclose(states.sum(axis=1), 1, atol=1e-5)
     assert set(states[5:41].argmax(axis=1)) == {HAPPY}
     assert states[-1].argmax() == SAD
+
+
+def test_the_choice_balances_flips_and_time_right() -> None:
+    """Slow settings and those that miss changes are out; of those with about the fewest flips, the rightest wins."""
+
+    def row(name: str, **figures: float) -> Row:
+        return Row(
+            name, SmoothingRules(), Score(**{"right": 0.6, "unknown": 0.0, "delay_s": 0.7, "missed": 0.1, **figures})
+        )
+
+    rows = [
+        row("slow", flips=1, delay_s=0.9), row("deaf", flips=2, missed=0.2), row("calm", flips=5),
+        row("right", flips=5.9, right=0.65), row("nervous", flips=7, right=0.7),
+    ]  # fmt: skip
+    assert [one.name for one in in_time(rows)] == ["calm", "right", "nervous"]
+    assert choose(in_time(rows)).name == "right"
