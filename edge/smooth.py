@@ -15,7 +15,7 @@ from edge.domain import Reading, Track, Transition
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SmoothingRules:
-    """When an emotion counts.
+    """When an emotion counts. The defaults were chosen by measurement: docs/smoothing.md.
 
     Attributes:
         time_constant_s: Time after which the average of the logits has followed a change by 63 %.
@@ -24,9 +24,9 @@ class SmoothingRules:
         unknown_below: Confidence under which the emotion is `unknown`; a present emotion may sink `margin` lower.
     """
 
-    time_constant_s: float = 0.4
+    time_constant_s: float = 0.2
     min_dwell_s: float = 0.4
-    margin: float = 0.1
+    margin: float = 0.3
     unknown_below: float = 0.4
 
 

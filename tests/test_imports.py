@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-_HEAVY = {"tensorflow", "keras", "cv2", "paho", "ai_edge_litert", "matplotlib", "rich"}
+_HEAVY = {"tensorflow", "keras", "cv2", "paho", "ai_edge_litert", "matplotlib", "optuna", "rich"}
 
 
 def loaded_after(statement: str) -> set[str]:

@@ -59,6 +59,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     _add_data(commands)
     _add_fit(commands)
+    _add_tune(commands)
     _add_evaluate(commands)
     _add_export(commands)
     return top
@@ -90,15 +91,27 @@ def _add_fit(commands: Commands) -> None:
     command = _add(commands, "fit", "fit", "train the network; every decision is taken on PublicTest")
     _add_dataset(command)
     command.add_argument("-o", "--output", type=Path, required=True, metavar="RUN", help="folder of the run")
-    command.add_argument("--recipe", choices=tuple(RECIPES), default="default", help="which named set of parameters")
-    command.add_argument("--labels", choices=("fer2013", "ferplus"), default="fer2013",
-                         help="FER-2013's own labels, or the majority of FER+'s crowd (needs --votes)")  # fmt: skip
-    command.add_argument("--teacher", type=Path, nargs="+", default=[], metavar="RUN",
-                         help="runs of trainer fit whose answers this one learns beside the labels")  # fmt: skip
-    command.add_argument("--bfloat16", action=argparse.BooleanOptionalAction, default=None,
-                         help="convolutions in bfloat16 (default: where the processor has it)")  # fmt: skip
-    command.add_argument("--seed", type=int, default=1, help="of weights, order and augmentation (default: 1)")
+    _add_recipe(command, "default")
+    command.add_argument("--seed", type=int, help="of weights, order and augmentation (default: the recipe's, 1)")
     command.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
+
+
+def _add_tune(commands: Commands) -> None:
+    command = _add(commands, "tune", "tune", "search for better parameters of a recipe by many short runs, "
+                   "judged on PublicTest; the same command goes on with a search that was stopped")  # fmt: skip
+    _add_dataset(command)
+    command.add_argument("-o", "--output", type=Path, required=True, metavar="DIR",
+                         help="folder for the runs, best.json and report.html")  # fmt: skip
+    command.add_argument("--trials", type=_count, default=30, metavar="N",
+                         help="how many the whole study shall have, earlier calls and other workstations included; "
+                         "failed ones do not count (default: 30)")  # fmt: skip
+    command.add_argument("--storage", metavar="STORAGE",
+                         help="where the study is kept, and shared by all workstations that name it: a file, or the "
+                         "address of a database such as sqlite:///study.db (default: DIR/study.journal)")  # fmt: skip
+    command.add_argument("--study", default="tune", metavar="NAME", help="name within that storage (default: tune)")
+    _add_recipe(command, "quick")
+    command.add_argument("--epochs", type=_count, metavar="N", help="of a trial, in place of the recipe's")
+    command.add_argument("--seed", type=int, help="of the proposals and of every run (default: the recipe's, 1)")
 
 
 def _add_evaluate(commands: Commands) -> None:
@@ -130,6 +143,28 @@ def _add_export(commands: Commands) -> None:
                          help="percentage points of PublicTest accuracy that int8 may cost (default: 0.5)")  # fmt: skip
     command.add_argument("--calibration-per-class", type=int, default=60, metavar="N",
                          help="training images of each class that set the ranges of int8 (default: 60)")  # fmt: skip
+
+
+def _add_recipe(command: argparse.ArgumentParser, default: str) -> None:
+    source = command.add_mutually_exclusive_group()
+    source.add_argument("--recipe", choices=tuple(RECIPES), default=default,
+                        help=f"which named set of parameters (default: {default})")  # fmt: skip
+    source.add_argument("--config", type=Path, metavar="FILE",
+                        help="or parameters from best.json of trainer tune, or config.json of a run")  # fmt: skip
+    command.add_argument("--labels", choices=("fer2013", "ferplus"),
+                         help="FER-2013's own labels, or the majority of FER+'s crowd, which needs --votes "
+                         "(default: the recipe's, fer2013)")  # fmt: skip
+    command.add_argument("--teacher", type=Path, nargs="+", metavar="RUN",
+                         help="runs of trainer fit whose answers are learned beside the labels")  # fmt: skip
+    command.add_argument("--bfloat16", action=argparse.BooleanOptionalAction,
+                         help="convolutions in bfloat16 (default: where the processor has it)")  # fmt: skip
+
+
+def _count(text: str) -> int:
+    count = int(text)
+    if count < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return count
 
 
 def _add_dataset(command: argparse.ArgumentParser) -> None:

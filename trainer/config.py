@@ -63,6 +63,19 @@ class FitConfig:
             epoch -= epochs
         return self.stages[-1][0]
 
+    def with_epochs(self, epochs: int) -> Self:
+        """The same with all stages and the warm-up scaled to `epochs` in all, at least one of them at full size."""
+        *stages, (last_px, _) = self.stages
+        scaled, before, done = [], 0, 0
+        for side, count in stages:
+            before += count
+            end = min(round(before * epochs / self.epochs), epochs - 1)
+            scaled += [(side, end - done)] if end > done else []
+            done = max(done, end)
+        return dataclasses.replace(
+            self, stages=(*scaled, (last_px, epochs - done)), warmup_epochs=self.warmup_epochs * epochs / self.epochs
+        )
+
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 

@@ -3,7 +3,7 @@
     UserError (edge.contract.errors)  1
     ├── BundleError (edge.contract)   4   the bundle to evaluate
     ├── DataError                    10   the data set: path, layout, column, class or image
-    ├── CheckpointError              11   a run folder that cannot be read or resumed
+    ├── CheckpointError              11   a run or a study that cannot be read or resumed
     └── QualityError                 12   the int8 model lost too much accuracy to be written
 
 2 is argparse's own code for a wrong command line.
@@ -21,7 +21,7 @@ class DataError(UserError):
 
 
 class CheckpointError(UserError):
-    """A run folder cannot be read or resumed."""
+    """A run folder or a study cannot be read or resumed."""
 
     exit_code = 11
 

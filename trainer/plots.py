@@ -1,13 +1,14 @@
-"""The pictures of the audit and of the evaluation, each a matplotlib figure that the caller saves."""
+"""The pictures of the audit, of the evaluation and of a study, each a matplotlib figure that the caller saves."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 from numpy.typing import NDArray
 
 from edge.contract import EMOTIONS
@@ -18,12 +19,16 @@ from trainer.evaluate import Evaluation, ModelResult
 from trainer.layouts import SIZE_PX
 from trainer.metrics import Classification
 
+if TYPE_CHECKING:
+    from trainer.study import Trial  # brings Optuna, which most who draw have no need of
+
 _COLOURS: Final = ("#2f5d8a", "#e08a2e", "#5b9e6f", "#9a6fb0")
 _INK: Final = "#24292f"
 _GRID: Final = "#d8dee4"
 _FACES_PER_ROW: Final = 14
 _GROUPS_SHOWN: Final = 6
 _MISTAKES_SHAPE: Final = (4, 8)  # rows, columns
+_SLICES_PER_ROW: Final = 4
 
 
 def class_balance(counts: Counts) -> Figure:
@@ -134,7 +139,7 @@ def by_severity(evaluation: Evaluation) -> Figure:
     figure = Figure(figsize=(10.5, 7), layout="constrained")
     panels = figure.subplots(-(-len(CORRUPTIONS) // columns), columns, sharex=True, sharey=True).flat
     for number, (corruption, axes) in enumerate(zip(CORRUPTIONS, panels, strict=False)):
-        _dress(axes, title=corruption.title)
+        _style(axes, title=corruption.title)
         for (name, robustness), colour in zip(evaluation.robustness.items(), _COLOURS, strict=False):
             clean = evaluation.models[name].classification.accuracy.value
             accuracies = (clean, *robustness.corruptions[number].accuracies)
@@ -163,14 +168,74 @@ def corruption_sheet(faces: FaceSet, model: ModelResult) -> Figure:
     return figure
 
 
+def study_history(trials: Sequence[Trial]) -> Figure:
+    """Accuracy of each trial in their order, and the best until then."""
+    figure = Figure(figsize=(5.4, 4.2), layout="constrained")
+    axes = _axes(figure, title="Trials", x="trial", y="PublicTest accuracy")
+    best = np.maximum.accumulate([trial.accuracy if trial.state == "complete" else 0.0 for trial in trials])
+    shown = best > 0
+    axes.step(np.flatnonzero(shown), best[shown], where="post", color=_COLOURS[1], linewidth=1.2, label="best so far")
+    for state, face in (("complete", _COLOURS[0]), ("pruned", "none")):
+        chosen = [trial for trial in trials if trial.state == state and trial.curve]
+        axes.scatter([trial.number for trial in chosen], [trial.accuracy for trial in chosen], 24,
+                     facecolor=face, edgecolor=_COLOURS[0], linewidth=1, label=state)  # fmt: skip
+    axes.legend(frameon=False, loc="best")
+    return figure
+
+
+def study_curves(trials: Sequence[Trial]) -> Figure:
+    """Accuracy after each epoch; the best trial stands out, and pruned ones end early."""
+    figure = Figure(figsize=(5.4, 4.2), layout="constrained")
+    axes = _axes(figure, title="Epochs", x="epoch", y="PublicTest accuracy")
+    best = max((t for t in trials if t.state == "complete"), key=lambda t: t.accuracy, default=None)
+    for trial in trials:
+        epochs, chosen = range(1, len(trial.curve) + 1), trial is best
+        axes.plot(epochs, trial.curve, ".-", color=_COLOURS[1] if chosen else _COLOURS[0], zorder=3 if chosen else 2,
+                  alpha=1.0 if trial.state == "complete" else 0.35, linewidth=1.8 if chosen else 0.8)  # fmt: skip
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure
+
+
+def study_slices(trials: Sequence[Trial], logarithmic: Iterable[str]) -> Figure:
+    """Accuracy against each parameter; late trials, which the search placed on purpose, are darker."""
+    whole = [trial for trial in trials if trial.state == "complete"]
+    names = list(whole[0].params)
+    rows, logarithmic = -(-len(names) // _SLICES_PER_ROW), set(logarithmic)
+    figure = Figure(figsize=(10.8, 2.6 * rows), layout="constrained")
+    all_axes = figure.subplots(rows, _SLICES_PER_ROW, sharey=True, squeeze=False).ravel()
+    for name, axes in zip(names, all_axes, strict=False):
+        _style(axes, title=name)
+        axes.scatter([trial.params[name] for trial in whole], [trial.accuracy for trial in whole], 20,
+                     c=[trial.number for trial in whole], cmap="Blues", vmin=-len(trials) / 2, linewidth=0)  # fmt: skip
+        if name in logarithmic:
+            axes.set_xscale("log", subs=[])
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    for axes in all_axes[len(names) :]:
+        axes.axis("off")
+    return figure
+
+
+def study_importances(importances: Mapping[str, float]) -> Figure:
+    """How much each parameter decided, the most decisive on top."""
+    figure = Figure(figsize=(5.4, 0.6 + 0.4 * len(importances)), layout="constrained")
+    axes = _axes(figure, title="Importance", x="share of the variation among the best")
+    names, shares = list(importances), list(importances.values())
+    bars = axes.barh(names, shares, color=_COLOURS[0])
+    axes.bar_label(bars, [f"{share:.2f}" for share in shares], fontsize=8, padding=2)
+    axes.invert_yaxis()
+    axes.grid(visible=False)
+    return figure
+
+
 def _axes(figure: Figure, *, title: str, x: str = "", y: str = "") -> Axes:
     axes = figure.add_subplot()
     axes.set(xlabel=x, ylabel=y)
-    _dress(axes, title=title)
+    _style(axes, title=title)
     return axes
 
 
-def _dress(axes: Axes, *, title: str) -> None:
+def _style(axes: Axes, *, title: str) -> None:
     axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=_INK)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color=_GRID, linewidth=0.6)

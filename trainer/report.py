@@ -5,10 +5,10 @@ from __future__ import annotations
 import base64
 import io
 from pathlib import Path
-from typing import Final
+from typing import Any
 
 import matplotlib
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from trainer import plots
@@ -16,8 +16,6 @@ from trainer.corruptions import CORRUPTIONS, SEVERITIES
 from trainer.data import FaceSet
 from trainer.evaluate import Evaluation, Subject
 from trainer.text import comparison_sentence, percent, with_interval
-
-_TEMPLATE: Final = Path(__file__).with_name("report.html")
 
 
 def html_report(subject: Subject, evaluation: Evaluation, faces: FaceSet) -> str:
@@ -29,28 +27,40 @@ def html_report(subject: Subject, evaluation: Evaluation, faces: FaceSet) -> str
         faces: The images it was measured on, for the sheets of mistakes and corruptions, which put up
             to 33 of them into the file.
     """
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(percent=percent, with_interval=with_interval)
-    template = environment.from_string(_TEMPLATE.read_text("utf-8"))
     name, first = next(iter(evaluation.models.items()))
-    return template.render(
+    return render(
+        "report.html",
         subject=subject,
         evaluation=evaluation,
         name=name,
         model=first,
         sentences=[comparison_sentence(comparison) for comparison in evaluation.comparisons],
-        confusion=_svg(plots.confusion(first.classification)),
-        reliability=_svg(plots.reliability(evaluation.models)),
-        risk_coverage=_svg(plots.risk_coverage(evaluation.models)),
+        confusion=svg(plots.confusion(first.classification)),
+        reliability=svg(plots.reliability(evaluation.models)),
+        risk_coverage=svg(plots.risk_coverage(evaluation.models)),
         corruptions=CORRUPTIONS,
         severities=SEVERITIES,
-        by_severity=_svg(plots.by_severity(evaluation)) if evaluation.robustness else None,
+        by_severity=svg(plots.by_severity(evaluation)) if evaluation.robustness else None,
         corrupted=_png(plots.corruption_sheet(faces, first)) if evaluation.robustness else None,
         mistakes=_png(plots.mistakes(faces, first, evaluation.labels)),
     )
 
 
-def _svg(figure: Figure) -> str:
+def render(template: str, **values: Any) -> str:
+    """Fills in a template of this package, in the look that all reports share (`page.html`)."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(percent=percent, with_interval=with_interval)
+    return environment.get_template(template).render(**values)
+
+
+def svg(figure: Figure) -> str:
+    """The figure as the address of a picture that lies in the page itself."""
     buffer = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "trainer"}):  # the same evaluation gives the same picture
         figure.savefig(buffer, format="svg", metadata={"Date": None})

@@ -96,6 +96,22 @@ def read_config(run: Path) -> tuple[FitConfig, Provenance]:
         ) from error
 
 
+def read_recipe(path: Path) -> FitConfig:
+    """Reads a `FitConfig` from JSON: `best.json` of a study, or `config.json` of a run.
+
+    Raises:
+        CheckpointError: The file cannot be read, or is something else.
+    """
+    try:
+        document: dict[str, Any] = json.loads(path.read_text())
+        return FitConfig.from_dict(document.get("fit", document))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CheckpointError(
+            f"holds no configuration of a run ({error})", where=path,
+            remedy="Give best.json of trainer tune, or config.json of trainer fit",
+        ) from error  # fmt: skip
+
+
 def load_network(run: Path, labels: LabelKind | None = None) -> keras.Model:
     """The network with the best weights of a run and one of its heads: normalized float32 (N, 48, 48, 1) to logits.
 

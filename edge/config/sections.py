@@ -135,13 +135,13 @@ class SmoothingConfig(Section):
     """When an emotion counts."""
 
     time_constant_s: float = Field(
-        default=0.4, gt=0, le=60, description="Time in which the average over frames follows a change by 63 %."
+        default=0.2, gt=0, le=60, description="Time in which the average over frames follows a change by 63 %."
     )
     min_dwell_s: float = Field(
         default=0.4, ge=0, le=60, description="For how long an emotion must lead before it is reported."
     )
     margin: Share = Field(
-        default=0.1, description="By how much probability another emotion must lead over the present one."
+        default=0.3, description="By how much probability another emotion must lead over the present one."
     )
     unknown_below: Share | None = Field(
         default=None,

@@ -19,11 +19,13 @@ ROOT = Path(__file__).parents[2]
 def test_help_names_every_command() -> None:
     """`trainer --help` lists what can be done."""
     shown = subprocess.run([*TRAINER, "--help"], capture_output=True, text=True, check=True, cwd=ROOT)
-    for command in ("data", "fit", "evaluate", "export"):
+    for command in ("data", "fit", "tune", "evaluate", "export"):
         assert command in shown.stdout
 
 
-@pytest.mark.parametrize("command", [["--version"], ["fit", "--help"], ["data", "check", "nowhere"]])
+@pytest.mark.parametrize(
+    "command", [["--version"], ["fit", "--help"], ["tune", "--help"], ["data", "check", "nowhere"]]
+)
 def test_light_commands_do_without_tensorflow(command: list[str]) -> None:
     """Help and `data check` answer at once: TensorFlow, which takes seconds, is not loaded."""
     script = (

@@ -18,7 +18,7 @@ from trainer.data import Dataset, FaceSet
 from trainer.errors import CheckpointError, DataError
 from trainer.fit import EpochResult, Listener, fit
 from trainer.model import normalize
-from trainer.run import load_network, predict, read_config
+from trainer.run import load_network, predict, read_config, read_recipe
 from trainer.training import Training
 
 TINY = FitConfig(
@@ -75,6 +75,14 @@ def test_resuming_what_is_no_run_is_a_clear_error(tmp_path: Path, dataset: Datas
     """A wrong folder is named."""
     with pytest.raises(CheckpointError, match=str(tmp_path)):
         fit(dataset, tmp_path, TINY, resume=True)
+
+
+@pytest.mark.parametrize("content", ["", "[1]", '{"stages": [[48, 1]], "speed": 9}', '{"peak_lr": 0.1}'])
+def test_a_file_that_is_no_configuration_is_a_clear_error(content: str, tmp_path: Path) -> None:
+    """It is named, and so are the files that would do."""
+    (tmp_path / "best.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"best.json: holds no configuration .* Give best.json of trainer tune"):
+        read_recipe(tmp_path / "best.json")
 
 
 def test_learning_votes_without_votes_is_a_clear_error(tmp_path: Path, dataset: Dataset) -> None:

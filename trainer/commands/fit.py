@@ -14,7 +14,7 @@ from trainer.config import RECIPES, FitConfig
 from trainer.data import Dataset, load_dataset
 from trainer.fit import EpochResult, Listener, fit
 from trainer.processor import computes_bfloat16
-from trainer.run import read_config
+from trainer.run import read_config, read_recipe
 
 _STEPS_BEFORE_ESTIMATE = 30
 """The first steps compile the network and tell nothing of the others."""
@@ -24,7 +24,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Trains and returns 0."""
     console = Console(highlight=False, soft_wrap=True)
     dataset = load_dataset(arguments.data, arguments.votes)
-    config = read_config(arguments.output)[0] if arguments.resume else _config(arguments, console)
+    config = read_config(arguments.output)[0] if arguments.resume else requested_config(arguments, console)
     _announce(console, dataset, config, arguments)
     with _Display(console, config) as display:
         best = fit(dataset, arguments.output, config, resume=arguments.resume, listener=display)
@@ -33,14 +33,14 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _config(arguments: argparse.Namespace, console: Console) -> FitConfig:
-    config = replace(
-        RECIPES[arguments.recipe],
-        labels=arguments.labels,
-        seed=arguments.seed,
-        teachers=tuple(str(teacher) for teacher in arguments.teacher),
-        bfloat16=computes_bfloat16() if arguments.bfloat16 is None else arguments.bfloat16,
-    )
+def requested_config(arguments: argparse.Namespace, console: Console) -> FitConfig:
+    """What the options ask for: a recipe or a file, with changes."""
+    config = read_recipe(arguments.config) if arguments.config else RECIPES[arguments.recipe]
+    changes = {name: getattr(arguments, name) for name in ("labels", "seed") if getattr(arguments, name) is not None}
+    if arguments.teacher:
+        changes["teachers"] = tuple(str(teacher) for teacher in arguments.teacher)
+    changes["bfloat16"] = computes_bfloat16() if arguments.bfloat16 is None else arguments.bfloat16
+    config = replace(config, **changes)
     if arguments.votes is None and config.labels == "fer2013" and config.votes_weight:
         console.print("No --votes: the second head, which learns FER+'s votes beside the labels, is left out.")
         config = replace(config, votes_weight=0.0)

@@ -1,0 +1,314 @@
+"""Hyperparameter search: real trials on pictures that anything learns, and what is left when one is stopped."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shlex
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import optuna
+import pytest
+from optuna.distributions import BaseDistribution
+from optuna.trial import TrialState, create_trial
+
+from edge.contract.errors import UserError
+from tests.trainer.conftest import Example, write_table
+from tests.trainer.stripes import stripe_dataset
+from tests.trainer.test_cli import ROOT, TRAINER
+from tests.trainer.test_report import Page
+from trainer.cli import main
+from trainer.config import RECIPES, FitConfig
+from trainer.data import Dataset
+from trainer.errors import CheckpointError
+from trainer.fit import EpochResult
+from trainer.run import load_network, read_config, read_recipe
+from trainer.study import Trial, importances, open_study, ranking, trials
+from trainer.study_report import study_report
+from trainer.tune import Follower, Search, begin, claim, tune
+
+pytestmark = pytest.mark.timeout(900)  # each process starts TensorFlow, which a busy machine takes a minute for
+
+BASE = FitConfig(stages=((16, 1), (32, 1)), batch_size=32, warmup_epochs=0.5, votes_weight=0.0, seed=3)
+
+
+@pytest.fixture(scope="module")
+def dataset() -> Dataset:
+    """Faces that anything can learn."""
+    return stripe_dataset()
+
+
+@pytest.fixture(scope="module")
+def options(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Options that name the same data, and short trials."""
+    folder = tmp_path_factory.mktemp("stripes")
+    usages = {"train": "Training", "validation": "PublicTest", "test": "PrivateTest"}
+    rows = [
+        Example(usages[split], int(label), image)
+        for split, faces in dataset.splits.items()
+        for image, label in zip(faces.images, faces.labels, strict=True)
+    ]
+    write_table(folder / "fer2013.csv", rows)
+    (folder / "base.json").write_text(json.dumps(BASE.to_dict()))
+    return ["--data", str(folder / "fer2013.csv"), "--config", str(folder / "base.json")]
+
+
+@pytest.fixture(scope="module")
+def found(options: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder of a search of two trials by the command, and what was printed."""
+    output = tmp_path_factory.mktemp("found") / "study"
+    command = [*TRAINER, "tune", *options, "-o", str(output), "--trials", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    return output, done.stdout
+
+
+def search(output: Path, count: int = 2, base: FitConfig = BASE) -> Search:
+    """The search of the command, by hand."""
+    return Search(base=base, trials=count, storage=str(output / "study.journal"), name="tune", seed=base.seed)
+
+
+def run_search(dataset: Dataset, output: Path, what: Search, follower: Follower | None = None) -> list[Trial]:
+    """Searches, and gives the trials."""
+    study = begin(dataset, output, what)
+    tune(study, dataset, output, what, follower)
+    return trials(study)
+
+
+class StopAt(Follower):
+    """Pulls the plug after an epoch of a trial."""
+
+    def __init__(self, trial: int, epoch: int) -> None:
+        self._at = (trial, epoch)
+        self._trial = -1
+
+    def on_trial(self, number: int, *, resumed: bool) -> None:  # noqa: ARG002
+        self._trial = number
+
+    def on_epoch(self, result: EpochResult) -> None:
+        if (self._trial, result.epoch) == self._at:
+            raise KeyboardInterrupt
+
+
+def test_a_search_leaves_runs_and_the_best_configuration(found: tuple[Path, str]) -> None:
+    """Each trial is an ordinary run; the best one's parameters are in best.json and on the screen."""
+    output, printed = found
+    accuracies = []
+    for name in ("trial-000", "trial-001"):
+        lines = [json.loads(line) for line in (output / name / "history.jsonl").read_text().splitlines()]
+        assert [line["epoch"] for line in lines] == [1, 2]
+        accuracies.append(max(line["accuracy"] for line in lines))
+    best = f"trial-00{accuracies.index(max(accuracies))}"
+    assert read_recipe(output / "best.json") == read_recipe(output / best / "config.json")
+    assert read_recipe(output / "best.json") != BASE
+    assert f"The best is trial {int(best[-3:])}" in printed
+
+
+def test_the_printed_command_trains_the_best_trial_again(found: tuple[Path, str]) -> None:
+    """It can be pasted as it stands, and gives the accuracy that the search saw."""
+    output, printed = found
+    program, *words = shlex.split(printed.splitlines()[-1])
+    assert program == "trainer"
+    done = subprocess.run([*TRAINER, *words], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert read_config(output / "best")[0] == read_recipe(output / "best.json")
+    study = open_study(str(output / "study.journal"), "tune", seed=3, epochs=2)
+    accuracy = float(done.stdout.split("Best accuracy on PublicTest: ")[1].split("%")[0]) / 100
+    assert accuracy == pytest.approx(ranking(trials(study))[0].accuracy, abs=0.05)
+
+
+def test_the_report_is_one_file_and_shows_the_search(found: tuple[Path, str]) -> None:
+    """It opens offline: every plot is inside it. Few trials give no importances, and it says so."""
+    output, printed = found
+    html = (output / "report.html").read_text()
+    page = Page(html)
+    assert not page.tags & {"script", "link", "iframe", "object"}
+    assert "url(" not in html
+    pictures = [reference.split(",", 1) for reference in page.references]
+    assert [head for head, _ in pictures] == ["data:image/svg+xml;base64"] * 3
+    for _, data in pictures:
+        assert ET.fromstring(base64.b64decode(data)).tag.endswith("svg")  # noqa: S314 - our own picture
+    for expected in ("2 whole trials, 0 pruned, 0 failed", "Too few whole trials", "peak_lr", printed.splitlines()[-1]):
+        assert expected in page.words
+
+
+def test_an_interrupted_search_goes_on_as_if_it_had_never_stopped(
+    tmp_path: Path, dataset: Dataset, found: tuple[Path, str]
+) -> None:
+    """The trial in which it was stopped is taken up after its last epoch, and the next one tries what it would have."""
+    with pytest.raises(KeyboardInterrupt):
+        run_search(dataset, tmp_path, search(tmp_path), StopAt(trial=0, epoch=1))
+    assert [trial.state for trial in trials(begin(dataset, tmp_path, search(tmp_path)))] == ["running"]
+    broken = run_search(dataset, tmp_path, search(tmp_path))
+    unbroken = trials(begin(dataset, found[0], search(found[0])))
+    assert [(t.state, t.params, len(t.curve)) for t in broken] == [(t.state, t.params, len(t.curve)) for t in unbroken]
+    assert broken[0].params != broken[1].params
+    history = (tmp_path / "trial-000" / "history.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in history] == [1, 2]
+
+
+def test_a_trial_that_runs_elsewhere_is_left_alone(tmp_path: Path, dataset: Dataset) -> None:
+    """Two processes with one folder and one study do not take each other's trials."""
+    what = search(tmp_path)
+    study = begin(dataset, tmp_path, what)
+    first, lock = claim(study, tmp_path, what)
+    second, other_lock = claim(study, tmp_path, what)
+    assert (first.number, second.number) == (0, 1)
+    lock.close()  # as the end of its process does
+    again, taken_lock = claim(study, tmp_path, what)
+    assert again.number == 0
+    other_lock.close()
+    taken_lock.close()
+
+
+def test_a_trial_without_prospects_ends_early(tmp_path: Path, dataset: Dataset) -> None:
+    """Where the trials before were all better at that epoch, the run ends there, complete as far as it came."""
+    what = search(tmp_path, count=6)
+    study = begin(dataset, tmp_path, what)
+    fill(study, what, [0.9] * 5)
+    tune(study, dataset, tmp_path, what)
+    last = trials(study)[-1]
+    assert (last.state, len(last.curve)) == ("pruned", 1)
+    assert load_network(tmp_path / "trial-005").count_params() > 0
+
+
+def test_a_failed_trial_is_recorded_and_told_and_the_search_goes_on(tmp_path: Path, dataset: Dataset) -> None:
+    """What went wrong is kept with the trial; the next one is tried, and counts in its place."""
+    told: list[Trial] = []
+
+    class FailFirst(Follower):
+        def __init__(self) -> None:
+            self._number = 0
+
+        def on_trial(self, number: int, *, resumed: bool) -> None:  # noqa: ARG002
+            self._number = number
+
+        def on_step(self, epoch: int, step: int, steps: int, loss: float) -> None:  # noqa: ARG002
+            if self._number == 0:
+                raise MemoryError("no room for the images")
+
+        def on_result(self, trial: Trial) -> None:
+            told.append(trial)
+
+    run_search(dataset, tmp_path, search(tmp_path, count=1), FailFirst())
+    assert [(trial.state, trial.fault) for trial in told] == [("failed", "no room for the images"), ("complete", "")]
+
+
+def test_trial_after_trial_failing_ends_the_search(tmp_path: Path, dataset: Dataset) -> None:
+    """A full disk does not fill the study with failures."""
+
+    class FailAll(Follower):
+        def on_step(self, epoch: int, step: int, steps: int, loss: float) -> None:  # noqa: ARG002
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(UserError, match="No space left"):
+        run_search(dataset, tmp_path, search(tmp_path, count=9), FailAll())
+    assert [t.state for t in trials(begin(dataset, tmp_path, search(tmp_path)))] == ["failed"] * 3
+
+
+def test_workstations_share_a_database(tmp_path: Path, dataset: Dataset) -> None:
+    """Two searches with folders of their own and one storage never try the same."""
+    storage = f"sqlite:///{tmp_path}/study.db"
+    what = replace(search(tmp_path), storage=storage)
+    here, there = begin(dataset, tmp_path / "here", what), begin(dataset, tmp_path / "there", what)
+    first, second = here.ask(dict(what.space)), there.ask(dict(what.space))
+    assert (first.number, second.number) == (0, 1)
+    assert first.params != second.params
+
+
+def test_a_study_is_not_mixed_with_another(tmp_path: Path, dataset: Dataset) -> None:
+    """Trials under other conditions cannot be compared: the error names what differs."""
+    begin(dataset, tmp_path, search(tmp_path))
+    longer = replace(BASE, stages=((32, 9),))
+    with pytest.raises(CheckpointError, match=r"stages \[\[16, 1\], \[32, 1\]\].*--study"):
+        begin(dataset, tmp_path, search(tmp_path, base=longer))
+
+
+@pytest.mark.parametrize(
+    "storage",
+    ["{folder}/nowhere/study.journal", "{folder}/not.journal", "sqlite:///{folder}/nowhere/study.db",
+     "sqlite:///{folder}/not.journal", "postgres://host/study", "what://ever"],
+)  # fmt: skip
+def test_unusable_storage(storage: str, tmp_path: Path, options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """It is named, without a traceback, and the exit code is that of runs that cannot be read."""
+    (tmp_path / "not.journal").write_text("a shopping list\nand more\nof it\n")
+    address = storage.format(folder=tmp_path)
+    assert main(["tune", *options, "-o", str(tmp_path / "out"), "--storage", address]) == 11
+    assert f"trainer: error: {address}: cannot be used as the storage of a study" in capsys.readouterr().err
+
+
+def test_a_password_is_not_shown(tmp_path: Path, dataset: Dataset) -> None:
+    """Error messages end up in tickets."""
+    what = replace(search(tmp_path), storage="what://me:secret@ever/study")
+    with pytest.raises(CheckpointError) as raised:
+        begin(dataset, tmp_path, what)
+    assert "secret" not in str(raised.value)
+    assert "me:***@ever" in str(raised.value)
+
+
+@pytest.mark.parametrize("wrong", [["--trials", "0"], ["--epochs", "-1"], ["--trials", "many"]])
+def test_numbers_that_make_no_sense(
+    wrong: list[str], options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Zero trials are a wrong command line."""
+    with pytest.raises(SystemExit) as ended:
+        main(["tune", *options, "-o", str(tmp_path), *wrong])
+    assert ended.value.code == 2
+    assert wrong[0] in capsys.readouterr().err
+
+
+def test_crowd_labels_need_votes(options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is told before a study begins."""
+    output = tmp_path / "out"
+    assert main(["tune", *options, "-o", str(output), "--labels", "ferplus"]) == 10
+    assert "--votes" in capsys.readouterr().err
+    assert not output.exists()
+
+
+def test_only_what_has_an_effect_is_searched(tmp_path: Path) -> None:
+    """Without a second head there is no weight of it to search; the crowd's labels are not smoothed."""
+    assert {"votes_weight", "label_smoothing"} <= search(tmp_path, base=RECIPES["quick"]).space.keys()
+    assert "votes_weight" not in search(tmp_path).space
+    assert "label_smoothing" not in search(tmp_path, base=FitConfig(labels="ferplus")).space
+
+
+@pytest.mark.parametrize(
+    ("epochs", "stages"), [(1, ((48, 1),)), (2, ((32, 1), (48, 1))), (6, ((32, 5), (48, 1))), (12, ((32, 10), (48, 2)))]
+)
+def test_stages_scale_with_the_epochs(epochs: int, stages: tuple[tuple[int, int], ...]) -> None:
+    """A shorter trial has the recipe's proportions, and ends at full size all the same."""
+    assert RECIPES["quick"].with_epochs(epochs).stages == stages
+    assert RECIPES["default"].with_epochs(epochs).epochs == epochs
+
+
+def test_importances_name_what_decides(tmp_path: Path) -> None:
+    """With enough trials the report ranks the parameters, and shows pruned and failed trials for what they are."""
+    what = search(tmp_path)
+    study = open_study(str(tmp_path / "study.journal"), "tune", seed=1, epochs=2)
+    for _ in range(30):
+        trial = study.ask(dict(what.space))
+        trial.report(accuracy := 0.6 - (trial.params["dropout"] - 0.1) ** 2, 2)
+        study.tell(trial, accuracy)
+    trial = study.ask(dict(what.space))
+    trial.set_user_attr("fault", "the disk <full>")
+    study.tell(trial, state=TrialState.FAIL)
+    found = trials(study)
+    weights = importances(study)
+    assert next(iter(weights)) == "dropout"
+    html = study_report("tune", found, importances=weights, images=3589, best=BASE, command="trainer fit")
+    words = Page(html).words
+    assert "30 whole trials, 0 pruned, 1 failed" in words
+    assert "the disk <full>" in words
+    assert len(Page(html).references) == 4
+
+
+def fill(study: optuna.Study, what: Search, accuracies: list[float]) -> None:
+    """Adds trials as other workstations would."""
+    ranges: dict[str, BaseDistribution] = dict(what.space)
+    for number, accuracy in enumerate(accuracies):
+        params = {name: one.low + (one.high - one.low) * number / 9 for name, one in what.space.items()}
+        curve = {1: accuracy, 2: accuracy}
+        study.add_trial(
+            create_trial(value=accuracy, params=params, distributions=ranges, intermediate_values=curve)
+        )  # fmt: skip

@@ -1,0 +1,201 @@
+"""A study: the trials of a hyperparameter search, in a storage that several workstations may share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, TPESampler
+from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
+
+from trainer.errors import CheckpointError
+
+State = Literal["complete", "pruned", "failed", "running"]
+
+SHARE_BEFORE_PRUNING: Final = 0.25
+"""Share of the epochs that every trial gets: before it, a curve says little of its end."""
+TRIALS_FOR_IMPORTANCES: Final = 10
+"""With fewer whole trials, importances are the dice's."""
+
+_STATES: Final[dict[TrialState, State]] = {
+    TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed",
+    TrialState.RUNNING: "running", TrialState.WAITING: "running",
+}  # fmt: skip
+_CONDITIONS: Final = "conditions"
+_FAULTS: Final = (optuna.exceptions.OptunaError, SQLAlchemyError)
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One trial, as the storage has it.
+
+    Attributes:
+        number: Counted from 0 over the whole study.
+        state: `pruned` trials were stopped because others were better at that epoch; `running` ones may be interrupted.
+        params: The values tried, by the name of the field of `FitConfig`.
+        curve: PublicTest accuracy after each epoch, 0 to 1.
+        seconds: Wall time of its epochs.
+        fault: Why it failed.
+    """
+
+    number: int
+    state: State
+    params: dict[str, float]
+    curve: tuple[float, ...] = ()
+    seconds: float = 0.0
+    fault: str = ""
+
+    @property
+    def accuracy(self) -> float:
+        """The best of the curve; 0 where no epoch was finished."""
+        return max(self.curve, default=0.0)
+
+
+def open_study(storage: str, name: str, *, seed: int, epochs: int) -> optuna.Study:
+    """Opens a study, or begins it.
+
+    Args:
+        storage: Path of a journal file, or URL of a database as SQLAlchemy takes it.
+        name: One storage holds many studies.
+        seed: Of the proposals.
+        epochs: Of a whole trial.
+
+    Raises:
+        CheckpointError: The storage cannot be read or written.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        return optuna.create_study(
+            storage=_backend(storage),
+            study_name=name,
+            load_if_exists=True,
+            direction="maximize",
+            sampler=_SeededByTrial(seed),
+            pruner=optuna.pruners.MedianPruner(n_warmup_steps=int(SHARE_BEFORE_PRUNING * epochs)),
+        )
+    except (*_FAULTS, ImportError, OSError, ValueError, KeyError) as error:
+        raise _unusable(storage, error) from error
+
+
+@contextmanager
+def storage_faults(storage: str) -> Iterator[None]:
+    """Tells what goes wrong with the storage inside the block as a `CheckpointError`."""
+    try:
+        yield
+    except _FAULTS as error:
+        raise _unusable(storage, error) from error
+
+
+def _unusable(storage: str, error: Exception) -> CheckpointError:
+    cause = error.__cause__ or error
+    return CheckpointError(
+        f"cannot be used as the storage of a study ({str(cause).splitlines()[0].rstrip('.')})",
+        where=re.sub(r"(://[^:/@]*:)[^@]*@", r"\1***@", storage),
+        remedy="Name a file in a folder that is there, or the address of a database, such as sqlite:///study.db",
+    )
+
+
+def agree(study: optuna.Study, conditions: Mapping[str, Any]) -> None:
+    """Sees to it that all who take part in a study try the same thing on the same data.
+
+    Args:
+        study: New, or begun by an earlier call or another workstation.
+        conditions: What must be the same, as JSON has it.
+
+    Raises:
+        CheckpointError: The study was begun under other conditions; the error names them.
+    """
+    if not study.get_trials(deepcopy=False) and _CONDITIONS not in study.user_attrs:
+        study.set_user_attr(_CONDITIONS, dict(conditions))
+    begun: dict[str, Any] = study.user_attrs.get(_CONDITIONS, {})
+    other = sorted(key for key in {*begun, *conditions} if begun.get(key) != conditions.get(key))
+    if other:
+        was = ", ".join(f"{key} {begun.get(key)}" for key in other)
+        raise CheckpointError(
+            f"was begun under other conditions ({was})", where=f"study {study.study_name}",
+            remedy="Repeat the command that began it, or name another study with --study",
+        )  # fmt: skip
+
+
+def trials(study: optuna.Study) -> list[Trial]:
+    """All trials of all workstations, by number."""
+    return [_trial(frozen) for frozen in study.get_trials(deepcopy=False)]
+
+
+def done(study: optuna.Study) -> int:
+    """How many trials came to a result. Failed ones did not, and running ones have not yet."""
+    return len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)))
+
+
+def ranking(all_trials: Sequence[Trial]) -> list[Trial]:
+    """The whole trials, the best first."""
+    return sorted((trial for trial in all_trials if trial.state == "complete"), key=lambda trial: -trial.accuracy)
+
+
+def importances(study: optuna.Study) -> dict[str, float]:
+    """How much each parameter decided whether a trial was among the best (PED-ANOVA, arXiv:2304.10255).
+
+    Returns:
+        Shares that sum to 1, the largest first; empty while there are too few whole trials.
+    """
+    whole = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return optuna.importance.get_param_importances(study) if len(whole) >= TRIALS_FOR_IMPORTANCES else {}
+
+
+def reopen(study: optuna.Study, number: int) -> optuna.Trial | None:
+    """A trial that was interrupted; None if it has been ended since."""
+    (frozen,) = (trial for trial in study.get_trials(deepcopy=False) if trial.number == number)
+    return optuna.Trial(study, frozen._trial_id) if frozen.state == TrialState.RUNNING else None  # noqa: SLF001 - its id
+
+
+def _trial(frozen: FrozenTrial) -> Trial:
+    return Trial(
+        number=frozen.number,
+        state=_STATES[frozen.state],
+        params=dict(frozen.params),
+        curve=tuple(accuracy for _, accuracy in sorted(frozen.intermediate_values.items())),
+        seconds=float(frozen.user_attrs.get("seconds", 0.0)),
+        fault=str(frozen.user_attrs.get("fault", "")),
+    )
+
+
+def _backend(storage: str) -> str | BaseStorage:
+    return storage if "://" in storage else JournalStorage(JournalFileBackend(storage))
+
+
+class _SeededByTrial(BaseSampler):
+    """TPE whose dice follow from the seed and the number of the trial.
+
+    So neither a call that goes on with a study nor a second workstation proposes again what was tried already.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._tpe = TPESampler(seed=seed)
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        own = np.random.SeedSequence((self._seed, trial.number)).generate_state(1)
+        self._tpe = TPESampler(seed=int(own[0]))
+        self._tpe.before_trial(study, trial)
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return self._tpe.infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return self._tpe.sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        return self._tpe.sample_independent(study, trial, param_name, param_distribution)

@@ -1,0 +1,245 @@
+"""`trainer tune`: which values of the recipe's parameters PublicTest likes best, found by many short runs."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Any, Final
+
+import keras
+import optuna
+from optuna.distributions import FloatDistribution
+from optuna.trial import TrialState
+
+from edge.contract.errors import UserError
+from trainer.config import FitConfig
+from trainer.data import Dataset
+from trainer.errors import CheckpointError
+from trainer.fit import EpochResult, Listener, fit
+from trainer.labels import with_labels
+from trainer.run import CONFIG, provenance
+from trainer.study import Trial, agree, done, open_study, reopen, storage_faults, trials
+
+log = logging.getLogger(__name__)
+
+SPACE: Final[Mapping[str, FloatDistribution]] = {
+    "peak_lr": FloatDistribution(0.01, 0.2, log=True),
+    "weight_decay": FloatDistribution(5e-5, 2e-3, log=True),
+    "label_smoothing": FloatDistribution(0.0, 0.2),
+    "dropout": FloatDistribution(0.0, 0.4),
+    "erase_share": FloatDistribution(0.0, 0.5),
+    "ema_decay": FloatDistribution(0.98, 0.9995),
+    "votes_weight": FloatDistribution(0.1, 1.0),
+}
+"""What is searched: fields of `FitConfig` and the range of each. All others stay as the recipe has them."""
+
+_FAILURES_IN_A_ROW: Final = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """What a study is about.
+
+    Attributes:
+        base: The recipe of which the parameters in `SPACE` are varied.
+        trials: How many trials the whole study shall have, those of earlier calls and other workstations included.
+        storage: Path of a journal file, or URL of a database.
+        name: Of the study in that storage.
+        seed: Of the proposals; that of the runs is the recipe's.
+    """
+
+    base: FitConfig
+    trials: int
+    storage: str
+    name: str
+    seed: int
+
+    @property
+    def space(self) -> dict[str, FloatDistribution]:
+        """`SPACE` without what has no effect on this recipe."""
+        idle = set() if self.base.votes_weight else {"votes_weight"}
+        if self.base.labels == "ferplus":
+            idle.add("label_smoothing")  # the crowd's votes are soft by themselves
+        return {name: range_ for name, range_ in SPACE.items() if name not in idle}
+
+    def config(self, params: dict[str, Any]) -> FitConfig:
+        """The recipe with the values that a trial tries."""
+        return replace(self.base, **params)
+
+
+class Follower(Listener):
+    """Follows a study, and the steps and epochs of its runs. Does nothing by itself."""
+
+    def on_trial(self, number: int, *, resumed: bool) -> None:
+        """Called before a trial begins, or goes on."""
+
+    def on_result(self, trial: Trial) -> None:
+        """Called when a trial is complete, pruned or failed."""
+
+
+def run_folder(output: Path, number: int) -> Path:
+    """Where a trial's run lies."""
+    return output / f"trial-{number:03}"
+
+
+def begin(dataset: Dataset, output: Path, search: Search) -> optuna.Study:
+    """Opens the study, or takes it up again.
+
+    Args:
+        dataset: With the splits `train` and `validation`.
+        output: Folder for the runs; made where there is none.
+        search: What to search.
+
+    Raises:
+        CheckpointError: The storage is unusable, or its study was begun under other conditions.
+        DataError: A split or the votes are missing.
+    """
+    for split in ("train", "validation"):
+        with_labels(dataset.split(split), search.base.labels)
+    output.mkdir(parents=True, exist_ok=True)
+    study = open_study(search.storage, search.name, seed=search.seed, epochs=search.base.epochs)
+    with storage_faults(search.storage):
+        agree(study, _conditions(dataset, search))
+    return study
+
+
+def tune(study: optuna.Study, dataset: Dataset, output: Path, search: Search, follower: Follower | None = None) -> None:
+    """Runs trials until the study has as many as it shall have. PrivateTest is not touched.
+
+    A trial that was interrupted, however hard, goes on after its last finished epoch when the study is taken up again
+    with the same `output`. One that fails is recorded and followed by the next.
+
+    Args:
+        study: What `begin` gave.
+        dataset: As for `begin`.
+        output: As for `begin`; several workstations may share it.
+        search: As for `begin`.
+        follower: Told of each trial, step and epoch.
+
+    Raises:
+        CheckpointError: The storage fails.
+        UserError: Trial after trial fails.
+    """
+    with storage_faults(search.storage):
+        _run_trials(study, dataset, output, search, follower or Follower())
+
+
+def _conditions(dataset: Dataset, search: Search) -> dict[str, Any]:
+    """What all who share a study must have in common."""
+    # What a processor is good at may differ between them.
+    own = {*search.space, "bfloat16"}
+    recipe = {name: value for name, value in search.base.to_dict().items() if name not in own}
+    ranges = {name: (one.low, one.high) for name, one in search.space.items()}
+    conditions = {**recipe, "ranges": ranges, "data_sha256": provenance(dataset).data_sha256}
+    as_stored: dict[str, Any] = json.loads(json.dumps(conditions))
+    return as_stored
+
+
+def _run_trials(study: optuna.Study, dataset: Dataset, output: Path, search: Search, follower: Follower) -> None:
+    failures = 0
+    while done(study) < search.trials:
+        trial, lock = claim(study, output, search)
+        with lock:
+            _run_trial(study, trial, dataset, run_folder(output, trial.number), search, follower)
+        keras.backend.clear_session()  # or the graphs of all trials would stay in memory
+        result = trials(study)[trial.number]
+        follower.on_result(result)
+        failures = failures + 1 if result.state == "failed" else 0
+        if failures == _FAILURES_IN_A_ROW:
+            raise UserError(f"trial after trial fails, the last one with: {result.fault}",
+                            where=run_folder(output, result.number),
+                            remedy="Put that right and repeat the command, which goes on")  # fmt: skip
+
+
+def _run_trial(
+    study: optuna.Study, trial: optuna.Trial, dataset: Dataset, run: Path, search: Search, follower: Follower
+) -> None:
+    """Trains, and tells the study what came of it. What a Ctrl-C leaves is a trial that still runs, to be taken up."""
+    config, resumed = search.config(trial.params), (run / CONFIG).exists()
+    trial.set_user_attr("config", config.to_dict())
+    follower.on_trial(trial.number, resumed=resumed)
+    try:
+        accuracy = fit(dataset, run, config, resume=resumed, listener=_Reporter(trial, config, follower))
+    except optuna.TrialPruned:
+        study.tell(trial, state=TrialState.PRUNED)
+    except Exception as error:  # whatever ends a trial must not end the study
+        log.debug("trial %d", trial.number, exc_info=True)
+        trial.set_user_attr("fault", str(error) or type(error).__name__)
+        study.tell(trial, state=TrialState.FAIL)
+    else:
+        study.tell(trial, accuracy)
+
+
+class _Reporter(Listener):
+    """Tells the study of each epoch, and ends the run if it has no prospects."""
+
+    def __init__(self, trial: optuna.Trial, config: FitConfig, follower: Follower) -> None:
+        self._trial = trial
+        self._config = config
+        self._follower = follower
+
+    def on_step(self, epoch: int, step: int, steps: int, loss: float) -> None:
+        self._follower.on_step(epoch, step, steps, loss)
+
+    def on_epoch(self, result: EpochResult) -> None:
+        self._trial.report(result.accuracy, result.epoch)
+        seconds = self._trial.user_attrs.get("seconds", 0.0) + result.seconds
+        self._trial.set_user_attr("seconds", round(seconds, 1))
+        self._follower.on_epoch(result)
+        if result.epoch < self._config.epochs and self._trial.should_prune():
+            raise optuna.TrialPruned
+
+
+def claim(study: optuna.Study, output: Path, search: Search) -> tuple[optuna.Trial, IO[bytes]]:
+    """The next trial for this process: one of this folder that was interrupted, or a new one.
+
+    Returns:
+        The trial, and the lock that keeps other processes from it until it is closed or the process ends.
+    """
+    return _interrupted(study, output) or _new(study, output, search)
+
+
+def _interrupted(study: optuna.Study, output: Path) -> tuple[optuna.Trial, IO[bytes]] | None:
+    """A trial of this folder that nobody runs any more, with its lock."""
+    for trial in trials(study):
+        run = run_folder(output, trial.number)
+        lock = _lock(run) if trial.state == "running" and run.is_dir() else None
+        if lock is not None:
+            # Another process may have ended it between the look at the study and the lock.
+            reopened = reopen(study, trial.number)
+            if reopened is not None:
+                return reopened, lock
+            lock.close()
+    return None
+
+
+def _new(study: optuna.Study, output: Path, search: Search) -> tuple[optuna.Trial, IO[bytes]]:
+    trial = study.ask(dict(search.space))
+    run = run_folder(output, trial.number)
+    try:
+        run.mkdir()
+    except OSError as error:
+        study.tell(trial, state=TrialState.FAIL)
+        raise CheckpointError(
+            "is there already or cannot be made", where=run,
+            remedy="Give the folder in which this study was begun, or a new one",
+        ) from error  # fmt: skip
+    lock = _lock(run)
+    if lock is None:
+        raise CheckpointError("is in use by another process", where=run, remedy="Repeat the command")
+    return trial, lock
+
+
+def _lock(run: Path) -> IO[bytes] | None:
+    """Claims a run for this process, until it ends in whichever way; None if another one has it."""
+    file = (run / "lock").open("wb")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    return file
