@@ -15,8 +15,11 @@ from edge import asyncapi, cli, errors
 from edge.config.sections import tables
 from edge.config.values import Section
 from edge.contract import Manifest
+from edge.contract import errors as contract_errors
 from edge.contract.errors import UserError
 from edge.contract.manifest import read_manifest
+from trainer import cli as trainer_cli
+from trainer import errors as trainer_errors
 
 README = Path(__file__).parents[1] / "README.md"
 DOCS = README.parent / "docs"
@@ -148,15 +151,22 @@ def _default(field: FieldInfo) -> str:
 
 
 def cli_page() -> str:
-    """`cli.md`: the help of every command, and every exit code."""
-    parser = cli.parser()
-    (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
-    lines = [_NOTICE, "", _CLI, "```", _help(parser), "```", ""]
-    for name, command in commands.choices.items():
-        lines += [f"## `edge {name}`", "", "```", _help(command), "```", ""]
-        if name == "classify":
+    """`cli.md`: the help of every command of both programs, and every exit code."""
+    lines = [_NOTICE, "", _CLI]
+    for command in (*_commands(cli.parser()), *_commands(trainer_cli.parser())):
+        lines += [f"## `{command.prog}`", "", "```", _help(command), "```", ""]
+        if command.prog == "edge classify":
             lines += [_CLASSIFY_JSON]
     return "\n".join([*lines, "## Exit codes", "", "| code | meaning |", "|---|---|", *_exit_codes(), ""])
+
+
+def _commands(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """A parser and those of its commands, theirs included."""
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                yield from _commands(command)
 
 
 def _help(parser: argparse.ArgumentParser) -> str:
@@ -176,9 +186,10 @@ def _exit_codes() -> Iterator[str]:
 
 
 def _with_exit_code(error: type[UserError]) -> Iterator[type[UserError]]:
-    """The agent's errors that bring an exit code of their own."""
+    """The errors of both programs that bring an exit code of their own."""
+    homes = {module.__name__ for module in (contract_errors, errors, trainer_errors)}
     for kind in error.__subclasses__():
-        if "exit_code" in vars(kind) and kind.__module__.startswith((errors.__name__, "edge.contract")):
+        if "exit_code" in vars(kind) and kind.__module__ in homes:
             yield kind
         yield from _with_exit_code(kind)
 
