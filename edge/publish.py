@@ -67,7 +67,7 @@ class MqttPublisher:
         home_assistant_status: str | None = None,
         announce_within_s: float = 5.0,
         backoff: Backoff | None = None,
-        stop_timeout_s: float = 3.0,
+        stop_timeout_s: float = 2.0,
     ) -> None:
         if settings.tls is not None:
             settings.tls.context()  # a wrong file is to be known at the start

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -81,6 +83,22 @@ def test_ctrl_c_stops_it_as_orderly(config: Path, listener: Listener) -> None:
         listener.wait_for(lambda: listener.on("emotion/hall/status"), timeout_s=40)
         assert agent.stop(signal.SIGINT) == 0, agent.output
     listener.wait_for(lambda: listener.on("emotion/hall/status")[-1].payload == "offline")
+
+
+def test_it_ends_within_five_seconds_though_broker_and_camera_hang(
+    config: Path, broker: Mosquitto, listener: Listener, tmp_path: Path
+) -> None:
+    """A stop does not wait for what never answers: a broker that is frozen, a camera whose driver hangs."""
+    os.mkfifo(tmp_path / "pipe-that-nobody-writes-to")
+    config.write_text(config.read_text().replace('source = "demo"', 'source = "pipe-that-nobody-writes-to"'))
+    with Edge("run", "--config", config) as agent:
+        listener.wait_for(lambda: listener.on("emotion/hall/status"), timeout_s=40)
+        os.kill(broker.pid, signal.SIGSTOP)
+        began_s = time.monotonic()
+        assert agent.stop() == 0, agent.output
+        took_s = time.monotonic() - began_s
+    os.kill(broker.pid, signal.SIGCONT)
+    assert took_s < 5, agent.output
 
 
 def test_a_killed_agent_is_reported_by_its_will(config: Path, listener: Listener) -> None:
