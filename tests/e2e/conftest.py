@@ -1,4 +1,4 @@
-"""What the tests of the whole agent share: the machine with a service manager, prepared for the agent."""
+"""What the tests of the whole agent share: a broker, who listens to it, and a machine with a service manager."""
 
 from __future__ import annotations
 
@@ -11,6 +11,23 @@ import pytest
 
 from tests.e2e.nspawn import Machine, why_not
 from tests.e2e.service import CHECKOUT, PROJECT, PYTHON, STATE, VENV
+from tests.mosquitto import PROGRAM, Listener, Mosquitto
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Mosquitto]:
+    """A broker that lets everybody in, and forgets everything when it dies."""
+    if PROGRAM is None:
+        pytest.skip("mosquitto is not installed (apt-get install mosquitto)")
+    with Mosquitto(tmp_path) as broker:
+        yield broker
+
+
+@pytest.fixture
+def listener(broker: Mosquitto) -> Iterator[Listener]:
+    """Hears everything that passes through it."""
+    with Listener(broker.port) as listener:
+        yield listener
 
 
 @pytest.fixture(scope="module")

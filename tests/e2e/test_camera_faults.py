@@ -19,30 +19,14 @@ from tests.e2e import hall
 from tests.e2e.hall import Vitals
 from tests.e2e.process import Edge
 from tests.http_camera import HttpCamera
-from tests.mosquitto import PROGRAM, Listener, Mosquitto, wait_until
+from tests.mosquitto import Listener, Mosquitto, wait_until
 from tests.rtsp_camera import RtspCamera
-
-pytestmark = pytest.mark.skipif(PROGRAM is None, reason="mosquitto is not installed")
 
 RECOVERED_WITHIN_S = 15
 AWAY_S = 35
 """How long a camera is gone: long enough for the agent's pauses between attempts to grow."""
 STATUS = "emotion/hall/door/status"
 EMOTION = "emotion/hall/door/emotion"
-
-
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Mosquitto]:
-    """A broker that lets everybody in."""
-    with Mosquitto(tmp_path) as broker:
-        yield broker
-
-
-@pytest.fixture
-def listener(broker: Mosquitto) -> Iterator[Listener]:
-    """Hears everything that passes through it."""
-    with Listener(broker.port) as listener:
-        yield listener
 
 
 class Scene:

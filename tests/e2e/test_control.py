@@ -9,7 +9,6 @@ import re
 import socket
 import sys
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -21,25 +20,9 @@ import pytest
 
 from edge.detect import create_detector
 from tests.e2e.process import Edge
-from tests.mosquitto import PROGRAM, Listener, Mosquitto, free_port, wait_until
-
-pytestmark = pytest.mark.skipif(PROGRAM is None, reason="mosquitto is not installed")
+from tests.mosquitto import Listener, Mosquitto, free_port, wait_until
 
 SCHEMAS = Path(__file__).parents[2] / "docs" / "schema"
-
-
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Mosquitto]:
-    """A broker that lets everybody in."""
-    with Mosquitto(tmp_path) as broker:
-        yield broker
-
-
-@pytest.fixture
-def listener(broker: Mosquitto) -> Iterator[Listener]:
-    """Hears everything that passes through it."""
-    with Listener(broker.port) as listener:
-        yield listener
 
 
 @pytest.fixture

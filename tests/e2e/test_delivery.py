@@ -7,7 +7,6 @@ import os
 import signal
 import sqlite3
 import time
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,7 @@ import pytest
 from edge.payloads import timestamp
 from tests.e2e import hall
 from tests.e2e.process import Edge
-from tests.mosquitto import PROGRAM, Listener, Mosquitto, wait_until
-
-pytestmark = pytest.mark.skipif(PROGRAM is None, reason="mosquitto is not installed")
+from tests.mosquitto import Listener, Mosquitto, wait_until
 
 OUTAGE_S = float(os.environ.get("TEST_OUTAGE_S", "60"))
 """For how long the broker is away; the agent is killed in the middle."""
@@ -27,13 +24,6 @@ RIGHT_WITHIN_S = 10
 """How soon after the broker's return the state topics are to be right."""
 
 Payload = dict[str, Any]
-
-
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Mosquitto]:
-    """A broker that forgets everything when it dies."""
-    with Mosquitto(tmp_path) as broker:
-        yield broker
 
 
 @pytest.fixture

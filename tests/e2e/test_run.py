@@ -6,55 +6,23 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 
+from tests.e2e import hall
 from tests.e2e.process import Edge
-from tests.mosquitto import PROGRAM, Listener, Mosquitto
-
-pytestmark = pytest.mark.skipif(PROGRAM is None, reason="mosquitto is not installed")
+from tests.mosquitto import Listener, Mosquitto
 
 SCHEMAS = Path(__file__).parents[2] / "docs" / "schema"
 
 
 @pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Mosquitto]:
-    """A broker that lets everybody in."""
-    with Mosquitto(tmp_path) as broker:
-        yield broker
-
-
-@pytest.fixture
-def listener(broker: Mosquitto) -> Iterator[Listener]:
-    """Hears everything that passes through it."""
-    with Listener(broker.port) as listener:
-        yield listener
-
-
-@pytest.fixture
 def config(tmp_path: Path, bundle_path: Path, broker: Mosquitto) -> Path:
     """A device `hall` whose camera `door` films the photographs."""
-    path = tmp_path / "config.toml"
-    path.write_text(f"""
-[device]
-name = "hall"
-state_dir = "state"
-
-[model]
-path = "{bundle_path}"
-
-[mqtt]
-port = {broker.port}
-
-[[camera]]
-name = "door"
-source = "demo"
-""")
-    return path
+    return hall.configure(tmp_path, bundle=bundle_path, port=broker.port, camera='source = "demo"')
 
 
 def payload_of(listener: Listener, topic: str) -> Any:

@@ -13,7 +13,7 @@ import pytest
 from tests.e2e import service
 from tests.e2e.nspawn import Machine
 from tests.e2e.service import UNIT
-from tests.mosquitto import PROGRAM, Listener, Mosquitto
+from tests.mosquitto import Listener, Mosquitto
 
 AGENT = "import sys\nfrom edge.cli import main\nsys.exit(main())\n"
 STATUS = "emotion/hall/status"
@@ -21,22 +21,6 @@ EMOTION = "emotion/hall/door/emotion"
 MODEL = "/opt/emotion-edge/models/default"
 FILM = "/srv/door.avi"
 NEVER_OPENS = "/srv/pipe-that-nobody-writes-to"
-
-
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Mosquitto]:
-    """A broker on the host, whose network is the machine's too."""
-    if PROGRAM is None:
-        pytest.skip("mosquitto is not installed (apt-get install mosquitto)")
-    with Mosquitto(tmp_path) as broker:
-        yield broker
-
-
-@pytest.fixture
-def listener(broker: Mosquitto) -> Iterator[Listener]:
-    """Hears all that the agent publishes."""
-    with Listener(broker.port) as listener:
-        yield listener
 
 
 @pytest.fixture
