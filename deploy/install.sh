@@ -68,7 +68,7 @@ check_system() {
 }
 
 check_checkout() {
-    for part in pyproject.toml README.md edge models/default/manifest.json deploy/$UNIT; do
+    for part in pyproject.toml README.md edge models/ferplus/manifest.json deploy/$UNIT; do
         [ -e "$checkout/$part" ] || fail "$checkout/$part is missing." "Run this from a complete checkout."
     done
 }
@@ -111,10 +111,12 @@ install_program() {
 
 install_model() {
     mkdir -p "$APP/models"
-    rm -rf "$APP/models/.default"
-    cp -R "$checkout/models/default" "$APP/models/.default"
-    rm -rf "$APP/models/default"
-    mv "$APP/models/.default" "$APP/models/default"
+    for model in ferplus default; do
+        rm -rf "$APP/models/.$model"
+        cp -R "$checkout/models/$model" "$APP/models/.$model"
+        rm -rf "${APP:?}/models/$model"
+        mv "$APP/models/.$model" "$APP/models/$model"
+    done
     chown -R root:root "$APP/models"
     chmod -R u=rwX,go=rX "$APP/models"
 }

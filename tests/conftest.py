@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-_DEFAULT_BUNDLE = Path(__file__).parents[1] / "models" / "default"
+_SHIPPED = Path(__file__).parents[1] / "models" / "ferplus"
 
 
 @pytest.fixture(scope="session")
 def bundle_path() -> Path:
-    """The bundle that is shipped, or the one that the variable TEST_BUNDLE names."""
-    path = Path(os.environ.get("TEST_BUNDLE", _DEFAULT_BUNDLE))
+    """The bundle that the agent loads, or the one that the variable TEST_BUNDLE names."""
+    path = Path(os.environ.get("TEST_BUNDLE", _SHIPPED))
     if not (path / "manifest.json").is_file():
         pytest.skip(f"there is no model bundle at {path}")
     return path

@@ -57,7 +57,7 @@ class ModelConfig(Section):
     path: FolderPath = Field(
         default_factory=default_bundle,
         description="Folder of the model bundle.",
-        json_schema_extra={"shown_default": f"`models/default` of the checkout, or `{INSTALLED_BUNDLE}`"},
+        json_schema_extra={"shown_default": f"`models/ferplus` of the checkout, or `{INSTALLED_BUNDLE}`"},
     )
     runtime: RuntimeChoice = Field(
         default="auto",

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo, fiel
 
 from edge.errors import ConfigError
 
-INSTALLED_BUNDLE: Final = Path("/opt/emotion-edge/models/default")
+INSTALLED_BUNDLE: Final = Path("/opt/emotion-edge/models/ferplus")
 
 _REMEDY: Final = "Write the password into the first line of a text file that this user may read"
 
@@ -38,7 +38,7 @@ class Section(BaseModel):
 
 def default_bundle() -> Path:
     """The bundle that came with the software: of the checkout it runs from, or else of the installation."""
-    in_checkout = Path(__file__).parents[2] / "models" / "default"
+    in_checkout = Path(__file__).parents[2] / "models" / INSTALLED_BUNDLE.name
     return in_checkout if in_checkout.is_dir() else INSTALLED_BUNDLE
 
 

@@ -35,7 +35,7 @@ def main() -> None:
     """Prints both figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--bundle", type=Path, default=default_bundle())
+    parser.add_argument("--bundle", type=Path, default=default_bundle().with_name("default"))
     arguments = parser.parse_args()
     dataset = load_dataset(arguments.data)
     detector = create_detector("blazeface-full", min_score=0.5, min_face_px=24)

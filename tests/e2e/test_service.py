@@ -18,7 +18,7 @@ from tests.mosquitto import Listener, Mosquitto
 AGENT = "import sys\nfrom edge.cli import main\nsys.exit(main())\n"
 STATUS = "emotion/hall/status"
 EMOTION = "emotion/hall/door/emotion"
-MODEL = "/opt/emotion-edge/models/default"
+MODEL = "/opt/emotion-edge/models/ferplus"
 FILM = "/srv/door.avi"
 NEVER_OPENS = "/srv/pipe-that-nobody-writes-to"
 

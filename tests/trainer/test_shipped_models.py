@@ -1,0 +1,63 @@
+"""The committed models against what they say of themselves: a quality ratchet, whose floors may rise and never fall."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.trainer.conftest import REAL
+from trainer.data import load_dataset
+from trainer.labels import FERPLUS_EMOTIONS, with_labels
+from trainer.targets import open_target
+
+MODELS = Path(__file__).parents[2] / "models"
+FLOORS = {"default": 0.69, "ferplus": 0.87}
+"""PrivateTest accuracy of each, by its own labels."""
+LARGEST_INT8_DROP = 0.003
+LARGEST_FILE_BYTES = 1_000_000
+
+
+@pytest.fixture(params=FLOORS)
+def bundle(request: pytest.FixtureRequest) -> Path:
+    """Each of the bundles."""
+    return MODELS / str(request.param)
+
+
+@pytest.fixture
+def report(bundle: Path) -> dict[str, Any]:
+    """The bundle's report.json."""
+    return dict(json.loads((bundle / "report.json").read_text()))
+
+
+def test_accuracy_has_not_dropped(bundle: Path, report: dict[str, Any]) -> None:
+    """A new model is at least as good on PrivateTest as any before."""
+    assert report["test"]["models"]["int8"]["accuracy"]["value"] >= FLOORS[bundle.name]
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_int8_costs_next_to_nothing(report: dict[str, Any], split: str) -> None:
+    """What runs on the device is as good as what was trained."""
+    models = report[split]["models"]
+    assert models["float"]["accuracy"]["value"] - models["int8"]["accuracy"]["value"] <= LARGEST_INT8_DROP
+
+
+def test_it_fits_a_small_device(bundle: Path) -> None:
+    """The file stays under a megabyte."""
+    assert (bundle / "classifier.int8.tflite").stat().st_size < LARGEST_FILE_BYTES
+
+
+def test_the_committed_figure_can_be_reproduced(bundle: Path, report: dict[str, Any]) -> None:
+    """On the real PrivateTest images, the file has the accuracy that its report and card claim."""
+    table, votes = REAL / "fer2013.csv.gz", REAL / "fer2013new.csv"
+    if not table.exists():
+        pytest.skip(f"the real data set is not at {REAL}")
+    target = open_target(bundle)
+    faces = load_dataset(table, votes).split("test")
+    faces = with_labels(faces, "ferplus" if target.labels == FERPLUS_EMOTIONS else "fer2013")
+    accuracy = float(np.mean(target.predictors["int8"](faces.images).argmax(axis=1) == faces.labels))
+    # Processors with other instructions round a little differently.
+    assert accuracy == pytest.approx(report["test"]["models"]["int8"]["accuracy"]["value"], abs=0.002)
