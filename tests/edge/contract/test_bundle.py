@@ -119,8 +119,8 @@ def test_labels_are_found_by_their_names(copy: Path, bundle_path: Path, edit: Ed
     """Sad is never published as happy because two lists differ in order."""
     faces = np.random.default_rng(1).integers(0, 256, (3, 48, 48)).astype(np.uint8)
     before = BundleClassifier(bundle_path).classify(faces)
-    edit(lambda document: document["labels"].reverse())
-    np.testing.assert_array_equal(BundleClassifier(copy).classify(faces), before[:, ::-1])
+    edit(lambda document: document["labels"].__setitem__(slice(3, 5), ["sad", "happy"]))
+    np.testing.assert_array_equal(BundleClassifier(copy).classify(faces), before[:, [0, 1, 2, 4, 3, 5, 6]])
 
 
 def test_a_bundle_that_lacks_an_emotion_is_refused(copy: Path, edit: Edit) -> None:
