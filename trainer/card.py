@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from edge.contract import Manifest
 from trainer.corruptions import CORRUPTIONS, SEVERITIES
@@ -43,6 +43,7 @@ def model_card(manifest: Manifest, evaluations: Mapping[str, Evaluation]) -> str
         data=training.data,
         data_sha256=training.data_sha256,
         votes=_votes(manifest),
+        teachers=_teachers(training.config),
         seed=training.seed,
         git_revision=training.git_revision,
         libraries=", ".join(f"{library} {version}" for library, version in training.libraries.items()),
@@ -117,6 +118,17 @@ def _votes(manifest: Manifest) -> str:
     if config["votes_weight"]:
         return f"A second head, dropped at export, learnt {votes}."
     return "Labels: FER-2013's own, nothing else."
+
+
+def _teachers(config: Mapping[str, Any]) -> str:
+    if not config.get("teachers"):
+        return "It learned from no other network."
+    names = ", ".join(f"`{teacher}`" for teacher in config["teachers"])
+    share = f"{config['teacher_weight']:.0%}"
+    return (
+        f"Its main head learned from {names} too, trained on the same images: {share} of the target are the answers "
+        "from there, averaged over ten views of each training image."
+    )
 
 
 def _table(header: list[str], rows: list[list[str]]) -> str:

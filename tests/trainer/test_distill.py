@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.trainer.stripes import stripe_dataset
+from trainer.bundle import ExportOptions, export
 from trainer.config import FitConfig
 from trainer.data import Dataset, FaceSet
 from trainer.distill import teaching
@@ -43,9 +44,11 @@ def mislabelled(dataset: Dataset) -> Dataset:
 
 
 def test_a_student_learns_what_its_teacher_knows(dataset: Dataset, teacher: Path, tmp_path: Path) -> None:
-    """Where all labels are wrong, the teacher's answers alone make the student right."""
+    """Where all labels are wrong, the teacher's answers alone make the student right, and its card declares them."""
     config = replace(TEACHER, width=1.0, teachers=(str(teacher),), teacher_weight=1.0)
     assert fit(mislabelled(dataset), tmp_path / "student", config) > 0.6
+    export(tmp_path / "student", tmp_path / "bundle", dataset, ExportOptions(name="student", max_drop=None))
+    assert f"learned from `{teacher}`" in (tmp_path / "bundle" / "MODEL_CARD.md").read_text()
 
 
 def test_the_answers_are_probabilities_and_mean_over_teachers(dataset: Dataset, teacher: Path, tmp_path: Path) -> None:
