@@ -125,9 +125,10 @@ def _teachers(config: Mapping[str, Any]) -> str:
         return "It learned from no other network."
     names = ", ".join(f"`{teacher}`" for teacher in config["teachers"])
     share = f"{config['teacher_weight']:.0%}"
+    whose = "FER-2013's labels" if config["labels"] == "fer2013" else "FER+'s votes"
     return (
-        f"Its main head learned from {names} too, trained on the same images: {share} of the target are the answers "
-        "from there, averaged over ten views of each training image."
+        f"The head for {whose} learned from {names} too, trained on the same images: {share} of the target are the "
+        "answers from there, averaged over ten views of each training image."
     )
 
 
