@@ -7,11 +7,10 @@ they say is computed once and kept in the run's folder: a resumed run needs its 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-import keras
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
@@ -26,6 +25,9 @@ _SHIFTS_PX: Final = ((0, 0), (3, 3), (3, -3), (-3, 3), (-3, -3))
 """Five places of the crop, each upright and mirrored: the ten views that are customary in evaluation."""
 
 _BATCH: Final = 256
+
+_Ask = Callable[[NDArray[np.uint8]], tf.Tensor]
+"""uint8 (N, 48, 48, 1) to probabilities float32 (N, classes)."""
 
 
 def teaching(run: Path, teachers: Sequence[str], images: NDArray[np.uint8], labels: str) -> NDArray[np.float32]:
@@ -78,7 +80,7 @@ def _batches(images: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
         yield images[start : start + _BATCH]
 
 
-def _mean_over_views(ask: keras.Model, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+def _mean_over_views(ask: _Ask, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.asarray(np.mean([ask(view[..., np.newaxis]).numpy() for view in _views(images)], axis=0), np.float32)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 
 from edge.bootstrap import camera_source
@@ -60,13 +61,11 @@ def _look(source: Source) -> list[Frame]:
     """The first frames, without waiting long for more than one."""
     frames: list[Frame] = []
     until_s = time.monotonic() + _FIRST_FRAME_WITHIN_S
-    try:
+    with suppress(EOFError):  # a recording may be shorter than the look
         while len(frames) < _LOOK_AT_FRAMES and (left_s := until_s - time.monotonic()) > 0:
             frame = source.read(left_s)
             if frame is not None and not frames:
                 until_s = time.monotonic() + _LOOK_FOR_S
             if frame is not None:
                 frames.append(frame)
-    except EOFError:
-        pass
     return frames

@@ -55,7 +55,7 @@ def _announce(console: Console, dataset: Dataset, config: FitConfig, arguments: 
         f"on {len(train)} images of {dataset.path}, choosing on {len(validation)} of PublicTest.\n"
         f"{stages}; labels {config.labels}, batches of {config.batch_size}, seed {config.seed}, "
         f"{'bfloat16' if config.bfloat16 else 'float32'}"
-        f"{', learning from ' + ', '.join(config.teachers) if config.teachers else ''}.\n"
+        f"{', learning from ' + ', '.join(config.teachers) + ', asked first' if config.teachers else ''}.\n"
         f"Ctrl-C stops it at any time; --resume goes on after the last finished epoch."
     )
 
