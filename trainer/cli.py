@@ -110,7 +110,6 @@ def _add_tune(commands: Commands) -> None:
                          "address of a database such as sqlite:///study.db (default: DIR/study.journal)")  # fmt: skip
     command.add_argument("--study", default="tune", metavar="NAME", help="name within that storage (default: tune)")
     _add_recipe(command, "quick")
-    command.add_argument("--epochs", type=_count, metavar="N", help="of a trial, in place of the recipe's")
     command.add_argument("--seed", type=int, help="of the proposals and of every run (default: the recipe's, 1)")
 
 
@@ -156,6 +155,8 @@ def _add_recipe(command: argparse.ArgumentParser, default: str) -> None:
                          "(default: the recipe's, fer2013)")  # fmt: skip
     command.add_argument("--teacher", type=Path, nargs="+", metavar="RUN",
                          help="runs of trainer fit whose answers are learned beside the labels")  # fmt: skip
+    command.add_argument("--epochs", type=_count, metavar="N",
+                         help="in all, with the recipe's stages in proportion (default: the recipe's)")  # fmt: skip
     command.add_argument("--bfloat16", action=argparse.BooleanOptionalAction,
                          help="convolutions in bfloat16 (default: where the processor has it)")  # fmt: skip
 

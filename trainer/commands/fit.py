@@ -41,6 +41,8 @@ def requested_config(arguments: argparse.Namespace, console: Console) -> FitConf
         changes["teachers"] = tuple(str(teacher) for teacher in arguments.teacher)
     changes["bfloat16"] = computes_bfloat16() if arguments.bfloat16 is None else arguments.bfloat16
     config = replace(config, **changes)
+    if arguments.epochs:
+        config = config.with_epochs(arguments.epochs)
     if arguments.votes is None and config.labels == "fer2013" and config.votes_weight:
         console.print("No --votes: the second head, which learns FER+'s votes beside the labels, is left out.")
         config = replace(config, votes_weight=0.0)

@@ -45,8 +45,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _search(arguments: argparse.Namespace, console: Console) -> Search:
     base = requested_config(arguments, console)
-    if arguments.epochs:
-        base = base.with_epochs(arguments.epochs)
     storage = arguments.storage or str(arguments.output / "study.journal")
     return Search(base=base, trials=arguments.trials, storage=storage, name=arguments.study, seed=base.seed)
 
