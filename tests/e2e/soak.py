@@ -187,17 +187,19 @@ class Soak:
         )
 
     def _windows(self) -> tuple[Vitals, Vitals]:
-        """The medians of a window after the warm-up, and of one as long at the end."""
+        """What is typical of a window after the warm-up, and of one as long at the end."""
         warm_s, long_s = min(120.0, self._run_s / 3), min(120.0, self._run_s / 4)
         end_s = self._samples[-1][0]
         return self._typical(warm_s, warm_s + long_s), self._typical(end_s - long_s, end_s)
 
     def _typical(self, since_s: float, until_s: float) -> Vitals:
+        # The fewest threads and descriptors are those that never go away: a leak adds to them, a picture that happens
+        # to be open while a sample is taken does not.
         found = [vitals for at_s, vitals in self._samples if since_s <= at_s <= until_s]
         return Vitals(
             rss_mb=median(vitals.rss_mb for vitals in found),
-            threads=round(median(vitals.threads for vitals in found)),
-            files=round(median(vitals.files for vitals in found)),
+            threads=min(vitals.threads for vitals in found),
+            files=min(vitals.files for vitals in found),
         )
 
 
