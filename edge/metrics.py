@@ -32,6 +32,23 @@ def serve_metrics(report: Callable[[], Health], *, host: str, port: int) -> Iter
     """
     registry = CollectorRegistry()
     registry.register(HealthCollector(report))
+    with _serve(registry, host, port):
+        log.info("metrics are on http://%s:%d/metrics", host, port)
+        yield
+
+
+def try_to_serve(*, host: str, port: int) -> None:
+    """Serves nothing there, for a moment.
+
+    Raises:
+        ConfigError: Nobody can listen there.
+    """
+    with _serve(CollectorRegistry(), host, port):
+        pass
+
+
+@contextmanager
+def _serve(registry: CollectorRegistry, host: str, port: int) -> Iterator[None]:
     try:
         server, thread = start_http_server(port, addr=host, registry=registry)
     except OSError as error:
@@ -40,7 +57,6 @@ def serve_metrics(report: Callable[[], Health], *, host: str, port: int) -> Iter
             where="metrics.port",
             remedy="Name a free port above 1023 and an address of this device, or leave metrics.port out",
         ) from error
-    log.info("metrics are on http://%s:%d/metrics", host, port)
     try:
         yield
     finally:

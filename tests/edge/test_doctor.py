@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -118,6 +119,19 @@ def test_a_camera_beside_a_running_agent_is_no_fault(look: Examine, config: Conf
     assert found["camera yard"].status is Status.WARN
     assert "the running agent may be using it" in found["camera yard"].detail
     assert "none is running" in look("agent", config=config)["agent"].detail
+
+
+def test_a_port_for_metrics_that_another_program_has_is_told(look: Examine, config_file: Path) -> None:
+    """The agent would not start there; where the agent itself has the port, nothing is wrong."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        config = load_config(config_file, {"EDGE_METRICS__PORT": str(port)})
+        found = look("metrics port", config=config)["metrics port"]
+        assert (found.status, found.exit_code) == (Status.FAIL, 3)
+        assert "Name a free port" in (found.remedy or "")
+        with DeviceState(config.device.state_dir):
+            assert look("metrics port", config=config)["metrics port"].status is Status.OK
+    assert look("metrics port", config=config)["metrics port"].status is Status.OK
 
 
 def test_the_doctor_leaves_no_state_behind(look: Examine, config: Config) -> None:
