@@ -15,7 +15,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.contract import EmotionModel, Framing, Manifest
+from edge.contract import EmotionModel, Framing, Manifest, calibrated
 from edge.contract.manifest import (
     MANIFEST_FILE,
     SCHEMA,
@@ -110,9 +110,9 @@ def export(run: Path, out: Path, dataset: Dataset, options: ExportOptions) -> Ma
     content = _convert(network, train, config, options)
 
     draft = _draft_manifest(labels, config, asdict(origin), options)
-    raw_logits = tflite_predictor(content, draft).logits(validation.images)
-    _require_small_drop(raw_logits, predict(network, validation.images), validation, options)
-    manifest = draft.model_copy(update={"calibration": _calibrate(raw_logits, validation)})
+    outputs = tflite_predictor(content, draft).outputs(validation.images)
+    _require_small_drop(outputs, predict(network, validation.images), validation, options)
+    manifest = draft.model_copy(update={"calibration": _calibrate(outputs, validation, draft.calibration)})
 
     model = tflite_predictor(content, manifest)
     evaluations = _evaluate(model, network, manifest, train, {"validation": validation, "test": test})
@@ -135,10 +135,9 @@ def _evaluate(
 
     Only the former is measured under corruption too, and only on the test split: that is 55 times the work.
     """
-    temperature = np.float32(manifest.calibration.temperature)
     predictors: dict[str, Predictor] = {manifest.arithmetic: model.logits}
     if manifest.arithmetic == "int8":
-        predictors["float"] = lambda images: predict(network, images) / temperature
+        predictors["float"] = lambda images: calibrated(predict(network, images), manifest.calibration)
     robustness = {"test": measure_robustness(splits["test"], {manifest.arithmetic: model.logits})}
     return {
         name: evaluate(
@@ -158,6 +157,8 @@ def _draft_manifest(labels: LabelKind, config: FitConfig, origin: dict[str, Any]
     """The manifest before anything is measured: temperature 1, no metrics, no files yet."""
     dtype: Any = "int8" if options.quantize else "float32"
     model = f"classifier.{'int8' if options.quantize else 'float'}.tflite"
+    # The crowd's votes are soft by themselves: the head that learns them sees no smoothing.
+    smoothing = config.label_smoothing if labels == "fer2013" else 0.0
     unmeasured = FileEntry(sha256="0" * 64, size=0)
     return Manifest(
         schema_version=SCHEMA,
@@ -170,7 +171,7 @@ def _draft_manifest(labels: LabelKind, config: FitConfig, origin: dict[str, Any]
         input=Input(width_px=SIZE_PX, height_px=SIZE_PX, colour="gray", dtype=dtype),
         output=Output(kind="logits", dtype=dtype),
         preprocessing=Preprocessing(id="gray-affine/1", offset=PIXEL_CENTRE, scale=PIXEL_SCALE, framing=FRAMING),
-        calibration=Calibration(temperature=1.0, fitted_on="nothing", unknown_below=0.0),
+        calibration=Calibration(label_smoothing=smoothing, temperature=1.0, fitted_on="nothing", unknown_below=0.0),
         metrics=(),
         training=Provenance(**origin, seed=config.seed, config=config.to_dict()),
         golden=Golden(file=_GOLDEN_FILE, tolerance=1.0),
@@ -191,24 +192,20 @@ def _require_small_drop(
         )  # fmt: skip
 
 
-def _calibrate(logits: NDArray[np.float32], validation: FaceSet) -> Calibration:
-    temperature = fit_temperature(logits, validation.labels)
-    return Calibration(
-        temperature=round(temperature, 4),
-        fitted_on="PublicTest",
-        unknown_below=round(
-            threshold_for_accuracy(logits / np.float32(temperature), validation.labels, _KNOWN_ENOUGH), 2
-        ),
-    )
+def _calibrate(outputs: NDArray[np.float32], validation: FaceSet, draft: Calibration) -> Calibration:
+    temperature = fit_temperature(calibrated(outputs, draft), validation.labels)
+    fitted = draft.model_copy(update={"temperature": round(temperature, 4), "fitted_on": "PublicTest"})
+    threshold = threshold_for_accuracy(calibrated(outputs, fitted), validation.labels, _KNOWN_ENOUGH)
+    return fitted.model_copy(update={"unknown_below": round(threshold, 2)})
 
 
 def _golden_vectors(model: EmotionModel, seed: int) -> bytes:
-    """Inputs of soft random blobs, since no image of the data set may leave it, and the logits that belong to them."""
+    """Inputs of soft random blobs, since no image of the data set may leave it, and the outputs that belong to them."""
     random = np.random.default_rng(seed)
     coarse = random.uniform(0, 255, (_GOLDEN_COUNT, 6, 6))
     inputs = np.kron(coarse, np.ones((SIZE_PX // 6, SIZE_PX // 6))).astype(np.uint8)
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, inputs=inputs, logits=model.logits(inputs))
+    np.savez_compressed(buffer, inputs=inputs, logits=model.outputs(inputs))
     return buffer.getvalue()
 
 

@@ -37,6 +37,7 @@ def model_card(manifest: Manifest, evaluations: Mapping[str, Evaluation]) -> str
         classes=_class_table(test.classification),
         confusion=_confusion_table(test.classification),
         robustness=_robustness(test),
+        smoothing=_smoothing(manifest),
         temperature=manifest.calibration.temperature,
         fitted_on=manifest.calibration.fitted_on,
         unknown_below=manifest.calibration.unknown_below,
@@ -49,6 +50,16 @@ def model_card(manifest: Manifest, evaluations: Mapping[str, Evaluation]) -> str
         libraries=", ".join(f"{library} {version}" for library, version in training.libraries.items()),
         config=training.config,
         licence=manifest.licence,
+    )
+
+
+def _smoothing(manifest: Manifest) -> str:
+    share = manifest.calibration.label_smoothing
+    if not share:
+        return ""
+    return (
+        f"The network learned from labels {share:.0%} of which were spread over all classes, and answers accordingly; "
+        "that share is taken out of its probabilities again.\n"
     )
 
 

@@ -6,7 +6,7 @@ handed in.
 
 from edge.contract.bundle import Bundle, load_bundle
 from edge.contract.errors import BundleCorrupt, BundleError, BundleIncompatible, BundleMissing, UserError
-from edge.contract.inference import EmotionModel, Interpreter, softmax
+from edge.contract.inference import EmotionModel, Interpreter, calibrated, softmax
 from edge.contract.labels import EMOTIONS, UNKNOWN
 from edge.contract.manifest import Framing, Manifest
 
@@ -23,6 +23,7 @@ __all__ = [
     "Interpreter",
     "Manifest",
     "UserError",
+    "calibrated",
     "load_bundle",
     "softmax",
 ]

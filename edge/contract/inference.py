@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge.contract.errors import BundleCorrupt
-from edge.contract.manifest import Manifest
+from edge.contract.manifest import Calibration, Manifest
 from edge.contract.quantization import TensorFormat
+
+_LEAST_REST: Final = np.float32(0.1)
+"""What is left of a probability that smoothing alone explains, as a share of the latter: its logarithm is finite."""
 
 
 class Interpreter(Protocol):
@@ -57,11 +60,15 @@ class EmotionModel:
 
     @property
     def output_step(self) -> float:
-        """Least difference between two logits of an integer model; 0 for a float one."""
-        return self._stored_as.scale / self._manifest.calibration.temperature
+        """Least difference between two outputs of an integer model; 0 for a float one."""
+        return self._stored_as.scale
 
     def logits(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Calibrated logits float32 (N, labels) for uint8 (N, height, width) gray crops; N may be 0."""
+        return calibrated(self.outputs(crops), self._manifest.calibration)
+
+    def outputs(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The same as the network gives them, not calibrated."""
         outputs = np.empty((len(crops), len(self._manifest.labels)), np.float32)
         for crop, output in zip(crops, outputs, strict=True):
             self._interpreter.set_tensor(self._input, self._table[crop][np.newaxis, :, :, np.newaxis])
@@ -69,7 +76,31 @@ class EmotionModel:
             output[:] = self._stored_as.decode(self._interpreter.get_tensor(self._output))[0]
         if self._manifest.output.kind == "probabilities":
             outputs = np.log(np.maximum(outputs, np.float32(1e-6)))
-        return outputs / np.float32(self._manifest.calibration.temperature)
+        return outputs
+
+
+def calibrated(outputs: NDArray[np.float32], calibration: Calibration) -> NDArray[np.float32]:
+    """Logits whose softmax can be believed, from the network's own; both float32 (N, labels)."""
+    return _without_smoothing(outputs, calibration.label_smoothing) / np.float32(calibration.temperature)
+
+
+def _without_smoothing(logits: NDArray[np.float32], label_smoothing: float) -> NDArray[np.float32]:
+    """Takes back the smoothing of the labels that a network learned from.
+
+    Its targets were (1 - s) p + s / C (Szegedy et al. 2016, arXiv:1512.00567), and so are the probabilities that it
+    answers with: no class under s / C, and none over 1 - s. No single temperature makes up for that.
+
+    Args:
+        logits: float32 (N, C).
+        label_smoothing: s, 0 to less than 1.
+
+    Returns:
+        float32 (N, C): the logarithms of the probabilities less s / C each.
+    """
+    if label_smoothing == 0.0:
+        return logits
+    spread = np.float32(label_smoothing / logits.shape[-1])
+    return np.asarray(np.log(np.maximum(softmax(logits) - spread, _LEAST_REST * spread)), np.float32)
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:

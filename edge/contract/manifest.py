@@ -75,8 +75,14 @@ class Preprocessing(_Part):
 
 
 class Calibration(_Part):
-    """Makes confidence mean probability: logits are divided by the temperature (Guo et al. 2017)."""
+    """Makes confidence mean probability: takes label smoothing back, then divides by the temperature.
 
+    Temperature scaling is that of Guo et al. 2017 (arXiv:1706.04599).
+    """
+
+    label_smoothing: float = Field(
+        default=0.0, ge=0, lt=1, description="Share of the training targets that was spread over all labels"
+    )
     temperature: float = Field(ge=1e-3, le=1e3)
     fitted_on: str
     unknown_below: Share = Field(description="Confidence under which the agent reports `unknown`")
@@ -106,7 +112,7 @@ class Provenance(_Part):
 
 
 class Golden(_Part):
-    """A self-test: these inputs must give these logits."""
+    """A self-test: these inputs must give these logits, before calibration."""
 
     file: str
     tolerance: float = Field(gt=0, description="Largest difference of a logit, for the runtimes round differently")

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 from edge.classify import BundleClassifier
-from edge.contract import load_bundle
+from edge.contract import calibrated, load_bundle
 from tests.trainer.stripes import stripe_dataset
 from trainer.bundle import ExportOptions, export
 from trainer.config import FitConfig
 from trainer.data import Dataset
 from trainer.errors import CheckpointError, QualityError
 from trainer.fit import fit
+from trainer.run import read_config
 from trainer.targets import open_target
 
 CONFIG = FitConfig(stages=((48, 6),), batch_size=16, peak_lr=0.05, warmup_epochs=1, ema_decay=0.8, votes_weight=0.0)
@@ -82,12 +83,13 @@ def test_what_corruption_leaves_stands_in_report_and_card(int8: Path) -> None:
 
 
 def test_without_quantize_the_bundle_is_float_and_exact(run: Path, dataset: Dataset, tmp_path: Path) -> None:
-    """A float bundle gives the trained network's own logits, divided by its temperature."""
+    """A float bundle gives the trained network's own logits, calibrated as its manifest says."""
     export(run, tmp_path / "float", dataset, replace(OPTIONS, quantize=False))
     classifier = BundleClassifier(tmp_path / "float")
     images = dataset.split("test").images
-    temperature = classifier.bundle.manifest.calibration.temperature
-    exact = open_target(run).predictors["float"](images) / temperature
+    calibration = classifier.bundle.manifest.calibration
+    assert calibration.label_smoothing == read_config(run)[0].label_smoothing
+    exact = calibrated(open_target(run).predictors["float"](images), calibration)
     np.testing.assert_allclose(classifier.classify(images), exact, atol=1e-3)
 
 
@@ -110,6 +112,7 @@ def test_the_head_that_learned_votes_becomes_a_bundle_of_its_own(dataset: Datase
     assert "strict majority" in (tmp_path / "crowd" / "MODEL_CARD.md").read_text()
     faces = dataset.split("test").images[:3]
     everybody_voted_neutral = BundleClassifier(tmp_path / "crowd").classify(faces)
+    assert manifest.calibration.label_smoothing == 0
     assert everybody_voted_neutral.shape == (3, 7)
     assert set(everybody_voted_neutral.argmax(axis=1)) == {6}
 
