@@ -14,8 +14,9 @@ from typing import Any, Final
 import keras
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
-from edge.contract import EmotionModel, Framing, Manifest, calibrated
+from edge.contract import EmotionModel, Framing, Manifest, UserError, calibrated
 from edge.contract.manifest import (
     MANIFEST_FILE,
     SCHEMA,
@@ -28,14 +29,14 @@ from edge.contract.manifest import (
     Preprocessing,
     Provenance,
 )
-from trainer.calibration import fit_temperature, threshold_for_accuracy
+from trainer.calibration import fit_temperature, threshold_for_gain
 from trainer.card import model_card
 from trainer.config import FitConfig
 from trainer.data import Dataset, FaceSet
 from trainer.duplicates import leaked
 from trainer.errors import QualityError
 from trainer.evaluate import Evaluation, evaluate
-from trainer.labels import LabelKind, class_names, with_labels
+from trainer.labels import UNDECIDED, LabelKind, class_names, labels_of, with_labels
 from trainer.layouts import SIZE_PX
 from trainer.model import PIXEL_CENTRE, PIXEL_SCALE
 from trainer.quantize import calibration_images, to_float, to_int8
@@ -55,11 +56,8 @@ _GOLDEN_TOLERANCE_STEPS: Final = 16
 
 _FLOAT_TOLERANCE: Final = 0.05
 
-_KNOWN_ENOUGH: Final = 0.75
-"""A single frame is given a name rather than `unknown` where such frames are right at least this often."""
-
 _INTENDED_USE: Final = (
-    "Showing which of seven expressions a face displays, for art, robots, games, research and accessibility, with the "
+    "Showing which expression a face displays, for art, robots, games, research and accessibility, with the "
     "consent of those in view. Not for judging people, and not at work or in education, where the EU AI Act forbids it."
 )
 
@@ -99,23 +97,29 @@ def export(run: Path, out: Path, dataset: Dataset, options: ExportOptions) -> Ma
         options: What is asked for.
 
     Raises:
+        UserError: The name or version is none, or `out` holds something else than a bundle.
         CheckpointError: The run cannot be read.
         DataError: A split is missing.
         QualityError: Quantization cost more accuracy than `options.max_drop`.
     """
+    _require_place(out)
     config, origin = read_config(run)
     labels = options.labels or config.labels
+    try:
+        draft = _draft_manifest(labels, config, asdict(origin), options)
+    except ValidationError as error:
+        raise _misnamed(error) from error
     network = load_network(run, labels)
-    train, validation, test = (with_labels(dataset.split(name), labels) for name in ("train", "validation", "test"))
-    content = _convert(network, train, config, options)
+    train, validation, test = (dataset.split(name) for name in ("train", "validation", "test"))
+    content = _convert(network, with_labels(train, labels), config, options)
 
-    draft = _draft_manifest(labels, config, asdict(origin), options)
-    outputs = tflite_predictor(content, draft).outputs(validation.images)
-    _require_small_drop(outputs, predict(network, validation.images), validation, options)
-    manifest = draft.model_copy(update={"calibration": _calibrate(outputs, validation, draft.calibration)})
+    outputs, chosen_by = tflite_predictor(content, draft).outputs(validation.images), labels_of(validation, labels)
+    _require_small_drop(outputs, predict(network, validation.images), chosen_by, options)
+    manifest = draft.model_copy(update={"calibration": _calibrate(outputs, chosen_by, draft.calibration)})
 
     model = tflite_predictor(content, manifest)
-    evaluations = _evaluate(model, network, manifest, train, {"validation": validation, "test": test})
+    evaluated = {name: with_labels(faces, labels) for name, faces in (("validation", validation), ("test", test))}
+    evaluations = _evaluate(model, network, manifest, train, evaluated)
     files = {
         manifest.model: content,
         _GOLDEN_FILE: _golden_vectors(model, config.seed),
@@ -181,10 +185,20 @@ def _draft_manifest(labels: LabelKind, config: FitConfig, origin: dict[str, Any]
     )
 
 
+def _misnamed(error: ValidationError) -> UserError:
+    """What of the options a manifest does not take."""
+    first = error.errors()[0]
+    return UserError(
+        f"{first['input']!r} is no {first['loc'][0]} of a bundle ({first['msg']})",
+        remedy="The name is that of the folder, in a-z, 0-9, - and _; a version is like 1.2.0, a release at least 1",
+    )
+
+
 def _require_small_drop(
-    int8: NDArray[np.float32], exact: NDArray[np.float32], validation: FaceSet, options: ExportOptions
+    int8: NDArray[np.float32], exact: NDArray[np.float32], labels: NDArray[np.int64], options: ExportOptions
 ) -> None:
-    reached, possible = (float((logits.argmax(axis=1) == validation.labels).mean()) for logits in (int8, exact))
+    decided = labels != UNDECIDED
+    reached, possible = (float((logits.argmax(axis=1) == labels)[decided].mean()) for logits in (int8, exact))
     if options.max_drop is not None and possible - reached > options.max_drop:
         raise QualityError(
             f"int8 reaches {reached:.2%} on PublicTest where the float model has {possible:.2%}", where=options.name,
@@ -192,10 +206,12 @@ def _require_small_drop(
         )  # fmt: skip
 
 
-def _calibrate(outputs: NDArray[np.float32], validation: FaceSet, draft: Calibration) -> Calibration:
-    temperature = fit_temperature(calibrated(outputs, draft), validation.labels)
+def _calibrate(outputs: NDArray[np.float32], labels: NDArray[np.int64], draft: Calibration) -> Calibration:
+    decided = labels != UNDECIDED
+    temperature = fit_temperature(calibrated(outputs, draft)[decided], labels[decided])
     fitted = draft.model_copy(update={"temperature": round(temperature, 4), "fitted_on": "PublicTest"})
-    threshold = threshold_for_accuracy(calibrated(outputs, fitted), validation.labels, _KNOWN_ENOUGH)
+    # The undecided too: faces that people read differently are what an agent should call unknown.
+    threshold = threshold_for_gain(calibrated(outputs, fitted), labels)
     return fitted.model_copy(update={"unknown_below": round(threshold, 2)})
 
 
@@ -248,6 +264,13 @@ def _metrics(split: str, evaluation: Evaluation, manifest: Manifest, labels: Lab
     )
 
 
+def _require_place(out: Path) -> None:
+    """Nothing but a bundle is ever replaced by one."""
+    holds_something = out.is_dir() and any(out.iterdir())
+    if (out.exists() and not out.is_dir()) or (holds_something and not (out / MANIFEST_FILE).exists()):
+        raise UserError("is there already and no bundle", where=out, remedy="Name a new folder, or a bundle to replace")
+
+
 def _write(out: Path, files: Mapping[str, bytes]) -> None:
     """Writes the folder beside its place and renames it, so that no reader ever sees half a bundle."""
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -258,4 +281,8 @@ def _write(out: Path, files: Mapping[str, bytes]) -> None:
             (fresh / name).write_bytes(data)
         if out.exists():
             out.rename(stale)
-        fresh.rename(out)
+        try:
+            fresh.rename(out)
+        except OSError:
+            stale.rename(out)
+            raise

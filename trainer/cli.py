@@ -92,7 +92,7 @@ def _add_fit(commands: Commands) -> None:
     _add_dataset(command)
     command.add_argument("-o", "--output", type=Path, required=True, metavar="RUN", help="folder of the run")
     _add_recipe(command, "default")
-    command.add_argument("--seed", type=int, help="of weights, order and augmentation (default: the recipe's, 1)")
+    command.add_argument("--seed", type=_seed, help="of weights, order and augmentation (default: the recipe's, 1)")
     command.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
 
 
@@ -109,8 +109,8 @@ def _add_tune(commands: Commands) -> None:
                          help="where the study is kept, and shared by all workstations that name it: a file, or the "
                          "address of a database such as sqlite:///study.db (default: DIR/study.journal)")  # fmt: skip
     command.add_argument("--study", default="tune", metavar="NAME", help="name within that storage (default: tune)")
-    _add_recipe(command, "quick")
-    command.add_argument("--seed", type=int, help="of the proposals and of every run (default: the recipe's, 1)")
+    _add_recipe(command, "trial")
+    command.add_argument("--seed", type=_seed, help="of the proposals and of every run (default: the recipe's, 1)")
 
 
 def _add_evaluate(commands: Commands) -> None:
@@ -137,10 +137,10 @@ def _add_export(commands: Commands) -> None:
                          help="whose labels the bundle speaks: with ferplus, the second head of a run that learned "
                          "FER+'s votes beside the labels (default: the run's own)")  # fmt: skip
     command.add_argument("--version", default="1.0.0", help="semantic version of the bundle (default: 1.0.0)")
-    command.add_argument("--release", type=int, default=1, help="number that rises with each release (default: 1)")
-    command.add_argument("--max-drop", type=float, default=0.5, metavar="POINTS",
+    command.add_argument("--release", type=_count, default=1, help="number that rises with each release (default: 1)")
+    command.add_argument("--max-drop", type=_points, default=0.5, metavar="POINTS",
                          help="percentage points of PublicTest accuracy that int8 may cost (default: 0.5)")  # fmt: skip
-    command.add_argument("--calibration-per-class", type=int, default=60, metavar="N",
+    command.add_argument("--calibration-per-class", type=_count, default=60, metavar="N",
                          help="training images of each class that set the ranges of int8 (default: 60)")  # fmt: skip
 
 
@@ -166,6 +166,20 @@ def _count(text: str) -> int:
     if count < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
     return count
+
+
+def _seed(text: str) -> int:
+    seed = int(text)
+    if not 0 <= seed < 2**32:
+        raise argparse.ArgumentTypeError("must be 0 to 4294967295")
+    return seed
+
+
+def _points(text: str) -> float:
+    points = float(text)
+    if not 0 <= points <= 100:
+        raise argparse.ArgumentTypeError("must be 0 to 100")
+    return points
 
 
 def _add_dataset(command: argparse.ArgumentParser) -> None:

@@ -96,6 +96,9 @@ RECIPES: Final[dict[str, FitConfig]] = {
     "default": FitConfig(),
     # The network of twice the width that it learned from, in another hour: --recipe teacher -o runs/teacher.
     "teacher": FitConfig(width=2.0, stages=((36, 12), (48, 23)), dropout=0.2, degrade_share=0.0, erase_share=0.1),
+    # A trial of trainer tune, five minutes on the same machine. One size of image, because a network that was trained
+    # on small ones is at first no good at large ones, and weights averaged over fewer steps, because there are few.
+    "trial": FitConfig(stages=((48, 10),), ema_decay=0.995),
     # To see the whole way for oneself in a few minutes: --recipe quick.
     "quick": FitConfig(
         stages=((32, 5), (48, 1)),

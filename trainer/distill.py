@@ -6,6 +6,7 @@ they say is computed once and kept in the run's folder: a resumed run needs its 
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -45,26 +46,35 @@ def teaching(run: Path, teachers: Sequence[str], images: NDArray[np.uint8], labe
     Raises:
         CheckpointError: A teacher cannot be read or has other labels, or what is kept belongs to other images.
     """
-    kept = run / TEACHING
+    kept, images_sha256 = run / TEACHING, hashlib.sha256(images.tobytes()).hexdigest()
     if kept.exists():
-        probabilities = np.load(kept)
-        if len(probabilities) != len(images):
-            raise CheckpointError(f"belongs to {len(probabilities)} images, not {len(images)}", where=kept,
-                                  remedy="Resume with the data that the run began with")  # fmt: skip
-        return np.asarray(probabilities, np.float32)
-    probabilities = np.mean([_taught_by(Path(teacher), images, labels) for teacher in teachers], axis=0)
+        with np.load(kept) as arrays:
+            if str(arrays["images_sha256"]) != images_sha256:
+                raise CheckpointError("belongs to other images, or to the same in another order", where=kept,
+                                      remedy="Resume with the very files that the run began with")  # fmt: skip
+            return np.asarray(arrays["probabilities"], np.float32)
+    answers = np.mean([_taught_by(Path(teacher), images, labels) for teacher in teachers], axis=0, dtype=np.float32)
     partial = kept.with_name(f"partial.{TEACHING}")
-    np.save(partial, probabilities)
+    np.savez(partial, probabilities=answers, images_sha256=images_sha256)
     partial.replace(kept)
-    return np.asarray(probabilities, np.float32)
+    return np.asarray(answers, np.float32)
 
 
-def _taught_by(teacher: Path, images: NDArray[np.uint8], labels: str) -> NDArray[np.float32]:
+def require_teacher(teacher: Path, labels: str) -> None:
+    """Refuses a folder that is no run, or one that learned other labels.
+
+    Raises:
+        CheckpointError: It cannot teach; the error says why.
+    """
     theirs = read_config(teacher)[0].labels
     if theirs != labels:
         raise CheckpointError(
             f"learned the labels {theirs}, not {labels}", where=teacher, remedy="Name a teacher with the same labels"
         )
+
+
+def _taught_by(teacher: Path, images: NDArray[np.uint8], labels: str) -> NDArray[np.float32]:
+    require_teacher(teacher, labels)
     log.info("asking the teacher %s about %d images", teacher, len(images))
     network = load_network(teacher)
     ask = tf.function(

@@ -14,9 +14,9 @@ import tensorflow as tf
 
 from trainer.config import FitConfig
 from trainer.data import Dataset, FaceSet
-from trainer.distill import teaching
+from trainer.distill import require_teacher, teaching
 from trainer.errors import CheckpointError
-from trainer.labels import with_labels
+from trainer.labels import require_votes, with_labels
 from trainer.run import (
     BEST_WEIGHTS,
     CHECKPOINTS,
@@ -80,11 +80,13 @@ def fit(
         CheckpointError: `run` holds a run already, or none to resume; a teacher cannot be used.
         DataError: A split or the votes are missing.
     """
-    config = _open_run(run, dataset, config, resume=resume)
+    config = _resumed(run, dataset) if resume else config
     # A rewrite of what is compiled from here on: weights, sums, losses and what is evaluated stay float32.
     tf.config.optimizer.set_experimental_options({"auto_mixed_precision_onednn_bfloat16": config.bfloat16})
     train = with_labels(dataset.split("train"), config.labels)
     validation = with_labels(dataset.split("validation"), config.labels)
+    if not resume:
+        _open_run(run, dataset, config)
     taught = teaching(run, config.teachers, train.images, config.labels) if config.teachers else None
     training = Training(config, train, _strategy(), taught)
     manager = tf.train.CheckpointManager(training.checkpoint, str(run / CHECKPOINTS), max_to_keep=2)
@@ -101,16 +103,26 @@ def fit(
     return float(training.best_accuracy.numpy())
 
 
-def _open_run(run: Path, dataset: Dataset, config: FitConfig, *, resume: bool) -> FitConfig:
-    if resume:
-        return read_config(run)[0]
+def _resumed(run: Path, dataset: Dataset) -> FitConfig:
+    config, origin = read_config(run)
+    if provenance(dataset).data_sha256 != origin.data_sha256:
+        raise CheckpointError(f"was begun with other data ({origin.data})", where=run,
+                              remedy="Resume with that data, or name another folder")  # fmt: skip
+    return config
+
+
+def _open_run(run: Path, dataset: Dataset, config: FitConfig) -> None:
+    """Makes the folder, once all that the run needs is there: a folder with a configuration can only be resumed."""
+    for teacher in config.teachers:
+        require_teacher(Path(teacher), config.labels)
+    if config.votes_weight:
+        require_votes(dataset.split("train"))
     if (run / CONFIG).exists():
         raise CheckpointError(
             "holds a run already", where=run, remedy="Add --resume to go on with it, or name another folder"
         )
     run.mkdir(parents=True, exist_ok=True)
     write_config(run, config, provenance(dataset))
-    return config
 
 
 def _strategy() -> tf.distribute.Strategy:

@@ -103,7 +103,10 @@ def decode(encoded: bytes) -> NDArray[np.uint8] | None:
     """Decodes a JPEG, PNG or BMP to uint8 (H, W) gray, or None if it is none."""
     if not encoded:
         return None
-    gray = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_GRAYSCALE)
+    try:
+        gray = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_GRAYSCALE)
+    except cv2.error:  # a header that promises more pixels than OpenCV accepts
+        return None
     return None if gray is None else np.asarray(gray, np.uint8)
 
 
@@ -125,8 +128,10 @@ def _read_zip(path: Path, votes: Path | None) -> Iterator[Item]:
             else:
                 with archive.open(table) as file:
                     yield from _read_table_stream(file, table.endswith(".gz"), path, votes)
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise DataError(f"is not a whole zip file ({error})", where=path, remedy="Download it again") from error
+    except (RuntimeError, NotImplementedError) as error:  # a password, a method of compression that Python lacks
+        raise DataError(f"cannot be unpacked ({error})", where=path, remedy="Unpack it and give the folder") from error
 
 
 def _read_images(names: list[str], read: Callable[[str], bytes], path: Path, votes: Path | None) -> Iterator[Item]:
@@ -192,8 +197,11 @@ def _read_table(lines: TextIO, path: Path, votes: Path | None) -> Iterator[Item]
     for count, row in enumerate(rows, 1):
         if all_votes is not None and count > len(all_votes):
             break
+        if all_votes is not None and all_votes[count - 1].usage != row[columns["usage"]]:
+            raise DataError(f"row {count} is of another split than in {path.name}", where=votes,
+                            remedy="FER+ votes go with the rows of the original table in their order")  # fmt: skip
         item = _table_item(row[columns["emotion"]], row[columns["pixels"]], row[columns["usage"]], f"row {count}", path)
-        yield item if all_votes is None else item._replace(votes=all_votes[count - 1])
+        yield item if all_votes is None else item._replace(votes=all_votes[count - 1].counts)
     if all_votes is not None and count != len(all_votes):
         raise DataError(f"has {len(all_votes)} rows where {path.name} has another number", where=votes,
                         remedy="FER+ votes go with the original table of 35,887 rows")  # fmt: skip
@@ -219,11 +227,19 @@ def _parse_pixels(text: str) -> NDArray[np.uint8] | None:
     return flat.astype(np.uint8).reshape(SIZE_PX, SIZE_PX)
 
 
-def _read_votes(path: Path) -> list[tuple[int, ...]]:
+class _Votes(NamedTuple):
+    """A row of FER+'s table."""
+
+    usage: str
+    counts: tuple[int, ...]
+
+
+def _read_votes(path: Path) -> list[_Votes]:
     remedy = "FER+ votes come as fer2013new.csv"
     try:
         with path.open(encoding="utf-8-sig", newline="") as lines:
-            return [tuple(int(row[column]) for column in VOTE_COLUMNS) for row in csv.DictReader(lines)]
+            rows = csv.DictReader(lines)
+            return [_Votes(row["Usage"], tuple(int(row[column]) for column in VOTE_COLUMNS)) for row in rows]
     except FileNotFoundError as error:
         raise DataError("no such file", where=path, remedy=remedy) from error
     except (KeyError, ValueError, TypeError, csv.Error) as error:

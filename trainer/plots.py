@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import cycle
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -88,7 +89,7 @@ def reliability(models: Mapping[str, ModelResult]) -> Figure:
     figure = Figure(figsize=(5.4, 4.6), layout="constrained")
     axes = _axes(figure, title="Reliability", x="confidence", y="accuracy")
     axes.plot([0, 1], [0, 1], color=_INK, linewidth=0.8, linestyle=":")
-    for (name, model), colour in zip(models.items(), _COLOURS, strict=False):
+    for (name, model), colour in zip(models.items(), cycle(_COLOURS), strict=False):
         filled = [b for b in model.calibration.bins if b.count]
         confidence, accuracy = np.array([(b.confidence, b.accuracy) for b in filled], np.float64).T
         sizes = np.array([b.count for b in filled])
@@ -103,7 +104,7 @@ def risk_coverage(models: Mapping[str, ModelResult]) -> Figure:
     """Accuracy of the answers that are left when those of low confidence are withheld."""
     figure = Figure(figsize=(5.4, 4.6), layout="constrained")
     axes = _axes(figure, title="Accuracy against coverage", x="share of images answered", y="accuracy of these answers")
-    for (name, model), colour in zip(models.items(), _COLOURS, strict=False):
+    for (name, model), colour in zip(models.items(), cycle(_COLOURS), strict=False):
         answered = [p for p in model.risk_coverage if p.coverage]
         coverage, accuracy = np.array([(p.coverage, p.accuracy) for p in answered], np.float64).T
         axes.plot(coverage, accuracy, ".-", color=colour, linewidth=1.2, label=name)
@@ -140,7 +141,7 @@ def by_severity(evaluation: Evaluation) -> Figure:
     panels = figure.subplots(-(-len(CORRUPTIONS) // columns), columns, sharex=True, sharey=True).flat
     for number, (corruption, axes) in enumerate(zip(CORRUPTIONS, panels, strict=False)):
         _style(axes, title=corruption.title)
-        for (name, robustness), colour in zip(evaluation.robustness.items(), _COLOURS, strict=False):
+        for (name, robustness), colour in zip(evaluation.robustness.items(), cycle(_COLOURS), strict=False):
             clean = evaluation.models[name].classification.accuracy.value
             accuracies = (clean, *robustness.corruptions[number].accuracies)
             axes.plot((0, *SEVERITIES), accuracies, ".-", color=colour, linewidth=1.2, label=name)

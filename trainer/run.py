@@ -2,7 +2,7 @@
 
 config.json        what the run is made of (`FitConfig`), the data's hash and the versions of the libraries
 history.jsonl      one line an epoch
-teaching.npy       what its teachers say of the training images, if it has any
+teaching.npz       what its teachers say of the training images, if it has any
 best.weights.h5    averaged weights of the epoch with the best PublicTest accuracy so far
 checkpoint/        what `--resume` needs: weights, averages, optimizer, step, random generator
 tensorboard/       the history for TensorBoard
@@ -30,7 +30,7 @@ from trainer.model import build_network, normalize
 
 CONFIG: Final = "config.json"
 HISTORY: Final = "history.jsonl"
-TEACHING: Final = "teaching.npy"
+TEACHING: Final = "teaching.npz"
 BEST_WEIGHTS: Final = "best.weights.h5"
 CHECKPOINTS: Final = "checkpoint"
 TENSORBOARD: Final = "tensorboard"

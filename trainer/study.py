@@ -97,8 +97,9 @@ def storage_faults(storage: str) -> Iterator[None]:
 
 def _unusable(storage: str, error: Exception) -> CheckpointError:
     cause = error.__cause__ or error
+    first_line = str(cause).partition("\n")[0].rstrip(".") or type(cause).__name__
     return CheckpointError(
-        f"cannot be used as the storage of a study ({str(cause).splitlines()[0].rstrip('.')})",
+        f"cannot be used as the storage of a study ({first_line})",
         where=re.sub(r"(://[^:/@]*:)[^@]*@", r"\1***@", storage),
         remedy="Name a file in a folder that is there, or the address of a database, such as sqlite:///study.db",
     )

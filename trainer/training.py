@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from trainer.augment import augment
 from trainer.config import FitConfig
 from trainer.data import FaceSet
+from trainer.errors import DataError
 from trainer.labels import class_names, vote_shares
 from trainer.model import build_network, normalize
 
@@ -29,6 +30,9 @@ class Training:
         train: The training images; kept in memory as uint8 (83 MB for FER-2013).
         strategy: The devices.
         teaching: What the teachers say of each training image, float32 (N, classes), or None without teachers.
+
+    Raises:
+        DataError: There are fewer images than a batch takes, or no votes to learn.
     """
 
     def __init__(
@@ -40,6 +44,9 @@ class Training:
     ) -> None:
         self.config = config
         self.steps_per_epoch = len(train) // config.batch_size
+        if not self.steps_per_epoch:
+            raise DataError(f"holds {len(train)} training images, which do not make a batch of {config.batch_size}",
+                            remedy="Add images, or train with a smaller batch_size in --config")  # fmt: skip
         self._strategy = strategy
         self._classes = len(class_names(config.labels))
         self._build()
@@ -150,7 +157,8 @@ class Training:
         with tf.GradientTape() as tape:
             loss = self._loss(self.network(normalize(pixels), training=True), batch)
             penalty = tf.add_n([tf.nn.l2_loss(kernel.value) for kernel in self._kernels])
-            total = loss + self.config.weight_decay * penalty
+            # Keras sums the gradients of all replicas; each has the mean over its share of the batch.
+            total = (loss + self.config.weight_decay * penalty) / self._strategy.num_replicas_in_sync
         gradients = tape.gradient(total, self.network.trainable_variables)
         self.optimizer.apply(gradients, self.network.trainable_variables)
         self._average()

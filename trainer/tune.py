@@ -32,10 +32,12 @@ SPACE: Final[Mapping[str, FloatDistribution]] = {
     "label_smoothing": FloatDistribution(0.0, 0.2),
     "dropout": FloatDistribution(0.0, 0.4),
     "erase_share": FloatDistribution(0.0, 0.5),
-    "ema_decay": FloatDistribution(0.98, 0.9995),
     "votes_weight": FloatDistribution(0.1, 1.0),
 }
-"""What is searched: fields of `FitConfig` and the range of each. All others stay as the recipe has them."""
+"""What is searched: fields of `FitConfig` and the range of each. All others stay as the recipe has them.
+
+The decay of the averaged weights is not among them: the best one grows with the length of a run.
+"""
 
 _FAILURES_IN_A_ROW: Final = 3
 

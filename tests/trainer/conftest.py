@@ -8,7 +8,7 @@ import io
 import math
 import shutil
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -106,7 +106,7 @@ def table_zip(table: Path, tmp_path: Path) -> Path:
 def votes(examples: list[Example], tmp_path: Path) -> Path:
     """FER+'s table for the generated data set: eight of ten for `surprise`, whatever the label."""
     path = tmp_path / "fer2013new.csv"
-    write_votes(path, len(examples))
+    write_votes(path, [example.usage for example in examples])
     return path
 
 
@@ -181,12 +181,12 @@ def write_table(path: Path, examples: list[Example], columns: str = "emotion,pix
     path.write_text("\n".join([columns, *lines]) + "\n")
 
 
-def write_votes(path: Path, rows: int) -> None:
-    """Writes votes for so many rows, eight of ten for `surprise`."""
+def write_votes(path: Path, usages: Sequence[str]) -> None:
+    """Writes votes for rows of these splits, eight of ten for `surprise`."""
     buffer = io.StringIO()
     writer = csv.writer(buffer)
     writer.writerow(["Usage", "Image name", *VOTE_COLUMNS])
-    writer.writerows(["Training", f"fer{row:07d}.png", 2, 0, 8, *[0] * 7] for row in range(rows))
+    writer.writerows([usage, f"fer{row:07d}.png", 2, 0, 8, *[0] * 7] for row, usage in enumerate(usages))
     path.write_text(buffer.getvalue())
 
 

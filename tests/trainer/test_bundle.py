@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from edge.classify import BundleClassifier
-from edge.contract import calibrated, load_bundle
+from edge.contract import UserError, calibrated, load_bundle
 from tests.trainer.stripes import stripe_dataset
 from trainer.bundle import ExportOptions, export
 from trainer.config import FitConfig
@@ -91,6 +91,30 @@ def test_without_quantize_the_bundle_is_float_and_exact(run: Path, dataset: Data
     assert calibration.label_smoothing == read_config(run)[0].label_smoothing
     exact = calibrated(open_target(run).predictors["float"](images), calibration)
     np.testing.assert_allclose(classifier.classify(images), exact, atol=1e-3)
+
+
+def test_nothing_but_a_bundle_is_replaced(run: Path, dataset: Dataset, tmp_path: Path) -> None:
+    """A slip of the pen in `-o` must not cost anybody a folder."""
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "me.jpg").write_text("dear")
+    with pytest.raises(UserError, match="is there already and no bundle"):
+        export(run, tmp_path / "photos", dataset, OPTIONS)
+    assert (tmp_path / "photos" / "me.jpg").read_text() == "dear"
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (replace(OPTIONS, name="v1.2"), "'v1.2' is no name of a bundle"),
+        (replace(OPTIONS, version="1.0"), "'1.0' is no version of a bundle"),
+    ],
+)
+def test_what_a_manifest_cannot_say_is_told_first(
+    options: ExportOptions, told: str, run: Path, dataset: Dataset, tmp_path: Path
+) -> None:
+    """Before anything is converted, with what would do."""
+    with pytest.raises(UserError, match=f"{told}.*The name is that of the folder"):
+        export(run, tmp_path / "out", dataset, options)
 
 
 def test_a_bundle_that_lost_too_much_is_not_written(run: Path, dataset: Dataset, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from trainer.calibration import (
     fit_temperature,
     negative_log_likelihood,
     risk_coverage,
-    threshold_for_accuracy,
+    threshold_for_gain,
 )
 from trainer.metrics import Labels, Logits
 
@@ -94,17 +94,25 @@ def test_risk_and_coverage() -> None:
     assert [(p.coverage, p.accuracy) for p in points] == [(1.0, 0.75), (0.5, 1.0), (0.0, None)]
 
 
-def test_threshold_for_an_accuracy() -> None:
-    """The lowest threshold above which enough answers are right, and 1 where none does."""
-    logits, labels = confident([0.95, 0.9, 0.8, 0.7, 0.6]), np.array([0, 0, 1, 0, 1])
-    assert threshold_for_accuracy(logits, labels, 0.75) == pytest.approx(0.7, abs=1e-6)
-    assert threshold_for_accuracy(logits, labels, 0.6) == pytest.approx(0.6, abs=1e-6)
-    assert threshold_for_accuracy(logits, labels, 0.9) == pytest.approx(0.9, abs=1e-6)
-    assert threshold_for_accuracy(logits, 1 - labels, 0.9) == 1.0
+def test_the_threshold_is_where_wrong_answers_begin_to_outnumber_right_ones() -> None:
+    """An undecided label counts as wrong; where every answer is wrong, none is worth giving."""
+    logits = confident([0.95, 0.9, 0.8, 0.7, 0.65, 0.6])
+    assert threshold_for_gain(logits, np.array([0, 0, 1, 0, 0, 1])) == pytest.approx(0.65, abs=1e-6)
+    assert threshold_for_gain(logits, np.array([0, 0, 1, 0, -1, -1])) == pytest.approx(0.9, abs=1e-6)
+    assert threshold_for_gain(logits, np.zeros(6, np.int64)) == pytest.approx(0.6, abs=1e-6)
+    assert threshold_for_gain(logits, np.ones(6, np.int64)) == 1.0
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_calibrated_model_is_believed_from_one_half_on(seed: int) -> None:
+    """Chow's rule: where confidence is probability, an answer gains from 0.5 on."""
+    random = np.random.default_rng(seed)
+    probabilities = random.dirichlet(np.full(4, 0.7), 20_000)
+    labels = (probabilities.cumsum(axis=1) > random.uniform(size=(20_000, 1))).argmax(axis=1)
+    assert threshold_for_gain(np.log(probabilities).astype(np.float32), labels) == pytest.approx(0.5, abs=0.05)
 
 
 def test_threshold_does_not_split_equal_confidences() -> None:
     """Quantized models state the same confidence often: all such answers are given or none."""
     logits, labels = confident([0.9, 0.8, 0.8, 0.8]), np.array([0, 0, 1, 1])
-    threshold = threshold_for_accuracy(logits, labels, 0.9)
-    assert threshold == pytest.approx(0.9, abs=1e-6)
+    assert threshold_for_gain(logits, labels) == pytest.approx(0.9, abs=1e-6)

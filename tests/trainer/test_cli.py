@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from trainer.cli import main
@@ -54,6 +56,16 @@ def test_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
         main(["evaluate"])
     assert ended.value.code == 2
     assert "usage: trainer evaluate" in capsys.readouterr().err
+
+
+def test_a_resumed_run_takes_no_other_parameters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They would be ignored, so they are refused."""
+    data = tmp_path / "plain"
+    for split in ("train", "validation", "test"):
+        (data / split / "happy").mkdir(parents=True)
+        cv2.imwrite(str(data / split / "happy" / "1.png"), np.zeros((48, 48), np.uint8))
+    assert main(["fit", "--data", str(data), "-o", str(tmp_path / "run"), "--resume", "--epochs", "9"]) == 1
+    assert "--resume goes on with the run as it was begun, and cannot take --epochs" in capsys.readouterr().err
 
 
 def test_report_that_cannot_be_written(kaggle_zip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import re
 import shutil
+import zlib
 from pathlib import Path
 
 import cv2
@@ -13,6 +15,7 @@ import pytest
 from edge.contract import EMOTIONS
 from trainer.data import load_dataset, load_folder
 from trainer.errors import DataError
+from trainer.layouts import decode
 
 
 def test_every_layout_gives_the_same_data_set(any_layout: Path) -> None:
@@ -180,6 +183,21 @@ class TestBadInput:
         kaggle_zip.write_bytes(content)
         self.refused(kaggle_zip, "not a whole zip file")
 
+    def test_damaged_table_in_a_zip(self, table_zip: Path) -> None:
+        """A compressed table cannot be unpacked to its end."""
+        content = bytearray(table_zip.read_bytes())
+        content[2000:2100] = b"\xff" * 100
+        table_zip.write_bytes(content)
+        self.refused(table_zip, "not a whole zip file")
+
+    def test_zip_with_a_password(self, kaggle_zip: Path) -> None:
+        """Somebody encrypted it."""
+        content = bytearray(kaggle_zip.read_bytes())
+        for entry in re.finditer(rb"PK\x01\x02", bytes(content)):
+            content[entry.start() + 8] |= 1  # the flag of encryption in the central directory
+        kaggle_zip.write_bytes(content)
+        self.refused(kaggle_zip, "cannot be unpacked .*password")
+
     def test_truncated_gzip(self, table_gz: Path) -> None:
         """The download of the table stopped early."""
         table_gz.write_bytes(table_gz.read_bytes()[:-1000])
@@ -222,11 +240,24 @@ class TestBadInput:
         votes.write_text("\n".join(lines[:-1] if change < 0 else [*lines, lines[-1]]))
         self.refused(table, "rows where fer2013.csv has another number", votes)
 
+    def test_votes_in_another_order(self, table: Path, votes: Path) -> None:
+        """The rows of the votes were sorted, or the table's."""
+        header, *lines = votes.read_text().splitlines()
+        votes.write_text("\n".join([header, *reversed(lines)]))
+        self.refused(table, "row 1 is of another split than in fer2013.csv", votes)
+
     def test_votes_that_are_none(self, table: Path, tmp_path: Path) -> None:
         """The table was given in place of the votes, or a path where nothing is."""
         self.refused(table, "no such file", tmp_path / "fer2013new.csv")
         with pytest.raises(DataError, match="is not FER"):
             load_dataset(table, table)
+
+
+def test_a_header_of_too_many_pixels_is_unreadable() -> None:
+    """OpenCV refuses such a picture with an error of its own, which must not end a reading of 35,000 others."""
+    header = b"\x89PNG\r\n\x1a\n" + b"\x00\x00\x00\rIHDR" + (100_000).to_bytes(4, "big") * 2 + b"\x08\x00\x00\x00\x00"
+    crc = zlib.crc32(header[12:]).to_bytes(4, "big")
+    assert decode(header + crc + b"\x00" * 40) is None
 
 
 def zip_of(folder: Path, tmp_path: Path) -> Path:

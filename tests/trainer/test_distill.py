@@ -72,7 +72,7 @@ def test_a_resumed_run_needs_its_teacher_no_more(dataset: Dataset, teacher: Path
     fit(dataset, tmp_path / "student", config)
     shutil.rmtree(gone)
     fit(dataset, tmp_path / "student", config, resume=True)
-    with pytest.raises(CheckpointError, match="belongs to 224 images, not 7"):
+    with pytest.raises(CheckpointError, match="belongs to other images"):
         teaching(tmp_path / "student", [str(gone)], dataset.split("train").images[:7], "fer2013")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from trainer.evaluate import Evaluation, Subject, document, evaluate
 from trainer.labels import FERPLUS_EMOTIONS
 from trainer.targets import Predictor, Target
 
+MODELS = Path(__file__).parents[2] / "models"
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "schema" / "evaluation.json").read_text())
 MakePredictor = Callable[..., Predictor]
 
@@ -190,6 +192,16 @@ class TestCommand:
         printed = json.loads(capsys.readouterr().out)
         assert set(printed["models"]) == {"int8 of any 1.0.0", "float", "int8 of other"}
         assert len(printed["comparisons"]) == 3
+
+    def test_two_bundles_of_one_name_are_told_apart(
+        self, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """An old and a new version of the same bundle carry their paths."""
+        for age in ("old", "new"):
+            shutil.copytree(MODELS / "default", tmp_path / age / "default")
+        bundles = [str(tmp_path / age / "default") for age in ("old", "new")]
+        assert main(["evaluate", *bundles, "--data", str(table), "--format", "json"]) == 0
+        assert set(json.loads(capsys.readouterr().out)["models"]) == {f"int8 of {bundle}" for bundle in bundles}
 
     def test_targets_of_different_labels(self, target: Target, arguments: Callable[..., argparse.Namespace]) -> None:
         """Models of seven and of eight emotions cannot be measured together."""

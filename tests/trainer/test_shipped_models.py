@@ -15,8 +15,8 @@ from trainer.labels import FERPLUS_EMOTIONS, with_labels
 from trainer.targets import open_target
 
 MODELS = Path(__file__).parents[2] / "models"
-FLOORS = {"default": 0.69, "ferplus": 0.87}
-"""PrivateTest accuracy of each, by its own labels."""
+FLOORS = {"default": 0.685, "ferplus": 0.87}
+"""PublicTest accuracy of each, by its own labels. PrivateTest has none: what is held against it chooses by it."""
 LARGEST_INT8_DROP = 0.003
 LARGEST_FILE_BYTES = 1_000_000
 
@@ -34,14 +34,13 @@ def report(bundle: Path) -> dict[str, Any]:
 
 
 def test_accuracy_has_not_dropped(bundle: Path, report: dict[str, Any]) -> None:
-    """A new model is at least as good on PrivateTest as any before."""
-    assert report["test"]["models"]["int8"]["accuracy"]["value"] >= FLOORS[bundle.name]
+    """A new model is at least as good on PublicTest as any before."""
+    assert report["validation"]["models"]["int8"]["accuracy"]["value"] >= FLOORS[bundle.name]
 
 
-@pytest.mark.parametrize("split", ["validation", "test"])
-def test_int8_costs_next_to_nothing(report: dict[str, Any], split: str) -> None:
+def test_int8_costs_next_to_nothing(report: dict[str, Any]) -> None:
     """What runs on the device is as good as what was trained."""
-    models = report[split]["models"]
+    models = report["validation"]["models"]
     assert models["float"]["accuracy"]["value"] - models["int8"]["accuracy"]["value"] <= LARGEST_INT8_DROP
 
 
@@ -53,7 +52,7 @@ def test_it_fits_a_small_device(bundle: Path) -> None:
 def test_the_committed_figure_can_be_reproduced(bundle: Path, report: dict[str, Any]) -> None:
     """On the real PrivateTest images, the file has the accuracy that its report and card claim."""
     table, votes = REAL / "fer2013.csv.gz", REAL / "fer2013new.csv"
-    if not table.exists():
+    if not (table.exists() and votes.exists()):
         pytest.skip(f"the real data set is not at {REAL}")
     target = open_target(bundle)
     faces = load_dataset(table, votes).split("test")

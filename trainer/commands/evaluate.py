@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,17 @@ from trainer.text import evaluation_text
 
 def run(arguments: argparse.Namespace) -> int:
     """Measures the targets, prints the result and returns 0."""
-    return evaluate_targets([open_target(path) for path in arguments.targets], arguments)
+    return evaluate_targets(_told_apart(arguments.targets), arguments)
+
+
+def _told_apart(paths: Sequence[Path]) -> list[Target]:
+    """The targets at these paths, named by them where two have the same name."""
+    targets = [open_target(path) for path in paths]
+    names = [target.name for target in targets]
+    return [
+        replace(target, name=str(path)) if names.count(target.name) > 1 else target
+        for target, path in zip(targets, paths, strict=True)
+    ]
 
 
 def evaluate_targets(targets: Sequence[Target], arguments: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from edge.contract import UserError
 from trainer.config import RECIPES, FitConfig
 from trainer.data import Dataset, load_dataset
 from trainer.fit import EpochResult, Listener, fit
@@ -24,13 +25,24 @@ def run(arguments: argparse.Namespace) -> int:
     """Trains and returns 0."""
     console = Console(highlight=False, soft_wrap=True)
     dataset = load_dataset(arguments.data, arguments.votes)
-    config = read_config(arguments.output)[0] if arguments.resume else requested_config(arguments, console)
+    config = _kept_config(arguments) if arguments.resume else requested_config(arguments, console)
     _announce(console, dataset, config, arguments)
     with _Display(console, config) as display:
         best = fit(dataset, arguments.output, config, resume=arguments.resume, listener=display)
     console.print(f"Best accuracy on PublicTest: {best:.2%}. The run is in {arguments.output}.")
-    console.print(f"Next: trainer export --quantize {arguments.output} --data {arguments.data} -o models/NAME")
+    data = f"--data {arguments.data}" + (f" --votes {arguments.votes}" if arguments.votes else "")
+    console.print(f"Next: trainer export --quantize {arguments.output} {data} -o models/NAME")
     return 0
+
+
+def _kept_config(arguments: argparse.Namespace) -> FitConfig:
+    """That of the run to go on with, which nothing on the command line can change."""
+    given = [f"--{name}" for name in ("config", "labels", "teacher", "epochs", "bfloat16", "seed")
+             if getattr(arguments, name) is not None]  # fmt: skip
+    if given:
+        raise UserError(f"--resume goes on with the run as it was begun, and cannot take {', '.join(given)}",
+                        where=arguments.output, remedy="Leave them out, or begin another run")  # fmt: skip
+    return read_config(arguments.output)[0]
 
 
 def requested_config(arguments: argparse.Namespace, console: Console) -> FitConfig:
@@ -43,7 +55,9 @@ def requested_config(arguments: argparse.Namespace, console: Console) -> FitConf
     config = replace(config, **changes)
     if arguments.epochs:
         config = config.with_epochs(arguments.epochs)
-    if arguments.votes is None and config.labels == "fer2013" and config.votes_weight:
+    if config.labels == "ferplus":
+        return replace(config, votes_weight=0.0)  # the main head learns the votes already
+    if arguments.votes is None and config.votes_weight:
         console.print("No --votes: the second head, which learns FER+'s votes beside the labels, is left out.")
         config = replace(config, votes_weight=0.0)
     return config
