@@ -111,15 +111,14 @@ class Track:
     Attributes:
         id: Ephemeral number, counted from 1 for each run of a camera; it identifies nobody.
         observation: The newest observation.
-        first_seen_s, last_seen_s: On the frames' clock (`Frame.time_s`).
-        hits: How many observations it has had.
+        last_seen_s: When, on the frames' clock (`Frame.time_s`).
+        missed: How many detections in a row have not found it.
     """
 
     id: int
     observation: Observation
-    first_seen_s: float
     last_seen_s: float
-    hits: int
+    missed: int = 0
 
 
 @dataclass(frozen=True, slots=True)

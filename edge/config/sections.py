@@ -77,8 +77,8 @@ class CameraConfig(Section):
         coerce_numbers_to_str=True,
         repr=False,  # a stream's address may hold a password
         description="Where its frames come from: a camera's number or device file, `csi:0` for a Raspberry Pi camera "
-        "on the flat cable, the address of an RTSP or HTTP stream, a video file, a folder of pictures, or `demo` for "
-        "two photographs that are filmed.",
+        "on the flat cable, the address of an RTSP or HTTP stream, a video file, a folder of pictures (frames of "
+        "one scene: a face that stays in its place is one face), or `demo` for two photographs that are filmed.",
     )
     width_px: Annotated[int, Field(ge=16, le=7680)] | None = Field(
         default=None, description="Width to ask the camera for; without it, the camera decides."
@@ -124,7 +124,11 @@ class TrackingConfig(Section):
     """Knowing a face again from frame to frame."""
 
     max_gap_s: float = Field(
-        default=1.0, gt=0, le=60, description="For how long a face may be out of sight and stay the same."
+        default=1.0,
+        gt=0,
+        le=60,
+        description="For how long a face may be out of sight and stay the same; one detection that misses it never "
+        "ends it.",
     )
     min_iou: float = Field(
         default=0.3, gt=0, lt=1, description="How far a face must overlap its last box (intersection over union)."

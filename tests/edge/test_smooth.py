@@ -20,7 +20,7 @@ def logits_for(emotion: str, strength: float = 4.0) -> np.ndarray:
 def track_at(time_s: float, logits: np.ndarray, track_id: int = 1, seen_s: float | None = None) -> Track:
     """A track seen at `seen_s`, by default now."""
     observation = Observation(Face(Box(0, 0, 100, 100), 0.9), logits.astype(np.float32), 0.8)
-    return Track(track_id, observation, 0.0, time_s if seen_s is None else seen_s, 1)
+    return Track(track_id, observation, time_s if seen_s is None else seen_s)
 
 
 class Film:
