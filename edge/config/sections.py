@@ -145,11 +145,13 @@ class SmoothingConfig(Section):
         default=0.4, ge=0, le=60, description="For how long an emotion must lead before it is reported."
     )
     margin: Share = Field(
-        default=0.3, description="By how much probability another emotion must lead over the present one."
+        default=0.3,
+        description="By how much probability another emotion must lead over the present one, unless that one is in "
+        "doubt.",
     )
     unknown_below: Share | None = Field(
         default=None,
-        description="Confidence under which the emotion is `unknown`.",
+        description="Confidence under which the emotion is `unknown`; the present emotion may sink 0.05 lower.",
         json_schema_extra={"shown_default": "what the model bundle says"},
     )
 
