@@ -77,7 +77,6 @@ class Pipeline:
 
     def process(self, frame: Frame) -> None:
         """Takes one frame all the way. One of another size begins anew: places in pixels are no longer the same."""
-        started_s = time.monotonic()
         with self.times.measure("total"):
             if self._newest is not None and frame.image_bgr.shape != self._newest.image_bgr.shape:
                 self._end_tracks(self._newest)
@@ -86,7 +85,7 @@ class Pipeline:
             observations = self._classify(frame, faces)
             tracks, ended = self._tracker.update(observations, frame.time_s, detected=detected)
             readings, transitions = self._smoother.update(tracks, ended, frame.time_s)
-            self._publish(self._compose(frame, readings, transitions, started_s))
+            self._publish(self._compose(frame, readings, transitions))
 
     def finish(self) -> None:
         """Ends what is open, because the camera stops looking: every emotion that began also ends."""
@@ -101,7 +100,7 @@ class Pipeline:
         """Ends what is open; `frame` is the last on which it was seen or looked for."""
         self._faces, self._detected_s = [], float("-inf")
         _, transitions = self._smoother.update([], self._tracker.finish(), frame.time_s)
-        self._publish(self._compose(frame, [], transitions, time.monotonic()))
+        self._publish(self._compose(frame, [], transitions))
 
     def _detect(self, frame: Frame) -> tuple[list[Face], bool]:
         """The faces of the frame, and whether they were looked for on it rather than taken over."""
@@ -119,9 +118,7 @@ class Pipeline:
             logits = self._classifier.classify(crops)
         return [Observation(*parts) for parts in zip(faces, logits, qualities, strict=True)]
 
-    def _compose(
-        self, frame: Frame, readings: list[Reading], transitions: list[Transition], started_s: float
-    ) -> list[Message]:
+    def _compose(self, frame: Frame, readings: list[Reading], transitions: list[Transition]) -> list[Message]:
         return self._composer.compose(
             readings,
             transitions,
@@ -129,8 +126,9 @@ class Pipeline:
             frame_height=frame.height_px,
             time_s=frame.time_s,
             wall_s=frame.wall_s,
-            mono_s=started_s,
-            latency_ms=(time.monotonic() - started_s) * 1000,
+            mono_s=time.monotonic(),
+            # By the wall clock, for a recording's frames carry no other.
+            latency_ms=(time.time() - frame.wall_s) * 1000,
             time_synced=self._time_synced(),
         )
 

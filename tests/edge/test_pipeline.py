@@ -1,6 +1,7 @@
 """The way of a frame, from picture to messages."""
 
 import json
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -175,3 +176,13 @@ def test_a_fault_on_the_first_frame_leaves_nothing_behind(monkeypatch: pytest.Mo
 
 def _fail(_: Message) -> None:
     raise MemoryError
+
+
+def test_latency_counts_from_the_picture() -> None:
+    """Whoever subscribes learns how old the news is, what a frame waited for its turn included."""
+    rig = Rig(ScriptedDetector(lambda _: [one_face()]))
+    taken_s = time.time() - 5
+    rig.pipeline.process(replace(frame(0), wall_s=taken_s))
+    (state,) = rig.payloads("emotion")
+    assert state["ts"] == timestamp(taken_s)
+    assert 5_000 <= state["latency_ms"] < 3_600_000
