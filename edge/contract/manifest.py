@@ -36,12 +36,18 @@ class FileEntry(_Part):
 
 
 class Input(_Part):
-    """The picture that the model takes."""
+    """The picture that the model takes. It is square, as faces are cropped."""
 
     width_px: int = Field(gt=0)
     height_px: int = Field(gt=0)
     colour: Literal["gray"]
     dtype: Literal["int8", "uint8", "float32"]
+
+    @model_validator(mode="after")
+    def _is_square(self) -> Self:
+        if self.width_px != self.height_px:
+            raise ValueError(f"must be square, not {self.width_px}x{self.height_px} pixels")
+        return self
 
 
 class Output(_Part):
