@@ -56,10 +56,6 @@ class Box:
         return self.bottom - self.top
 
     @property
-    def centre(self) -> Point:
-        return (self.left + self.right) / 2, (self.top + self.bottom) / 2
-
-    @property
     def area(self) -> float:
         return max(0.0, self.width) * max(0.0, self.height)
 
@@ -96,7 +92,7 @@ class Observation:
     Attributes:
         face: Where it was found.
         logits: float32 (7,), calibrated log-odds in label order.
-        quality: 0 to 1, how far the crop can be trusted (size, sharpness, how much of it lies in the frame).
+        quality: 0 to 1, how far the crop can be trusted (its size, how much of it lies in the frame).
     """
 
     face: Face

@@ -81,13 +81,17 @@ class CameraConfig(Section):
         "one scene: a face that stays in its place is one face), or `demo` for two photographs that are filmed.",
     )
     width_px: Annotated[int, Field(ge=16, le=7680)] | None = Field(
-        default=None, description="Width to ask the camera for; without it, the camera decides."
+        default=None,
+        description="Width to ask the camera for. Without it, the camera decides; a `csi` camera is asked for 640.",
     )
     height_px: Annotated[int, Field(ge=16, le=4320)] | None = Field(
-        default=None, description="Height to ask the camera for; without it, the camera decides."
+        default=None,
+        description="Height to ask the camera for. Without it, the camera decides; a `csi` camera is asked for 480.",
     )
     fps: Annotated[float, Field(gt=0, le=240)] | None = Field(
-        default=None, description="Frames a second to ask the camera for; without it, the camera decides."
+        default=None,
+        description="Frames a second to ask the camera for; without it, the camera decides. Of a folder, how many of "
+        "its pictures make a second; without it, 1.",
     )
     realtime: bool = Field(
         default=False,

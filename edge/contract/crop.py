@@ -33,7 +33,7 @@ class CropSquare:
     angle: float = 0.0
 
     def share_inside(self, width_px: int, height_px: int) -> float:
-        """How much of its upright bounding square lies in the picture, 0 to 1."""
+        """How much of it lies in the picture, 0 to 1, its turn left out of account."""
         half = self.side / 2
         (x, y) = self.centre
         inside_x = min(x + half, width_px) - max(x - half, 0)

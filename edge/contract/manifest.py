@@ -130,7 +130,7 @@ class Manifest(_Part):
     schema_version: Annotated[str, Field(pattern=r"^\d+\.\d+$")]
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
     version: Version
-    release: int = Field(ge=1, description="Rises with every release; a device never goes back")
+    release: int = Field(ge=1, description="Rises with every release")
     model: str = Field(description="Name of the .tflite file")
     files: dict[str, FileEntry]
     labels: tuple[str, ...] = Field(min_length=2)
