@@ -56,10 +56,6 @@ class Box:
         return self.bottom - self.top
 
     @property
-    def centre(self) -> Point:
-        return (self.left + self.right) / 2, (self.top + self.bottom) / 2
-
-    @property
     def area(self) -> float:
         return max(0.0, self.width) * max(0.0, self.height)
 
@@ -96,7 +92,7 @@ class Observation:
     Attributes:
         face: Where it was found.
         logits: float32 (7,), calibrated log-odds in label order.
-        quality: 0 to 1, how far the crop can be trusted (size, sharpness, how much of it lies in the frame).
+        quality: 0 to 1, how far the crop can be trusted (its size, how much of it lies in the frame).
     """
 
     face: Face
@@ -111,15 +107,14 @@ class Track:
     Attributes:
         id: Ephemeral number, counted from 1 for each run of a camera; it identifies nobody.
         observation: The newest observation.
-        first_seen_s, last_seen_s: On the frames' clock (`Frame.time_s`).
-        hits: How many observations it has had.
+        last_seen_s: When, on the frames' clock (`Frame.time_s`).
+        missed: How many detections in a row have not found it.
     """
 
     id: int
     observation: Observation
-    first_seen_s: float
     last_seen_s: float
-    hits: int
+    missed: int = 0
 
 
 @dataclass(frozen=True, slots=True)

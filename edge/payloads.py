@@ -140,6 +140,8 @@ class DevicePayload(Payload):
 class CameraPayload(DevicePayload):
     """What every payload of a camera says about itself."""
 
+    ts: Timestamp = Field(description="When the picture was taken (or the camera stopped looking), by the wall clock.")
+    mono_ms: Count = Field(description="When this message was composed, on the machine's monotonic clock.")
     camera: str
     seq: Count
 
@@ -168,7 +170,7 @@ class CameraState(CameraPayload):
     face_count: Count
     faces: tuple[FaceReading, ...] = Field(description="The most prominent one first.")
     model: ModelInfo
-    latency_ms: Milliseconds
+    latency_ms: Milliseconds = Field(description="From the picture to this message.")
 
 
 class AgentInfo(Part):

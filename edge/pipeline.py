@@ -68,7 +68,7 @@ class Pipeline:
 
     @property
     def newest(self) -> Frame | None:
-        """The frame that was processed last; None while the camera does not look."""
+        """The frame that was taken last; None while the camera does not look."""
         return self._newest
 
     def adapt(self, level: Level) -> None:
@@ -76,33 +76,40 @@ class Pipeline:
         self._level = level
 
     def process(self, frame: Frame) -> None:
-        """Takes one frame all the way."""
-        started_s = time.monotonic()
+        """Takes one frame all the way. One of another size begins anew: places in pixels are no longer the same."""
         with self.times.measure("total"):
-            faces = self._detect(frame)
+            if self._newest is not None and frame.image_bgr.shape != self._newest.image_bgr.shape:
+                self._end_tracks(self._newest)
+            self._newest = frame
+            faces, detected = self._detect(frame)
             observations = self._classify(frame, faces)
-            tracks, ended = self._tracker.update(observations, frame.time_s)
+            tracks, ended = self._tracker.update(observations, frame.time_s, detected=detected)
             readings, transitions = self._smoother.update(tracks, ended, frame.time_s)
-            self._publish(self._compose(frame, readings, transitions, started_s))
-        self._newest = frame
+            self._publish(self._compose(frame, readings, transitions))
 
     def finish(self) -> None:
         """Ends what is open, because the camera stops looking: every emotion that began also ends."""
         frame, self._newest = self._newest, None
-        self._faces, self._detected_s = [], float("-inf")
         if frame is None:
             return
-        now_s = time.monotonic()
-        _, transitions = self._smoother.update([], self._tracker.finish(), frame.time_s)
-        self._publish(self._compose(frame, [], transitions, now_s))
-        self._publish([self._composer.vacate(wall_s=time.time(), mono_s=now_s, time_synced=self._time_synced())])
+        self._end_tracks(frame)
+        vacant = self._composer.vacate(wall_s=time.time(), mono_s=time.monotonic(), time_synced=self._time_synced())
+        self._publish([vacant])
 
-    def _detect(self, frame: Frame) -> list[Face]:
-        if frame.time_s - self._detected_s >= self._level.detection_interval_s(self._detection_interval_s):
+    def _end_tracks(self, frame: Frame) -> None:
+        """Ends what is open; `frame` is the last on which it was seen or looked for."""
+        self._faces, self._detected_s = [], float("-inf")
+        _, transitions = self._smoother.update([], self._tracker.finish(), frame.time_s)
+        self._publish(self._compose(frame, [], transitions))
+
+    def _detect(self, frame: Frame) -> tuple[list[Face], bool]:
+        """The faces of the frame, and whether they were looked for on it rather than taken over."""
+        due = frame.time_s - self._detected_s >= self._level.detection_interval_s(self._detection_interval_s)
+        if due:
             with self.times.measure("detect"):
                 self._faces = self._detector.detect(frame.image_bgr)
             self._detected_s = frame.time_s
-        return self._faces
+        return self._faces, due
 
     def _classify(self, frame: Frame, faces: list[Face]) -> list[Observation]:
         with self.times.measure("align"):
@@ -111,9 +118,7 @@ class Pipeline:
             logits = self._classifier.classify(crops)
         return [Observation(*parts) for parts in zip(faces, logits, qualities, strict=True)]
 
-    def _compose(
-        self, frame: Frame, readings: list[Reading], transitions: list[Transition], started_s: float
-    ) -> list[Message]:
+    def _compose(self, frame: Frame, readings: list[Reading], transitions: list[Transition]) -> list[Message]:
         return self._composer.compose(
             readings,
             transitions,
@@ -121,8 +126,9 @@ class Pipeline:
             frame_height=frame.height_px,
             time_s=frame.time_s,
             wall_s=frame.wall_s,
-            mono_s=started_s,
-            latency_ms=(time.monotonic() - started_s) * 1000,
+            mono_s=time.monotonic(),
+            # By the wall clock, for a recording's frames carry no other.
+            latency_ms=(time.time() - frame.wall_s) * 1000,
             time_synced=self._time_synced(),
         )
 

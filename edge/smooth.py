@@ -5,12 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge.contract import EMOTIONS, UNKNOWN, softmax
 from edge.domain import Reading, Track, Transition
+
+_DOUBT: Final = 0.05
+"""How far the present emotion may sink under `unknown_below`: so much the averaged confidence of a still face wobbles.
+It is far less than `margin`, which may be more than the threshold itself and then would put `unknown` out of reach."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,8 +25,8 @@ class SmoothingRules:
     Attributes:
         time_constant_s: Time after which the average of the logits has followed a change by 63 %.
         min_dwell_s: For how long an emotion must lead before it is reported.
-        margin: By how much (in probability) another emotion must lead over the present one.
-        unknown_below: Confidence under which the emotion is `unknown`; a present emotion may sink `margin` lower.
+        margin: By how much (in probability) another emotion must lead over the present one, unless that is in doubt.
+        unknown_below: Confidence under which the emotion is `unknown`; the present emotion may sink 0.05 lower.
     """
 
     time_constant_s: float = 0.2
@@ -100,15 +105,13 @@ class Smoother:
         return face
 
     def _leading(self, probabilities: NDArray[np.float32], present: str | None) -> str:
-        """The emotion that these probabilities speak for, with the present one favoured."""
-        best = int(probabilities.argmax())
-        threshold = self._rules.unknown_below
+        """The emotion that these probabilities speak for: the present one as long as it is sure and not outdone."""
+        best = probabilities.max()
         if present in EMOTIONS:
             held = probabilities[EMOTIONS.index(present)]
-            if probabilities[best] - held < self._rules.margin:
-                best = EMOTIONS.index(present)
-            threshold -= self._rules.margin
-        return EMOTIONS[best] if probabilities[best] >= threshold else UNKNOWN
+            if held >= self._rules.unknown_below - _DOUBT and best - held < self._rules.margin:
+                return present
+        return EMOTIONS[probabilities.argmax()] if best >= self._rules.unknown_below else UNKNOWN
 
     def _end(self, ended: Sequence[Track]) -> list[Transition]:
         transitions = []

@@ -11,12 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.contract.errors import UserError
-from edge.source.opencv import open_video
-from edge.source.recording import PICTURE_SUFFIXES
+from edge.source.recording import PICTURE_SUFFIXES, is_picture
 
 _GREEN_BGR = (80, 220, 80)
 _BLACK_BGR = (0, 0, 0)
-_VIDEO_CODECS = {".avi": "MJPG", ".mp4": "mp4v"}
+_VIDEO_CODECS = {".avi": "MJPG", ".m4v": "mp4v", ".mkv": "mp4v", ".mov": "mp4v", ".mp4": "mp4v"}
 
 
 class Finding(Protocol):
@@ -34,9 +33,12 @@ def plan_outputs(files: Sequence[Path], output: Path) -> dict[Path, Path]:
     """Where each file's annotated copy goes: `output` itself for one file, otherwise a folder of that name.
 
     Raises:
-        UserError: A copy would replace a file that is to be read.
+        UserError: A copy would replace a file that is to be read, or a video become something else.
     """
     if len(files) == 1 and output.suffix and not output.is_dir():
+        if not is_picture(files[0]) and output.suffix.lower() not in _VIDEO_CODECS:
+            raise UserError("is no name for the copy of a video", where=output,
+                            remedy=f"End it with one of {' '.join(_VIDEO_CODECS)}")  # fmt: skip
         planned = {files[0]: output}
     else:
         planned = {file: output / name for file, name in zip(files, _distinct_names(files), strict=True)}
@@ -65,16 +67,16 @@ class Annotator:
     """Writes one annotated photo or video; without a target, it does nothing.
 
     Args:
-        file: What is annotated.
         target: Where the copy goes; its folder is made if it is not there.
+        video_fps: Frames a second of a video; None for a photo.
 
     Raises:
         UserError: The target cannot be written.
     """
 
-    def __init__(self, file: Path, target: Path | None) -> None:
-        self._file = file
+    def __init__(self, target: Path | None, *, video_fps: float | None) -> None:
         self._target = target
+        self._video_fps = video_fps
         self._video: cv2.VideoWriter | None = None
 
     def __enter__(self) -> Self:
@@ -89,23 +91,12 @@ class Annotator:
         if self._target is None:
             return
         annotated = draw(image_bgr, findings)
-        if self._file.suffix.lower() in PICTURE_SUFFIXES:
+        if self._video_fps is None:
             _write_picture(self._target, annotated)
             return
         if self._video is None:
-            self._video = self._open_video(self._target, annotated)
+            self._video = _open_video(self._target, self._video_fps, annotated)
         self._video.write(annotated)
-
-    def _open_video(self, target: Path, first: NDArray[np.uint8]) -> cv2.VideoWriter:
-        original = open_video(self._file)
-        fps = original.get(cv2.CAP_PROP_FPS) or 25.0
-        original.release()
-        _make_folder(target)
-        codec = cv2.VideoWriter.fourcc(*_VIDEO_CODECS.get(target.suffix.lower(), "mp4v"))
-        video = cv2.VideoWriter(str(target), codec, fps, (first.shape[1], first.shape[0]))
-        if not video.isOpened():
-            raise _not_writable(target)
-        return video
 
 
 def draw(image_bgr: NDArray[np.uint8], findings: Sequence[Finding]) -> NDArray[np.uint8]:
@@ -128,6 +119,15 @@ def _label(image_bgr: NDArray[np.uint8], text: str, left: int, top: int, line: i
     cv2.rectangle(image_bgr, (left, bottom - height - below), (left + width, bottom), _GREEN_BGR, cv2.FILLED)
     cv2.putText(image_bgr, text, (left, bottom - below // 2), cv2.FONT_HERSHEY_SIMPLEX, scale, _BLACK_BGR, line,
                 cv2.LINE_AA)  # fmt: skip
+
+
+def _open_video(target: Path, fps: float, first: NDArray[np.uint8]) -> cv2.VideoWriter:
+    _make_folder(target)
+    codec = cv2.VideoWriter.fourcc(*_VIDEO_CODECS[target.suffix.lower()])
+    video = cv2.VideoWriter(str(target), codec, fps, (first.shape[1], first.shape[0]))
+    if not video.isOpened():
+        raise _not_writable(target)
+    return video
 
 
 def _write_picture(target: Path, image_bgr: NDArray[np.uint8]) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
+from typing import Final
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from edge.align import align
@@ -25,9 +26,12 @@ from edge.detect import create_detector
 from edge.domain import Face, Frame
 from edge.errors import SourceError, SourceUnavailable
 from edge.ports import Detector
-from edge.source.recording import PICTURE_SUFFIXES, Recording
+from edge.source.recording import PICTURE_SUFFIXES, Recording, is_picture
 
 VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"})
+
+_WIDTHS: Final = {"time": 12, "left, top": 12, "size": 11, "emotion": 15, "confidence": 21, "quality": 7}
+"""Of the table's columns. They are fixed because rows are printed as they come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +69,12 @@ def run(arguments: argparse.Namespace) -> int:
     codes = [complain(fault) for fault in faults]
     outputs = plan_outputs(files, arguments.annotate) if arguments.annotate else {}
     for file in files:
+        faces = _faces(file, reader, outputs.get(file))
         try:
-            _classify(file, reader, outputs.get(file), as_json=arguments.format == "json")
+            if arguments.format == "json":
+                _print_lines(faces)
+            else:
+                _print_table(file, faces)
         except SourceError as fault:
             codes.append(complain(fault))
     return codes[0] if codes else 0
@@ -114,46 +122,57 @@ def _files(paths: Sequence[Path]) -> tuple[list[Path], list[SourceError]]:
         if not path.is_dir():
             files.append(path)
             continue
-        inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in PICTURE_SUFFIXES | VIDEO_SUFFIXES)
+        suffixes = PICTURE_SUFFIXES | VIDEO_SUFFIXES
+        inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in suffixes and file.is_file())
         if not inside:
             faults.append(SourceUnavailable("the folder holds no pictures and no videos", where=path))
         files += inside
     return list(dict.fromkeys(files)), faults
 
 
-def _frames(file: Path) -> Iterator[Frame]:
-    with Recording(path=file) as recording, suppress(EOFError):
-        while True:
-            frame = recording.read(timeout_s=0)
-            if frame is not None:
-                yield frame
-
-
-def _classify(file: Path, reader: _Reader, output: Path | None, *, as_json: bool) -> None:
-    found: list[FaceFinding] = []
-    with Annotator(file, output) as annotator:
-        for frame in _frames(file):
+def _faces(file: Path, reader: _Reader, output: Path | None) -> Iterator[FaceFinding]:
+    """The faces of a file as they are found. The annotated copy is written on the way."""
+    with (
+        Recording(path=file) as recording,
+        Annotator(output, video_fps=None if is_picture(file) else recording.fps) as annotator,
+        suppress(EOFError),
+    ):
+        while (frame := recording.read(timeout_s=0)) is not None:
             faces = reader.read(frame, file)
             annotator.add(frame.image_bgr, faces)
-            if as_json:
-                sys.stdout.writelines(f"{json.dumps(asdict(face))}\n" for face in faces)
-            else:
-                found += faces
-    if not as_json:
-        console = Console(highlight=False)
-        console.print(Text(printable(file), "bold"), soft_wrap=True)
-        console.print(_table(found) if found else Text("no face found", "dim"))
+            yield from faces
 
 
-def _table(found: Sequence[FaceFinding]) -> Table:
-    is_video = any(face.frame for face in found)
-    table = Table()
-    for heading in [*(["time"] if is_video else []), "left, top", "size", "emotion", "confidence", "quality"]:
-        table.add_column(heading)
-    for face in found:
-        left, top, right, bottom = face.box
-        time = [f"{face.time_s:.2f} s"] if is_video else []
-        confidence = Text(bar(face.confidence, 20), COLOURS[face.emotion])
-        table.add_row(*time, f"{left:.0f}, {top:.0f}", f"{right - left:.0f}x{bottom - top:.0f}",
-                      emotion(face.emotion, face.confidence), confidence, f"{face.quality:.2f}")  # fmt: skip
-    return table
+def _print_lines(faces: Iterable[FaceFinding]) -> None:
+    for face in faces:
+        sys.stdout.write(f"{json.dumps(asdict(face))}\n")
+
+
+def _print_table(file: Path, faces: Iterator[FaceFinding]) -> None:
+    console = Console(highlight=False)
+    first = next(faces, None)
+    console.print(Text(printable(file), "bold"), soft_wrap=True)
+    if first is None:
+        console.print(Text("no face found", "dim"))
+        return
+    columns = [name for name in _WIDTHS if name != "time" or not is_picture(file)]
+    headings = {name: Text(name, "dim") for name in columns}
+    for cells in chain([headings], map(_cells, chain([first], faces))):
+        console.print(Text().join(_padded(cells[name], _WIDTHS[name]) for name in columns), soft_wrap=True)
+
+
+def _cells(face: FaceFinding) -> dict[str, Text]:
+    left, top, right, bottom = face.box
+    return {
+        "time": Text(f"{face.time_s:.2f} s"),
+        "left, top": Text(f"{left:.0f}, {top:.0f}"),
+        "size": Text(f"{right - left:.0f}x{bottom - top:.0f}"),
+        "emotion": emotion(face.emotion, face.confidence),
+        "confidence": Text(bar(face.confidence, 20), COLOURS[face.emotion]),
+        "quality": Text(f"{face.quality:.2f}"),
+    }
+
+
+def _padded(cell: Text, width: int) -> Text:
+    cell.pad_right(width - len(cell))
+    return cell

@@ -77,17 +77,21 @@ class CameraConfig(Section):
         coerce_numbers_to_str=True,
         repr=False,  # a stream's address may hold a password
         description="Where its frames come from: a camera's number or device file, `csi:0` for a Raspberry Pi camera "
-        "on the flat cable, the address of an RTSP or HTTP stream, a video file, a folder of pictures, or `demo` for "
-        "two photographs that are filmed.",
+        "on the flat cable, the address of an RTSP or HTTP stream, a video file, a folder of pictures (frames of "
+        "one scene: a face that stays in its place is one face), or `demo` for two photographs that are filmed.",
     )
     width_px: Annotated[int, Field(ge=16, le=7680)] | None = Field(
-        default=None, description="Width to ask the camera for; without it, the camera decides."
+        default=None,
+        description="Width to ask the camera for. Without it, the camera decides; a `csi` camera is asked for 640.",
     )
     height_px: Annotated[int, Field(ge=16, le=4320)] | None = Field(
-        default=None, description="Height to ask the camera for; without it, the camera decides."
+        default=None,
+        description="Height to ask the camera for. Without it, the camera decides; a `csi` camera is asked for 480.",
     )
     fps: Annotated[float, Field(gt=0, le=240)] | None = Field(
-        default=None, description="Frames a second to ask the camera for; without it, the camera decides."
+        default=None,
+        description="Frames a second to ask the camera for; without it, the camera decides. Of a folder, how many of "
+        "its pictures make a second; without it, 1.",
     )
     realtime: bool = Field(
         default=False,
@@ -124,7 +128,11 @@ class TrackingConfig(Section):
     """Knowing a face again from frame to frame."""
 
     max_gap_s: float = Field(
-        default=1.0, gt=0, le=60, description="For how long a face may be out of sight and stay the same."
+        default=1.0,
+        gt=0,
+        le=60,
+        description="For how long a face may be out of sight and stay the same; one detection that misses it never "
+        "ends it.",
     )
     min_iou: float = Field(
         default=0.3, gt=0, lt=1, description="How far a face must overlap its last box (intersection over union)."
@@ -141,11 +149,13 @@ class SmoothingConfig(Section):
         default=0.4, ge=0, le=60, description="For how long an emotion must lead before it is reported."
     )
     margin: Share = Field(
-        default=0.3, description="By how much probability another emotion must lead over the present one."
+        default=0.3,
+        description="By how much probability another emotion must lead over the present one, unless that one is in "
+        "doubt.",
     )
     unknown_below: Share | None = Field(
         default=None,
-        description="Confidence under which the emotion is `unknown`.",
+        description="Confidence under which the emotion is `unknown`; the present emotion may sink 0.05 lower.",
         json_schema_extra={"shown_default": "what the model bundle says"},
     )
 

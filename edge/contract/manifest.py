@@ -36,12 +36,18 @@ class FileEntry(_Part):
 
 
 class Input(_Part):
-    """The picture that the model takes."""
+    """The picture that the model takes. It is square, as faces are cropped."""
 
     width_px: int = Field(gt=0)
     height_px: int = Field(gt=0)
     colour: Literal["gray"]
     dtype: Literal["int8", "uint8", "float32"]
+
+    @model_validator(mode="after")
+    def _is_square(self) -> Self:
+        if self.width_px != self.height_px:
+            raise ValueError(f"must be square, not {self.width_px}x{self.height_px} pixels")
+        return self
 
 
 class Output(_Part):
@@ -124,7 +130,7 @@ class Manifest(_Part):
     schema_version: Annotated[str, Field(pattern=r"^\d+\.\d+$")]
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
     version: Version
-    release: int = Field(ge=1, description="Rises with every release; a device never goes back")
+    release: int = Field(ge=1, description="Rises with every release")
     model: str = Field(description="Name of the .tflite file")
     files: dict[str, FileEntry]
     labels: tuple[str, ...] = Field(min_length=2)

@@ -25,6 +25,11 @@ _Pictures = Iterator[tuple[NDArray[np.uint8], float]]
 """Pictures uint8 (H, W, 3) BGR, each with its position in seconds, strictly increasing."""
 
 
+def is_picture(path: Path) -> bool:
+    """Whether a file is a picture by its name; any other is taken for a video."""
+    return path.suffix.lower() in PICTURE_SUFFIXES
+
+
 class Recording:
     """A video file, a picture or a folder of pictures; every frame is given, none is dropped.
 
@@ -32,12 +37,15 @@ class Recording:
         path: Which.
         loop: Whether to begin again at the end, with time going on.
         fps: Pictures a second in a folder. A video brings its own.
+
+    Attributes:
+        fps: Frames a second; of a video, once it is open.
     """
 
     def __init__(self, *, path: Path, loop: bool = False, fps: float | None = None) -> None:
+        self.fps = fps or 1.0
         self._path = path
         self._loop = loop
-        self._picture_fps = fps or 1.0
         self._unreadable: set[Path] = set()
         self._pictures: _Pictures = iter(())
         self._next: tuple[NDArray[np.uint8], float] | None = None
@@ -90,12 +98,12 @@ class Recording:
     def _play_once(self) -> _Pictures:
         if self._path.is_dir():
             return self._pictures_of(_files_in(self._path))
-        if self._path.suffix.lower() in PICTURE_SUFFIXES:
+        if is_picture(self._path):
             return self._pictures_of([self._path])
-        return _frames_of(self._path)
+        return self._frames_of_video()
 
     def _play_again_and_again(self) -> _Pictures:
-        start_s, step_s = 0.0, 1 / self._picture_fps
+        start_s, step_s = 0.0, 1 / self.fps
         while True:
             end_s = None
             for image_bgr, position_s in self._play_once():
@@ -112,16 +120,33 @@ class Recording:
         for path in files:
             image_bgr = read_picture(path)
             if image_bgr is not None:
-                yield image_bgr, index / self._picture_fps
+                yield image_bgr, index / self.fps
                 index += 1
             elif path not in self._unreadable:
                 self._unreadable.add(path)
                 log.warning("%s is left out: it is not a picture that can be read", path)
 
+    def _frames_of_video(self) -> _Pictures:
+        capture = open_video(self._path)
+        try:
+            fps = capture.get(cv2.CAP_PROP_FPS)
+            self.fps = fps if fps > 0 else _DEFAULT_VIDEO_FPS
+            period_s = 1 / self.fps
+            time_s = -period_s
+            while capture.grab():
+                position_s = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+                time_s = position_s if position_s > time_s else time_s + period_s  # some formats carry no positions
+                complete, image = capture.retrieve()
+                picture = as_bgr(image) if complete else None
+                if picture is not None:
+                    yield picture, time_s
+        finally:
+            capture.release()
+
 
 def _files_in(folder: Path) -> list[Path]:
     try:
-        files = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES)
+        files = sorted(filter(is_picture, folder.iterdir()))
     except OSError as error:
         raise SourceUnavailable(
             f"cannot be read ({error.strerror})", where=folder, remedy="Check the folder's rights"
@@ -133,23 +158,6 @@ def _files_in(folder: Path) -> list[Path]:
             remedy=f"Put some into it ({' '.join(sorted(PICTURE_SUFFIXES))})",
         )
     return files
-
-
-def _frames_of(video: Path) -> _Pictures:
-    capture = open_video(video)
-    try:
-        fps = capture.get(cv2.CAP_PROP_FPS)
-        period_s = 1 / fps if fps > 0 else 1 / _DEFAULT_VIDEO_FPS
-        time_s = -period_s
-        while capture.grab():
-            position_s = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
-            time_s = position_s if position_s > time_s else time_s + period_s  # some formats carry no positions
-            complete, image = capture.retrieve()
-            picture = as_bgr(image) if complete else None
-            if picture is not None:
-                yield picture, time_s
-    finally:
-        capture.release()
 
 
 class RealTime:

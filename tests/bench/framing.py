@@ -74,7 +74,7 @@ def _measures(face: Face) -> tuple[float, ...]:
     assert face.eyes is not None
     (left, right), box = face.eyes, face.box
     eyes_x, eye_y = ((a + b) / 2 for a, b in zip(left, right, strict=True))
-    centre_shift = _MARGIN_PX + _SIDE_PX / 2 - box.centre[1]
+    centre_shift = _MARGIN_PX + _SIDE_PX / 2 - (box.top + box.bottom) / 2
     return (
         (eyes_x - _MARGIN_PX) / _SIDE_PX,
         (eye_y - _MARGIN_PX) / _SIDE_PX,

@@ -160,7 +160,7 @@ def tell(logits: NDArray[np.float32], rules: SmoothingRules) -> list[str | None]
     """What the agent's smoother reports at each frame; None before the first report."""
     smoother, told = Smoother(rules), []
     for number, newest in enumerate(logits):
-        track = Track(1, Observation(_FACE, newest, 1.0), 0.0, number / FPS, number + 1)
+        track = Track(1, Observation(_FACE, newest, 1.0), number / FPS)
         readings, _ = smoother.update([track], [], track.last_seen_s)
         told.append(readings[0].emotion if readings else None)
     return told

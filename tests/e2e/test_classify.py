@@ -154,3 +154,38 @@ def test_a_copy_that_cannot_be_written_is_an_error(bundle_path: Path, astronaut_
     done = classify(bundle_path, astronaut_path, "--annotate", tmp_path / "a.docx")
     assert done.returncode == 1
     assert "a.docx: cannot be written. Check the folder's rights" in done.stderr
+
+
+def test_a_video_is_not_annotated_into_a_picture(bundle_path: Path, video_path: Path, tmp_path: Path) -> None:
+    """Five frames do not end as one picture that looks like success."""
+    done = classify(bundle_path, video_path, "--annotate", tmp_path / "a.jpg")
+    assert done.returncode == 1
+    assert "a.jpg: is no name for the copy of a video. End it with one of .avi" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_with_a_name_like_a_photo_is_a_folder(bundle_path: Path, astronaut_path: Path, tmp_path: Path) -> None:
+    """An album called trip.jpg is looked through, and is not itself an unreadable photo."""
+    album = tmp_path / "trip.jpg"
+    album.mkdir()
+    (album / "a.png").write_bytes(astronaut_path.read_bytes())
+    done = classify(bundle_path, tmp_path, "--format", "json")
+    assert done.returncode == 0, done.stderr
+    assert [face["path"] for face in findings(done)] == [str(album / "a.png")]
+
+
+def test_the_table_grows_while_a_video_is_read(bundle_path: Path, video_path: Path, tmp_path: Path) -> None:
+    """Of a long film, the first faces are shown long before the last frame is reached."""
+    film = tmp_path / "film.mjpeg"
+    face = cv2.resize(np.asarray(cv2.VideoCapture(str(video_path)).read()[1]), (320, 180))
+    nobody = cv2.imencode(".jpg", np.zeros_like(face))[1].tobytes()
+    film.write_bytes(cv2.imencode(".jpg", face)[1].tobytes() + 5000 * nobody)  # several milliseconds each
+    command = [EDGE, "classify", "--model", str(bundle_path), str(film)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(3)]
+        still_reading = process.poll() is None
+        process.kill()
+    assert [lines[0].strip(), lines[1].split()[0]] == [str(film), "time"]
+    assert "happy" in lines[2]
+    assert still_reading

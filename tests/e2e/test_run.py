@@ -45,6 +45,22 @@ def test_a_life_of_the_agent(config: Path, listener: Listener) -> None:
     assert not [line for line in agent.output if "Traceback" in line]
 
 
+def test_a_camera_slower_than_a_frame_a_second_tells_what_it_sees(
+    config: Path, listener: Listener, tmp_path: Path, astronaut_path: Path
+) -> None:
+    """At 0.8 frames a second, a face and its emotion arrive as from any other camera."""
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "a.png").symlink_to(astronaut_path)
+    slow = 'source = "pictures"\nfps = 0.8\nrealtime = true\nloop = true'
+    config.write_text(config.read_text().replace('source = "demo"', slow))
+    with Edge("run", "--config", config) as agent:
+        listener.wait_for(lambda: listener.on("emotion/hall/door/event"), timeout_s=40)
+        listener.wait_for(lambda: payload_of(listener, "emotion/hall/door/emotion")["face_count"] == 1, timeout_s=40)
+        assert agent.stop() == 0, agent.output
+    listener.wait_for(lambda: payload_of(listener, "emotion/hall/door/event")["event"] == "end")
+    assert payload_of(listener, "emotion/hall/door/event")["emotion"] == "happy"
+
+
 def test_ctrl_c_stops_it_as_orderly(config: Path, listener: Listener) -> None:
     """Somebody who tries the agent in a terminal leaves no device behind that looks alive."""
     with Edge("run", "--config", config) as agent:

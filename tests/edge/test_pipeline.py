@@ -1,13 +1,18 @@
 """The way of a frame, from picture to messages."""
 
 import json
+import time
+from dataclasses import replace
 from typing import Any
 
-from edge.adapt import Level
+import numpy as np
+import pytest
+
+from edge.adapt import LADDER, Level
 from edge.contract.manifest import Framing
-from edge.domain import Message
+from edge.domain import Box, Face, Message
 from edge.message import Composer
-from edge.payloads import ModelInfo
+from edge.payloads import ModelInfo, timestamp
 from edge.pipeline import Pipeline
 from edge.smooth import Smoother, SmoothingRules
 from edge.topics import Topics
@@ -21,7 +26,9 @@ FRAMING = Framing(eyes_x=0.5, eye_y=0.4, eye_distance=0.36, box_scale=1.14, box_
 class Rig:
     """A pipeline between scripted ports."""
 
-    def __init__(self, detector: ScriptedDetector, *, detection_interval_s: float = 0.0) -> None:
+    def __init__(
+        self, detector: ScriptedDetector, *, detection_interval_s: float = 0.0, state_interval_s: float = 1.0
+    ) -> None:
         self.detector = detector
         self.classifier = SteadyClassifier()
         self.publisher = RecordingPublisher()
@@ -32,16 +39,24 @@ class Rig:
             crop_px=48,
             tracker=Tracker(max_gap_s=0.5),
             smoother=Smoother(SmoothingRules(min_dwell_s=0.3)),
-            composer=Composer(topics=Topics("emotion", "hall"), camera="door", session=1, model=MODEL),
+            composer=Composer(
+                topics=Topics("emotion", "hall"),
+                camera="door",
+                session=1,
+                model=MODEL,
+                min_interval_s=state_interval_s,
+            ),
             publisher=self.publisher,
             detection_interval_s=detection_interval_s,
             time_synced=lambda: True,
         )
 
     def events(self) -> list[tuple[str, str]]:
-        return [
-            (event["event"], event["emotion"]) for event in map(_payload, self.publisher.messages) if "event" in event
-        ]
+        return [(event["event"], event["emotion"]) for event in self.payloads("event")]
+
+    def payloads(self, kind: str) -> list[dict[str, Any]]:
+        """What was said on the topic `event` or `emotion`."""
+        return [_payload(message) for message in self.publisher.messages if message.topic.endswith(kind)]
 
 
 def _payload(message: Message) -> dict[str, Any]:
@@ -55,6 +70,29 @@ def test_a_face_that_comes_changes_and_goes_gives_three_events() -> None:
         rig.classifier.emotion = "happy" if index < 15 else "surprise"
         rig.pipeline.process(frame(index))
     assert rig.events() == [("start", "happy"), ("change", "surprise"), ("end", "surprise")]
+
+
+@pytest.mark.parametrize("fps", [0.1, 0.9, 1.0])
+def test_a_camera_that_looks_seldom_tells_the_same_story(fps: float) -> None:
+    """An emotion is told on its second frame, and a visitor is gone after two frames without a face."""
+    rig = Rig(ScriptedDetector(lambda call: [one_face()] if call < 6 else []), state_interval_s=0)
+    told = []
+    for index in range(8):
+        rig.classifier.emotion = "happy" if index < 3 else "surprise"
+        rig.pipeline.process(frame(index, fps))
+        told.append(rig.payloads("emotion")[-1]["emotion"])
+    assert told == [None, "happy", "happy", "happy", "surprise", "surprise", "surprise", None]
+    assert rig.events() == [("start", "happy"), ("change", "surprise"), ("end", "surprise")]
+
+
+def test_a_device_that_does_the_least_keeps_a_face_that_one_detection_missed() -> None:
+    """On the lowest level there is a detection a second; a visitor who turns away for one does not leave."""
+    rig = Rig(ScriptedDetector(lambda call: [] if call == 3 else [one_face()]), detection_interval_s=0.2)
+    rig.pipeline.adapt(LADDER[-1])
+    for index in range(20):
+        rig.pipeline.process(frame(index, fps=2))
+    assert rig.detector.calls == 10
+    assert rig.events() == [("start", "happy")]
 
 
 def test_between_two_detections_faces_are_classified_where_they_were() -> None:
@@ -106,3 +144,45 @@ def test_each_stage_is_timed() -> None:
     percentiles = rig.pipeline.times.percentiles_ms()
     assert percentiles.keys() == {"detect", "align", "classify", "total"}
     assert all(0 < p50 <= p95 for p50, p95 in percentiles.values())
+
+
+def test_on_a_frame_of_another_size_faces_are_looked_for_anew() -> None:
+    """Between two detections too, what is told of each frame lies where its own faces are."""
+    large, small = Face(Box(160, 90, 320, 270), 0.9), Face(Box(16, 9, 32, 27), 0.9)
+    rig = Rig(ScriptedDetector(lambda call: [small] if call else [large]), detection_interval_s=60)
+    for index in range(10):
+        rig.pipeline.process(frame(index))
+    for index in range(10, 20):
+        rig.pipeline.process(replace(frame(index), image_bgr=np.zeros((36, 64, 3), np.uint8)))
+    assert rig.detector.calls == 2
+    assert rig.events() == [("start", "happy"), ("end", "happy"), ("start", "happy")]
+    place = {"left": 0.25, "top": 0.25, "right": 0.5, "bottom": 0.75}
+    assert [event["box"] for event in rig.payloads("event")] == [place] * 3
+
+
+def test_a_fault_on_the_first_frame_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A face that is there when the camera is tried again counts from then on, not from before the fault."""
+    rig = Rig(ScriptedDetector(lambda _: [one_face()]))
+    monkeypatch.setattr(rig.publisher, "publish", _fail)
+    with pytest.raises(MemoryError):
+        rig.pipeline.process(frame(0))
+    monkeypatch.undo()
+    rig.pipeline.finish()
+    for index in range(3, 10):
+        rig.pipeline.process(frame(index))
+    (start,) = rig.payloads("event")
+    assert (start["since"], start["track_id"]) == (timestamp(frame(3).wall_s), 2)
+
+
+def _fail(_: Message) -> None:
+    raise MemoryError
+
+
+def test_latency_counts_from_the_picture() -> None:
+    """Whoever subscribes learns how old the news is, what a frame waited for its turn included."""
+    rig = Rig(ScriptedDetector(lambda _: [one_face()]))
+    taken_s = time.time() - 5
+    rig.pipeline.process(replace(frame(0), wall_s=taken_s))
+    (state,) = rig.payloads("emotion")
+    assert state["ts"] == timestamp(taken_s)
+    assert 5_000 <= state["latency_ms"] < 3_600_000

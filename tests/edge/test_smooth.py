@@ -17,10 +17,16 @@ def logits_for(emotion: str, strength: float = 4.0) -> np.ndarray:
     return logits
 
 
+def logits_of(**shares: float) -> np.ndarray:
+    """Logits that give the named emotions these probabilities, and the others equal parts of the rest."""
+    rest = (1 - sum(shares.values())) / (len(EMOTIONS) - len(shares))
+    return np.log([shares.get(emotion, rest) for emotion in EMOTIONS]).astype(np.float32)
+
+
 def track_at(time_s: float, logits: np.ndarray, track_id: int = 1, seen_s: float | None = None) -> Track:
     """A track seen at `seen_s`, by default now."""
     observation = Observation(Face(Box(0, 0, 100, 100), 0.9), logits.astype(np.float32), 0.8)
-    return Track(track_id, observation, 0.0, time_s if seen_s is None else seen_s, 1)
+    return Track(track_id, observation, time_s if seen_s is None else seen_s)
 
 
 class Film:
@@ -92,6 +98,30 @@ def test_doubt_is_called_unknown_and_a_lead_within_the_margin_keeps_the_present_
     close = logits_for("sad", 3.0) + logits_for("fear", 3.1)
     film.show(close, 2.0)
     assert film.said()[1:] == [("change", "unknown", "sad")]
+
+
+@pytest.mark.parametrize("unknown_below", [0.27, 0.45])
+def test_lasting_doubt_ends_an_emotion_and_a_wobble_at_the_threshold_does_not(unknown_below: float) -> None:
+    """Nobody is called happy for minutes because of one smile, with either bundle's threshold."""
+    film = Film(rules=SmoothingRules(unknown_below=unknown_below))
+    film.show(logits_for("happy"), 1.0)
+    for nudge in (0.02, -0.02, -0.04, 0.03):
+        film.show(logits_of(happy=unknown_below + nudge), 1.0)
+    assert film.said() == [("start", None, "happy")]
+    film.show(logits_for("happy", 0.0), 1.0)
+    assert film.said()[1:] == [("change", "happy", "unknown")]
+    film.show(logits_of(happy=unknown_below - 0.02), 1.0)
+    assert film.readings[0].emotion == "unknown"
+
+
+def test_another_emotion_takes_over_only_where_it_would_not_be_called_unknown() -> None:
+    """The present emotion may be a little less sure than the threshold; its successor may not."""
+    film = Film(rules=SmoothingRules(margin=0.1, unknown_below=0.4))
+    film.show(logits_for("happy"), 1.0)
+    film.show(logits_of(sad=0.38, happy=0.1), 1.0)
+    assert film.said()[1:] == [("change", "happy", "unknown")]
+    film.show(logits_of(sad=0.42, happy=0.1), 1.0)
+    assert film.said()[2:] == [("change", "unknown", "sad")]
 
 
 def test_probabilities_sum_to_one_and_the_confidence_is_that_of_the_emotion() -> None:

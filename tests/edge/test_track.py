@@ -36,13 +36,37 @@ def test_a_face_that_is_hidden_shortly_stays_the_same() -> None:
     assert [track.last_seen_s for track in hidden] == [0.0]
     assert not ended
     seen, _ = tracker.update([face_at(0)], 1.0)
-    assert [(track.id, track.hits) for track in seen] == [(1, 2)]
+    assert [(track.id, track.last_seen_s) for track in seen] == [(1, 1.0)]
+
+
+def test_a_face_stays_the_same_however_rare_the_frames() -> None:
+    """One frame in ten seconds, and one on which the detector missed the face: still the same person."""
+    tracker = Tracker(max_gap_s=1.0, min_iou=0.3)
+    ids = {tracker.update([face_at(0)], time_s)[0][0].id for time_s in (0.0, 10.0, 20.0)}
+    hidden, ended = tracker.update([], 30.0)
+    ids |= {track.id for track in [*hidden, *tracker.update([face_at(0)], 40.0)[0]]}
+    assert ids == {1}
+    assert not ended
+    tracker.update([], 50.0)
+    assert [track.id for track in tracker.update([], 60.0)[1]] == [1]
+
+
+def test_a_frame_on_which_nobody_looked_for_faces_ends_no_track() -> None:
+    """A face that one detection missed has its chance at the next one, however many frames lie between."""
+    tracker = Tracker(max_gap_s=1.0, min_iou=0.3)
+    tracker.update([face_at(0)], 0.0)
+    tracker.update([], 2.0)
+    for time_s in (2.5, 3.0, 3.5):
+        assert not tracker.update([], time_s, detected=False)[1]
+    assert [track.id for track in tracker.update([face_at(0)], 4.0)[0]] == [1]
 
 
 def test_a_face_that_is_gone_ends_once_and_a_new_one_gets_a_new_number() -> None:
     """Whoever comes back after the gap is somebody new: tracks identify nobody."""
     tracker = Tracker(max_gap_s=1.0, min_iou=0.3)
     tracker.update([face_at(0)], 0.0)
+    tracker.update([], 0.5)
+    assert tracker.update([], 1.0)[1] == []
     alive, ended = tracker.update([face_at(0)], 1.5)
     assert [track.id for track in ended] == [1]
     assert [track.id for track in alive] == [2]

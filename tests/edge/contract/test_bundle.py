@@ -138,6 +138,7 @@ def test_a_bundle_that_lacks_an_emotion_is_refused(copy: Path, edit: Edit) -> No
         (lambda document: document["files"].update({"../../etc/passwd": {"sha256": "0" * 64, "size": 0}}), "passwd"),
         (lambda document: document.update(model="other.tflite"), "other.tflite"),
         (lambda document: document["input"].update(dtype="float64"), "input.dtype"),
+        (lambda document: document["input"].update(height_px=96), "input.*must be square, not 48x96 pixels"),
     ],
 )
 def test_a_faulty_manifest_is_told_by_the_field(
