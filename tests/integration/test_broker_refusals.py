@@ -83,6 +83,12 @@ def test_no_credentials(locked_broker: Mosquitto) -> None:
         probe_broker(settings(locked_broker.port))
 
 
+def test_a_forgotten_password(locked_broker: Mosquitto) -> None:
+    """A user name without its password is told from a wrong password."""
+    with pytest.raises(BrokerRefused, match="let camera in, for whom there is no password here"):
+        probe_broker(replace(settings(locked_broker.port), username="camera"))
+
+
 def test_a_wrong_password(locked_broker: Mosquitto) -> None:
     """A wrong password is named as the likely fault, and is not shown."""
     probe_broker(login(locked_broker.port, "right"))
