@@ -193,6 +193,32 @@ def test_the_largest_answer_arrives(broker: Broker) -> None:
         asker.wait_for_message(answer.topic)
 
 
+def test_half_made_certificates_are_finished(tmp_path: Path) -> None:
+    """What an interrupted run leaves is completed by the next: an authority's key alone, or an empty file."""
+    run(EXAMPLE / "make-certificates.sh", "localhost", tmp_path)
+    for path in tmp_path.iterdir():
+        if path.name != "ca.key":
+            path.unlink()
+    (tmp_path / "ca.crt").touch()
+    run(EXAMPLE / "make-certificates.sh", "localhost", tmp_path)
+    run("openssl", "verify", "-CAfile", tmp_path / "ca.crt", tmp_path / "server.crt")
+
+
+def test_the_authority_is_renewed_only_with_its_key(tmp_path: Path) -> None:
+    """While ca.key is in its safe, a second run says so and leaves everything as it was; with the key, it renews."""
+    run(EXAMPLE / "make-certificates.sh", "localhost", tmp_path)
+    authority, safe = (tmp_path / "ca.crt").read_bytes(), tmp_path / "safe"
+    (tmp_path / "ca.key").rename(safe)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(subprocess.CalledProcessError) as refusal:
+        run(EXAMPLE / "make-certificates.sh", "localhost", tmp_path)
+    assert b"ca.key is missing" in refusal.value.stderr
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    safe.rename(tmp_path / "ca.key")
+    run(EXAMPLE / "make-certificates.sh", "broker.lan", tmp_path)
+    assert (tmp_path / "ca.crt").read_bytes() == authority
+
+
 def test_a_device_hears_its_own_commands_only(broker: Broker) -> None:
     """A command to one device reaches that device, and one to another does not."""
     with Client(broker, "pi-door") as device, Client(broker, "homeassistant") as home:
