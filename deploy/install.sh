@@ -73,14 +73,20 @@ check_checkout() {
     done
 }
 
+install_package() {
+    if dpkg --status "$1" >/dev/null 2>&1; then return; fi
+    say "installing $1"
+    apt-get update --quiet &&
+        DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet --no-install-recommends "$1"
+}
+
 install_packages() {
-    set -- python3-venv
-    # The camera on the ribbon cable is reached through the distribution's own Python.
-    if grep -qs 'Raspberry Pi' /proc/device-tree/model; then set -- "$@" python3-picamera2; fi
-    if ! dpkg --status "$@" >/dev/null 2>&1; then
-        say "installing $*"
-        apt-get update --quiet
-        DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet --no-install-recommends "$@"
+    install_package python3-venv
+    # The camera on the flat cable is reached through the distribution's own Python. Debian, unlike Raspberry Pi OS, has
+    # no such package.
+    if grep -qs 'Raspberry Pi' /sys/firmware/devicetree/base/model; then
+        install_package python3-picamera2 ||
+            say "going on without python3-picamera2; only cameras on the flat cable (csi:0) need it"
     fi
     /usr/bin/python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
         fail "$(/usr/bin/python3 --version) is too old; 3.11 is needed." "Upgrade to Debian 12 (Bookworm) or newer."
@@ -94,7 +100,8 @@ install_user() {
 
 install_program() {
     wanted=$(/usr/bin/python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-    if ! [ -x "$APP/venv/bin/python$wanted" ]; then # new, or made by the Python of the release before
+    # New, made by the Python of the release before, or left half made: pip is the last to come.
+    if ! [ -x "$APP/venv/bin/python$wanted" ] || ! [ -x "$APP/venv/bin/pip" ]; then
         say "making $APP/venv with Python $wanted"
         /usr/bin/python3 -m venv --clear "$APP/venv"
     fi
@@ -180,7 +187,7 @@ main() {
     check_root
     if [ "$action" = remove ]; then
         remove
-        if [ "$purge" = yes ]; then purge; else say "kept $CONFIG_DIR, $STATE_DIR and the user $SERVICE_USER"; fi
+        if [ "$purge" = yes ]; then purge; else say "kept $CONFIG_DIR, secrets, $STATE_DIR and the user $SERVICE_USER"; fi
         return
     fi
     check_system

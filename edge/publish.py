@@ -218,7 +218,7 @@ class MqttPublisher:
         if received.retained:
             log.warning("%s: a retained command is ignored: it would be carried out at every start", received.topic)
             return
-        response = self._commands.answer(received.topic, received.payload, wall_s=time.time())
+        response = self._commands.answer(received.topic, received.payload, wall_s=time.time(), fits=connection.fits)
         self._reply(response, None, connection)
         if received.response_topic is not None:
             elsewhere = replace(response, topic=received.response_topic)

@@ -54,7 +54,8 @@ A variable overrides a key. Its name is `EDGE_`, the table, two underscores, the
     EDGE_MQTT__HOST=broker.lan EDGE_CAMERA__0__SOURCE=/dev/video2 edge run
 
 What systemd sets is heeded too: `STATE_DIRECTORY` takes the place of `device.state_dir`, and in `CREDENTIALS_DIRECTORY`
-the files `mqtt_password` and `mqtt_key` are used where the configuration names none.
+the files `mqtt_password` and `mqtt_key` are used where the configuration names none. `edge check` and `edge doctor`
+find those of the running service by themselves.
 
 ## Secrets
 

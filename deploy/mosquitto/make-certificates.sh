@@ -24,11 +24,15 @@ mkdir -p "$folder"
 cd "$folder"
 new_key() { openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out "$1"; }
 
-if ! [ -e ca.key ]; then
-    new_key ca.key
+if ! [ -s ca.crt ]; then # new, or left half made
+    [ -s ca.key ] || new_key ca.key
     openssl req -x509 -new -key ca.key -days $ca_days -subj "/CN=emotion-edge authority" -out ca.crt \
         -addext "basicConstraints=critical,CA:TRUE,pathlen:0" -addext "keyUsage=critical,keyCertSign,cRLSign"
 fi
+[ -s ca.key ] || {
+    echo "$folder: ca.key is missing. Put it there for this run, or remove ca.crt to begin with a new authority." >&2
+    exit 1
+}
 new_key server.key
 openssl req -new -key server.key -subj "/CN=$host" -out server.csr
 cat >server.ext <<END

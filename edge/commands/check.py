@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from edge.checks import Finding, Status, examine, failures, start_checks
 from edge.commands.findings import show
-from edge.config import load_config
+from edge.commands.service import load_as_service
 from edge.contract.errors import UserError
 
 
@@ -20,7 +19,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _findings(file: Path) -> Iterator[Finding]:
     try:
-        config = load_config(file, os.environ)
+        config = load_as_service(file)
     except UserError as error:
         yield from failures("configuration", error)
         return

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -12,7 +11,8 @@ from pathlib import Path
 from edge.checks import Finding, Status, all_checks, examine, failures
 from edge.cli import DEFAULT_CONFIG
 from edge.commands.findings import show
-from edge.config import Config, load_config
+from edge.commands.service import load_as_service
+from edge.config import Config
 from edge.contract.errors import UserError
 
 
@@ -24,16 +24,26 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _findings(file: Path) -> Iterator[Finding]:
     config: Config | None = None
-    if file == DEFAULT_CONFIG and not file.exists():
+    if file == DEFAULT_CONFIG and _is_missing(file):
         yield Finding("configuration", Status.WARN, f"{file}: there is none, so only what needs none is checked",
                       "Name yours with --config, or begin with deploy/config.toml")  # fmt: skip
     else:
         try:
-            config = load_config(file, os.environ)
+            config = load_as_service(file)
             yield Finding("configuration", Status.OK, f"{file}")
         except UserError as error:
             yield from failures("configuration", error)
     yield from examine(all_checks(config, file))
+
+
+def _is_missing(file: Path) -> bool:
+    try:
+        file.stat()
+    except FileNotFoundError:
+        return True
+    except OSError:  # reading it will say what is wrong
+        return False
+    return False
 
 
 def _write_json(findings: Iterable[Finding]) -> int:

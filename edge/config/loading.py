@@ -59,7 +59,10 @@ def _read(path: Path) -> str:
             "there is no such file", where=path, remedy="Name another with --config, or begin with deploy/config.toml"
         ) from error
     except OSError as error:
-        raise ConfigError(f"cannot be read ({error.strerror})", where=path, remedy="Check its permissions") from error
+        raise ConfigError(
+            f"cannot be read ({error.strerror})", where=path,
+            remedy="Check its permissions; what the service reads, `sudo -u emotion-edge` may read too",
+        ) from error  # fmt: skip
     except UnicodeDecodeError as error:
         raise ConfigError(f"is not UTF-8 text ({error.reason} at byte {error.start})", where=path) from error
 

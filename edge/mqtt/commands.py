@@ -36,8 +36,10 @@ class Commands:
         self._topics = topics
         self._handlers = handlers
 
-    def answer(self, topic: str, payload: bytes, *, wall_s: float) -> Message:
-        """Carries out the request that came on `topic`, and returns the response."""
+    def answer(
+        self, topic: str, payload: bytes, *, wall_s: float, fits: Callable[[Message], bool] = lambda _: True
+    ) -> Message:
+        """Carries out the request that came on `topic`, and returns the response, which in any case `fits`."""
         name = topic.rpartition("/")[2]
         try:
             request = _read(payload)
@@ -45,8 +47,17 @@ class Commands:
             response = self._response(name, malformed.request_id, wall_s, error=str(malformed))
         else:
             response = self._carry_out(name, request, wall_s)
+        message = self._message(response)
+        if not fits(message):
+            error = f"the broker does not take an answer of {len(message.payload)} bytes"
+            response = self._response(name, response.id, wall_s, error=error)
+            message = self._message(response)
         log.info("command %s (%s): %s", name, response.id, response.error or "done")
-        return json_message(self._topics.response(name), response, qos=1, expiry_s=_RESPONSE_EXPIRY_S)
+        return message
+
+    def _message(self, response: CommandResponse) -> Message:
+        topic = self._topics.response(response.command)
+        return json_message(topic, response, qos=1, expiry_s=_RESPONSE_EXPIRY_S)
 
     def _carry_out(self, name: str, request: CommandRequest, wall_s: float) -> CommandResponse:
         try:

@@ -93,6 +93,7 @@ class Connection:
         self._fault: BrokerError | None = None
         self._topics: dict[int, str] = {}
         self._acks: list[Ack] = []
+        self._too_large = 0
         self._received: list[Received] = []
         self._client = self._new_client(protocol, timeout_s)
         if will is not None:
@@ -127,9 +128,13 @@ class Connection:
     @property
     def room(self) -> int:
         """How many more messages with QoS 1 may be under way."""
-        _, properties = self._answer or (None, None)
-        most = min(_MOST_UNDER_WAY, getattr(properties, "ReceiveMaximum", _MOST_UNDER_WAY))
+        most = min(_MOST_UNDER_WAY, self._told("ReceiveMaximum") or _MOST_UNDER_WAY)
         return max(0, most - len(self._topics))
+
+    def fits(self, message: Message, correlation_data: bytes | None = None) -> bool:
+        """Whether the broker takes a message of this size, as far as it tells (MQTT 5)."""
+        most = self._told("MaximumPacketSize")
+        return most is None or packets.size(message, correlation_data) <= most
 
     def wait(self, timeout_s: float) -> None:
         """Lets the network work until something happens, the bell rings, or the time is over."""
@@ -152,7 +157,14 @@ class Connection:
         self._client.loop_misc()
 
     def send(self, message: Message, *, correlation_data: bytes | None = None) -> int:
-        """Hands a message to the network. Returns a number by which its `Ack` is known."""
+        """Hands a message to the network. Returns a number by which its `Ack` is known.
+
+        One that is too large for the broker would end the connection. It counts as refused, and is not sent.
+        """
+        if not self.fits(message, correlation_data):
+            self._too_large += 1  # and the number below zero, where no packet has one
+            self._acks.append(Ack(-self._too_large, message.topic, "too large"))
+            return -self._too_large
         properties = packets.publish(message, correlation_data) if self._v5 else None
         info = self._client.publish(message.topic, message.payload, message.qos, message.retain, properties)
         if message.qos:
@@ -185,6 +197,11 @@ class Connection:
         while self._client.socket() is not None and time.monotonic() < give_up_s:
             self.wait(0.1)
         self._hang_up()
+
+    def _told(self, limit: str) -> int | None:
+        """A limit that the broker's answer to CONNECT names."""
+        _, properties = self._answer or (None, None)
+        return getattr(properties, limit, None)
 
     def _new_client(self, protocol: MQTTProtocolVersion, timeout_s: float) -> paho.Client:
         client = paho.Client(

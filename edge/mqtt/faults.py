@@ -102,6 +102,11 @@ def refused(reason: ReasonCode, settings: BrokerSettings) -> BrokerError:
 def _not_let_in(settings: BrokerSettings) -> tuple[str, str]:
     if settings.username is None:
         return "the broker lets no anonymous client in", "Configure a user name and a password"
+    if settings.password is None:
+        return (
+            f"the broker does not let {settings.username} in, for whom there is no password here",
+            "Give one; a systemd credential is there only while its service runs",
+        )
     # Brokers answer alike for both faults, so that nobody can find out which users there are.
     return (
         f"the broker does not let {settings.username} in: wrong password, unknown user, or no right to connect",

@@ -108,4 +108,4 @@ class Logbook:
         self._rejected += 1
         if topic not in self._rejected_topics:
             self._rejected_topics.add(topic)
-            log.warning("%s: the broker rejects messages on this topic (%s); check its access list", topic, reason)
+            log.warning("%s: the broker rejects messages on this topic (%s); check what it allows", topic, reason)

@@ -88,6 +88,12 @@ def publish(message: Message, correlation_data: bytes | None = None) -> Properti
     return properties
 
 
+def size(message: Message, correlation_data: bytes | None = None) -> int:
+    """The most bytes that PUBLISH takes: type and length, the topic, a number, the properties and the payload."""
+    properties = publish(message, correlation_data).pack()  # type: ignore[no-untyped-call]
+    return 5 + 2 + len(message.topic.encode()) + 2 + len(properties) + len(message.payload)
+
+
 def subscribe(subscription: Subscription) -> SubscribeOptions:
     """For SUBSCRIBE. As a rule, what the broker has kept is not asked for: a command or a notice counts when given."""
     handling = SubscribeOptions.RETAIN_SEND_ON_SUBSCRIBE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 
 from tests.e2e import service
 from tests.e2e.nspawn import Machine
-from tests.e2e.service import UNIT
+from tests.e2e.service import CHECKOUT, PYTHON, UNIT, VENV
 from tests.mosquitto import Listener, Mosquitto
 
 AGENT = "import sys\nfrom edge.cli import main\nsys.exit(main())\n"
@@ -102,3 +103,41 @@ def test_a_hung_camera_brings_the_watchdog(unit: Machine, broker: Mosquitto, lis
     assert "no sign of life from camera door" in journal
     assert "Watchdog timeout" in journal
     listener.wait_for(lambda: statuses(listener)[-2:] == ["online", "online"])
+
+
+def test_the_doctor_has_the_password_of_the_service(unit: Machine, tmp_path: Path) -> None:
+    """From a shell, the broker lets the agent's user in while the service runs; after that, the doctor says why not."""
+    with locked_broker(tmp_path) as broker:
+        lines = configuration(broker, source=FILM).replace("[mqtt]", '[mqtt]\nusername = "hall"')
+        service.configure(unit, lines)
+        unit.write("/etc/credstore/emotion-edge.mqtt_password", "s3cret\n", mode=0o600)
+        service.start(unit)
+        found = as_user(unit, "emotion-edge", "edge", "doctor")
+        unit.systemctl("stop", UNIT)
+        found_later = as_user(unit, "emotion-edge", "edge", "doctor")
+    assert "OK    publish right   granted on emotion/hall/..." in found
+    assert "FAIL  broker" in found_later
+    assert "a systemd credential is there only while its service runs" in found_later
+
+
+def test_the_doctor_tells_strangers_who_may_ask(unit: Machine) -> None:
+    """A user who may not read the configuration is told so, and the machine is checked all the same."""
+    found = as_user(unit, "nobody", "edge", "doctor")
+    assert "FAIL  configuration   /etc/emotion-edge/config.toml: cannot be read (Permission denied)" in found
+    assert "sudo -u emotion-edge" in found
+    assert "OK    runtime" in found
+
+
+def locked_broker(folder: Path) -> Mosquitto:
+    """A broker that lets only `hall` in."""
+    passwords = folder / "passwords"
+    passwords.touch(mode=0o600)
+    subprocess.run(["mosquitto_passwd", "-b", passwords, "hall", "s3cret"], check=True, capture_output=True)
+    return Mosquitto(folder, ["allow_anonymous false", f"password_file {passwords}"])
+
+
+def as_user(machine: Machine, user: str, *command: str) -> str:
+    """What a command writes that a user calls from a shell."""
+    rights = ["setpriv", f"--reuid={user}", f"--regid={machine.run('id', '-g', user).strip()}", "--init-groups"]
+    environ = ["env", "-i", f"PATH={VENV}/bin:/bin", f"PYTHONPATH={CHECKOUT}", f"LD_LIBRARY_PATH={PYTHON}/lib"]
+    return machine.run(*rights, *environ, *command, check=False)

@@ -8,9 +8,20 @@ import pytest
 
 from tests.docs import PAGES
 
+PROJECT = Path(__file__).parents[2]
+
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_pages_say_what_the_program_does(page: Path) -> None:
     """Nobody reads about an option or a key that is not there, or misses one that is."""
     # Words only: argparse breaks its lines differently from one Python to the next.
     assert page.read_text(encoding="utf-8").split() == PAGES[page]().split(), "run: make docs"
+
+
+@pytest.mark.parametrize("package", ["edge", "trainer"])
+def test_the_architecture_names_every_room(package: str) -> None:
+    """Who looks for the room of a module finds it in the table."""
+    table = (PROJECT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    rooms = [f"{path.name}`" for path in (PROJECT / package).glob("[a-z]*.py")]
+    rooms += [f"{package}/{path.parent.name}/`" for path in (PROJECT / package).glob("*/__init__.py")]
+    assert [room for room in rooms if room not in table] == []

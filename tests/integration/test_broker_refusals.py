@@ -83,6 +83,12 @@ def test_no_credentials(locked_broker: Mosquitto) -> None:
         probe_broker(settings(locked_broker.port))
 
 
+def test_a_forgotten_password(locked_broker: Mosquitto) -> None:
+    """A user name without its password is told from a wrong password."""
+    with pytest.raises(BrokerRefused, match="let camera in, for whom there is no password here"):
+        probe_broker(replace(settings(locked_broker.port), username="camera"))
+
+
 def test_a_wrong_password(locked_broker: Mosquitto) -> None:
     """A wrong password is named as the likely fault, and is not shown."""
     probe_broker(login(locked_broker.port, "right"))
@@ -122,8 +128,25 @@ def test_a_rejected_event_does_not_block_the_others(
         assert publisher.stats.rejected >= 2
     complaints = [record.message for record in caplog.records if "cellar" in record.message]
     assert complaints == [
-        "emotion/hall/cellar/event: the broker rejects messages on this topic (Not authorized); check its access list"
+        "emotion/hall/cellar/event: the broker rejects messages on this topic (Not authorized); check what it allows"
     ]
+
+
+def test_a_message_that_is_too_large_does_not_block_the_others(
+    start_broker: StartBroker, build: Build, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A state or an event beyond the broker's limit is counted and named; the connection stays and the rest arrives."""
+    broker = start_broker(["allow_anonymous true", "max_packet_size 2000"])
+    with Listener(broker.port) as listener, build(settings(broker.port)) as publisher:
+        for size in (1900, 2000, 2000, 1900):
+            publisher.publish(Message("emotion/hall/door/emotion", b"x" * size, retain=True))
+            publisher.publish(Message("emotion/hall/door/event", b"{}" * (size // 2), qos=1, durable=True))
+        listener.wait_for(lambda: len(listener.on("emotion/hall/door/event")) == 2)
+        listener.wait_for(lambda: listener.on("emotion/hall/door/emotion"))
+        wait_until(lambda: publisher.stats.queue_depth == 0)
+        assert (publisher.stats.connected, publisher.stats.reconnects) == (True, 0)
+        assert publisher.stats.rejected >= 2
+    assert "the broker rejects messages on this topic (too large)" in caplog.text
 
 
 def test_two_devices_with_one_client_id(

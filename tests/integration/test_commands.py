@@ -10,7 +10,7 @@ from edge.mqtt import BrokerSettings
 from edge.mqtt.commands import Commands
 from edge.payloads import CommandRequest, CommandResponse
 from edge.topics import Topics
-from tests.integration.conftest import Build
+from tests.integration.conftest import Build, StartBroker
 from tests.mosquitto import Listener, Mosquitto
 from tests.network import Relay
 
@@ -37,6 +37,11 @@ def publisher(broker: Mosquitto, listener: Listener, build: Build) -> Any:
     with build(settings, commands=HANDLERS, groups=("ground-floor",)) as publisher:
         listener.wait_for(lambda: listener.on(STATUS))
         yield publisher
+
+
+def picture(_request: CommandRequest) -> str:
+    """A command whose answer is as large as that to `snapshot`."""
+    return "x" * 200_000
 
 
 def ask(listener: Listener, name: str, payload: str | bytes, **more: Any) -> dict[str, Any]:
@@ -112,6 +117,18 @@ def test_a_kept_command_is_ignored_at_the_start(
         listener.wait_for(lambda: listener.on(STATUS))
         assert ask(listener, "echo", '{"id": "fresh"}')["id"] == "fresh"
     assert len(listener.on("emotion/hall/cmd/echo/response")) == 1
+
+
+def test_an_answer_that_the_broker_does_not_take(start_broker: StartBroker, build: Build) -> None:
+    """Who asks for more than the broker lets through is told so, and the agent stays connected."""
+    broker = start_broker(["allow_anonymous true", "max_packet_size 65536"])
+    settings = BrokerSettings(port=broker.port, client_id="edge-test")
+    with Listener(broker.port) as listener, build(settings, commands={"snapshot": picture}) as publisher:
+        listener.wait_for(lambda: listener.on(STATUS))
+        answer = ask(listener, "snapshot", '{"id": 8}')
+        assert (answer["id"], answer["ok"]) == (8, False)
+        assert "the broker does not take an answer of 200" in answer["error"]
+        assert publisher.stats.reconnects == 0
 
 
 def test_deep_nesting_is_an_error_too() -> None:

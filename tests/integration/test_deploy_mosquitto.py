@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import shutil
 import ssl
 import subprocess
@@ -16,6 +17,9 @@ from paho.mqtt import client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.reasoncodes import ReasonCode
 
+from edge.mqtt.commands import Commands
+from edge.snapshot import MOST_BYTES
+from edge.topics import Topics
 from tests.mosquitto import PROGRAM, Mosquitto, free_port
 
 EXAMPLE = Path(__file__).parents[2] / "deploy/mosquitto"
@@ -86,9 +90,9 @@ class Client:
         self._client.disconnect()
         self._client.loop_stop()
 
-    def may_publish(self, topic: str) -> bool:
+    def may_publish(self, topic: str, payload: bytes = b"x") -> bool:
         """Whether the broker takes a message on `topic`."""
-        return not self._answer(self._client.publish(topic, "x", qos=1).mid).is_failure
+        return not self._answer(self._client.publish(topic, payload, qos=1).mid).is_failure
 
     def subscribe(self, topic_filter: str) -> None:
         """Subscribes, and waits until the broker has agreed."""
@@ -176,6 +180,43 @@ def test_who_only_watches_sees_no_answers(broker: Broker, listener: str) -> None
         asker.wait_for_message(answer)
         watcher.wait_for_message("emotion/pi-door/status")
         assert answer not in watcher.received
+
+
+def test_the_largest_answer_arrives(broker: Broker) -> None:
+    """A picture of as many bytes as `snapshot` allows reaches who asked for it."""
+    picture = base64.b64encode(bytes(MOST_BYTES)).decode()
+    commands = Commands(topics=Topics("emotion", "pi-door"), handlers={"snapshot": lambda _: {"jpeg": picture}})
+    answer = commands.answer("emotion/pi-door/cmd/snapshot", b'{"id": 1}', wall_s=0.0)
+    with Client(broker, "nodered") as asker, Client(broker, "pi-door") as device:
+        asker.subscribe("emotion/#")
+        assert device.may_publish(answer.topic, answer.payload)
+        asker.wait_for_message(answer.topic)
+
+
+def test_half_made_certificates_are_finished(tmp_path: Path) -> None:
+    """What an interrupted run leaves is completed by the next: an authority's key alone, or an empty file."""
+    run(EXAMPLE / "make-certificates.sh", "localhost", tmp_path)
+    for path in tmp_path.iterdir():
+        if path.name != "ca.key":
+            path.unlink()
+    (tmp_path / "ca.crt").touch()
+    run(EXAMPLE / "make-certificates.sh", "localhost", tmp_path)
+    run("openssl", "verify", "-CAfile", tmp_path / "ca.crt", tmp_path / "server.crt")
+
+
+def test_the_authority_is_renewed_only_with_its_key(tmp_path: Path) -> None:
+    """While ca.key is in its safe, a second run says so and leaves everything as it was; with the key, it renews."""
+    run(EXAMPLE / "make-certificates.sh", "localhost", tmp_path)
+    authority, safe = (tmp_path / "ca.crt").read_bytes(), tmp_path / "safe"
+    (tmp_path / "ca.key").rename(safe)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(subprocess.CalledProcessError) as refusal:
+        run(EXAMPLE / "make-certificates.sh", "localhost", tmp_path)
+    assert b"ca.key is missing" in refusal.value.stderr
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    safe.rename(tmp_path / "ca.key")
+    run(EXAMPLE / "make-certificates.sh", "broker.lan", tmp_path)
+    assert (tmp_path / "ca.crt").read_bytes() == authority
 
 
 def test_a_device_hears_its_own_commands_only(broker: Broker) -> None:

@@ -1,0 +1,28 @@
+"""How `edge check` and `edge doctor` read a configuration: that of the service with what systemd gives the service."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+from edge.cli import DEFAULT_CONFIG
+from edge.config import Config, load_config
+
+_CREDENTIALS: Final = Path("/run/credentials/emotion-edge.service")
+"""Where systemd shows the service its secrets while it runs; its user and root may look, and nobody else."""
+
+
+def load_as_service(file: Path) -> Config:
+    """Reads and checks a configuration.
+
+    For the service's own, its secrets stand in where the environment names none: `sudo -u emotion-edge edge doctor` is
+    then let in by the broker just as the service is. They are for the broker that this file names, and no other.
+
+    Raises:
+        ConfigError: As `load_config` does.
+    """
+    environ = dict(os.environ)
+    if file == DEFAULT_CONFIG and os.access(_CREDENTIALS, os.X_OK):
+        environ.setdefault("CREDENTIALS_DIRECTORY", str(_CREDENTIALS))
+    return load_config(file, environ)

@@ -1,0 +1,33 @@
+"""What `make` tells and calls, without carrying it out."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parents[1]
+
+
+def make(*arguments: str) -> str:
+    """What make writes in the project's folder."""
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed (apt-get install make)")
+    command = ["make", "--no-print-directory", *arguments]
+    return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=60, check=True).stdout
+
+
+def test_a_source_may_hold_what_shells_read() -> None:
+    """A stream's address with a query reaches the demo as it was given."""
+    address = "rtsp://camera.lan/live?channel=1&stream=2"
+    assert shlex.split(make("--dry-run", "demo", f"SOURCE={address}").splitlines()[-1])[-2:] == ["--source", address]
+
+
+def test_help_names_every_target() -> None:
+    """`make help` has a line on each target that people call."""
+    [targets] = re.findall(r"^\.PHONY: (.*)$", (PROJECT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert [line.split()[0] for line in make("help").splitlines()] == targets.split()
