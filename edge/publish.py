@@ -69,8 +69,7 @@ class MqttPublisher:
         backoff: Backoff | None = None,
         stop_timeout_s: float = 2.0,
     ) -> None:
-        if settings.tls is not None:
-            settings.tls.context()  # a wrong file is to be known at the start
+        settings.check_files()
         self._settings = settings
         self._topics = topics
         self._outbox = outbox
