@@ -69,13 +69,16 @@ _CHANNELS = (
              qos=0, retain=True, expires=True),
     _Channel("cameraEvent", "{prefix}/{device}/{camera}/event", "event", "send",
              "An emotion that began, changed or ended on a face. Delivered at least once and in order, also after an "
-             "outage; ordered by session and seq."),
+             "outage; ordered by session and seq. One that the broker refuses for want of a right or a quota is sent "
+             "again, perhaps after newer ones; one that it would refuse at any time, as it is larger than the broker's "
+             "maximum packet size, is given up and counted in the health report."),
     _Channel("command", "{prefix}/{device}/cmd/{command}", "request", "receive",
              "Asks one device to do something. Ignored if retained."),
     _Channel("fleetCommand", "{prefix}/fleet/{group}/cmd/{command}", "request", "receive",
              "Asks all devices of a group. Ignored if retained."),
     _Channel("commandResponse", "{prefix}/{device}/cmd/{command}/response", "response", "send",
-             "The answer of one device, also on the response topic of the request (MQTT 5).", expires=True),
+             "The answer of one device, also on the response topic of the request (MQTT 5). Where the "
+             "broker's maximum packet size is too small for it, an error takes its place.", expires=True),
 )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from edge.errors import BrokerUnreachable
 from edge.message import status_message
 from edge.mqtt.backoff import Backoff
 from edge.mqtt.bell import Bell
-from edge.mqtt.commands import CommandHandler, Commands
+from edge.mqtt.commands import CommandHandler, Commands, without_result
 from edge.mqtt.connection import CONNECT_TIMEOUT_S, Connection, connect
 from edge.mqtt.delivery import Delivery
 from edge.mqtt.logbook import Logbook, PublisherStats
@@ -135,7 +135,7 @@ class MqttPublisher:
                 self._connect_and_serve()
             except UserError as error:
                 refused = not isinstance(error, BrokerUnreachable)
-                self._logbook.trouble(str(error))
+                self._logbook.trouble(error)
             except Exception as error:  # noqa: BLE001  # logged there with its traceback; the thread must not die
                 self._logbook.surprise(error)
             self._pause(self._backoff.delay_s(refused=refused))
@@ -190,9 +190,9 @@ class MqttPublisher:
 
     def _settle(self, acks: Sequence[Ack], delivery: Delivery) -> None:
         for ack in acks:
-            delivery.settle(ack)
+            lost = delivery.settle(ack)
             if ack.refusal is not None:
-                self._logbook.rejection(ack.topic, ack.refusal)
+                self._logbook.rejection(ack, lost=lost)
 
     def _listen(self, connection: Connection) -> None:
         for received in connection.take_received():
@@ -218,16 +218,21 @@ class MqttPublisher:
             log.warning("%s: a retained command is ignored: it would be carried out at every start", received.topic)
             return
         response = self._commands.answer(received.topic, received.payload, wall_s=time.time())
-        self._reply(response, None, connection)
+        if received.response_topic != response.topic:
+            self._reply(response, None, connection)
         if received.response_topic is not None:
             elsewhere = replace(response, topic=received.response_topic)
             self._reply(elsewhere, received.correlation_data, connection)
 
     def _reply(self, response: Message, correlation_data: bytes | None, connection: Connection) -> None:
-        if is_topic(response.topic):
-            connection.send(response, correlation_data=correlation_data)
-        else:
+        if not is_topic(response.topic):
             log.warning("%.60s: a command is not answered there: that is no topic to publish on", response.topic)
+            return
+        if not connection.fits(response, correlation_data=correlation_data):
+            why = f"the answer is too large for the broker, which takes {connection.largest_bytes} bytes"
+            log.warning("%s: %s", response.topic, why)
+            response = without_result(response, why=why)
+        connection.send(response, correlation_data=correlation_data)
 
     def _leave(self, connection: Connection, delivery: Delivery) -> None:
         """Delivers what is left, says `offline` and waits until the broker has heard it, all within limits."""

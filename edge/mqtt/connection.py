@@ -93,6 +93,7 @@ class Connection:
         self._fault: BrokerError | None = None
         self._topics: dict[int, str] = {}
         self._acks: list[Ack] = []
+        self._unsent = 0
         self._received: list[Received] = []
         self._client = self._new_client(protocol, timeout_s)
         if will is not None:
@@ -131,6 +132,17 @@ class Connection:
         most = min(_MOST_UNDER_WAY, getattr(properties, "ReceiveMaximum", _MOST_UNDER_WAY))
         return max(0, most - len(self._topics))
 
+    @property
+    def largest_bytes(self) -> int | None:
+        """The largest packet that the broker takes (MQTT 5); None if it names no limit."""
+        _, properties = self._answer or (None, None)
+        return getattr(properties, "MaximumPacketSize", None)
+
+    def fits(self, message: Message, *, correlation_data: bytes | None = None) -> bool:
+        """Whether the broker takes a message of this size."""
+        limit = self.largest_bytes
+        return limit is None or packets.size_bytes(message, packets.publish(message, correlation_data)) <= limit
+
     def wait(self, timeout_s: float) -> None:
         """Lets the network work until something happens, the bell rings, or the time is over."""
         sock = self._client.socket()
@@ -152,7 +164,15 @@ class Connection:
         self._client.loop_misc()
 
     def send(self, message: Message, *, correlation_data: bytes | None = None) -> int:
-        """Hands a message to the network. Returns a number by which its `Ack` is known."""
+        """Hands a message to the network. Returns a number by which its `Ack` is known.
+
+        A message that is too large for the broker is not sent; its `Ack` says so, whatever its QoS.
+        """
+        if not self.fits(message, correlation_data=correlation_data):
+            self._unsent += 1
+            refusal = f"larger than the {self.largest_bytes} bytes that it takes"
+            self._acks.append(Ack(-self._unsent, message.topic, refusal, hopeless=True))
+            return -self._unsent
         properties = packets.publish(message, correlation_data) if self._v5 else None
         info = self._client.publish(message.topic, message.payload, message.qos, message.retain, properties)
         if message.qos:
@@ -252,7 +272,7 @@ class Connection:
     def _on_publish(self, _client: object, _data: object, mid: int, reason: ReasonCode, _properties: object) -> None:
         topic = self._topics.pop(mid, None)
         if topic is not None:
-            self._acks.append(Ack(mid, topic, str(reason) if reason.is_failure else None))
+            self._acks.append(packets.ack(mid, topic, reason))
 
     def _on_subscribe(
         self, _client: object, _data: object, mid: int, reasons: list[ReasonCode], _properties: object
