@@ -90,7 +90,8 @@ def document() -> _Json:
             "title": "edge-emotion",
             "version": "1.0.0",
             "description": "Which emotions the faces in front of a small camera show. Version 1 grows only by "
-            "addition: ignore fields that you do not know.",
+            "addition: ignore fields that you do not know. When a device or a camera gets another name or is removed, "
+            "the retained messages on its old topics are cleared, each by an empty one.",
             "license": {"name": "Apache-2.0"},
         },
         "defaultContentType": "application/json",

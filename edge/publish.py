@@ -10,7 +10,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Self
 
@@ -47,6 +47,7 @@ class MqttPublisher:
         commands: What each command does. The handlers run on the publisher's thread and are to be quick.
         groups: The groups of the fleet whose commands the device follows too.
         home_assistant_status: The topic on which Home Assistant says that it started, to announce everything again.
+        on_delivered: Told the topic of each message with QoS 1 that the broker has taken.
         announce_within_s: Over how long devices spread their announcements then.
         backoff: How long to wait between attempts.
         stop_timeout_s: How long leaving the context may take to deliver what is left and to say goodbye.
@@ -65,6 +66,7 @@ class MqttPublisher:
         commands: Mapping[str, CommandHandler] | None = None,
         groups: Sequence[str] = (),
         home_assistant_status: str | None = None,
+        on_delivered: Callable[[str], None] = lambda _topic: None,
         announce_within_s: float = 5.0,
         backoff: Backoff | None = None,
         stop_timeout_s: float = 2.0,
@@ -75,6 +77,7 @@ class MqttPublisher:
         self._outbox = outbox
         self._commands = Commands(topics=topics, handlers=commands or {})
         self._home_assistant_status = home_assistant_status
+        self._on_delivered = on_delivered
         self._announce_within_s = announce_within_s
         self._backoff = backoff or Backoff()
         self._stop_timeout_s = stop_timeout_s
@@ -193,6 +196,9 @@ class MqttPublisher:
             lost = delivery.settle(ack)
             if ack.refusal is not None:
                 self._logbook.rejection(ack, lost=lost)
+            else:
+                self._states.delivered(ack.topic)
+                self._on_delivered(ack.topic)
 
     def _listen(self, connection: Connection) -> None:
         for received in connection.take_received():
@@ -204,9 +210,15 @@ class MqttPublisher:
                 self._obey(received, connection)
 
     def _hear_own_status(self, received: Received, connection: Connection) -> None:
-        if received.payload == self._offline.payload and not received.retained:
+        if received.retained:
+            return
+        if received.payload == self._offline.payload:
             log.info("a late will said that this device is offline; corrected")
             connection.send(self._online)
+        elif not received.payload:
+            log.info("another device that had this name has cleared its topics; everything is said again")
+            connection.send(self._online)
+            self._states.resend()
 
     def _hear_home_assistant(self, received: Received) -> None:
         if received.payload == b"online" and not received.retained:

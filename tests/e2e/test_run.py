@@ -87,7 +87,7 @@ def test_the_log_level_is_the_configured_one(config: Path, listener: Listener) -
 
 
 def test_a_reload_takes_a_good_configuration_and_survives_a_bad_one(config: Path, listener: Listener) -> None:
-    """After SIGHUP, a camera that was added looks.
+    """After SIGHUP, a camera that was added looks, and one that was removed leaves nothing on its topics.
 
     A mistake in the file, or in a file that it names, is told with its place and changes nothing.
     """
@@ -109,5 +109,8 @@ def test_a_reload_takes_a_good_configuration_and_survives_a_bad_one(config: Path
         agent.process.send_signal(signal.SIGHUP)
         listener.wait_for(lambda: listener.on("emotion/hall/yard/emotion"), timeout_s=40)
         assert payload_of(listener, "emotion/hall/info")["session"] == 2
+        config.write_text(good)
+        agent.process.send_signal(signal.SIGHUP)
+        listener.wait_for(lambda: listener.on("emotion/hall/yard/status")[-1].payload == "", timeout_s=40)
         assert agent.stop() == 0, agent.output
     assert not [line for line in agent.output if "Traceback" in line]
