@@ -71,7 +71,8 @@ _CHANNELS = (
              "An emotion that began, changed or ended on a face. Delivered at least once and in order, also after an "
              "outage; ordered by session and seq. One that the broker refuses for want of a right or a quota is sent "
              "again, perhaps after newer ones; one that it would refuse at any time, as it is larger than the broker's "
-             "maximum packet size, is given up and counted in the health report."),
+             "maximum packet size, is given up and counted in the health report. Ingesters that subscribe to "
+             "`$share/<group>/{prefix}/+/+/event` share the work: each event goes to one of them."),
     _Channel("command", "{prefix}/{device}/cmd/{command}", "request", "receive",
              "Asks one device to do something. Ignored if retained."),
     _Channel("fleetCommand", "{prefix}/fleet/{group}/cmd/{command}", "request", "receive",
