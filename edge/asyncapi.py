@@ -69,13 +69,17 @@ _CHANNELS = (
              qos=0, retain=True, expires=True),
     _Channel("cameraEvent", "{prefix}/{device}/{camera}/event", "event", "send",
              "An emotion that began, changed or ended on a face. Delivered at least once and in order, also after an "
-             "outage; ordered by session and seq."),
+             "outage; ordered by session and seq. One that the broker refuses for want of a right or a quota is sent "
+             "again, perhaps after newer ones; one that it would refuse at any time, as it is larger than the broker's "
+             "maximum packet size, is given up and counted in the health report. Ingesters that subscribe to "
+             "`$share/<group>/{prefix}/+/+/event` share the work: each event goes to one of them."),
     _Channel("command", "{prefix}/{device}/cmd/{command}", "request", "receive",
              "Asks one device to do something. Ignored if retained."),
     _Channel("fleetCommand", "{prefix}/fleet/{group}/cmd/{command}", "request", "receive",
              "Asks all devices of a group. Ignored if retained."),
     _Channel("commandResponse", "{prefix}/{device}/cmd/{command}/response", "response", "send",
-             "The answer of one device, also on the response topic of the request (MQTT 5).", expires=True),
+             "The answer of one device, also on the response topic of the request (MQTT 5). Where the "
+             "broker's maximum packet size is too small for it, an error takes its place.", expires=True),
 )  # fmt: skip
 
 
@@ -87,7 +91,8 @@ def document() -> _Json:
             "title": "edge-emotion",
             "version": "1.0.0",
             "description": "Which emotions the faces in front of a small camera show. Version 1 grows only by "
-            "addition: ignore fields that you do not know.",
+            "addition: ignore fields that you do not know. When a device or a camera gets another name or is removed, "
+            "the retained messages on its old topics are cleared, each by an empty one.",
             "license": {"name": "Apache-2.0"},
         },
         "defaultContentType": "application/json",

@@ -18,7 +18,7 @@ from edge.detect import BlazeFaceDetector, HaarDetector, create_detector
 from edge.domain import Message
 from edge.governor import Governor
 from edge.health import HealthReporter
-from edge.message import Composer, camera_status_message, info_message
+from edge.message import Composer, camera_status_message, clearing_message, info_message
 from edge.mqtt import BrokerSettings, Tls
 from edge.outbox import Outbox
 from edge.payloads import AgentInfo, CameraInfo, Info, ModelInfo, Status, timestamp
@@ -52,7 +52,7 @@ def open_agent(config: Config) -> Iterator[Agent]:
         assembly = _Assembly(config, classifier, state)
         workers: dict[str, CameraWorker] = {}
         controls = Controls(workers=workers, state=state, snapshots=config.publish.snapshots)
-        publisher = stack.enter_context(assembly.publisher(outbox, controls))
+        publisher = assembly.publisher(outbox, controls)
         for message in assembly.introduction():
             publisher.publish(message)
         workers.update((camera.name, assembly.worker(camera, publisher)) for camera in config.camera)
@@ -62,6 +62,7 @@ def open_agent(config: Config) -> Iterator[Agent]:
             from edge.metrics import serve_metrics  # costs time and memory, and few ask for it
 
             stack.enter_context(serve_metrics(agent.health, host=config.metrics.host, port=config.metrics.port))
+        stack.enter_context(publisher)  # the last: commands may have been waiting for the connection
         yield agent
 
 
@@ -113,6 +114,7 @@ class _Assembly:
         self._state = state
         self._clock = ClockState()
         self._model = ModelInfo(name=manifest.name, version=manifest.version, sha256=classifier.bundle.model_sha256)
+        self._cameras = [camera.name for camera in config.camera]
         self.topics = Topics(config.mqtt.prefix, config.device.name)
 
     def publisher(self, outbox: Outbox, controls: Controls) -> MqttPublisher:
@@ -125,29 +127,36 @@ class _Assembly:
             commands=controls.handlers,
             groups=self._config.device.groups,
             home_assistant_status=f"{mqtt.homeassistant_prefix}/status" if mqtt.homeassistant else None,
+            on_delivered=self._state.delivered,
         )
 
     def introduction(self) -> list[Message]:
-        """What the device says of itself first: to everybody, and to Home Assistant in its own words."""
-        return [info_message(self.topics, self._info()), *self._home_assistant()]
+        """What the device says of itself first: to everybody, and to Home Assistant in its own words.
 
-    def _home_assistant(self) -> tuple[Message, ...]:
+        What an earlier configuration left behind on other topics is cleared.
+        """
+        announcement = self._announcement()
+        retained = {topic: dict[str, str]() for topic in self.topics.retained(self._cameras)}
+        left_behind = self._state.retain({**announcement.announced, **retained})
+        return [
+            info_message(self.topics, self._info()),
+            *map(clearing_message, left_behind),
+            *announcement.messages,
+        ]
+
+    def _announcement(self) -> homeassistant.Announcement:
         mqtt, publish = self._config.mqtt, self._config.publish
         if not mqtt.homeassistant:
-            taken_back = homeassistant.retract(self._state.announced)
-            self._state.announce({})
-            return taken_back
-        announcement = homeassistant.announce(
+            return homeassistant.Announcement((), {})
+        return homeassistant.announce(
             topics=self.topics,
-            cameras=[camera.name for camera in self._config.camera],
+            cameras=self._cameras,
             agent_version=_AGENT_VERSION,
             state_expiry_s=round(3 * publish.heartbeat_s),
             health_expiry_s=round(3 * publish.health_interval_s),
-            announced=self._state.announced,
+            announced=self._state.retained,
             discovery_prefix=mqtt.homeassistant_prefix,
         )
-        self._state.announce(announcement.announced)
-        return announcement.messages
 
     def worker(self, camera: CameraConfig, publisher: Publisher) -> CameraWorker:
         def publish_status(name: str, status: Status) -> None:

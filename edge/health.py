@@ -46,6 +46,7 @@ class HealthReporter:
                 queue_depth=delivery.queue_depth,
                 dropped=delivery.dropped,
                 rejected=delivery.rejected,
+                lost=delivery.lost,
                 reconnects=delivery.reconnects,
             ),
             model=self._model,

@@ -41,7 +41,7 @@ def announce(
     hardware: str | None = None,
     serial_number: str | None = None,
 ) -> Announcement:
-    """Describes the device, and takes back what was announced earlier and is no more.
+    """Describes the device, and takes back components that were announced earlier and are no more.
 
     Args:
         topics: The device's topics.
@@ -78,13 +78,7 @@ def announce(
         "components": gone | components,
     }
     message = Message(topic, json.dumps(payload, ensure_ascii=False).encode(), qos=1, retain=True)
-    elsewhere = {other: components for other, components in announced.items() if other != topic}
-    return Announcement((*retract(elsewhere), message), {topic: platforms})
-
-
-def retract(announced: Announced) -> tuple[Message, ...]:
-    """Removes everything that was announced."""
-    return tuple(Message(topic, b"", qos=1, retain=True) for topic in announced)
+    return Announcement((message,), {topic: platforms})
 
 
 def _device_components(topics: Topics, health_expiry_s: int) -> dict[str, _Component]:

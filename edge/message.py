@@ -48,6 +48,11 @@ def health_message(topics: Topics, health: Health, *, expiry_s: int) -> Message:
     return json_message(topics.health, health, retain=True, expiry_s=expiry_s)
 
 
+def clearing_message(topic: str) -> Message:
+    """Makes the broker forget what was retained on a topic."""
+    return Message(topic, b"", qos=1, retain=True)
+
+
 def json_message(
     topic: str,
     payload: Payload,

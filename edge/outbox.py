@@ -44,7 +44,7 @@ class Outbox:
             refused is tried again.
 
     Raises:
-        StateError: The folder cannot be used.
+        StateError: The folder cannot be used, or a newer agent has written the file.
     """
 
     def __init__(
@@ -86,8 +86,10 @@ class Outbox:
     def pending(self, *, after: int, limit: int) -> list[Entry]:
         """The oldest `limit` unacknowledged messages whose id is greater than `after`, in order."""
         with self._lock:
-            entries = self._read(after, limit + len(self._acknowledged))
-            entries += [entry for entry in self._in_memory if entry.id > after]
+            on_disk = self._read(after, limit + len(self._acknowledged))
+            if on_disk is None:
+                return []  # those in memory are newer: their turn is after what cannot be read just now
+            entries = on_disk + [entry for entry in self._in_memory if entry.id > after]
             return [entry for entry in entries if entry.id not in self._acknowledged][:limit]
 
     def ack(self, entry_id: int) -> None:
@@ -161,12 +163,13 @@ class Outbox:
         self._unflushed += 1
         return True
 
-    def _read(self, after: int, limit: int) -> list[Entry]:
+    def _read(self, after: int, limit: int) -> list[Entry] | None:
+        """What is on the disk; None if it cannot be read."""
         try:
             return self._file.read(after=after, limit=limit)
         except sqlite3.Error as error:
             self._note_refusal(error)
-            return []
+            return None
 
     def _keep_in_memory(self, entry: Entry) -> None:
         if len(self._in_memory) >= self._memory_capacity:

@@ -40,13 +40,13 @@ class OutboxFile:
         path: The database; its folder is made if it is not there. One that cannot be read is moved aside.
 
     Raises:
-        StateError: Nothing can be written there.
+        StateError: Nothing can be written there, or a newer agent has written the file.
     """
 
     def __init__(self, path: Path) -> None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = _connect_or_replace(path)
+            self._db = _open_or_replace(path)
             # A connection of its own, so that nobody who writes has to wait for the disk.
             self._flusher = _connect(path)
             self._count: int = self._db.execute("SELECT count(*) FROM outbox").fetchone()[0]
@@ -102,32 +102,34 @@ def is_damage(error: sqlite3.Error) -> bool:
     return type(error) is sqlite3.DatabaseError
 
 
-def _connect_or_replace(path: Path) -> sqlite3.Connection:
+def _open_or_replace(path: Path) -> sqlite3.Connection:
     try:
-        return _connect(path)
+        return _open(path)
     except sqlite3.DatabaseError as error:
         if not is_damage(error):
             raise
         _set_aside(path, error)
-    return _connect(path)
+    return _open(path)
 
 
 def _set_aside(path: Path, error: sqlite3.DatabaseError) -> None:
     aside = path.with_suffix(".corrupt")
     log.error("%s: %s. It is moved to %s, and an empty outbox takes its place", path, error, aside.name)
     path.replace(aside)
-    for suffix in ("-wal", "-shm"):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    wal, wal_aside = (file.with_name(f"{file.name}-wal") for file in (path, aside))
+    wal_aside.unlink(missing_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        wal.replace(wal_aside)  # the newest events are in it
+    path.with_name(f"{path.name}-shm").unlink(missing_ok=True)
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def _open(path: Path) -> sqlite3.Connection:
+    """A connection to a file that is sound, with the table in it."""
     with contextlib.ExitStack() as on_error:
-        db = sqlite3.connect(path, timeout=1.0, isolation_level=None, check_same_thread=False)
+        db = _connect(path)
         on_error.callback(db.close)
-        _check(db)
+        _check(db, path)
         db.execute("PRAGMA journal_mode=WAL").fetchall()
-        db.execute("PRAGMA synchronous=NORMAL")
-        db.execute("PRAGMA wal_autocheckpoint=0").fetchall()  # `flush` does it, at a better moment
         with _transaction(db):
             db.execute(_TABLE)
             db.execute(f"PRAGMA user_version={_VERSION}")
@@ -135,13 +137,27 @@ def _connect(path: Path) -> sqlite3.Connection:
     return db
 
 
-def _check(db: sqlite3.Connection) -> None:
+def _connect(path: Path) -> sqlite3.Connection:
+    with contextlib.ExitStack() as on_error:
+        db = sqlite3.connect(path, timeout=1.0, isolation_level=None, check_same_thread=False)
+        on_error.callback(db.close)
+        db.execute("PRAGMA synchronous=NORMAL")
+        db.execute("PRAGMA wal_autocheckpoint=0").fetchall()  # `flush` does it, at a better moment
+        on_error.pop_all()
+    return db
+
+
+def _check(db: sqlite3.Connection, path: Path) -> None:
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    if version > _VERSION:
+        raise StateError(
+            f"a newer agent has written this (version {version}; this agent knows {_VERSION})",
+            where=path,
+            remedy="Install the newer agent again, or move the file away with the events that wait in it",
+        )
     (finding,) = db.execute("PRAGMA quick_check(1)").fetchone()
     if finding != "ok":
         raise sqlite3.DatabaseError(f"the database is damaged ({finding})")
-    (version,) = db.execute("PRAGMA user_version").fetchone()
-    if version not in (0, _VERSION):
-        raise sqlite3.DatabaseError(f"the database has version {version}; this agent knows version {_VERSION}")
 
 
 @contextlib.contextmanager

@@ -153,7 +153,7 @@ class Event(FaceReading, CameraPayload):
     seq: int = Field(ge=1, description="Counts the camera's events from 1 in each session.")
     event: Literal["start", "change", "end"] = Field(description="At `end`, the reading is the last one.")
     previous: Emotion | None = Field(description="The emotion before; null at `start`.")
-    historical: bool = Field(description="True if it was composed before the connection that delivered it.")
+    historical: bool = Field(description="True if it had to wait: for a connection, or because the broker refused it.")
     model: ModelInfo
     latency_ms: Milliseconds = Field(description="From the picture to this message.")
 
@@ -227,7 +227,8 @@ class MqttHealth(Part):
 
     queue_depth: Count = Field(description="Events that the broker has not acknowledged.")
     dropped: Count = Field(description="Events lost because the outbox was full.")
-    rejected: Count = Field(description="Messages that the broker refused.")
+    rejected: Count = Field(description="Refusals by the broker; an event that is sent again may have several.")
+    lost: Count = Field(default=0, description="Events given up because the broker would refuse them at any time.")
     reconnects: Count
 
 

@@ -10,7 +10,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Self
 
@@ -20,7 +20,7 @@ from edge.errors import BrokerUnreachable
 from edge.message import status_message
 from edge.mqtt.backoff import Backoff
 from edge.mqtt.bell import Bell
-from edge.mqtt.commands import CommandHandler, Commands
+from edge.mqtt.commands import CommandHandler, Commands, without_result
 from edge.mqtt.connection import CONNECT_TIMEOUT_S, Connection, connect
 from edge.mqtt.delivery import Delivery
 from edge.mqtt.logbook import Logbook, PublisherStats
@@ -47,6 +47,7 @@ class MqttPublisher:
         commands: What each command does. The handlers run on the publisher's thread and are to be quick.
         groups: The groups of the fleet whose commands the device follows too.
         home_assistant_status: The topic on which Home Assistant says that it started, to announce everything again.
+        on_delivered: Told the topic of each message with QoS 1 that the broker has taken.
         announce_within_s: Over how long devices spread their announcements then.
         backoff: How long to wait between attempts.
         stop_timeout_s: How long leaving the context may take to deliver what is left and to say goodbye.
@@ -65,17 +66,18 @@ class MqttPublisher:
         commands: Mapping[str, CommandHandler] | None = None,
         groups: Sequence[str] = (),
         home_assistant_status: str | None = None,
+        on_delivered: Callable[[str], None] = lambda _topic: None,
         announce_within_s: float = 5.0,
         backoff: Backoff | None = None,
         stop_timeout_s: float = 2.0,
     ) -> None:
-        if settings.tls is not None:
-            settings.tls.context()  # a wrong file is to be known at the start
+        settings.check_files()
         self._settings = settings
         self._topics = topics
         self._outbox = outbox
         self._commands = Commands(topics=topics, handlers=commands or {})
         self._home_assistant_status = home_assistant_status
+        self._on_delivered = on_delivered
         self._announce_within_s = announce_within_s
         self._backoff = backoff or Backoff()
         self._stop_timeout_s = stop_timeout_s
@@ -136,7 +138,7 @@ class MqttPublisher:
                 self._connect_and_serve()
             except UserError as error:
                 refused = not isinstance(error, BrokerUnreachable)
-                self._logbook.trouble(str(error))
+                self._logbook.trouble(error)
             except Exception as error:  # noqa: BLE001  # logged there with its traceback; the thread must not die
                 self._logbook.surprise(error)
             self._pause(self._backoff.delay_s(refused=refused))
@@ -191,9 +193,12 @@ class MqttPublisher:
 
     def _settle(self, acks: Sequence[Ack], delivery: Delivery) -> None:
         for ack in acks:
-            delivery.settle(ack)
+            lost = delivery.settle(ack)
             if ack.refusal is not None:
-                self._logbook.rejection(ack.topic, ack.refusal)
+                self._logbook.rejection(ack, lost=lost)
+            else:
+                self._states.delivered(ack.topic)
+                self._on_delivered(ack.topic)
 
     def _listen(self, connection: Connection) -> None:
         for received in connection.take_received():
@@ -205,9 +210,15 @@ class MqttPublisher:
                 self._obey(received, connection)
 
     def _hear_own_status(self, received: Received, connection: Connection) -> None:
-        if received.payload == self._offline.payload and not received.retained:
+        if received.retained:
+            return
+        if received.payload == self._offline.payload:
             log.info("a late will said that this device is offline; corrected")
             connection.send(self._online)
+        elif not received.payload:
+            log.info("another device that had this name has cleared its topics; everything is said again")
+            connection.send(self._online)
+            self._states.resend()
 
     def _hear_home_assistant(self, received: Received) -> None:
         if received.payload == b"online" and not received.retained:
@@ -218,17 +229,22 @@ class MqttPublisher:
         if received.retained:
             log.warning("%s: a retained command is ignored: it would be carried out at every start", received.topic)
             return
-        response = self._commands.answer(received.topic, received.payload, wall_s=time.time(), fits=connection.fits)
-        self._reply(response, None, connection)
+        response = self._commands.answer(received.topic, received.payload, wall_s=time.time())
+        if received.response_topic != response.topic:
+            self._reply(response, None, connection)
         if received.response_topic is not None:
             elsewhere = replace(response, topic=received.response_topic)
             self._reply(elsewhere, received.correlation_data, connection)
 
     def _reply(self, response: Message, correlation_data: bytes | None, connection: Connection) -> None:
-        if is_topic(response.topic):
-            connection.send(response, correlation_data=correlation_data)
-        else:
+        if not is_topic(response.topic):
             log.warning("%.60s: a command is not answered there: that is no topic to publish on", response.topic)
+            return
+        if not connection.fits(response, correlation_data=correlation_data):
+            why = f"the answer is too large for the broker, which takes {connection.largest_bytes} bytes"
+            log.warning("%s: %s", response.topic, why)
+            response = without_result(response, why=why)
+        connection.send(response, correlation_data=correlation_data)
 
     def _leave(self, connection: Connection, delivery: Delivery) -> None:
         """Delivers what is left, says `offline` and waits until the broker has heard it, all within limits."""

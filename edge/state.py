@@ -8,16 +8,17 @@ import logging
 import os
 import secrets
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PositiveFloat, ValidationError
 
 from edge.errors import StateError
 
 log = logging.getLogger(__name__)
 
+_VERSION = 1
 _REMEDY = "Make the state folder writable for the agent's user and see that the disk is not full"
 
 
@@ -46,16 +47,22 @@ def in_use(folder: Path) -> bool:
     return False
 
 
-class _Memory(BaseModel):
+class _Versioned(BaseModel):
+    """What the file says in every version. Keys that a newer agent has added are passed over."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    version: int = _VERSION
+
+
+class _Memory(_Versioned):
     """The file's content."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    client_id: str = Field(default_factory=new_client_id)
+    client_id: str
     session: int = 0
     paused: frozenset[str] = frozenset()
     rates: dict[str, PositiveFloat] = {}
-    announced: dict[str, dict[str, str]] = {}
+    retained: dict[str, dict[str, str]] = Field(default={}, validation_alias=AliasChoices("retained", "announced"))
 
 
 class DeviceState:
@@ -68,12 +75,13 @@ class DeviceState:
         folder: The state folder; it is made if it is not there.
 
     Raises:
-        StateError: The folder cannot be written, or another agent uses it.
+        StateError: The folder cannot be written, another agent uses it, or a newer one has written the file.
     """
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "state.json"
         self._guard = threading.Lock()
+        self._wanted: Mapping[str, Mapping[str, str]] = {}
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with contextlib.ExitStack() as on_error:
@@ -114,30 +122,65 @@ class DeviceState:
         return self._memory.rates
 
     @property
-    def announced(self) -> Mapping[str, Mapping[str, str]]:
-        """What Home Assistant was told of: for each discovery topic, each component's platform."""
-        return self._memory.announced
+    def retained(self) -> Mapping[str, Mapping[str, str]]:
+        """The topics on which the broker may hold a message of this device, with what Home Assistant was told on each.
+
+        That is the platform of each component; nothing on a topic that is not for Home Assistant.
+        """
+        return self._memory.retained
 
     def pause(self, camera: str) -> None:
         """Remembers that a camera is paused."""
-        self._change(paused=self.paused | {camera})
+        self._change(lambda memory: {"paused": memory.paused | {camera}})
 
     def resume(self, camera: str) -> None:
         """Remembers that a camera is not paused."""
-        self._change(paused=self.paused - {camera})
+        self._change(lambda memory: {"paused": memory.paused - {camera}})
 
     def limit(self, camera: str, max_fps: float | None) -> None:
         """Remembers a camera's highest frame rate; None forgets it."""
-        others = {name: fps for name, fps in self.rates.items() if name != camera}
-        self._change(rates=others if max_fps is None else others | {camera: max_fps})
 
-    def announce(self, announced: Mapping[str, Mapping[str, str]]) -> None:
-        """Remembers what Home Assistant was told of."""
-        self._change(announced={topic: dict(components) for topic, components in announced.items()})
+        def limited(memory: _Memory) -> dict[str, object]:
+            others = {name: fps for name, fps in memory.rates.items() if name != camera}
+            return {"rates": others if max_fps is None else others | {camera: max_fps}}
 
-    def _change(self, **fields: object) -> None:
+        self._change(limited)
+
+    def retain(self, wanted: Mapping[str, Mapping[str, str]]) -> list[str]:
+        """Remembers what is going to be retained, before any of it is sent. What was before is remembered beside it.
+
+        Args:
+            wanted: As `retained`.
+
+        Returns:
+            The topics of earlier runs that are not wanted any more, in the order in which they were remembered.
+        """
+        self._wanted = wanted
+
+        def beside(memory: _Memory) -> dict[str, object]:
+            before = memory.retained
+            gone = {topic: components for topic, components in before.items() if topic not in wanted}
+            return {"retained": gone | {topic: {**before.get(topic, {}), **wanted[topic]} for topic in wanted}}
+
+        self._change(beside)
+        return [topic for topic in self.retained if topic not in wanted]
+
+    def delivered(self, topic: str) -> None:
+        """Forgets what was retained on a topic before, now that the broker has what takes its place there."""
+        wanted = self._wanted.get(topic)
+        if self.retained.get(topic) == wanted:
+            return
+
+        def replaced(memory: _Memory) -> dict[str, object]:
+            if wanted is not None:
+                return {"retained": memory.retained | {topic: dict(wanted)}}
+            return {"retained": {name: told for name, told in memory.retained.items() if name != topic}}
+
+        self._change(replaced)
+
+    def _change(self, fields: Callable[[_Memory], Mapping[str, object]]) -> None:
         with self._guard:
-            changed = self._memory.model_copy(update=fields)
+            changed = self._memory.model_copy(update=fields(self._memory))
             if changed == self._memory:
                 return
             self._memory = changed
@@ -163,9 +206,19 @@ def _lock(path: Path) -> IO[str]:
 
 def _load(path: Path) -> _Memory:
     try:
-        return _Memory.model_validate_json(path.read_bytes())
+        content = path.read_bytes()
     except FileNotFoundError:
-        return _Memory()
+        return _Memory(client_id=new_client_id())
+    try:
+        version = _Versioned.model_validate_json(content).version
+        if version > _VERSION:
+            raise StateError(
+                f"a newer agent has written this (version {version}; this agent knows {_VERSION})",
+                where=path,
+                remedy="Install the newer agent again, or move the file away: the device then gets a new client id, "
+                "and its sessions count from 1",
+            )
+        return _Memory.model_validate_json(content)
     except ValidationError as error:
         aside = path.with_suffix(".corrupt")
         log.warning(
@@ -175,7 +228,7 @@ def _load(path: Path) -> _Memory:
             aside.name,
         )
         path.replace(aside)
-        return _Memory()
+        return _Memory(client_id=new_client_id())
 
 
 def _save(path: Path, memory: _Memory) -> None:

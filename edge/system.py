@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import ipaddress
 import os
 from pathlib import Path
 from typing import Final
@@ -16,6 +17,16 @@ _THROTTLING_BITS: Final = {0: UNDER_VOLTAGE, 1: "frequency-capped", 2: "throttle
 
 _CLOCK_NOT_SYNCED: Final = 5
 """TIME_ERROR of adjtimex(2): nothing disciplines the clock."""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host's name or address means this machine itself."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def temperature_c() -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 _SEGMENT = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
@@ -99,6 +100,11 @@ class Topics:
     def probe(self) -> str:
         """Where `edge doctor` tries whether this device may publish."""
         return f"{self.root}/probe"
+
+    def retained(self, cameras: Iterable[str]) -> tuple[str, ...]:
+        """Where the broker keeps messages of a device with these cameras. The device's own status comes last."""
+        of_cameras = (topic for camera in cameras for topic in (self.emotion(camera), self.camera_status(camera)))
+        return (*of_cameras, self.health, self.info, self.status)
 
     def camera_status(self, camera: str) -> str:
         return f"{self.root}/{check_camera(camera)}/status"

@@ -1,4 +1,4 @@
-"""A network between a client and a broker that can be cut, and that can play an old broker."""
+"""A network between a client and a broker that can be cut, and that can play an old broker or one that refuses."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import select
 import socket
 import socketserver
 import threading
+from collections.abc import Callable
 from typing import Self
 
 
@@ -16,9 +17,13 @@ class Relay:
     Args:
         port: Where to.
         refuse_mqtt5: Whether to answer a client that speaks MQTT 5 as a broker of the old kind does.
+        answer: What to answer to a packet of the client in the broker's place; None to pass the packet on.
     """
 
-    def __init__(self, port: int, *, refuse_mqtt5: bool = False) -> None:
+    def __init__(
+        self, port: int, *, refuse_mqtt5: bool = False, answer: Callable[[bytes], bytes | None] = lambda _packet: None
+    ) -> None:
+        self._answer = answer
         self._links: list[socket.socket] = []
         self._server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), self._handler(port, refuse_mqtt5=refuse_mqtt5))
         self.port: int = self._server.server_address[1]
@@ -39,7 +44,7 @@ class Relay:
                 self._links.pop().shutdown(socket.SHUT_RDWR)
 
     def _handler(self, port: int, *, refuse_mqtt5: bool) -> type[socketserver.BaseRequestHandler]:
-        links = self._links
+        links, answer = self._links, self._answer
 
         class Link(socketserver.BaseRequestHandler):
             def handle(self) -> None:
@@ -51,16 +56,43 @@ class Relay:
                 with socket.create_connection(("127.0.0.1", port)) as broker, contextlib.suppress(OSError):
                     links.extend((client, broker))
                     broker.sendall(first)
-                    _pump(client, broker)
+                    _pump(client, broker, answer)
 
         return Link
 
 
-def _pump(client: socket.socket, broker: socket.socket) -> None:
-    other = {client: broker, broker: client}
+def _pump(client: socket.socket, broker: socket.socket, answer: Callable[[bytes], bytes | None]) -> None:
+    from_client = b""
     while True:
         for source in select.select([client, broker], [], [])[0]:
             data = source.recv(65_536)
             if not data:
                 return
-            other[source].sendall(data)
+            if source is broker:
+                client.sendall(data)
+                continue
+            from_client += data
+            while packet := _first_packet(from_client):
+                from_client = from_client[len(packet) :]
+                answered = answer(packet)
+                (broker if answered is None else client).sendall(answered or packet)
+
+
+def _first_packet(data: bytes) -> bytes | None:
+    """The MQTT packet that the bytes begin with, None if it is not whole yet."""
+    length = 0
+    for place, byte in enumerate(data[1:5]):
+        length |= (byte & 127) << 7 * place
+        if byte < 128:
+            end = 2 + place + length
+            return data[:end] if len(data) >= end else None
+    return None
+
+
+def refuse_events(packet: bytes, *, reason: int) -> bytes | None:
+    """The answer (PUBACK, MQTT 5) to a packet of the client if that brings an event: it is refused for a reason."""
+    begin = next(place for place in range(1, 5) if packet[place] < 128) + 1
+    number = begin + 2 + int.from_bytes(packet[begin : begin + 2])
+    if packet[0] >> 4 != 3 or not packet[begin + 2 : number].endswith(b"/event"):
+        return None
+    return b"\x40\x04" + packet[number : number + 2] + bytes([reason, 0])

@@ -11,11 +11,12 @@ from pathlib import Path
 
 from edge import notify
 from edge.agent import Agent
-from edge.bootstrap import open_agent
+from edge.bootstrap import broker_settings, open_agent
 from edge.commands.signals import on_stop
 from edge.config import Config, load_config
 from edge.contract import load_bundle
 from edge.contract.errors import UserError
+from edge.state import new_client_id
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +71,7 @@ class _Reload:
         try:
             wanted = load_config(self._path, os.environ)
             load_bundle(wanted.model.path)
+            broker_settings(wanted, new_client_id()).check_files()
         except UserError as error:
             log.error("the running configuration stays: %s", error)  # noqa: TRY400 - the user's, not ours
             notify.ready("running with the former configuration")

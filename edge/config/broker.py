@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from edge.config.values import ReadableFile, Section, read_password
+from edge.system import is_loopback
 from edge.topics import check_prefix
 
 
@@ -53,6 +54,7 @@ class MqttConfig(Section):
     )
     allow_plaintext_password: bool = Field(
         default=False,
+        validate_default=True,
         description="Whether the password may cross the network unencrypted. To this host itself it always may.",
     )
     homeassistant: bool = Field(default=True, description="Whether the device announces itself to Home Assistant.")
@@ -79,6 +81,18 @@ class MqttConfig(Section):
     def _is_not_contradicted(cls, value: bool, info: ValidationInfo) -> bool:  # noqa: FBT001
         if not value and (info.data.get("ca_file") or info.data.get("cert_file")):
             raise ValueError("cannot be false while mqtt.ca_file or mqtt.cert_file is given")
+        return value
+
+    @field_validator("allow_plaintext_password")
+    @classmethod
+    def _keeps_the_password_secret(cls, value: bool, info: ValidationInfo) -> bool:  # noqa: FBT001
+        host, password_file, tls = (info.data.get(key) for key in ("host", "password_file", "tls"))
+        exposed = password_file is not None and tls is False and host is not None and not is_loopback(host)
+        if exposed and not value:
+            raise ValueError(
+                "the password would cross the network unencrypted. Set up TLS, or set this to true if you trust every "
+                "machine on that network"
+            )
         return value
 
     def password(self) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from pydantic import JsonValue, ValidationError
 
@@ -36,33 +37,18 @@ class Commands:
         self._topics = topics
         self._handlers = handlers
 
-    def answer(
-        self, topic: str, payload: bytes, *, wall_s: float, fits: Callable[[Message], bool] = lambda _: True
-    ) -> Message:
-        """Carries out the request that came on `topic`, and returns the response, which in any case `fits`."""
+    def answer(self, topic: str, payload: bytes, *, wall_s: float) -> Message:
+        """Carries out the request that came on `topic`, and returns the response."""
         name = topic.rpartition("/")[2]
         try:
             request = _read(payload)
         except _Malformed as malformed:
-            response = self._response(name, malformed.request_id, wall_s, error=str(malformed))
-        else:
-            response = self._carry_out(name, request, wall_s)
-        message = self._message(response)
-        if not fits(message):
-            error = f"the broker does not take an answer of {len(message.payload)} bytes"
-            response = self._response(name, response.id, wall_s, error=error)
-            message = self._message(response)
-        log.info("command %s (%s): %s", name, response.id, response.error or "done")
-        return message
+            return self._response(name, malformed.request_id, wall_s, error=str(malformed))
+        return self._carry_out(name, request, wall_s)
 
-    def _message(self, response: CommandResponse) -> Message:
-        topic = self._topics.response(response.command)
-        return json_message(topic, response, qos=1, expiry_s=_RESPONSE_EXPIRY_S)
-
-    def _carry_out(self, name: str, request: CommandRequest, wall_s: float) -> CommandResponse:
+    def _carry_out(self, name: str, request: CommandRequest, wall_s: float) -> Message:
         try:
-            result = self._handler(name)(request)
-            return self._response(name, request.id, wall_s, result=result)
+            return self._response(name, request.id, wall_s, result=self._handler(name)(request))
         except UserError as refusal:
             error = str(refusal)
         except Exception:
@@ -78,8 +64,8 @@ class Commands:
         *,
         result: JsonValue = None,
         error: str | None = None,
-    ) -> CommandResponse:
-        return CommandResponse(
+    ) -> Message:
+        response = CommandResponse(
             device=self._topics.device,
             command=name,
             id=request_id,
@@ -88,6 +74,9 @@ class Commands:
             error=error,
             result=result,
         )
+        message = json_message(self._topics.response(name), response, qos=1, expiry_s=_RESPONSE_EXPIRY_S)
+        log.info("command %s (%s): %s", name, request_id, error or "done")
+        return message
 
     def _handler(self, name: str) -> CommandHandler:
         try:
@@ -95,6 +84,12 @@ class Commands:
         except KeyError:
             known = ", ".join(sorted(self._handlers)) or "none"
             raise UserError(f"no command is called {name}", remedy=f"Commands here: {known}") from None
+
+
+def without_result(response: Message, *, why: str) -> Message:
+    """The same answer with an error in place of what it has to say."""
+    answer = CommandResponse.model_validate_json(response.payload)
+    return replace(response, payload=answer.model_copy(update={"ok": False, "error": why, "result": None}).encode())
 
 
 class _Malformed(Exception):  # it is an answer on its way, not an error
@@ -116,10 +111,11 @@ def _read(payload: bytes) -> CommandRequest:
 
 
 def _salvage_id(payload: bytes) -> str | int | None:
-    """The id of a request that is wrong in some other way."""
+    """The id of a request that is wrong in some other way, if it can be sent back."""
     try:
         request = json.loads(payload)
+        found = request.get("id") if isinstance(request, dict) else None
+        str(found).encode()  # half of a surrogate pair has no UTF-8
     except (ValueError, RecursionError):
         return None
-    found = request.get("id") if isinstance(request, dict) else None
     return found if isinstance(found, str | int) else None

@@ -93,7 +93,7 @@ class Connection:
         self._fault: BrokerError | None = None
         self._topics: dict[int, str] = {}
         self._acks: list[Ack] = []
-        self._too_large = 0
+        self._unsent = 0
         self._received: list[Received] = []
         self._client = self._new_client(protocol, timeout_s)
         if will is not None:
@@ -128,13 +128,20 @@ class Connection:
     @property
     def room(self) -> int:
         """How many more messages with QoS 1 may be under way."""
-        most = min(_MOST_UNDER_WAY, self._told("ReceiveMaximum") or _MOST_UNDER_WAY)
+        _, properties = self._answer or (None, None)
+        most = min(_MOST_UNDER_WAY, getattr(properties, "ReceiveMaximum", _MOST_UNDER_WAY))
         return max(0, most - len(self._topics))
 
-    def fits(self, message: Message, correlation_data: bytes | None = None) -> bool:
-        """Whether the broker takes a message of this size, as far as it tells (MQTT 5)."""
-        most = self._told("MaximumPacketSize")
-        return most is None or packets.size(message, correlation_data) <= most
+    @property
+    def largest_bytes(self) -> int | None:
+        """The largest packet that the broker takes (MQTT 5); None if it names no limit."""
+        _, properties = self._answer or (None, None)
+        return getattr(properties, "MaximumPacketSize", None)
+
+    def fits(self, message: Message, *, correlation_data: bytes | None = None) -> bool:
+        """Whether the broker takes a message of this size."""
+        limit = self.largest_bytes
+        return limit is None or packets.size_bytes(message, packets.publish(message, correlation_data)) <= limit
 
     def wait(self, timeout_s: float) -> None:
         """Lets the network work until something happens, the bell rings, or the time is over."""
@@ -159,12 +166,13 @@ class Connection:
     def send(self, message: Message, *, correlation_data: bytes | None = None) -> int:
         """Hands a message to the network. Returns a number by which its `Ack` is known.
 
-        One that is too large for the broker would end the connection. It counts as refused, and is not sent.
+        A message that is too large for the broker is not sent; its `Ack` says so, whatever its QoS.
         """
-        if not self.fits(message, correlation_data):
-            self._too_large += 1  # and the number below zero, where no packet has one
-            self._acks.append(Ack(-self._too_large, message.topic, "too large"))
-            return -self._too_large
+        if not self.fits(message, correlation_data=correlation_data):
+            self._unsent += 1
+            refusal = f"larger than the {self.largest_bytes} bytes that it takes"
+            self._acks.append(Ack(-self._unsent, message.topic, refusal, hopeless=True))
+            return -self._unsent
         properties = packets.publish(message, correlation_data) if self._v5 else None
         info = self._client.publish(message.topic, message.payload, message.qos, message.retain, properties)
         if message.qos:
@@ -197,11 +205,6 @@ class Connection:
         while self._client.socket() is not None and time.monotonic() < give_up_s:
             self.wait(0.1)
         self._hang_up()
-
-    def _told(self, limit: str) -> int | None:
-        """A limit that the broker's answer to CONNECT names."""
-        _, properties = self._answer or (None, None)
-        return getattr(properties, limit, None)
 
     def _new_client(self, protocol: MQTTProtocolVersion, timeout_s: float) -> paho.Client:
         client = paho.Client(
@@ -269,7 +272,7 @@ class Connection:
     def _on_publish(self, _client: object, _data: object, mid: int, reason: ReasonCode, _properties: object) -> None:
         topic = self._topics.pop(mid, None)
         if topic is not None:
-            self._acks.append(Ack(mid, topic, str(reason) if reason.is_failure else None))
+            self._acks.append(packets.ack(mid, topic, reason))
 
     def _on_subscribe(
         self, _client: object, _data: object, mid: int, reasons: list[ReasonCode], _properties: object

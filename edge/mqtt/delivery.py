@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import time
+from dataclasses import dataclass, field, replace
 
+from edge.mqtt.backoff import Backoff
 from edge.mqtt.connection import Connection
 from edge.mqtt.packets import Ack
 from edge.outbox import Outbox
+from edge.outbox_file import Entry
 from edge.payloads import mark_historical
+
+
+@dataclass(slots=True)
+class _Refused:
+    """A topic on which the broker refused an event.
+
+    Attributes:
+        backoff: How long to leave it alone.
+        until_s: Until when it is left alone, None if it is not.
+        newest: The newest event when that was over: up to it, all of the topic had to wait.
+    """
+
+    backoff: Backoff = field(default_factory=Backoff)
+    until_s: float | None = None
+    newest: int = 0
 
 
 class Delivery:
     """Sends what waits in the outbox. What was put there before this connection is marked as historical.
+
+    An event that the broker refuses stays in the outbox, and its topic is left alone for a while, longer with each
+    time; then the topic's events are sent again in order, marked as historical. Other topics do not wait. Only what
+    would be refused at any time is given up.
 
     Args:
         outbox: Where the messages are.
@@ -22,28 +44,64 @@ class Delivery:
         self._outbox = outbox
         self._connection = connection
         self._newest_historical = outbox.last_id
-        self._newest_sent = 0
+        self._newest_seen = 0
         self._under_way: dict[int, int] = {}
+        self._refused: dict[str, _Refused] = {}
 
     def send(self) -> None:
         """Sends as many messages as there is room for."""
-        room = self._connection.room
-        if room == 0:
-            return
-        for entry in self._outbox.pending(after=self._newest_sent, limit=room):
-            message = entry.message
-            if entry.id <= self._newest_historical:
-                message = replace(message, payload=mark_historical(message.payload))
-            self._under_way[self._connection.send(message)] = entry.id
-            self._newest_sent = entry.id
+        self._return_to_refused()
+        while room := self._connection.room:
+            entries = self._outbox.pending(after=self._newest_seen, limit=room)
+            for entry in entries:
+                self._newest_seen = entry.id
+                if self._is_due(entry):
+                    self._send(entry)
+            if len(entries) < room:
+                return
 
-    def settle(self, ack: Ack) -> None:
-        """Forgets a message that was answered. One that the broker refused too: it would refuse it for ever."""
+    def settle(self, ack: Ack) -> bool:
+        """Forgets a message that the broker took, or would not take at any time.
+
+        Returns:
+            Whether an event was given up.
+        """
         entry_id = self._under_way.pop(ack.number, None)
-        if entry_id is not None:
-            self._outbox.ack(entry_id)
+        if entry_id is None:
+            return False
+        if ack.refusal is not None and not ack.hopeless:
+            self._leave_alone(ack.topic)
+            return False
+        self._outbox.ack(entry_id)
+        if ack.topic in self._refused:
+            self._refused[ack.topic].backoff.reset()
+        return ack.hopeless
 
     @property
     def idle(self) -> bool:
-        """Whether everything is delivered."""
-        return not self._under_way and self._outbox.depth == 0
+        """Whether everything is delivered that the broker takes."""
+        return not self._under_way and not self._outbox.pending(after=self._newest_seen, limit=1)
+
+    def _is_due(self, entry: Entry) -> bool:
+        refused = self._refused.get(entry.message.topic)
+        return (refused is None or refused.until_s is None) and entry.id not in self._under_way.values()
+
+    def _send(self, entry: Entry) -> None:
+        message = entry.message
+        refused = self._refused.get(message.topic)
+        if entry.id <= max(self._newest_historical, refused.newest if refused else 0):
+            message = replace(message, payload=mark_historical(message.payload))
+        self._under_way[self._connection.send(message)] = entry.id
+
+    def _leave_alone(self, topic: str) -> None:
+        refused = self._refused.setdefault(topic, _Refused())
+        if refused.until_s is None:
+            refused.until_s = time.monotonic() + refused.backoff.delay_s(refused=True)
+
+    def _return_to_refused(self) -> None:
+        now_s = time.monotonic()
+        for refused in self._refused.values():
+            if refused.until_s is not None and refused.until_s <= now_s:
+                refused.until_s = None
+                refused.newest = self._outbox.last_id
+                self._newest_seen = 0  # those under way are passed over

@@ -33,6 +33,10 @@ class NoMqtt5(BrokerRefused):
     """The broker does not speak MQTT 5, or falls silent when it is spoken to in it."""
 
 
+class BrokenOff(BrokerUnreachable):
+    """An established connection ended, and the broker did not say why."""
+
+
 def unreachable(error: OSError, settings: BrokerSettings) -> BrokerError:
     """Why no connection came about."""
     if isinstance(error, ssl.SSLError):
@@ -129,5 +133,6 @@ def lost(reason: ReasonCode, settings: BrokerSettings, *, told: bool) -> BrokerE
             remedy="Give each device its own client id and its own state folder: "
             "two with one id push each other out for ever",
         )
-    why = f" ({str(reason).lower()})" if told or reason.getName() == "Keep alive timeout" else ""
-    return BrokerUnreachable(f"the connection was lost{why}", where=settings.address)
+    if told or reason.getName() == "Keep alive timeout":
+        return BrokerUnreachable(f"the connection was lost ({str(reason).lower()})", where=settings.address)
+    return BrokenOff("the connection was lost", where=settings.address)

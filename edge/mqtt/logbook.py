@@ -5,6 +5,9 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
+from edge.contract.errors import UserError
+from edge.mqtt.faults import BrokenOff
+from edge.mqtt.packets import Ack
 from edge.mqtt.settings import BrokerSettings
 
 log = logging.getLogger(__name__)
@@ -25,7 +28,8 @@ class PublisherStats:
         reconnects: Connections after the first.
         queue_depth: Events that the broker has not acknowledged.
         dropped: Events lost because the outbox was full.
-        rejected: Messages that the broker refused (MQTT 5).
+        rejected: Refusals by the broker (MQTT 5), of which an event that is sent again may have several.
+        lost: Events given up because the broker would refuse them at any time.
         last_error: Why there is no connection, or why the last one ended; None once all is well again.
     """
 
@@ -35,6 +39,7 @@ class PublisherStats:
     queue_depth: int
     dropped: int
     rejected: int
+    lost: int
     last_error: str | None
 
 
@@ -51,7 +56,8 @@ class Logbook:
         self._connections = 0
         self._short_connections = 0
         self._rejected = 0
-        self._rejected_topics: set[str] = set()
+        self._lost = 0
+        self._told_of: set[tuple[str, str]] = set()
         self._last_error: str | None = None
 
     def stats(self, *, queue_depth: int, dropped: int) -> PublisherStats:
@@ -64,6 +70,7 @@ class Logbook:
             queue_depth=queue_depth,
             dropped=dropped,
             rejected=self._rejected,
+            lost=self._lost,
             last_error=self._last_error,
         )
 
@@ -86,26 +93,30 @@ class Logbook:
         self._protocol = None
         self._short_connections += held_s < _STEADY_S
 
-    def trouble(self, error: str) -> None:
+    def trouble(self, error: UserError) -> None:
         """There is no connection, because of `error`."""
-        if self._short_connections >= _SUSPICIOUS:
+        told = str(error)
+        if isinstance(error, BrokenOff) and self._short_connections >= _SUSPICIOUS:
             # Not every broker says when it closes a connection because another client has the same id.
-            error += (
+            told += (
                 f" So it went {_SUSPICIOUS} times in a row within seconds. If another device has the client id "
                 f"{self._settings.client_id} too, the two push each other out: give each its own"
             )
-        if error != self._last_error:
-            log.warning("no MQTT connection: %s", error)
-        self._last_error = error
+        if told != self._last_error:
+            log.warning("no MQTT connection: %s", told)
+        self._last_error = told
 
     def surprise(self, error: Exception) -> None:
         """There is no connection, for a reason that is a fault of this program."""
         log.error("the MQTT connection failed in a way that the agent does not know", exc_info=error)
         self._last_error = str(error)
 
-    def rejection(self, topic: str, reason: str) -> None:
-        """The broker did not take a message."""
+    def rejection(self, ack: Ack, *, lost: bool) -> None:
+        """The broker did not take a message; with `lost`, that was an event which is given up."""
         self._rejected += 1
-        if topic not in self._rejected_topics:
-            self._rejected_topics.add(topic)
-            log.warning("%s: the broker rejects messages on this topic (%s); check what it allows", topic, reason)
+        self._lost += lost
+        reason = ack.refusal or ""
+        if (ack.topic, reason) not in self._told_of:
+            self._told_of.add((ack.topic, reason))
+            outcome = "they are given up" if ack.hopeless else "check its access list and limits. Events wait for that"
+            log.warning("%s: the broker rejects messages on this topic (%s); %s", ack.topic, reason, outcome)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from edge.domain import Message
@@ -15,6 +16,8 @@ _SESSION_EXPIRY_S = 15
 """The session outlives a short break, so that the broker keeps the will back."""
 _LONGEST_TOPIC = 1000
 """In bytes. The protocol's own limit is 65,535."""
+_HOPELESS = frozenset({0x90, 0x99})
+"""Refusals of a message for what it is: topic name invalid, payload format invalid."""
 _MOST_LEVELS = 200
 """Mosquitto breaks the connection over a topic with more."""
 
@@ -37,17 +40,20 @@ class Received:
 
 @dataclass(frozen=True, slots=True)
 class Ack:
-    """The broker's answer to a message sent with QoS 1.
+    """What became of a message: the broker's answer to one with QoS 1, or why any other was not sent.
 
     Attributes:
         number: What `send` returned for the message.
         topic: The message's topic.
         refusal: Why the broker did not take it (MQTT 5), None if it did.
+        hopeless: Whether it would be refused at any time. Other refusals may pass: a quota is free again, rights are
+            given.
     """
 
     number: int
     topic: str
-    refusal: str | None
+    refusal: str | None = None
+    hopeless: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +94,20 @@ def publish(message: Message, correlation_data: bytes | None = None) -> Properti
     return properties
 
 
-def size(message: Message, correlation_data: bytes | None = None) -> int:
-    """The most bytes that PUBLISH takes: type and length, the topic, a number, the properties and the payload."""
-    properties = publish(message, correlation_data).pack()  # type: ignore[no-untyped-call]
-    return 5 + 2 + len(message.topic.encode()) + 2 + len(properties) + len(message.payload)
+def size_bytes(message: Message, properties: Properties) -> int:
+    """How large the PUBLISH packet (MQTT 5) of a message is."""
+    properties_bytes = len(properties.pack())  # type: ignore[no-untyped-call]  # paho publishes no type for it
+    number_bytes = 2 if message.qos else 0
+    rest_bytes = 2 + len(message.topic.encode()) + number_bytes + properties_bytes + len(message.payload)
+    length_bytes = -(-rest_bytes.bit_length() // 7)
+    return 1 + length_bytes + rest_bytes
+
+
+def ack(number: int, topic: str, reason: ReasonCode) -> Ack:
+    """From PUBACK."""
+    if not reason.is_failure:
+        return Ack(number, topic)
+    return Ack(number, topic, str(reason), hopeless=reason.value in _HOPELESS)
 
 
 def subscribe(subscription: Subscription) -> SubscribeOptions:

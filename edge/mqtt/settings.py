@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
 import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from edge.errors import ConfigError
+from edge.system import is_loopback
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +99,7 @@ class BrokerSettings:
     allow_plaintext_password: bool = False
 
     def __post_init__(self) -> None:
-        exposed = self.password is not None and self.tls is None and not _is_loopback(self.host)
+        exposed = self.password is not None and self.tls is None and not is_loopback(self.host)
         if exposed and not self.allow_plaintext_password:
             raise ConfigError(
                 "the password would cross the network unencrypted",
@@ -107,16 +107,16 @@ class BrokerSettings:
                 remedy="Set up TLS, or set allow_plaintext_password if you trust every machine on that network",
             )
 
+    def check_files(self) -> None:
+        """Reads the TLS files once, so that a wrong one is known before a connection is tried.
+
+        Raises:
+            ConfigError: One cannot be used.
+        """
+        if self.tls is not None:
+            self.tls.context()
+
     @property
     def address(self) -> str:
         """Host and port as people write them."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

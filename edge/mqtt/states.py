@@ -57,6 +57,14 @@ class States:
                     del self._kept[message.topic]
             return [message for message in messages if message is not None]
 
+    def delivered(self, topic: str) -> None:
+        """Forgets a message that cleared its topic, now that the broker has it: there is nothing to say again."""
+        with self._lock:
+            kept = self._kept.get(topic)
+            if kept is not None and not kept.message.payload:
+                del self._kept[topic]
+                self._unsent.discard(topic)
+
     @property
     def idle(self) -> bool:
         """Whether nothing is due."""

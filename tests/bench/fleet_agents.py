@@ -68,7 +68,7 @@ class FleetAgent:
             agent_version="0",
             state_expiry_s=90,
             health_expiry_s=90,
-            announced=state.announced,
+            announced=state.retained,
         )
         status = camera_status_message(self.topics, CAMERA, Status.ONLINE, session=state.session)
         for message in (info_message(self.topics, _info(self.topics.device, state)), *announcement.messages, status):

@@ -103,16 +103,30 @@ def test_the_log_level_is_the_configured_one(config: Path, listener: Listener) -
 
 
 def test_a_reload_takes_a_good_configuration_and_survives_a_bad_one(config: Path, listener: Listener) -> None:
-    """After SIGHUP, a camera that was added looks; a mistake in the file is told with its line and changes nothing."""
+    """After SIGHUP, a camera that was added looks, and one that was removed leaves nothing on its topics.
+
+    A mistake in the file, or in a file that it names, is told with its place and changes nothing.
+    """
     with Edge("run", "--config", config) as agent:
         listener.wait_for(lambda: listener.on("emotion/hall/door/emotion"), timeout_s=40)
         good = config.read_text()
         config.write_text(good.replace("[mqtt]", "[mqtt]\nprot = 1"))
         agent.process.send_signal(signal.SIGHUP)
         assert "Perhaps you meant mqtt.port" in agent.wait_for("the running configuration stays")
+        for fault, told in (
+            ('host = "broker.lan"\nusername = "me"\npassword_file = "config.toml"', "mqtt.allow_plaintext_password"),
+            ('ca_file = "config.toml"', "config.toml: the certificate authority cannot be read"),
+            ("tls = true\ncert_file = 'config.toml'", "config.toml: the client certificate or its key cannot be read"),
+        ):
+            config.write_text(good.replace("[mqtt]", f"[mqtt]\n{fault}"))
+            agent.process.send_signal(signal.SIGHUP)
+            assert told in agent.wait_for("the running configuration stays")
         config.write_text(good + '[[camera]]\nname = "yard"\nsource = "demo"\n')
         agent.process.send_signal(signal.SIGHUP)
         listener.wait_for(lambda: listener.on("emotion/hall/yard/emotion"), timeout_s=40)
         assert payload_of(listener, "emotion/hall/info")["session"] == 2
+        config.write_text(good)
+        agent.process.send_signal(signal.SIGHUP)
+        listener.wait_for(lambda: listener.on("emotion/hall/yard/status")[-1].payload == "", timeout_s=40)
         assert agent.stop() == 0, agent.output
     assert not [line for line in agent.output if "Traceback" in line]

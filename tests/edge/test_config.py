@@ -259,6 +259,20 @@ def test_a_credential_without_a_user_is_a_fault_of_the_credential(load: Load, tm
     assert told.startswith("environment variable CREDENTIALS_DIRECTORY (mqtt_password): mqtt.password_file")
 
 
+def test_a_password_does_not_cross_the_network_in_the_open(load: Load, tmp_path: Path) -> None:
+    """The fault names file, line and key, and each of the two ways out of it."""
+    (tmp_path / "password").write_text("swordfish")
+    text = CAMERA + '[mqtt]\nhost = "broker.lan"\nusername = "pi"\npassword_file = "password"\n'
+    assert fault(load, text) == (
+        ":4: mqtt.allow_plaintext_password: the password would cross the network unencrypted. Set up TLS, or set this "
+        "to true if you trust every machine on that network."
+    )
+    for way_out in ("allow_plaintext_password = true", "tls = true"):
+        load(text + way_out)
+    load(text.replace("broker.lan", "127.0.0.1"))
+    load(text.replace('password_file = "password"', ""))
+
+
 @pytest.mark.parametrize("content", [None, b"", b"\nsecond line", b"\xff"])
 def test_a_password_file_without_a_password_is_a_fault(load: Load, tmp_path: Path, content: bytes | None) -> None:
     """It is said at the start that there is no password, not when the broker refuses."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from edge.contract import EMOTIONS
 from edge.domain import Message
-from edge.homeassistant import Announced, Announcement, announce, retract
+from edge.homeassistant import Announced, Announcement, announce
 from edge.payloads import CommandRequest
 from edge.topics import Topics
 
@@ -101,23 +101,3 @@ def test_a_removed_camera_disappears() -> None:
     assert len(removed) == 6
     later = config(introduce(["door"], only.announced).messages[0])["components"]
     assert all(len(component) > 1 for component in later.values())
-
-
-def test_a_renamed_device_leaves_no_ghost() -> None:
-    """When the device gets another name, what was announced under the old one is cleared first."""
-    old = announce(
-        topics=Topics("emotion", "old"),
-        cameras=(),
-        agent_version="0.1.0",
-        state_expiry_s=90,
-        health_expiry_s=180,
-        announced={},
-    )
-    cleared, _ = introduce(announced=old.announced).messages
-    assert (cleared.topic, cleared.payload, cleared.retain) == ("homeassistant/device/emotion_old/config", b"", True)
-
-
-def test_everything_can_be_taken_back() -> None:
-    """Switching the announcement off in the configuration removes the device from Home Assistant."""
-    (message,) = retract(introduce().announced)
-    assert (message.topic, message.payload, message.retain) == (CONFIG, b"", True)

@@ -167,13 +167,52 @@ def test_a_corrupt_file_is_moved_aside(tmp_path: Path, caplog: pytest.LogCapture
     assert any("outbox.corrupt" in record.message and record.levelno == logging.ERROR for record in caplog.records)
 
 
-def test_a_file_of_a_newer_agent_is_moved_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """After a downgrade the agent does not misread the outbox."""
-    with closing(sqlite3.connect(tmp_path / "outbox.sqlite")) as db:
-        db.execute("PRAGMA user_version=99")
+def test_a_damaged_file_takes_its_log_along(tmp_path: Path) -> None:
+    """The newest events may stand in the write-ahead log alone; who looks for them finds both."""
+    path = tmp_path / "outbox.sqlite"
+    with Outbox(folder=tmp_path / "first", flush_interval_s=0) as outbox:
+        fill(outbox, range(500), size=200)
+        outbox.housekeep()
+        fill(outbox, range(500, 501), size=200)
+        for part in (tmp_path / "first").iterdir():
+            shutil.copy(part, tmp_path)
+    with closing(sqlite3.connect(path)) as onlooker:  # while it looks, SQLite leaves the log where it is
+        assert onlooker.execute("SELECT count(*) FROM outbox").fetchone() == (501,)
+        with path.open("r+b") as file:
+            file.seek(8192)
+            file.write(b"\xff" * 50_000)
+        with Outbox(folder=tmp_path) as outbox:
+            assert waiting(outbox) == []
+    assert b"500 " in (tmp_path / "outbox.corrupt-wal").read_bytes()
+
+
+def test_a_file_of_a_newer_agent_is_left_alone(tmp_path: Path) -> None:
+    """After a downgrade the events that wait are neither misread nor put away: the start ends with what to do."""
+    path = tmp_path / "outbox.sqlite"
     with Outbox(folder=tmp_path) as outbox:
-        assert waiting(outbox) == []
-    assert any("version 99" in record.message for record in caplog.records)
+        fill(outbox, range(3))
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA user_version=99")
+    content = path.read_bytes()
+    with pytest.raises(StateError, match=r"outbox\.sqlite: a newer agent .* \(version 99; .*\)\. Install the newer"):
+        Outbox(folder=tmp_path)
+    assert path.read_bytes() == content
+    assert not (tmp_path / "outbox.corrupt").exists()
+
+
+def test_the_file_is_read_once_at_the_start(tmp_path: Path) -> None:
+    """A large outbox on a slow card does not keep the agent from starting for longer than it must."""
+
+    def read_bytes() -> int:
+        return int(Path("/proc/self/io").read_text().split()[1])  # rchar
+
+    if not Path("/proc/self/io").exists():
+        pytest.skip("what a process reads is counted on Linux only")
+    with Outbox(folder=tmp_path) as outbox:
+        fill(outbox, range(1000), size=5_000)
+    before = read_bytes()
+    with Outbox(folder=tmp_path):
+        assert read_bytes() - before < 1.5 * (tmp_path / "outbox.sqlite").stat().st_size
 
 
 def test_a_folder_that_cannot_be_written_stops_the_start(tmp_path: Path) -> None:
@@ -207,6 +246,20 @@ def test_a_full_disk_at_run_time_stops_nothing(tmp_path: Path, caplog: pytest.Lo
     assert sum("the disk takes events again" in record.message for record in caplog.records) == 1
     with Outbox(folder=tmp_path / "copy") as outbox:
         assert waiting(outbox) == list(range(22, 41))
+
+
+def test_what_cannot_be_read_just_now_is_not_overtaken(tmp_path: Path) -> None:
+    """While the disk gives nothing back, the newer events in memory wait for their turn."""
+    with Outbox(folder=tmp_path, flush_interval_s=0) as outbox:
+        fill(outbox, range(5))
+        with closing(sqlite3.connect(tmp_path / "outbox.sqlite")) as db:
+            db.execute("ALTER TABLE outbox RENAME TO elsewhere")
+            fill(outbox, range(5, 8))
+            assert waiting(outbox) == []
+            db.execute("ALTER TABLE elsewhere RENAME TO outbox")
+        assert waiting(outbox) == list(range(8))
+        outbox.housekeep()
+        assert (waiting(outbox), outbox.depth, outbox.dropped) == (list(range(8)), 8, 0)
 
 
 def test_a_file_that_breaks_at_run_time_is_replaced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -42,13 +44,69 @@ def test_a_frame_rate_stays_limited(tmp_path: Path) -> None:
         assert state.rates == {"door": 2.5}
 
 
-def test_what_was_announced_is_remembered(tmp_path: Path) -> None:
-    """A camera that is removed later can be cleared from Home Assistant."""
-    announced = {"homeassistant/device/x/config": {"door_fps": "sensor"}}
+CONFIG = "homeassistant/device/x/config"
+
+
+def test_what_is_left_on_the_broker_is_remembered_until_it_is_cleared(tmp_path: Path) -> None:
+    """However often the agent starts before it reaches the broker, the topics of its old name are cleared then."""
     with DeviceState(tmp_path) as state:
-        state.announce(announced)
+        assert state.retain({CONFIG: {"door_fps": "sensor"}, "emotion/old/status": {}}) == []
+    for _ in range(2):
+        with DeviceState(tmp_path) as state:
+            assert state.retain({"emotion/new/status": {}}) == [CONFIG, "emotion/old/status"]
     with DeviceState(tmp_path) as state:
-        assert state.announced == announced
+        state.retain({"emotion/new/status": {}})
+        for delivered in ("emotion/new/status", CONFIG, "emotion/new/door/event", "emotion/old/status"):
+            state.delivered(delivered)
+    with DeviceState(tmp_path) as state:
+        assert state.retain({}) == ["emotion/new/status"]
+
+
+def test_what_was_announced_is_remembered_until_that_is_taken_back(tmp_path: Path) -> None:
+    """A camera that was removed is still known while Home Assistant may not have been told."""
+    with DeviceState(tmp_path) as state:
+        state.retain({CONFIG: {"door_fps": "sensor", "yard_fps": "sensor"}})
+        state.delivered(CONFIG)
+    with DeviceState(tmp_path) as state:
+        state.retain({CONFIG: {"door_fps": "sensor"}})
+    with DeviceState(tmp_path) as state:
+        assert state.retained == {CONFIG: {"door_fps": "sensor", "yard_fps": "sensor"}}
+        state.retain({CONFIG: {"door_fps": "sensor"}})
+        state.delivered(CONFIG)
+    with DeviceState(tmp_path) as state:
+        assert state.retained == {CONFIG: {"door_fps": "sensor"}}
+
+
+def test_what_an_older_agent_announced_is_known(tmp_path: Path) -> None:
+    """An update that comes with a new name for the device leaves no ghost in Home Assistant."""
+    (tmp_path / "state.json").write_text(json.dumps({"client_id": "x", "announced": {CONFIG: {"a": "sensor"}}}))
+    with DeviceState(tmp_path) as state:
+        assert state.retain({}) == [CONFIG]
+
+
+def test_no_pause_is_forgotten_for_another(tmp_path: Path) -> None:
+    """Threads that remember something at the same time do not undo one another's."""
+    cameras = [f"camera-{number}" for number in range(8)]
+    with DeviceState(tmp_path) as state, ThreadPoolExecutor(len(cameras)) as pool:
+        list(pool.map(state.pause, cameras))
+        assert state.paused == set(cameras)
+
+
+def test_a_file_of_a_newer_agent_is_left_alone(tmp_path: Path) -> None:
+    """After a downgrade the device does not become another one: the start ends, and the error says what to do."""
+    path = tmp_path / "state.json"
+    content = '{"client_id": "edge-1", "session": {"count": 7}, "version": 99}'
+    path.write_text(content)
+    with pytest.raises(StateError, match=r"state\.json: a newer agent .* \(version 99; .*\)\. Install the newer agent"):
+        DeviceState(tmp_path)
+    assert path.read_text() == content
+
+
+def test_what_a_newer_agent_has_added_is_passed_over(tmp_path: Path) -> None:
+    """A key that this agent does not know costs the device neither its identity nor its count of sessions."""
+    (tmp_path / "state.json").write_text('{"client_id": "edge-1", "session": 7, "colour": "red"}')
+    with DeviceState(tmp_path) as state:
+        assert (state.client_id, state.session) == ("edge-1", 8)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"session": "many"}', b"\xff\xfe", b'{"colour": 1}'])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from edge.asyncapi import document
 from edge.topics import Topics
 
 
@@ -17,6 +18,17 @@ def test_the_topics_are_the_published_ones() -> None:
     assert topics.event("door") == "home/emotion/hall/door/event"
     assert topics.response("pause") == "home/emotion/hall/cmd/pause/response"
     assert topics.fleet_command("shop", "pause") == "home/emotion/fleet/shop/cmd/pause"
+
+
+def test_what_is_retained_is_known() -> None:
+    """Whatever the published document calls retained can be cleared when the device gets another name."""
+    published = document()
+    documented = {
+        published["channels"][name]["address"].format(prefix="home", device="hall", camera="door")
+        for name in published["channels"]
+        if (operation := published["operations"].get(f"send_{name}")) and operation["bindings"]["mqtt"]["retain"]
+    }
+    assert set(Topics("home", "hall").retained(["door"])) == documented
 
 
 @pytest.mark.parametrize("name", ["", "Hall", "front door", "a/b", "a+", "#", "-a", "$sys", "küche", "x" * 65, "a\n"])

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+import os
+import signal
 import socket
 from collections.abc import Callable
 from contextlib import closing
@@ -14,7 +17,7 @@ from edge.mqtt import BrokerSettings, Tls, probe_broker
 from edge.outbox import Outbox
 from tests.integration.conftest import Build, Certificates, StartBroker
 from tests.mosquitto import Listener, Mosquitto, free_port, wait_until
-from tests.network import Relay
+from tests.network import Relay, refuse_events
 
 
 def settings(port: int, *, host: str = "127.0.0.1", tls: Tls | None = None) -> BrokerSettings:
@@ -83,12 +86,6 @@ def test_no_credentials(locked_broker: Mosquitto) -> None:
         probe_broker(settings(locked_broker.port))
 
 
-def test_a_forgotten_password(locked_broker: Mosquitto) -> None:
-    """A user name without its password is told from a wrong password."""
-    with pytest.raises(BrokerRefused, match="let camera in, for whom there is no password here"):
-        probe_broker(replace(settings(locked_broker.port), username="camera"))
-
-
 def test_a_wrong_password(locked_broker: Mosquitto) -> None:
     """A wrong password is named as the likely fault, and is not shown."""
     probe_broker(login(locked_broker.port, "right"))
@@ -96,6 +93,12 @@ def test_a_wrong_password(locked_broker: Mosquitto) -> None:
         probe_broker(login(locked_broker.port, "hunter2"))
     assert "hunter2" not in str(refusal.value)
     assert "hunter2" not in repr(login(locked_broker.port, "hunter2"))
+
+
+def test_a_forgotten_password(locked_broker: Mosquitto) -> None:
+    """A user name without its password is told from a wrong password."""
+    with pytest.raises(BrokerRefused, match="let camera in, for whom there is no password here"):
+        probe_broker(replace(settings(locked_broker.port), username="camera"))
 
 
 def test_a_refused_connection_is_not_a_connection(
@@ -109,10 +112,22 @@ def test_a_refused_connection_is_not_a_connection(
     assert sum("wrong password" in record.message for record in caplog.records) == 1
 
 
-def test_a_rejected_event_does_not_block_the_others(
+def event(camera: str, number: int) -> Message:
+    """A durable message of a camera."""
+    payload = json.dumps({"seq": number, "historical": False}).encode()
+    return Message(f"emotion/hall/{camera}/event", payload, qos=1, durable=True)
+
+
+def arrived(listener: Listener, camera: str) -> list[tuple[int, bool]]:
+    """The numbers of a camera's events that were heard, and whether each is marked as historical."""
+    payloads = [json.loads(message.payload) for message in listener.on(f"emotion/hall/{camera}/event")]
+    return [(payload["seq"], payload["historical"]) for payload in payloads]
+
+
+def test_events_without_a_right_wait_for_it_and_block_no_others(
     start_broker: StartBroker, password_file: Path, tmp_path: Path, build: Build, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An event on a topic that the access list denies is counted and named; those after it arrive."""
+    """A mistake in the access list costs no event: they are counted and named, and arrive when it is put right."""
     acl = tmp_path / "acl"
     acl.touch(mode=0o600)
     acl.write_text("user watcher\ntopic readwrite #\nuser camera\ntopic write emotion/hall/door/event\n")
@@ -121,32 +136,97 @@ def test_a_rejected_event_does_not_block_the_others(
         Listener(broker.port, login=("watcher", "right")) as listener,
         build(login(broker.port, "right")) as publisher,
     ):
-        for topic in ("emotion/hall/cellar/event", "emotion/hall/cellar/event", "emotion/hall/door/event"):
-            publisher.publish(Message(topic, b"{}", qos=1, durable=True))
-        listener.wait_for(lambda: listener.on("emotion/hall/door/event"))
+        wait_until(lambda: publisher.stats.connected)
+        for number in range(1, 31):
+            publisher.publish(event("cellar", number))
+        publisher.publish(event("door", 1))
+        listener.wait_for(lambda: arrived(listener, "door") == [(1, False)])
+        wait_until(lambda: publisher.stats.rejected > 30)  # they are tried again
+        assert (publisher.stats.queue_depth, publisher.stats.lost) == (30, 0)
+        acl.write_text(acl.read_text() + "topic write emotion/hall/cellar/event\n")
+        os.kill(broker.pid, signal.SIGHUP)
+        listener.wait_for(lambda: len(arrived(listener, "cellar")) == 30, timeout_s=30)
         wait_until(lambda: publisher.stats.queue_depth == 0)
-        assert publisher.stats.rejected >= 2
-    complaints = [record.message for record in caplog.records if "cellar" in record.message]
-    assert complaints == [
-        "emotion/hall/cellar/event: the broker rejects messages on this topic (Not authorized); check what it allows"
-    ]
+        publisher.publish(event("cellar", 31))
+        listener.wait_for(lambda: len(arrived(listener, "cellar")) == 31)
+    assert arrived(listener, "cellar") == [*((number, True) for number in range(1, 31)), (31, False)]
+    [complaint] = [record.message for record in caplog.records if "cellar" in record.message]
+    assert complaint == (
+        "emotion/hall/cellar/event: the broker rejects messages on this topic (Not authorized); check its access "
+        "list and limits. Events wait for that"
+    )
 
 
-def test_a_message_that_is_too_large_does_not_block_the_others(
+@pytest.mark.parametrize("reason", [0x80, 0x83, 0x87, 0x97])
+def test_what_the_broker_refuses_for_a_while_is_delivered_later(
+    broker: Mosquitto, listener: Listener, build: Build, reason: int
+) -> None:
+    """Five events that meet a quota are neither lost nor forgotten."""
+    refusals = iter(range(5))
+
+    def refuse(packet: bytes) -> bytes | None:
+        refusal = refuse_events(packet, reason=reason)
+        return refusal if refusal and next(refusals, None) is not None else None
+
+    with Relay(broker.port, answer=refuse) as relay, build(settings(relay.port)) as publisher:
+        for number in range(1, 6):
+            publisher.publish(event("door", number))
+        listener.wait_for(lambda: len(arrived(listener, "door")) == 5)
+        wait_until(lambda: publisher.stats.queue_depth == 0)
+        assert (publisher.stats.rejected, publisher.stats.lost, publisher.stats.dropped) == (5, 0, 0)
+    assert sorted(arrived(listener, "door")) == [(number, True) for number in range(1, 6)]
+
+
+@pytest.mark.parametrize("reason", [0x90, 0x99])
+def test_what_no_broker_would_take_is_given_up_and_counted(
+    broker: Mosquitto, listener: Listener, build: Build, caplog: pytest.LogCaptureFixture, reason: int
+) -> None:
+    """An event that is refused for what it is does not come again at every connection; health and log say so."""
+    refusals = iter(range(2))
+
+    def refuse(packet: bytes) -> bytes | None:
+        refusal = refuse_events(packet, reason=reason)
+        return refusal if refusal and next(refusals, None) is not None else None
+
+    with Relay(broker.port, answer=refuse) as relay, build(settings(relay.port)) as publisher:
+        for number in range(1, 4):
+            publisher.publish(event("door", number))
+        listener.wait_for(lambda: arrived(listener, "door"))
+        wait_until(lambda: publisher.stats.queue_depth == 0)
+        assert (publisher.stats.rejected, publisher.stats.lost, publisher.stats.dropped) == (2, 2, 0)
+    assert [number for number, _ in arrived(listener, "door")] == [3]
+    assert sum("they are given up" in record.message for record in caplog.records) == 1
+
+
+def test_an_event_that_is_too_large_for_the_broker_is_given_up(
     start_broker: StartBroker, build: Build, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A state or an event beyond the broker's limit is counted and named; the connection stays and the rest arrives."""
-    broker = start_broker(["allow_anonymous true", "max_packet_size 2000"])
+    """It does not break the connection again and again, in front of all others; a state that is too large neither."""
+    broker = start_broker(["allow_anonymous true", "max_packet_size 1000"])
+    large = replace(event("door", 1), payload=b"x" * 1000)
     with Listener(broker.port) as listener, build(settings(broker.port)) as publisher:
-        for size in (1900, 2000, 2000, 1900):
-            publisher.publish(Message("emotion/hall/door/emotion", b"x" * size, retain=True))
-            publisher.publish(Message("emotion/hall/door/event", b"{}" * (size // 2), qos=1, durable=True))
-        listener.wait_for(lambda: len(listener.on("emotion/hall/door/event")) == 2)
-        listener.wait_for(lambda: listener.on("emotion/hall/door/emotion"))
+        publisher.publish(large)
+        publisher.publish(Message("emotion/hall/door/emotion", large.payload, retain=True))
+        publisher.publish(event("door", 2))
+        listener.wait_for(lambda: arrived(listener, "door"))
         wait_until(lambda: publisher.stats.queue_depth == 0)
-        assert (publisher.stats.connected, publisher.stats.reconnects) == (True, 0)
-        assert publisher.stats.rejected >= 2
-    assert "the broker rejects messages on this topic (too large)" in caplog.text
+        assert (publisher.stats.rejected, publisher.stats.lost, publisher.stats.reconnects) == (2, 1, 0)
+    assert [number for number, _ in arrived(listener, "door")] == [2]
+    assert any("larger than the 1000 bytes that it takes" in record.message for record in caplog.records)
+
+
+@pytest.mark.parametrize("payload_bytes", [850, 851])
+def test_the_largest_message_is_just_taken(start_broker: StartBroker, build: Build, payload_bytes: int) -> None:
+    """Not one byte is given away, and the broker is never sent one too many."""
+    broker = start_broker(["allow_anonymous true", "max_packet_size 900"])
+    message = replace(event("door", 1), payload=b"x" * payload_bytes)  # around it are 50 bytes
+    with Listener(broker.port) as listener, build(settings(broker.port)) as publisher:
+        publisher.publish(message)
+        wait_until(lambda: publisher.stats.connected and publisher.stats.queue_depth == 0)
+        assert publisher.stats.reconnects == 0
+        assert publisher.stats.lost == (payload_bytes > 850)
+        if payload_bytes == 850:
+            listener.wait_for(lambda: listener.on(message.topic))
 
 
 def test_two_devices_with_one_client_id(
@@ -160,6 +240,19 @@ def test_two_devices_with_one_client_id(
     ):
         wait_until(lambda: "another device has the client id edge-test too" in str(publisher.stats.last_error))
     assert sum("give each its own" in record.message for record in caplog.records) <= 2
+
+
+def test_a_broker_that_goes_away_is_not_taken_for_a_twin(broker: Mosquitto, build: Build) -> None:
+    """After three connections that soon broke, a broker that is not there is said to be just that."""
+    with Relay(broker.port) as relay, build(settings(relay.port)) as publisher:
+        for number in range(3):
+            wait_until(lambda number=number: publisher.stats.connected and publisher.stats.reconnects == number)  # type: ignore[misc]
+            relay.cut()
+            wait_until(lambda: not publisher.stats.connected)
+        wait_until(lambda: publisher.stats.connected)
+        broker.kill()
+        wait_until(lambda: "before the broker had let the client in" in str(publisher.stats.last_error))
+        assert "another device" not in str(publisher.stats.last_error)
 
 
 def test_a_broker_that_tells_of_a_taken_client_id(build: Build) -> None:

@@ -27,7 +27,13 @@ def fail(request: CommandRequest) -> None:
     raise ZeroDivisionError(request.id)
 
 
-HANDLERS = {"echo": lambda request: {"camera": request.camera, "value": request.value}, "refuse": refuse, "fail": fail}
+HANDLERS = {
+    "echo": lambda request: {"camera": request.camera, "value": request.value},
+    "refuse": refuse,
+    "fail": fail,
+    "mute": lambda _request: "\ud800",
+    "big": lambda _request: "x" * 2000,
+}
 
 
 @pytest.fixture
@@ -37,11 +43,6 @@ def publisher(broker: Mosquitto, listener: Listener, build: Build) -> Any:
     with build(settings, commands=HANDLERS, groups=("ground-floor",)) as publisher:
         listener.wait_for(lambda: listener.on(STATUS))
         yield publisher
-
-
-def picture(_request: CommandRequest) -> str:
-    """A command whose answer is as large as that to `snapshot`."""
-    return "x" * 200_000
 
 
 def ask(listener: Listener, name: str, payload: str | bytes, **more: Any) -> dict[str, Any]:
@@ -80,14 +81,29 @@ def test_mqtt5_requesters_are_answered_where_they_ask(listener: Listener) -> Non
 
 
 @pytest.mark.usefixtures("publisher")
+def test_who_asks_for_the_usual_place_gets_one_answer(listener: Listener) -> None:
+    """A response topic that is the default one does not double the answer, which has the correlation data."""
+    topic = "emotion/hall/cmd/echo/response"
+    ask(listener, "echo", '{"id": "1"}', response_topic=topic, correlation_data=b"\x01\x02")
+    ask(listener, "echo", '{"id": "2"}')
+    first, second = listener.on(topic)
+    assert (json.loads(first.payload)["id"], json.loads(second.payload)["id"]) == ("1", "2")
+    assert first.properties["CorrelationData"] == "0102"
+
+
+@pytest.mark.usefixtures("publisher")
 def test_what_goes_wrong_is_answered_too(listener: Listener, caplog: pytest.LogCaptureFixture) -> None:
     """Unknown, malformed, refused and failing commands each get an error, and the next command works."""
     assert ask(listener, "dance", '{"id": "1"}')["error"] == (
-        "no command is called dance. Commands here: echo, fail, refuse."
+        "no command is called dance. Commands here: big, echo, fail, mute, refuse."
     )
     assert "Invalid JSON" in ask(listener, "echo", "{")["error"]
     assert ask(listener, "echo", '{"id": "2", "vlaue": 1}')["error"].startswith("vlaue: Extra inputs")
     assert ask(listener, "echo", '{"id": "2", "vlaue": 1}')["id"] == "2"
+    for half_a_pair in ('{"id": "\\ud800"}', b'{"id": "\xed\xa0\x80"}'):
+        answer = ask(listener, "echo", half_a_pair)
+        assert (answer["id"], answer["ok"]) == (None, False)
+    assert ask(listener, "mute", '{"id": "2"}')["error"] == "the agent failed to carry this out; its log says more"
     assert "at most 4096 are read" in ask(listener, "echo", "x" * 5000)["error"]
     assert ask(listener, "refuse", '{"id": "3", "camera": "roof"}')["error"] == "roof is no camera here."
     assert "its log says more" in ask(listener, "fail", '{"id": "4"}')["error"]
@@ -119,16 +135,23 @@ def test_a_kept_command_is_ignored_at_the_start(
     assert len(listener.on("emotion/hall/cmd/echo/response")) == 1
 
 
-def test_an_answer_that_the_broker_does_not_take(start_broker: StartBroker, build: Build) -> None:
-    """Who asks for more than the broker lets through is told so, and the agent stays connected."""
-    broker = start_broker(["allow_anonymous true", "max_packet_size 65536"])
-    settings = BrokerSettings(port=broker.port, client_id="edge-test")
-    with Listener(broker.port) as listener, build(settings, commands={"snapshot": picture}) as publisher:
+def test_an_answer_that_is_too_large_for_the_broker_is_told(
+    start_broker: StartBroker, build: Build, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who asks for a picture that the broker would not take gets an error, and the connection stands."""
+    broker = start_broker(["allow_anonymous true", "max_packet_size 1500"])
+    with (
+        Listener(broker.port) as listener,
+        build(BrokerSettings(port=broker.port, client_id="edge-test"), commands=HANDLERS) as publisher,
+    ):
         listener.wait_for(lambda: listener.on(STATUS))
-        answer = ask(listener, "snapshot", '{"id": 8}')
-        assert (answer["id"], answer["ok"]) == (8, False)
-        assert "the broker does not take an answer of 200" in answer["error"]
+        answer = ask(listener, "big", '{"id": "1"}', response_topic="my/answers", correlation_data=b"\x01")
+        assert (answer["id"], answer["ok"], answer["result"]) == ("1", False, None)
+        assert answer["error"] == "the answer is too large for the broker, which takes 1500 bytes"
+        listener.wait_for(lambda: listener.on("my/answers"))
+        assert ask(listener, "echo", '{"id": "2"}')["ok"]
         assert publisher.stats.reconnects == 0
+    assert any("is too large for the broker" in record.message for record in caplog.records)
 
 
 def test_deep_nesting_is_an_error_too() -> None:

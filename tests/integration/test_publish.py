@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from edge.domain import Message
+from edge.message import clearing_message
 from edge.mqtt import BrokerSettings
 from edge.outbox import Outbox
 from tests.integration.conftest import Build
@@ -200,6 +201,32 @@ def test_a_late_will_is_corrected(broker: Mosquitto, listener: Listener, build: 
         listener.publish(STATUS, "offline", retain=True)
         listener.wait_for(lambda: len(listener.on(STATUS)) == 3)
         assert payloads(listener, STATUS) == ["online", "offline", "online"]
+
+
+def test_a_device_that_takes_over_a_name_is_not_wiped_out(broker: Mosquitto, listener: Listener, build: Build) -> None:
+    """When the device that had this name before clears its topics late, this one says everything again."""
+    with build(settings(broker.port)) as publisher:
+        for topic in (INFO, DISCOVERY, STATE):
+            publisher.publish(state("{}", topic))
+        listener.wait_for(lambda: listener.on(STATE))
+        for topic in (DISCOVERY, STATE, INFO, STATUS):
+            listener.publish(topic, "", retain=True)
+        listener.wait_for(lambda: all(listener.on(t)[-1].payload for t in (STATUS, INFO, DISCOVERY, STATE)))
+    with Listener(broker.port) as newcomer:
+        newcomer.wait_for(lambda: {INFO, DISCOVERY, STATE} <= {message.topic for message in newcomer.heard})
+
+
+def test_what_is_cleared_is_cleared_once(broker: Mosquitto, listener: Listener, build: Build) -> None:
+    """After the broker has acknowledged it, whoever has the topic now is left in peace."""
+    delivered: list[str] = []
+    with Relay(broker.port) as relay, build(settings(relay.port), on_delivered=delivered.append) as publisher:
+        publisher.publish(clearing_message("emotion/old/status"))
+        publisher.publish(state("{}", INFO))
+        wait_until(lambda: "emotion/old/status" in delivered)
+        listener.publish("emotion/old/status", "online", retain=True)
+        relay.cut()
+        listener.wait_for(lambda: len(listener.on(INFO)) == 2)
+    assert payloads(listener, "emotion/old/status") == ["", "online"]
 
 
 def test_home_assistant_is_told_everything_again(broker: Mosquitto, listener: Listener, build: Build) -> None:
