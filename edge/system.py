@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 from pathlib import Path
 from typing import Final
+
+log = logging.getLogger(__name__)
 
 _THERMAL: Final = Path("/sys/class/thermal/thermal_zone0/temp")
 _THROTTLED: Final = Path("/sys/devices/platform/soc/soc:firmware/get_throttled")
@@ -60,9 +63,15 @@ class ClockState:
         self._libc = ctypes.CDLL(None, use_errno=True)
         # struct timex with modes = 0: a question that changes nothing. 208 bytes on 64-bit Linux.
         self._timex = ctypes.create_string_buffer(256)
+        if self.disciplined() is None:
+            log.warning("the clock cannot be asked whether it is synchronised: it counts as one that is not")
 
-    def synced(self) -> bool:
-        """Whether the wall clock can be trusted."""
+    def disciplined(self) -> bool | None:
+        """Whether something keeps the clock right, or None where this process may not ask."""
         ctypes.memset(self._timex, 0, len(self._timex))
         answer: int = self._libc.adjtimex(self._timex)
-        return answer not in (-1, _CLOCK_NOT_SYNCED)
+        return None if answer == -1 else answer != _CLOCK_NOT_SYNCED
+
+    def synced(self) -> bool:
+        """Whether the wall clock can be trusted; one of which nothing is known cannot."""
+        return self.disciplined() is True

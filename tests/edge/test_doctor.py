@@ -206,6 +206,23 @@ def test_heat_and_weak_power_are_told(
     assert ("power supply" in remedy, "fan" in remedy) == ("under-voltage" in throttling, "limit" in throttling)
 
 
+@pytest.mark.parametrize(
+    ("disciplined", "status", "detail"),
+    [
+        (True, Status.OK, "synchronised"),
+        (False, Status.WARN, "nothing keeps it right, so messages are marked time_synced: false"),
+        (None, Status.WARN, "this process may not ask whether anything keeps it right"),
+    ],
+)
+def test_a_clock_that_nobody_sets_is_told_from_one_that_cannot_be_asked(
+    look: Examine, monkeypatch: pytest.MonkeyPatch, disciplined: bool | None, status: Status, detail: str
+) -> None:
+    """A sandbox that is too narrow is not blamed on the time server."""
+    monkeypatch.setattr(system.ClockState, "disciplined", lambda _self: disciplined)
+    found = look("clock")["clock"]
+    assert (found.status, found.detail) == (status, detail)
+
+
 def test_little_disk_and_memory_are_warnings(look: Examine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before the disk is full, the doctor says how much is left, and where."""
     roomy = look("disk", "memory")
