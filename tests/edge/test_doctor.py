@@ -134,6 +134,14 @@ def test_a_port_for_metrics_that_another_program_has_is_told(look: Examine, conf
     assert look("metrics port", config=config)["metrics port"].status is Status.OK
 
 
+def test_an_address_for_metrics_that_is_not_there_is_a_warning(look: Examine, config_file: Path) -> None:
+    """The agent starts and waits for the address: DHCP may bring it, or it is a typo."""
+    environ = {"EDGE_METRICS__PORT": "9464", "EDGE_METRICS__HOST": "192.0.2.1"}
+    found = look("metrics port", config=load_config(config_file, environ))["metrics port"]
+    assert (found.status, found.remedy) == (Status.WARN, "Name an address of this device")
+    assert "192.0.2.1:9464" in found.detail
+
+
 def test_the_doctor_leaves_no_state_behind(look: Examine, config: Config) -> None:
     """A check before the first start makes no identity, and takes nobody's lock."""
     assert look("state folder", config=config)["state folder"].status is Status.OK
