@@ -50,8 +50,11 @@ def _listen_once(
     with connect(settings, timeout_s=CONNECT_TIMEOUT_S) as connection:
         connection.subscribe(subscriptions)
         on_state(None)
+        tick_at_s = time.monotonic()
         while connection.fault is None:
-            connection.wait(_TICK_S)
+            connection.wait(max(0.0, tick_at_s - time.monotonic()))
             yield from connection.take_received()
-            yield None
+            if time.monotonic() >= tick_at_s:
+                yield None
+                tick_at_s = time.monotonic() + _TICK_S
         raise connection.fault
