@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -70,6 +71,20 @@ def test_a_broker_that_is_not_there_is_waited_for(tmp_path: Path) -> None:
         with Mosquitto(tmp_path, port=port):
             watch.wait_for("listening to localhost")
         watch.wait_for("Trying again")
+
+
+def test_a_proxy_without_its_broker_is_waited_for(tmp_path: Path) -> None:
+    """What accepts connections and closes them at once, while the broker behind it starts again, ends nothing."""
+    with Mosquitto(tmp_path) as broker, Edge("watch", "--port", str(broker.port)) as watch:
+        watch.wait_for("listening to localhost")
+        broker.kill()
+        with socket.create_server(("127.0.0.1", broker.port)) as proxy:
+            proxy.settimeout(30)
+            for _ in ("MQTT 5", "MQTT 3.1.1"):
+                proxy.accept()[0].close()
+            watch.wait_for("before the broker had let the client in")
+        broker.start()
+        watch.wait_for("listening to localhost")
 
 
 def test_a_refusal_is_an_error(tmp_path: Path) -> None:

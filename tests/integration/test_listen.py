@@ -6,7 +6,8 @@ import time
 
 from edge.commands.listen import listen
 from edge.mqtt import BrokerSettings
-from tests.integration.conftest import StartBroker
+from tests.e2e.process import Edge
+from tests.integration.conftest import Certificates, StartBroker
 from tests.mosquitto import PATIENT, Listener
 
 
@@ -24,3 +25,14 @@ def test_many_messages_are_heard_between_two_pictures(start_broker: StartBroker)
         if heard == 300:
             break
     assert pictures <= 2 + (time.monotonic() - started_s) / 0.25
+
+
+def test_a_broker_that_asks_for_a_certificate_gets_it(start_broker: StartBroker, certificates: Certificates) -> None:
+    """Who has a certificate can look on."""
+    files = [f"cafile {certificates.ca}", f"certfile {certificates.broker}", f"keyfile {certificates.broker_key}"]
+    broker = start_broker([*files, "require_certificate true", "allow_anonymous true"])
+    own = ("--cert-file", certificates.client, "--key-file", certificates.client_key)
+    with Edge("watch", "--port", str(broker.port), "--ca-file", certificates.ca, *own) as watch:
+        watch.wait_for("listening to localhost")
+    with Edge("watch", "--key-file", certificates.client_key) as watch:
+        watch.wait_for("edge: error: --key-file: a private key needs --cert-file beside it")
