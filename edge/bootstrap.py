@@ -28,7 +28,7 @@ from edge.publish import MqttPublisher
 from edge.smooth import Smoother, SmoothingRules
 from edge.source import masked, open_source
 from edge.state import DeviceState
-from edge.system import ClockState
+from edge.system import ClockState, device_tree
 from edge.topics import Topics
 from edge.track import Tracker
 
@@ -145,6 +145,8 @@ class _Assembly:
             health_expiry_s=round(3 * publish.health_interval_s),
             announced=self._state.announced,
             discovery_prefix=mqtt.homeassistant_prefix,
+            hardware=device_tree("model"),
+            serial_number=device_tree("serial-number"),
         )
         self._state.announce(announcement.announced)
         return announcement.messages

@@ -1,4 +1,4 @@
-"""What the machine says of itself: temperature, throttling, memory, and whether its clock can be trusted."""
+"""What the machine says of itself: model, temperature, throttling, memory, and whether its clock can be trusted."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ log = logging.getLogger(__name__)
 
 _THERMAL: Final = Path("/sys/class/thermal/thermal_zone0/temp")
 _THROTTLED: Final = Path("/sys/devices/platform/soc/soc:firmware/get_throttled")
+_DEVICE_TREE: Final = Path("/proc/device-tree")
 
 UNDER_VOLTAGE: Final = "under-voltage"
 _THROTTLING_BITS: Final = {0: UNDER_VOLTAGE, 1: "frequency-capped", 2: "throttled", 3: "soft-temperature-limit"}
@@ -42,6 +43,14 @@ def throttling(*, since_boot: bool = False) -> tuple[str, ...] | None:
     if since_boot:
         bits >>= 16
     return tuple(reason for bit, reason in _THROTTLING_BITS.items() if bits & 1 << bit)
+
+
+def device_tree(name: str) -> str | None:
+    """What the firmware says of the board, such as its `model` or `serial-number`, or None where it says nothing."""
+    try:
+        return (_DEVICE_TREE / name).read_text(errors="replace").rstrip("\0") or None
+    except OSError:
+        return None
 
 
 def resident_bytes() -> int:
