@@ -139,8 +139,9 @@ def _of_device(health: Health) -> Iterator[Metric]:
 
 
 def _of_delivery(mqtt: MqttHealth) -> Iterator[Metric]:
+    yield _gauge("mqtt_connected", "Whether the broker has let the agent in.", mqtt.connected)
     yield _gauge("queue_depth", "Events that the broker has not acknowledged.", mqtt.queue_depth)
-    yield _count("events_dropped", "Events lost because the outbox was full.", mqtt.dropped)
+    yield _count("events_dropped", "Events lost because the outbox was full or its file damaged.", mqtt.dropped)
     yield _count("messages_rejected", "Messages that the broker refused.", mqtt.rejected)
     yield _count("reconnects", "Connections to the broker after the first.", mqtt.reconnects)
 
@@ -154,7 +155,7 @@ def _of_cameras(cameras: dict[str, CameraHealth]) -> Iterator[Metric]:
     faults = CounterMetricFamily(f"{_PREFIX}_camera_faults", "How often it had to be opened again.", labels=("camera",))
     latency = GaugeMetricFamily(
         f"{_PREFIX}_stage_latency_seconds",
-        "Of each stage, over the last minutes.",
+        "Of each stage, over its newest 500 times.",
         labels=("camera", "stage", "quantile"),
     )
     for name, camera in cameras.items():

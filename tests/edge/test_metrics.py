@@ -35,7 +35,7 @@ def health(**changes: object) -> Health:
                 latency_ms={"total": Percentiles(p50=10, p95=20)},
             )
         },
-        "mqtt": MqttHealth(queue_depth=4, dropped=1, rejected=0, reconnects=2),
+        "mqtt": MqttHealth(connected=True, queue_depth=4, dropped=1, rejected=0, reconnects=2),
         "model": ModelInfo(name="m", version="1.0.0", sha256="0" * 64),
         "temperature_c": 61.5,
         "throttling": (),
@@ -63,6 +63,7 @@ def test_a_scrape_tells_the_health_report() -> None:
     assert samples["temperature_celsius",] == 61.5
     assert samples["adaptation_level",] == 2
     assert samples["throttled",] == 0
+    assert samples["mqtt_connected",] == 1
     assert samples["queue_depth",] == 4
     assert samples["events_dropped_total",] == 1
     assert samples["camera_status", "door", "online"] == 1
