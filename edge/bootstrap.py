@@ -28,7 +28,7 @@ from edge.publish import MqttPublisher
 from edge.smooth import Smoother, SmoothingRules
 from edge.source import masked, open_source
 from edge.state import DeviceState
-from edge.system import ClockState
+from edge.system import ClockState, device_tree
 from edge.topics import Topics
 from edge.track import Tracker
 
@@ -156,6 +156,8 @@ class _Assembly:
             health_expiry_s=round(3 * publish.health_interval_s),
             announced=self._state.retained,
             discovery_prefix=mqtt.homeassistant_prefix,
+            hardware=device_tree("model"),
+            serial_number=device_tree("serial-number"),
         )
 
     def worker(self, camera: CameraConfig, publisher: Publisher) -> CameraWorker:

@@ -104,6 +104,10 @@ def _add_watch(commands: Commands) -> None:
     command.add_argument("--tls", action="store_true", help="encrypt the connection")
     command.add_argument("--ca-file", type=Path, metavar="FILE",
                          help="authority that signed the broker's certificate; implies --tls")  # fmt: skip
+    command.add_argument("--cert-file", type=Path, metavar="FILE",
+                         help="your own certificate, for brokers that ask for one; implies --tls")  # fmt: skip
+    command.add_argument("--key-file", type=Path, metavar="FILE",
+                         help="its private key, if that is in a file of its own")  # fmt: skip
     command.add_argument("--allow-plaintext-password", action="store_true",
                          help="send the password unencrypted to another host")  # fmt: skip
     command.add_argument("--prefix", default="emotion", help="what all topics begin with (default: %(default)s)")

@@ -43,6 +43,7 @@ class HealthReporter:
             uptime_s=round(now_s - self._started_s, 1),
             cameras={name: _camera(worker) for name, worker in workers.items()},
             mqtt=MqttHealth(
+                connected=delivery.connected,
                 queue_depth=delivery.queue_depth,
                 dropped=delivery.dropped,
                 rejected=delivery.rejected,

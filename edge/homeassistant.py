@@ -54,7 +54,7 @@ def announce(
         hardware: The machine's model.
         serial_number: The machine's.
     """
-    object_id = re.sub(r"[^a-zA-Z0-9_-]", "_", topics.root)
+    object_id = _object_id(topics)
     topic = f"{discovery_prefix}/device/{object_id}/config"
     components = _device_components(topics, health_expiry_s)
     for camera in cameras:
@@ -79,6 +79,15 @@ def announce(
     }
     message = Message(topic, json.dumps(payload, ensure_ascii=False).encode(), qos=1, retain=True)
     return Announcement((message,), {topic: platforms})
+
+
+def probe_topic(topics: Topics, discovery_prefix: str) -> str:
+    """Where `edge doctor` tries whether the device may announce itself: Home Assistant knows no such device."""
+    return f"{discovery_prefix}/device/{_object_id(topics)}-probe/config"
+
+
+def _object_id(topics: Topics) -> str:
+    return re.sub(r"[^a-zA-Z0-9_-]", "_", topics.root)
 
 
 def _device_components(topics: Topics, health_expiry_s: int) -> dict[str, _Component]:

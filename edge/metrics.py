@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import socket
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from edge.contract.errors import UserError
 from edge.errors import ConfigError
 from edge.payloads import CameraHealth, Health, MqttHealth
 
 log = logging.getLogger(__name__)
 
 _PREFIX = "emotion_edge"
+_RETRY_S = 5.0
+_STOP_TIMEOUT_S = 1.0
+
+
+class AddressAbsent(UserError):
+    """This device does not have the address, and may get it yet: before DHCP has answered, it has hardly any."""
 
 
 @contextmanager
 def serve_metrics(report: Callable[[], Health], *, host: str, port: int) -> Iterator[None]:
     """Answers scrapes on `http://host:port/metrics` for as long as the context is open.
+
+    An address that the device does not have yet is waited for, on a thread of its own.
 
     Args:
         report: The health of this moment; called for each scrape, on the server's thread.
@@ -32,8 +44,12 @@ def serve_metrics(report: Callable[[], Health], *, host: str, port: int) -> Iter
     """
     registry = CollectorRegistry()
     registry.register(HealthCollector(report))
-    with _serve(registry, host, port):
-        log.info("metrics are on http://%s:%d/metrics", host, port)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(_serve(registry, host, port))
+        except AddressAbsent as error:
+            log.warning("%s Trying again until it is there", error)
+            stack.enter_context(_serve_when_possible(registry, host, port))
         yield
 
 
@@ -42,27 +58,52 @@ def try_to_serve(*, host: str, port: int) -> None:
 
     Raises:
         ConfigError: Nobody can listen there.
+        AddressAbsent: Nobody can for the time being.
     """
     with _serve(CollectorRegistry(), host, port):
         pass
 
 
 @contextmanager
+def _serve_when_possible(registry: CollectorRegistry, host: str, port: int) -> Iterator[None]:
+    stopping = threading.Event()
+
+    def serve() -> None:
+        while not stopping.wait(_RETRY_S):
+            with suppress(UserError), _serve(registry, host, port):
+                stopping.wait()
+
+    thread = threading.Thread(target=serve, name="metrics", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopping.set()
+        thread.join(_STOP_TIMEOUT_S)  # a host's name that is just being looked up is not waited for
+
+
+@contextmanager
 def _serve(registry: CollectorRegistry, host: str, port: int) -> Iterator[None]:
     try:
         server, thread = start_http_server(port, addr=host, registry=registry)
-    except OSError as error:
-        raise ConfigError(
-            f"metrics cannot be served on {host}:{port} ({error.strerror or error})",
-            where="metrics.port",
-            remedy="Name a free port above 1023 and an address of this device, or leave metrics.port out",
-        ) from error
+    except (OSError, UnicodeError) as error:
+        raise _fault(error, host, port) from error
+    log.info("metrics are on http://%s:%d/metrics", host, port)
     try:
         yield
     finally:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def _fault(error: OSError | UnicodeError, host: str, port: int) -> UserError:
+    """What keeps a port from being listened on, as an error of the configuration or of the moment."""
+    what = f"metrics cannot be served on {host}:{port} ({getattr(error, 'strerror', None) or error})"
+    if isinstance(error, socket.gaierror) or getattr(error, "errno", None) == errno.EADDRNOTAVAIL:
+        return AddressAbsent(what, where="metrics.host", remedy="Name an address of this device")
+    remedy = "Name a free port above 1023 and an address of this device, or leave metrics.port out"
+    return ConfigError(what, where="metrics.port", remedy=remedy)
 
 
 class HealthCollector(Collector):
@@ -98,9 +139,11 @@ def _of_device(health: Health) -> Iterator[Metric]:
 
 
 def _of_delivery(mqtt: MqttHealth) -> Iterator[Metric]:
+    yield _gauge("mqtt_connected", "Whether the broker has let the agent in.", mqtt.connected)
     yield _gauge("queue_depth", "Events that the broker has not acknowledged.", mqtt.queue_depth)
-    yield _count("events_dropped", "Events lost because the outbox was full.", mqtt.dropped)
-    yield _count("messages_rejected", "Messages that the broker refused.", mqtt.rejected)
+    yield _count("events_dropped", "Events lost because the outbox was full or its file damaged.", mqtt.dropped)
+    yield _count("events_lost", "Events given up because the broker would refuse them at any time.", mqtt.lost)
+    yield _count("messages_rejected", "Refusals by the broker.", mqtt.rejected)
     yield _count("reconnects", "Connections to the broker after the first.", mqtt.reconnects)
 
 
@@ -113,7 +156,7 @@ def _of_cameras(cameras: dict[str, CameraHealth]) -> Iterator[Metric]:
     faults = CounterMetricFamily(f"{_PREFIX}_camera_faults", "How often it had to be opened again.", labels=("camera",))
     latency = GaugeMetricFamily(
         f"{_PREFIX}_stage_latency_seconds",
-        "Of each stage, over the last minutes.",
+        "Of each stage, over its newest 500 times.",
         labels=("camera", "stage", "quantile"),
     )
     for name, camera in cameras.items():

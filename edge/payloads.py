@@ -203,7 +203,7 @@ class Info(DevicePayload):
 
 
 class Percentiles(Part):
-    """How long something took, over the last minutes."""
+    """How long something took, over its newest 500 times."""
 
     p50: Milliseconds
     p95: Milliseconds
@@ -225,8 +225,9 @@ class CameraHealth(Part):
 class MqttHealth(Part):
     """How delivery fares. Counts are since the start of the agent."""
 
+    connected: bool = Field(description="Whether the broker had let the agent in when this was composed.")
     queue_depth: Count = Field(description="Events that the broker has not acknowledged.")
-    dropped: Count = Field(description="Events lost because the outbox was full.")
+    dropped: Count = Field(description="Events lost because the outbox was full or its file damaged.")
     rejected: Count = Field(description="Refusals by the broker; an event that is sent again may have several.")
     lost: Count = Field(default=0, description="Events given up because the broker would refuse them at any time.")
     reconnects: Count

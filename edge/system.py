@@ -1,15 +1,19 @@
-"""What the machine says of itself: temperature, throttling, memory, and whether its clock can be trusted."""
+"""What the machine says of itself: model, temperature, throttling, memory, and whether its clock can be trusted."""
 
 from __future__ import annotations
 
 import ctypes
 import ipaddress
+import logging
 import os
 from pathlib import Path
 from typing import Final
 
+log = logging.getLogger(__name__)
+
 _THERMAL: Final = Path("/sys/class/thermal/thermal_zone0/temp")
 _THROTTLED: Final = Path("/sys/devices/platform/soc/soc:firmware/get_throttled")
+_DEVICE_TREE: Final = Path("/proc/device-tree")
 
 UNDER_VOLTAGE: Final = "under-voltage"
 _THROTTLING_BITS: Final = {0: UNDER_VOLTAGE, 1: "frequency-capped", 2: "throttled", 3: "soft-temperature-limit"}
@@ -52,6 +56,14 @@ def throttling(*, since_boot: bool = False) -> tuple[str, ...] | None:
     return tuple(reason for bit, reason in _THROTTLING_BITS.items() if bits & 1 << bit)
 
 
+def device_tree(name: str) -> str | None:
+    """What the firmware says of the board, such as its `model` or `serial-number`, or None where it says nothing."""
+    try:
+        return (_DEVICE_TREE / name).read_text(errors="replace").rstrip("\0") or None
+    except OSError:
+        return None
+
+
 def resident_bytes() -> int:
     """Memory that the process occupies now."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
@@ -71,9 +83,15 @@ class ClockState:
         self._libc = ctypes.CDLL(None, use_errno=True)
         # struct timex with modes = 0: a question that changes nothing. 208 bytes on 64-bit Linux.
         self._timex = ctypes.create_string_buffer(256)
+        if self.disciplined() is None:
+            log.warning("the clock cannot be asked whether it is synchronised: it counts as one that is not")
 
-    def synced(self) -> bool:
-        """Whether the wall clock can be trusted."""
+    def disciplined(self) -> bool | None:
+        """Whether something keeps the clock right, or None where this process may not ask."""
         ctypes.memset(self._timex, 0, len(self._timex))
         answer: int = self._libc.adjtimex(self._timex)
-        return answer not in (-1, _CLOCK_NOT_SYNCED)
+        return None if answer == -1 else answer != _CLOCK_NOT_SYNCED
+
+    def synced(self) -> bool:
+        """Whether the wall clock can be trusted; one of which nothing is known cannot."""
+        return self.disciplined() is True

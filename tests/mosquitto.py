@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sysconfig
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -23,6 +24,9 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 PROGRAM = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
 """None where mosquitto is not installed."""
+
+DYNAMIC_SECURITY = Path(f"/usr/lib/{sysconfig.get_config_var('MULTIARCH')}/mosquitto_dynamic_security.so")
+"""A plugin of Debian's mosquitto that refuses subscriptions, where its access list would only filter messages."""
 
 PATIENT = ("max_queued_messages 0", "max_inflight_messages 0")
 """Settings of a broker that passes on at once what a burst brings, and drops nothing of it for a slow subscriber."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from functools import partial
 
+from edge import homeassistant
 from edge.bootstrap import broker_settings
 from edge.checks.finding import Chain, Check, Doubt
 from edge.config import Config
@@ -14,6 +15,7 @@ from edge.state import in_use, known_client_id, new_client_id
 from edge.topics import Topics
 
 _RENEW_DAYS = 14
+_NOT_TOLD = "MQTT 3.1.1 does not tell whether messages are refused"
 
 
 def login(config: Config) -> Chain:
@@ -24,18 +26,25 @@ def login(config: Config) -> Chain:
 def step_by_step(config: Config) -> Chain:
     """The same with every step by itself, and what the device may do once it is in."""
     certificate = (Check("broker TLS", partial(_certificate, config)),) if config.mqtt.tls else ()
+    announcing = (Check("Home Assistant", partial(_announce, config)),) if config.mqtt.homeassistant else ()
     return (
         Check("broker name", partial(_name, config)),
         Check("broker port", partial(_port, config)),
         *certificate,
         *login(config),
         Check("publish right", partial(_publish, config)),
+        Check("listen right", partial(_listen, config)),
+        *announcing,
         Check("client id", partial(_client_id, config)),
     )
 
 
 def _settings(config: Config) -> BrokerSettings:
     return broker_settings(config, new_client_id())
+
+
+def _topics(config: Config) -> Topics:
+    return Topics(config.mqtt.prefix, config.device.name)
 
 
 def _login(config: Config) -> str:
@@ -65,9 +74,31 @@ def _certificate(config: Config) -> str:
 
 
 def _publish(config: Config) -> str:
-    topics = Topics(config.mqtt.prefix, config.device.name)
+    topics = _topics(config)
     told = probe.probe_publish(_settings(config), topics.probe)
-    return f"granted on {topics.root}/..." if told else "MQTT 3.1.1 does not tell whether messages are refused"
+    return f"granted on {topics.root}/..." if told else _NOT_TOLD
+
+
+def _listen(config: Config) -> str:
+    topics, settings = _topics(config), _settings(config)
+    wanted = [topics.status, topics.command("+"), *(topics.fleet_command(g, "+") for g in config.device.groups)]
+    if config.mqtt.homeassistant:
+        wanted.append(f"{config.mqtt.homeassistant_prefix}/status")
+    if refused := probe.probe_subscriptions(settings, wanted):
+        raise Doubt(f"refused on {', '.join(refused)}, so commands or notices do not arrive", where=settings.address,
+                    remedy="Allow it in the broker's access list")  # fmt: skip
+    return f"not refused on {', '.join(wanted)}"
+
+
+def _announce(config: Config) -> str:
+    settings = _settings(config)
+    topic = homeassistant.probe_topic(_topics(config), config.mqtt.homeassistant_prefix)
+    try:
+        told = probe.probe_publish(settings, topic)
+    except BrokerRefused as refusal:
+        raise Doubt(f"{refusal.what}, so it may not find this device", where=settings.address,
+                    remedy=f"{refusal.remedy}, or set mqtt.homeassistant to false") from refusal  # fmt: skip
+    return f"may be told of this device under {config.mqtt.homeassistant_prefix}/..." if told else _NOT_TOLD
 
 
 def _client_id(config: Config) -> str:

@@ -33,7 +33,13 @@ def machine(config: Config) -> Iterator[Chain]:
 
 
 def _clock() -> str:
-    if not system.ClockState().synced():
+    disciplined = system.ClockState().disciplined()
+    if disciplined is None:
+        raise Doubt(
+            "this process may not ask whether anything keeps it right",
+            remedy="Allow it the system call clock_adjtime; until then, messages are marked time_synced: false",
+        )
+    if not disciplined:
         raise Doubt(
             "nothing keeps it right, so messages are marked time_synced: false",
             remedy="Let systemd-timesyncd or chrony reach a time server; `timedatectl` tells more",

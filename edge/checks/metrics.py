@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-from edge.checks.finding import Chain, Check
+from edge.checks.finding import Chain, Check, Doubt
 from edge.config import Config
 from edge.state import in_use
 
@@ -17,10 +17,13 @@ def metrics(config: Config) -> Iterator[Chain]:
 
 
 def _port(config: Config, port: int) -> str:
-    from edge.metrics import try_to_serve  # costs time and memory, and few ask for it
+    from edge.metrics import AddressAbsent, try_to_serve  # costs time and memory, and few ask for it
 
     address = f"http://{config.metrics.host}:{port}/metrics"
     if in_use(config.device.state_dir):
         return f"{address}, of the agent that is running here"
-    try_to_serve(host=config.metrics.host, port=port)
+    try:
+        try_to_serve(host=config.metrics.host, port=port)
+    except AddressAbsent as error:
+        raise Doubt(f"{error.what}; the agent waits for it", where=error.where, remedy=error.remedy) from error
     return f"{address} is free"

@@ -30,7 +30,7 @@ def secrets(config: Config, config_file: Path) -> Chain:
 
 
 def state_folder(config: Config) -> Chain:
-    """Whether the state folder can be written."""
+    """Whether the state folder can be written, and the files in it."""
     return (Check("state folder", partial(_state_folder, config.device.state_dir)),)
 
 
@@ -74,6 +74,11 @@ def _state_folder(folder: Path) -> str:
             f"cannot be written ({error.strerror})", where=existing,
             remedy="Make it writable for this user, name another as device.state_dir, or run this as the agent's user",
         ) from error  # fmt: skip
+    if denied := [str(file) for file in folder.glob("*") if file.is_file() and not os.access(file, os.R_OK | os.W_OK)]:
+        raise StateError(
+            "not writable for this user; another may have run the agent here", where=", ".join(denied),
+            remedy=f"Run `sudo chown --reference={folder} {' '.join(denied)}`",
+        )  # fmt: skip
     return f"{folder}, writable" if existing == folder else f"{folder}, will be made"
 
 

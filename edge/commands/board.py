@@ -112,7 +112,7 @@ def _face(face: dict[str, Any]) -> list[Text]:
     return [
         Text(printable(face.get("track_id", ""))),
         emotion(name, confidence),
-        Text(filled, COLOURS.get(str(name), "")),
+        Text(filled, COLOURS.get(printable(name), "")),
     ]
 
 
@@ -121,6 +121,6 @@ def _moment(state: dict[str, Any], now_s: float) -> float:
     if not state.get("time_synced"):
         return now_s
     try:
-        return datetime.fromisoformat(str(state.get("ts"))).timestamp()
-    except ValueError:
+        return datetime.fromisoformat(state["ts"]).timestamp()
+    except (LookupError, TypeError, ValueError, OverflowError):
         return now_s

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from edge.errors import BrokerUnreachable
+from edge.errors import BrokerError, BrokerRefused
 from edge.mqtt import BrokerSettings
-from edge.mqtt.connection import CONNECT_TIMEOUT_S, connect
+from edge.mqtt.connection import CONNECT_TIMEOUT_S, Connection, connect
 from edge.mqtt.packets import Received, Subscription
 
 _TICK_S = 0.25
@@ -15,7 +15,7 @@ _RETRY_S = 2.0
 
 
 def listen(
-    settings: BrokerSettings, topic_filters: Sequence[str], *, on_state: Callable[[BrokerUnreachable | None], None]
+    settings: BrokerSettings, topic_filters: Sequence[str], *, on_state: Callable[[BrokerError | None], None]
 ) -> Iterator[Received | None]:
     """Receives messages, those that the broker had kept first.
 
@@ -28,13 +28,21 @@ def listen(
         Each message; and None a few times a second, so that the caller can see to other things.
 
     Raises:
-        BrokerRefused: The broker says no. That it cannot be reached is no error, but tried again.
+        BrokerRefused: The broker says no. That it cannot be reached is no error, but tried again; and so is a refusal
+            once the broker has let us in: the settings are right, and it is a broker or proxy that is just starting.
     """
     subscriptions = [Subscription(topic_filter, send_retained=True) for topic_filter in topic_filters]
+    welcome = False
     while True:
         try:
-            yield from _listen_once(settings, subscriptions, on_state)
-        except BrokerUnreachable as error:
+            with connect(settings, timeout_s=CONNECT_TIMEOUT_S) as connection:
+                welcome = True
+                connection.subscribe(subscriptions)
+                on_state(None)
+                yield from _hear(connection)
+        except BrokerError as error:
+            if isinstance(error, BrokerRefused) and not welcome:
+                raise
             on_state(error)
         retry_at_s = time.monotonic() + _RETRY_S
         while time.monotonic() < retry_at_s:
@@ -42,16 +50,12 @@ def listen(
             time.sleep(_TICK_S)
 
 
-def _listen_once(
-    settings: BrokerSettings,
-    subscriptions: Sequence[Subscription],
-    on_state: Callable[[BrokerUnreachable | None], None],
-) -> Iterator[Received | None]:
-    with connect(settings, timeout_s=CONNECT_TIMEOUT_S) as connection:
-        connection.subscribe(subscriptions)
-        on_state(None)
-        while connection.fault is None:
-            connection.wait(_TICK_S)
-            yield from connection.take_received()
+def _hear(connection: Connection) -> Iterator[Received | None]:
+    tick_at_s = time.monotonic()
+    while connection.fault is None:
+        connection.wait(max(0.0, tick_at_s - time.monotonic()))
+        yield from connection.take_received()
+        if time.monotonic() >= tick_at_s:
             yield None
-        raise connection.fault
+            tick_at_s = time.monotonic() + _TICK_S
+    raise connection.fault

@@ -21,20 +21,28 @@ COLOURS: Final = {
 }
 _STATUS_COLOURS: Final = {"online": "green", "offline": "red", "paused": "yellow"}
 _BLOCKS: Final = " ▏▎▍▌▋▊▉█"
+_MOST_DIGITS: Final = 20
 
 
 def fields_of(payload: bytes) -> dict[str, Any]:
     """The fields of a JSON payload; none if it is not what an agent sends."""
     try:
-        fields = json.loads(payload)
-    except ValueError:
+        fields = json.loads(payload, parse_int=_whole_number)
+    except (ValueError, RecursionError):
         return {}
     return fields if isinstance(fields, dict) else {}
 
 
-def printable(text: object) -> str:
-    """`text` without what would steer the terminal: anybody may publish on a topic."""
-    return "".join(letter if letter.isprintable() else "?" for letter in str(text))
+def _whole_number(digits: str) -> int:
+    if len(digits) > _MOST_DIGITS:  # JSON knows no limit, but a `float` does
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
+
+
+def printable(value: object) -> str:
+    """A text or number without what would steer the terminal: anybody may publish on a topic."""
+    text = str(value) if isinstance(value, str | int | float) else "?"
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def clock() -> str:
@@ -52,7 +60,8 @@ def bar(share: float, width: int) -> str:
 def emotion(name: object, confidence: object) -> Text:
     """An emotion in its colour, with its confidence in percent where it has one."""
     percent = f" {confidence:.0%}" if isinstance(confidence, int | float) else ""
-    return Text(f"{printable(name)}{percent}", COLOURS.get(str(name), ""))
+    word = printable(name)
+    return Text(f"{word}{percent}", COLOURS.get(word, ""))
 
 
 def status(payload: bytes) -> Text:
@@ -70,7 +79,7 @@ def spoken(topic: str, payload: bytes) -> Text:
     tell = {"emotion": _tell_state, "event": _tell_event, "info": _tell_info, "health": _tell_health}.get(kind)
     try:
         return tell(fields) if tell and fields else _raw(payload)
-    except (TypeError, ValueError, KeyError, AttributeError):  # the field is of another shape: not from an agent
+    except (TypeError, ValueError, LookupError, AttributeError, RecursionError):  # its shape is not an agent's
         return _raw(payload)
 
 

@@ -13,7 +13,7 @@ from edge.commands.board import Board
 from edge.commands.listen import listen
 from edge.commands.spoken import clock, printable, spoken
 from edge.config import read_password
-from edge.errors import BrokerUnreachable, ConfigError
+from edge.errors import BrokerError, ConfigError
 from edge.mqtt import BrokerSettings, Tls
 from edge.state import new_client_id
 from edge.topics import check_prefix
@@ -32,14 +32,17 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _settings(arguments: argparse.Namespace) -> BrokerSettings:
-    tls = arguments.tls or arguments.ca_file is not None
+    files = Tls(ca_file=arguments.ca_file, cert_file=arguments.cert_file, key_file=arguments.key_file)
+    if files.key_file and not files.cert_file:
+        raise ConfigError("a private key needs --cert-file beside it", where="--key-file")
+    tls = arguments.tls or files != Tls()
     return BrokerSettings(
         host=arguments.host,
         port=arguments.port or (8883 if tls else 1883),
         client_id=new_client_id(),
         username=arguments.username,
         password=read_password(arguments.password_file) if arguments.password_file else None,
-        tls=Tls(ca_file=arguments.ca_file) if tls else None,
+        tls=files if tls else None,
         allow_plaintext_password=arguments.allow_plaintext_password,
     )
 
@@ -54,7 +57,7 @@ def _prefix(text: str) -> str:
 def _print_lines(console: Console, settings: BrokerSettings, prefix: str) -> None:
     """One line for each message, with the time of its arrival."""
 
-    def tell(trouble: BrokerUnreachable | None) -> None:
+    def tell(trouble: BrokerError | None) -> None:
         text = f"{trouble} Trying again" if trouble else f"listening to {settings.address}"
         console.print(Text.assemble(clock(), "  ", (text, "dim")), soft_wrap=True)
 

@@ -227,7 +227,8 @@ class MetricsConfig(Section):
     host: str = Field(
         default="127.0.0.1",
         min_length=1,
-        description="Address to serve them on. Beyond this host they are readable for everybody in the network.",
+        description="Address to serve them on; one that the device does not have yet is waited for. Beyond this host "
+        "they are readable for everybody in the network.",
     )
 
 

@@ -10,14 +10,21 @@ from __future__ import annotations
 import socket
 import ssl
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TypeVar
+
+from paho.mqtt.reasoncodes import ReasonCode
 
 from edge.domain import Message
 from edge.errors import BrokerRefused, BrokerUnreachable
 from edge.mqtt import faults
 from edge.mqtt.connection import CONNECT_TIMEOUT_S, Connection, connect
-from edge.mqtt.packets import Ack
+from edge.mqtt.packets import Subscription
 from edge.mqtt.settings import BrokerSettings, Tls
+from edge.state import new_client_id
+
+_Answer = TypeVar("_Answer")
 
 
 def probe_broker(settings: BrokerSettings, *, timeout_s: float = CONNECT_TIMEOUT_S) -> str:
@@ -72,16 +79,26 @@ def probe_publish(settings: BrokerSettings, topic: str, *, timeout_s: float = CO
     """
     with _connect_beside(settings, timeout_s) as connection:
         connection.send(Message(topic, b"", qos=1))
-        ack = _await_ack(connection, timeout_s)
-        if ack is None:
-            raise connection.fault or BrokerUnreachable(
-                "did not acknowledge a message in time", where=settings.address, remedy="Look into the broker's log"
-            )
+        ack = _await(connection, connection.take_acks, settings, timeout_s)
         connection.close()
     if ack.refusal is not None:
         raise BrokerRefused(f"messages on {topic} are rejected ({ack.refusal})", where=settings.address,
                             remedy="Allow them in the broker's access list")  # fmt: skip
     return connection.protocol == "MQTT 5"
+
+
+def probe_subscriptions(
+    settings: BrokerSettings, topic_filters: Sequence[str], *, timeout_s: float = CONNECT_TIMEOUT_S
+) -> list[str]:
+    """Asks for messages, under another client id.
+
+    Returns:
+        The topic filters that the broker refuses. Some brokers refuse none, and pass on only what a client may read.
+    """
+    with _connect_beside(settings, timeout_s) as connection:
+        answers = [_subscribe(connection, topic_filter, settings, timeout_s) for topic_filter in topic_filters]
+        connection.close()
+    return [topic_filter for topic_filter, answer in zip(topic_filters, answers, strict=True) if answer.is_failure]
 
 
 def probe_client_id(settings: BrokerSettings, *, timeout_s: float = CONNECT_TIMEOUT_S) -> bool | None:
@@ -96,13 +113,26 @@ def probe_client_id(settings: BrokerSettings, *, timeout_s: float = CONNECT_TIME
 
 
 def _connect_beside(settings: BrokerSettings, timeout_s: float) -> Connection:
-    return connect(replace(settings, client_id=f"{settings.client_id}-check"), timeout_s=timeout_s)
+    return connect(replace(settings, client_id=new_client_id()), timeout_s=timeout_s)
 
 
-def _await_ack(connection: Connection, timeout_s: float) -> Ack | None:
+def _subscribe(connection: Connection, topic_filter: str, settings: BrokerSettings, timeout_s: float) -> ReasonCode:
+    answers: list[ReasonCode] = []
+    client = connection._client  # noqa: SLF001  # the connection itself only logs a refusal
+    client.on_subscribe = lambda _client, _data, _mid, reasons, _properties: answers.extend(reasons)
+    connection.subscribe([Subscription(topic_filter)])
+    return _await(connection, lambda: answers, settings, timeout_s)
+
+
+def _await(
+    connection: Connection, take: Callable[[], Sequence[_Answer]], settings: BrokerSettings, timeout_s: float
+) -> _Answer:
+    """The first answer that can be taken."""
     give_up_s = time.monotonic() + timeout_s
     while connection.fault is None and (left_s := give_up_s - time.monotonic()) > 0:
         connection.wait(left_s)
-        if acks := connection.take_acks():
-            return acks[0]
-    return None
+        if answers := take():
+            return answers[0]
+    raise connection.fault or BrokerUnreachable(
+        "did not answer a request in time", where=settings.address, remedy="Look into the broker's log"
+    )

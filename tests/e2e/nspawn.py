@@ -41,8 +41,9 @@ exec systemd-nspawn --quiet --directory="$root" --boot --register=no --keep-unit
     --resolv-conf=off --timezone=off --link-journal=no --machine=edge-test "$@" -- --unit=test.target
 """
 
-# Device rules (DevicePolicy=) are BPF programs, which a container may not load unless it is told so.
-_ALLOW_DEVICE_RULES = ["--capability=CAP_BPF,CAP_NET_ADMIN", "--system-call-filter=bpf"]
+# What a container may not do unless it is told so: load device rules (DevicePolicy=), which are BPF programs, and ask
+# for the clock's state.
+_ALLOWED = ["--capability=CAP_BPF,CAP_NET_ADMIN", "--system-call-filter=bpf clock_adjtime"]
 
 
 def why_not() -> str | None:
@@ -98,7 +99,7 @@ class Machine:
         env = {**os.environ, "NOTIFY_SOCKET": f"@{_NOTIFY_ADDRESS}", "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"}
         with self._console.open("wb") as console:
             return subprocess.Popen(
-                [*unshared, "sh", "-c", _BOOT, "sh", str(self._build_dir), *_ALLOW_DEVICE_RULES, *self._binds],
+                [*unshared, "sh", "-c", _BOOT, "sh", str(self._build_dir), *_ALLOWED, *self._binds],
                 env=env,
                 stdin=subprocess.DEVNULL,
                 stdout=console,

@@ -13,7 +13,7 @@ import pytest
 
 from tests.e2e import service
 from tests.e2e.nspawn import Machine
-from tests.e2e.service import CHECKOUT, PYTHON, UNIT, VENV
+from tests.e2e.service import CHECKOUT, CONFIG, PYTHON, STATE, UNIT, VENV
 from tests.mosquitto import Listener, Mosquitto
 
 AGENT = "import sys\nfrom edge.cli import main\nsys.exit(main())\n"
@@ -91,6 +91,26 @@ def test_a_crash_is_told_by_the_last_will(unit: Machine, listener: Listener) -> 
     listener.wait_for(lambda: statuses(listener) == ["online"])
     unit.systemctl("kill", "--signal=KILL", UNIT)
     listener.wait_for(lambda: statuses(listener) == ["online", "offline"], timeout_s=20)
+
+
+def test_what_root_left_in_the_state_folder_is_found(unit: Machine) -> None:
+    """After `sudo edge run` the service cannot start; its user is told by a check, with a command that mends it."""
+    leave = "from pathlib import Path; from edge.outbox import Outbox; from edge.state import DeviceState"
+    leave += f"; folder = Path({STATE!r}); DeviceState(folder); Outbox(folder=folder)"
+    environ = [f"PYTHONPATH={CHECKOUT}", f"LD_LIBRARY_PATH={PYTHON}/lib"]
+    as_service = ["setpriv", "--reuid=emotion-edge", "--regid=emotion-edge", "--clear-groups"]
+    check = ["env", *environ, *as_service, f"{VENV}/bin/edge", "check", f"--config={CONFIG}"]
+
+    def finding() -> str:
+        return next(line for line in unit.run(*check, check=False).splitlines() if "state folder" in line)
+
+    unit.run("install", "--directory", "--owner=emotion-edge", STATE)
+    unit.run("env", *environ, f"{VENV}/bin/python", "-c", leave)
+    told = finding()
+    assert (told.startswith("FAIL"), f"{STATE}/lock" in told) == (True, True)
+    unit.run("sh", "-c", told.split("`")[1].removeprefix("sudo "))
+    assert finding().startswith("OK")
+    service.start(unit)
 
 
 def test_a_hung_camera_brings_the_watchdog(unit: Machine, broker: Mosquitto, listener: Listener) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from importlib.metadata import distribution
 from pathlib import Path
@@ -133,3 +134,11 @@ def test_the_sandbox_holds(unit: Machine) -> None:
     assert "directory '/root': Permission denied" in seen
     assert "/etc/shadow: Permission denied" in seen
     assert "PermissionError: [Errno 1]" in seen
+
+
+def test_the_clock_can_be_asked_and_not_set(unit: Machine) -> None:
+    """Whether timestamps can be trusted is known in the sandbox too, where the clock cannot be turned."""
+    ask = "from edge.system import ClockState; print(f'disciplined: {ClockState().disciplined()}')"
+    seen = inside(unit, f'{VENV}/bin/python -c "{ask}"; date --set=2001-01-01; date +%Y')
+    assert re.search(r"^disciplined: (True|False)$", seen, re.MULTILINE), seen
+    assert "cannot set date: Operation not permitted" in seen

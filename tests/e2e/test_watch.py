@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -49,6 +50,19 @@ def test_what_the_broker_kept_and_what_comes_is_told_line_by_line(broker: Mosqui
     assert not [line for line in watch.output if "elsewhere" in line]
 
 
+def test_what_is_not_from_an_agent_ends_nothing(broker: Mosquitto) -> None:
+    """A message of any content, kept by the broker, is passed over at every start."""
+    with Listener(broker.port) as other:
+        other.publish("emotion/a/door/emotion", "[" * 100_000, retain=True)
+        other.publish("emotion/b/door/emotion", '{"face_count": 1, "confidence": ' + "9" * 400 + "}", retain=True)
+        other.publish("emotion/c/door/emotion", STATE, retain=True)
+        with Edge("watch", "--plain", "--port", str(broker.port)) as watch:
+            assert "sad 80%" in watch.wait_for("emotion/c/door/emotion")
+            other.publish("emotion/pi/status", "online")
+            watch.wait_for("emotion/pi/status  online")
+        _in_terminal([EDGE, "watch", "--port", str(broker.port)], until="sad 80%")
+
+
 def test_a_broker_that_is_not_there_is_waited_for(tmp_path: Path) -> None:
     """Started too early, or during a restart of the broker, it says so and goes on by itself."""
     port = free_port()
@@ -57,6 +71,20 @@ def test_a_broker_that_is_not_there_is_waited_for(tmp_path: Path) -> None:
         with Mosquitto(tmp_path, port=port):
             watch.wait_for("listening to localhost")
         watch.wait_for("Trying again")
+
+
+def test_a_proxy_without_its_broker_is_waited_for(tmp_path: Path) -> None:
+    """What accepts connections and closes them at once, while the broker behind it starts again, ends nothing."""
+    with Mosquitto(tmp_path) as broker, Edge("watch", "--port", str(broker.port)) as watch:
+        watch.wait_for("listening to localhost")
+        broker.kill()
+        with socket.create_server(("127.0.0.1", broker.port)) as proxy:
+            proxy.settimeout(30)
+            for _ in ("MQTT 5", "MQTT 3.1.1"):
+                proxy.accept()[0].close()
+            watch.wait_for("before the broker had let the client in")
+        broker.start()
+        watch.wait_for("listening to localhost")
 
 
 def test_a_refusal_is_an_error(tmp_path: Path) -> None:

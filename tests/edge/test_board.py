@@ -78,7 +78,17 @@ def test_an_outage_is_told_below_what_is_known() -> None:
 def test_strange_payloads_neither_break_it_nor_steer_the_terminal() -> None:
     """Anybody may publish on a topic: the screen shows it harmlessly, or not at all."""
     evil = "\x1b[2J\x07"
-    for payload in ("", "{", "[1]", "3", json.dumps({"faces": [3, {"emotion": evil, "confidence": "x"}]}), evil):
+    number = "9" * 400
+    payloads = (
+        *("", "{", "[1]", "3", evil, "[" * 100_000),
+        *(f'{{"faces": [{{"track_id": {"[" * depth}{"]" * depth}}}]}}' for depth in range(900, 1000, 5)),
+        json.dumps({"faces": [3, {"emotion": evil, "confidence": "x"}]}),
+        json.dumps({"face_count": 1, "emotion": "sad", "confidence": 0.5, "faces": []}),
+        f'{{"face_count": 1, "confidence": {number}, "faces": [{{"track_id": {number}, "confidence": {number}}}]}}',
+        f'{{"cameras": {{"door": {{"fps": {number}}}}}, "rss_bytes": {number}}}',
+        '{"time_synced": true, "ts": "0001-01-01T00:00:00", "faces": [{}]}',
+    )
+    for payload in payloads:
         for kind in ("status", "a/status", "a/emotion", "a/event", "info", "health"):
             shown = text(board_after((f"{evil}/{kind}", payload)).render(now_s=0))
             shown += text(spoken(f"home/emotion/{kind}", payload.encode()))

@@ -134,6 +134,14 @@ def test_a_port_for_metrics_that_another_program_has_is_told(look: Examine, conf
     assert look("metrics port", config=config)["metrics port"].status is Status.OK
 
 
+def test_an_address_for_metrics_that_is_not_there_is_a_warning(look: Examine, config_file: Path) -> None:
+    """The agent starts and waits for the address: DHCP may bring it, or it is a typo."""
+    environ = {"EDGE_METRICS__PORT": "9464", "EDGE_METRICS__HOST": "192.0.2.1"}
+    found = look("metrics port", config=load_config(config_file, environ))["metrics port"]
+    assert (found.status, found.remedy) == (Status.WARN, "Name an address of this device")
+    assert "192.0.2.1:9464" in found.detail
+
+
 def test_the_doctor_leaves_no_state_behind(look: Examine, config: Config) -> None:
     """A check before the first start makes no identity, and takes nobody's lock."""
     assert look("state folder", config=config)["state folder"].status is Status.OK
@@ -204,6 +212,23 @@ def test_heat_and_weak_power_are_told(
     assert found["temperature"].status is (Status.WARN if celsius > 80 else Status.OK)
     remedy = found["throttling"].remedy or ""
     assert ("power supply" in remedy, "fan" in remedy) == ("under-voltage" in throttling, "limit" in throttling)
+
+
+@pytest.mark.parametrize(
+    ("disciplined", "status", "detail"),
+    [
+        (True, Status.OK, "synchronised"),
+        (False, Status.WARN, "nothing keeps it right, so messages are marked time_synced: false"),
+        (None, Status.WARN, "this process may not ask whether anything keeps it right"),
+    ],
+)
+def test_a_clock_that_nobody_sets_is_told_from_one_that_cannot_be_asked(
+    look: Examine, monkeypatch: pytest.MonkeyPatch, disciplined: bool | None, status: Status, detail: str
+) -> None:
+    """A sandbox that is too narrow is not blamed on the time server."""
+    monkeypatch.setattr(system.ClockState, "disciplined", lambda _self: disciplined)
+    found = look("clock")["clock"]
+    assert (found.status, found.detail) == (status, detail)
 
 
 def test_little_disk_and_memory_are_warnings(look: Examine, monkeypatch: pytest.MonkeyPatch) -> None:

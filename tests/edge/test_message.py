@@ -251,7 +251,7 @@ def test_device_messages_are_as_published() -> None:
                 latency_ms={"detect": Percentiles(p50=9.0, p95=12.0)},
             )
         },
-        mqtt=MqttHealth(queue_depth=0, dropped=0, rejected=0, reconnects=0),
+        mqtt=MqttHealth(connected=True, queue_depth=0, dropped=0, rejected=0, reconnects=0),
         model=MODEL,
         temperature_c=None,
         throttling=("under_voltage",),

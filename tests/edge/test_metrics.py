@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
 import urllib.request
 from urllib.error import URLError
 
@@ -32,7 +35,7 @@ def health(**changes: object) -> Health:
                 latency_ms={"total": Percentiles(p50=10, p95=20)},
             )
         },
-        "mqtt": MqttHealth(queue_depth=4, dropped=1, rejected=0, reconnects=2),
+        "mqtt": MqttHealth(connected=True, queue_depth=4, dropped=1, rejected=0, lost=2, reconnects=2),
         "model": ModelInfo(name="m", version="1.0.0", sha256="0" * 64),
         "temperature_c": 61.5,
         "throttling": (),
@@ -42,9 +45,9 @@ def health(**changes: object) -> Health:
     return Health.model_validate(fields | changes)
 
 
-def scrape(port: int) -> dict[tuple[str, ...], float]:
+def scrape(port: int, *, host: str = "127.0.0.1") -> dict[tuple[str, ...], float]:
     """Every sample by its name and the values of its labels."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://{host}:{port}/metrics", timeout=10) as answer:
         text = answer.read().decode()
     samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
     return {(sample.name.removeprefix("emotion_edge_"), *sample.labels.values()): sample.value for sample in samples}
@@ -60,8 +63,10 @@ def test_a_scrape_tells_the_health_report() -> None:
     assert samples["temperature_celsius",] == 61.5
     assert samples["adaptation_level",] == 2
     assert samples["throttled",] == 0
+    assert samples["mqtt_connected",] == 1
     assert samples["queue_depth",] == 4
     assert samples["events_dropped_total",] == 1
+    assert samples["events_lost_total",] == 2
     assert samples["camera_status", "door", "online"] == 1
     assert samples["camera_fps", "door"] == 9.5
     assert samples["camera_frames_dropped_total", "door"] == 7
@@ -94,7 +99,49 @@ def test_a_port_that_is_taken_is_an_error_and_a_closed_one_is_free() -> None:
         assert scrape(port)
 
 
-def test_an_address_that_is_not_ours_is_an_error() -> None:
-    """A typo in the host is told as such."""
-    with pytest.raises(ConfigError, match=r"metrics\.port"), serve_metrics(health, host="192.0.2.1", port=free_port()):
+@pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid"])
+def test_an_address_that_is_not_ours_is_told_and_waited_for(host: str, caplog: pytest.LogCaptureFixture) -> None:
+    """It may be a typo, or DHCP has not answered yet: the agent does its work meanwhile."""
+    with serve_metrics(health, host=host, port=1):
         pass
+    (told,) = caplog.messages
+    assert told.startswith(f"metrics.host: metrics cannot be served on {host}:1 (")
+    assert told.endswith("Name an address of this device. Trying again until it is there")
+
+
+def test_a_host_that_no_network_can_have_is_an_error() -> None:
+    """What will never work ends the start."""
+    with pytest.raises(ConfigError, match=r"metrics\.port"), serve_metrics(health, host="x" * 70, port=1):
+        pass
+
+
+LATE = """
+import logging, subprocess
+from edge import metrics
+from tests.edge.test_metrics import health, scrape
+from tests.mosquitto import wait_until
+
+def answered():
+    try:
+        return scrape(9464, host="192.0.2.1")
+    except OSError:
+        return None
+
+metrics._RETRY_S = 0.05
+logging.basicConfig(level=logging.INFO, format="%(message)s")
+subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+with metrics.serve_metrics(health, host="192.0.2.1", port=9464):
+    subprocess.run(["ip", "address", "add", "192.0.2.1", "dev", "lo"], check=True)
+    wait_until(answered)
+"""
+
+
+def test_metrics_begin_when_the_address_comes() -> None:
+    """A device that starts before its network does needs no second start."""
+    alone = ["unshare", "--net", "--map-root-user"]  # with a network of its own
+    if shutil.which("ip") is None or subprocess.run([*alone, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("this user may not make networks, or iproute2 is not installed")
+    done = subprocess.run([*alone, sys.executable, "-c", LATE], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "Cannot assign requested address" in done.stderr
+    assert "metrics are on http://192.0.2.1:9464/metrics" in done.stderr

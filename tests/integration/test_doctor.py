@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,10 +15,10 @@ from edge.errors import ConfigError
 from edge.mqtt import BrokerSettings
 from edge.state import DeviceState
 from tests.integration.conftest import Build, Certificates, StartBroker
-from tests.mosquitto import Mosquitto, free_port, wait_until
+from tests.mosquitto import DYNAMIC_SECURITY, Listener, Mosquitto, free_port, wait_until
 from tests.network import Relay
 
-STEPS = ["broker name", "broker port", "broker", "publish right", "client id"]
+STEPS = ["broker name", "broker port", "broker", "publish right", "listen right", "Home Assistant", "client id"]
 
 
 def examined(folder: Path, port: int, environ: Mapping[str, str] | None = None) -> dict[str, Finding]:
@@ -25,6 +27,7 @@ def examined(folder: Path, port: int, environ: Mapping[str, str] | None = None) 
     path.write_text(f"""
 [device]
 name = "hall"
+groups = ["shop"]
 state_dir = "state"
 [mqtt]
 port = {port}
@@ -50,6 +53,16 @@ def test_a_working_broker_passes_every_step(broker: Mosquitto, tmp_path: Path) -
     assert "127.0.0.1" in found["broker name"].detail
     assert found["broker"].detail == f"localhost:{broker.port} speaks MQTT 5"
     assert found["publish right"].detail == "granted on emotion/hall/..."
+    heard = "emotion/hall/status, emotion/hall/cmd/+, emotion/fleet/shop/cmd/+, homeassistant/status"
+    assert found["listen right"].detail == f"not refused on {heard}"
+    assert found["Home Assistant"].detail == "may be told of this device under homeassistant/..."
+    with Listener(broker.port) as listener:
+        listener.publish("first", "")
+        listener.wait_for(lambda: listener.heard)
+    assert [message.topic for message in listener.heard] == ["first"]
+    client_ids = re.findall(r"New client connected from \S+ as (edge-\S+)", broker.log)
+    assert len(client_ids) == 4
+    assert max(map(len, client_ids)) <= 23  # the most that every broker must accept
 
 
 def test_a_fault_ends_the_way(tmp_path: Path) -> None:
@@ -79,8 +92,33 @@ def test_a_missing_right_to_publish_is_found(start_broker: StartBroker, password
     refused = examined(tmp_path, broker.port, locked(tmp_path, "right"))["publish right"]
     assert (refused.status, refused.exit_code) == (Status.FAIL, 6)
     assert "emotion/hall/probe" in refused.detail
-    environ = {**locked(tmp_path, "right"), "EDGE_DEVICE__NAME": "kitchen"}
-    assert examined(tmp_path, broker.port, environ)["publish right"].status is Status.OK
+    found = examined(tmp_path, broker.port, {**locked(tmp_path, "right"), "EDGE_DEVICE__NAME": "kitchen"})
+    assert found["publish right"].status is Status.OK
+    assert found["Home Assistant"].status is Status.WARN
+    assert "homeassistant/device/emotion_kitchen-probe/config are rejected" in found["Home Assistant"].detail
+
+
+def test_a_missing_right_to_listen_is_found(start_broker: StartBroker, tmp_path: Path) -> None:
+    """A device whose commands would never arrive is told so, topic by topic; those of its groups are looked at too."""
+    if not DYNAMIC_SECURITY.exists():
+        pytest.skip("mosquitto has no plugin for dynamic security here")
+    rights = tmp_path / "rights.json"
+    own = {"acltype": "subscribePattern", "topic": "emotion/hall/#", "allow": True}
+    rights.write_text(
+        json.dumps(
+            {
+                "defaultACLAccess": {"publishClientSend": True, "publishClientReceive": True, "subscribe": False},
+                "roles": [{"rolename": "device", "acls": [own]}],
+                "groups": [{"groupname": "everybody", "roles": [{"rolename": "device"}]}],
+                "anonymousGroup": "everybody",
+            }
+        )
+    )
+    plugin = [f"plugin {DYNAMIC_SECURITY}", f"plugin_opt_config_file {rights}"]
+    broker = start_broker(["allow_anonymous true", *plugin])
+    found = examined(tmp_path, broker.port)["listen right"]
+    assert found.status is Status.WARN
+    assert "refused on emotion/fleet/shop/cmd/+, homeassistant/status, so commands" in found.detail
 
 
 def test_tls_is_a_step_of_its_own(start_broker: StartBroker, certificates: Certificates, tmp_path: Path) -> None:
@@ -118,6 +156,7 @@ def test_an_old_broker_tells_less(broker: Mosquitto, tmp_path: Path) -> None:
     with Relay(broker.port, refuse_mqtt5=True) as old:
         found = examined(tmp_path, old.port)
     assert found["publish right"].detail == "MQTT 3.1.1 does not tell whether messages are refused"
+    assert found["Home Assistant"].detail == "MQTT 3.1.1 does not tell whether messages are refused"
     assert "MQTT 3.1.1 does not tell whether it is taken" in found["client id"].detail
 
 

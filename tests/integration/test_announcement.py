@@ -1,0 +1,48 @@
+"""What a starting agent tells Home Assistant, beside a real broker."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from edge import system
+from edge.bootstrap import open_agent
+from edge.config import load_config
+from tests.mosquitto import Listener, Mosquitto
+
+
+@pytest.mark.parametrize("raspberry", [True, False])
+def test_home_assistant_is_told_what_the_device_is(
+    broker: Mosquitto,
+    listener: Listener,
+    bundle_path: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    raspberry: bool,
+) -> None:
+    """A Raspberry Pi is shown with its model and serial number; a machine that does not tell has neither."""
+    if raspberry:
+        (tmp_path / "model").write_bytes(b"Raspberry Pi 4 Model B Rev 1.4\0")
+        (tmp_path / "serial-number").write_bytes(b"10000000abcdef01\0")
+    monkeypatch.setattr(system, "_DEVICE_TREE", tmp_path)
+    (tmp_path / "config.toml").write_text(f"""
+[device]
+name = "hall"
+state_dir = "state"
+[model]
+path = "{bundle_path}"
+[mqtt]
+port = {broker.port}
+[[camera]]
+name = "door"
+source = "demo"
+""")
+    topic = "homeassistant/device/emotion_hall/config"
+    with open_agent(load_config(tmp_path / "config.toml", {})):
+        listener.wait_for(lambda: listener.on(topic))
+    device = json.loads(listener.on(topic)[0].payload)["device"]
+    told = {key: device[key] for key in ("model", "serial_number") if key in device}
+    pi = {"model": "Raspberry Pi 4 Model B Rev 1.4", "serial_number": "10000000abcdef01"}
+    assert told == (pi if raspberry else {})
