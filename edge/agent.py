@@ -56,6 +56,7 @@ class Agent:
         self._governor = governor
         self._stopping = threading.Event()
         self._report_now = threading.Event()
+        self._hung: list[str] = []
 
     def run(self) -> None:
         """Works until `stop`, or until every camera is a recording that has ended."""
@@ -101,8 +102,9 @@ class Agent:
     def _alive(self) -> bool:
         """Whether every camera's thread moves; a ping regardless of that would hide a hang."""
         hung = [w.name for w in self._workers.values() if not w.finished and w.stuck_s > _STUCK_AFTER_S]
-        if hung:
+        if hung and hung != self._hung:
             log.error("no sign of life from camera %s; leaving it to the watchdog", ", ".join(hung))
+        self._hung = hung
         return not hung
 
     def _publish_health(self) -> None:

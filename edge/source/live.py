@@ -19,7 +19,8 @@ from edge.source.opencv import as_bgr
 
 log = logging.getLogger(__name__)
 
-_JOIN_TIMEOUT_S = 2.0
+_JOIN_TIMEOUT_S = 0.75
+"""Less than a stopping agent waits for its cameras, and several frames long."""
 _CHECK = "Check its cable, power and network"
 
 
@@ -55,6 +56,7 @@ class LiveSource:
         self._open_timeout_s = open_timeout_s
         self._stall_timeout_s = stall_timeout_s
         self._grabber: _Grabber | None = None
+        self._described = ""
         self._newest_s = 0.0
 
     def __enter__(self) -> Self:
@@ -63,13 +65,15 @@ class LiveSource:
         self._grabber = _Grabber(self._label, self._open_capture)
         self._grabber.start()
         try:
-            capture_info = self._grabber.opened.result(self._open_timeout_s)
+            description = self._grabber.opened.result(self._open_timeout_s)
         except TimeoutError as error:
             self._grabber.stop()
             raise SourceUnavailable(
                 f"did not open within {self._open_timeout_s:g} s", where=self._label, remedy=_CHECK
             ) from error
-        log.info("%s is open: %s", self._label, capture_info)
+        if description != self._described:  # no news at every attempt with a camera that opens and gives no frames
+            log.info("%s is open: %s", self._label, description)
+            self._described = description
         self._newest_s = time.monotonic()
         return self
 
@@ -79,7 +83,7 @@ class LiveSource:
         self._grabber.stop()
         self._grabber.join(_JOIN_TIMEOUT_S)
         if self._grabber.is_alive():
-            log.warning("%s hangs in its driver and closes when that lets go", self._label)
+            log.debug("%s hangs in its driver and closes when that lets go", self._label)
 
     def read(self, timeout_s: float) -> Frame | None:
         if self._grabber is None:
