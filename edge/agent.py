@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from edge import notify
 from edge.camera import CameraWorker
@@ -58,19 +58,22 @@ class Agent:
         self._report_now = threading.Event()
         self._hung: list[str] = []
 
-    def run(self) -> None:
-        """Works until `stop`, or until every camera is a recording that has ended."""
+    def run(self, until: Callable[[], bool] = lambda: False) -> None:
+        """Works until `stop`, or until every camera is a recording that has ended.
+
+        Args:
+            until: Asked several times a second whether to end now.
+        """
         for worker in self._workers.values():
             worker.start()
         notify.ready(f"{len(self._workers)} camera(s), model {self._reporter.model_name}")
         try:
-            self._supervise()
+            self._supervise(until)
         finally:
-            notify.stopping("stopping")
             self._stop_workers()
 
     def stop(self) -> None:
-        """Makes `run` return soon. May be called from a signal handler and from any thread."""
+        """Makes `run` return soon. May be called from any thread, but not from a signal handler: it takes a lock."""
         self._stopping.set()
 
     def report(self) -> None:
@@ -82,10 +85,10 @@ class Agent:
         adaptation = self._governor.report() if self._governor is not None else None
         return self._reporter.report(self._workers, self._publisher.stats, adaptation)
 
-    def _supervise(self) -> None:
+    def _supervise(self, until: Callable[[], bool]) -> None:
         ping_s = notify.watchdog_interval_s()
         next_ping_s = next_report_s = time.monotonic()
-        while not self._stopping.wait(_TICK_S):
+        while not (self._stopping.wait(_TICK_S) or until()):
             now_s = time.monotonic()
             if all(worker.finished for worker in self._workers.values()):
                 return

@@ -14,7 +14,7 @@ import pytest
 from tests.e2e import service
 from tests.e2e.nspawn import Machine
 from tests.e2e.service import CHECKOUT, PYTHON, UNIT, VENV
-from tests.mosquitto import Listener, Mosquitto
+from tests.mosquitto import Listener, Mosquitto, wait_until
 
 AGENT = "import sys\nfrom edge.cli import main\nsys.exit(main())\n"
 STATUS = "emotion/hall/status"
@@ -72,6 +72,19 @@ def test_the_service_sees_and_tells(unit: Machine, listener: Listener) -> None:
     assert "1 camera" in unit.show(UNIT, "StatusText")
     listener.wait_for(lambda: any(json.loads(m.payload)["face_count"] == 1 for m in listener.on(EMOTION)))
     assert statuses(listener) == ["online"]
+
+
+def test_a_reload_takes_another_configuration(unit: Machine, broker: Mosquitto, listener: Listener) -> None:
+    """After `systemctl reload`, the same process obeys the new configuration, and the service was never down."""
+    service.override(unit, "WatchdogSec=30\n")  # the tests' own second is shorter than it takes to open an agent
+    service.start(unit)
+    listener.wait_for(lambda: listener.on(EMOTION))
+    process = unit.show(UNIT, "MainPID")
+    service.configure(unit, configuration(broker, source=FILM).replace('"door"', '"gate"'))
+    unit.systemctl("reload", UNIT)
+    listener.wait_for(lambda: listener.on("emotion/hall/gate/emotion"), timeout_s=30)
+    wait_until(lambda: unit.show(UNIT, "SubState") == "running")
+    assert (unit.show(UNIT, "MainPID"), unit.show(UNIT, "NRestarts")) == (process, "0")
 
 
 def test_stopping_the_service_says_so(unit: Machine, listener: Listener) -> None:
