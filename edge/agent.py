@@ -57,6 +57,7 @@ class Agent:
         self._stopping = threading.Event()
         self._report_now = threading.Event()
         self._hung: list[str] = []
+        self._summary = ""
 
     def run(self, until: Callable[[], bool] = lambda: False) -> None:
         """Works until `stop`, or until every camera is a recording that has ended.
@@ -66,7 +67,8 @@ class Agent:
         """
         for worker in self._workers.values():
             worker.start()
-        notify.ready(f"{len(self._workers)} camera(s), model {self._reporter.model_name}")
+        self._summary = self._summarise()
+        notify.ready(self._summary)
         try:
             self._supervise(until)
         finally:
@@ -98,6 +100,7 @@ class Agent:
                 self._report_now.clear()
                 self._publish_health()
                 next_report_s = now_s + self._health_interval_s
+            self._tell_operator()
             if ping_s is not None and now_s >= next_ping_s and self._alive():
                 notify.alive()
                 next_ping_s = now_s + ping_s
@@ -109,6 +112,18 @@ class Agent:
             log.error("no sign of life from camera %s; leaving it to the watchdog", ", ".join(hung))
         self._hung = hung
         return not hung
+
+    def _tell_operator(self) -> None:
+        """Keeps the line that `systemctl status` shows true."""
+        summary = self._summarise()
+        if summary != self._summary:
+            self._summary = summary
+            notify.status(summary)
+
+    def _summarise(self) -> str:
+        cameras = ", ".join(f"{worker.name} {worker.status}" for worker in self._workers.values())
+        link = "connected to" if self._publisher.stats.connected else "without"
+        return f"{cameras}; {link} the broker; model {self._reporter.model_name}"
 
     def _publish_health(self) -> None:
         expiry_s = round(3 * self._health_interval_s)

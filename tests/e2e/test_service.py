@@ -69,9 +69,18 @@ def statuses(listener: Listener) -> list[str]:
 def test_the_service_sees_and_tells(unit: Machine, listener: Listener) -> None:
     """Started by systemd, in its sandbox, the agent says that it is online and what the face in view shows."""
     service.start(unit)
-    assert "1 camera" in unit.show(UNIT, "StatusText")
     listener.wait_for(lambda: any(json.loads(m.payload)["face_count"] == 1 for m in listener.on(EMOTION)))
     assert statuses(listener) == ["online"]
+
+
+def test_the_status_line_says_how_things_stand(unit: Machine, broker: Mosquitto, listener: Listener) -> None:
+    """`systemctl status` shows which cameras work, and whether the broker is reached."""
+    service.start(unit)
+    wait_until(lambda: "door online; connected to the broker" in unit.show(UNIT, "StatusText"))
+    listener.publish("emotion/hall/cmd/pause", '{"id": 1}')
+    wait_until(lambda: "door paused" in unit.show(UNIT, "StatusText"))
+    broker.kill()
+    wait_until(lambda: "without the broker" in unit.show(UNIT, "StatusText"))
 
 
 def test_a_reload_takes_another_configuration(unit: Machine, broker: Mosquitto, listener: Listener) -> None:
@@ -85,6 +94,7 @@ def test_a_reload_takes_another_configuration(unit: Machine, broker: Mosquitto, 
     listener.wait_for(lambda: listener.on("emotion/hall/gate/emotion"), timeout_s=30)
     wait_until(lambda: unit.show(UNIT, "SubState") == "running")
     assert (unit.show(UNIT, "MainPID"), unit.show(UNIT, "NRestarts")) == (process, "0")
+    assert "gate" in unit.show(UNIT, "StatusText")
 
 
 def test_stopping_the_service_says_so(unit: Machine, listener: Listener) -> None:
