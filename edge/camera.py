@@ -49,7 +49,7 @@ class CameraWorker:
         pipeline: What is done with them.
         on_status: Told when the camera comes online, goes offline or is paused.
         paused: Whether it begins paused.
-        max_fps: Most frames to analyse a second; None for all that there is time for.
+        pace: How often it takes a frame, for a source that is to know it too; without, whenever there is time.
         first_retry_s: Pause before the first attempt to open it again; doubled with each, up to `last_retry_s`.
         last_retry_s: Longest pause between attempts.
     """
@@ -62,7 +62,7 @@ class CameraWorker:
         pipeline: Pipeline,
         on_status: Callable[[str, Status], None],
         paused: bool = False,
-        max_fps: float | None = None,
+        pace: Pace | None = None,
         first_retry_s: float = 1.0,
         last_retry_s: float = 10.0,
     ) -> None:
@@ -80,7 +80,7 @@ class CameraWorker:
         if not paused:
             self._active.set()
         self._frame_times_s: deque[float] = deque(maxlen=_FPS_OVER_FRAMES)
-        self._pace = Pace(max_fps)
+        self._pace = pace or Pace()
         self._busy_s = 0.0
         self._frames_seen = 0
         self._progress_s = time.monotonic()

@@ -12,6 +12,7 @@ from edge.camera import CameraWorker
 from edge.contract.errors import UserError
 from edge.domain import Frame
 from edge.errors import SourceLost, SourceUnavailable
+from edge.pace import Pace
 from edge.payloads import Status
 from tests.edge.test_pipeline import Rig
 from tests.fakes import ScriptedDetector, ScriptedSource, frame, one_face
@@ -46,7 +47,7 @@ class Watched:
             source=source,
             pipeline=self.rig.pipeline,
             paused=paused,
-            max_fps=max_fps,
+            pace=Pace(max_fps),
             first_retry_s=retry_s,
             last_retry_s=5 * retry_s,
             on_status=lambda _, status: self.statuses.append(status),
