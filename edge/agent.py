@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from edge import notify
 from edge.camera import CameraWorker
@@ -56,20 +56,26 @@ class Agent:
         self._governor = governor
         self._stopping = threading.Event()
         self._report_now = threading.Event()
+        self._hung: list[str] = []
+        self._summary = ""
 
-    def run(self) -> None:
-        """Works until `stop`, or until every camera is a recording that has ended."""
+    def run(self, until: Callable[[], bool] = lambda: False) -> None:
+        """Works until `stop`, or until every camera is a recording that has ended.
+
+        Args:
+            until: Asked several times a second whether to end now.
+        """
         for worker in self._workers.values():
             worker.start()
-        notify.ready(f"{len(self._workers)} camera(s), model {self._reporter.model_name}")
+        self._summary = self._summarise()
+        notify.ready(self._summary)
         try:
-            self._supervise()
+            self._supervise(until)
         finally:
-            notify.stopping("stopping")
             self._stop_workers()
 
     def stop(self) -> None:
-        """Makes `run` return soon. May be called from a signal handler and from any thread."""
+        """Makes `run` return soon. May be called from any thread, but not from a signal handler: it takes a lock."""
         self._stopping.set()
 
     def report(self) -> None:
@@ -81,10 +87,10 @@ class Agent:
         adaptation = self._governor.report() if self._governor is not None else None
         return self._reporter.report(self._workers, self._publisher.stats, adaptation)
 
-    def _supervise(self) -> None:
+    def _supervise(self, until: Callable[[], bool]) -> None:
         ping_s = notify.watchdog_interval_s()
         next_ping_s = next_report_s = time.monotonic()
-        while not self._stopping.wait(_TICK_S):
+        while not (self._stopping.wait(_TICK_S) or until()):
             now_s = time.monotonic()
             if all(worker.finished for worker in self._workers.values()):
                 return
@@ -94,6 +100,7 @@ class Agent:
                 self._report_now.clear()
                 self._publish_health()
                 next_report_s = now_s + self._health_interval_s
+            self._tell_operator()
             if ping_s is not None and now_s >= next_ping_s and self._alive():
                 notify.alive()
                 next_ping_s = now_s + ping_s
@@ -101,9 +108,22 @@ class Agent:
     def _alive(self) -> bool:
         """Whether every camera's thread moves; a ping regardless of that would hide a hang."""
         hung = [w.name for w in self._workers.values() if not w.finished and w.stuck_s > _STUCK_AFTER_S]
-        if hung:
+        if hung and hung != self._hung:
             log.error("no sign of life from camera %s; leaving it to the watchdog", ", ".join(hung))
+        self._hung = hung
         return not hung
+
+    def _tell_operator(self) -> None:
+        """Keeps the line that `systemctl status` shows true."""
+        summary = self._summarise()
+        if summary != self._summary:
+            self._summary = summary
+            notify.status(summary)
+
+    def _summarise(self) -> str:
+        cameras = ", ".join(f"{worker.name} {worker.status}" for worker in self._workers.values())
+        link = "connected to" if self._publisher.stats.connected else "without"
+        return f"{cameras}; {link} the broker; model {self._reporter.model_name}"
 
     def _publish_health(self) -> None:
         expiry_s = round(3 * self._health_interval_s)

@@ -21,6 +21,7 @@ from edge.health import HealthReporter
 from edge.message import Composer, camera_status_message, clearing_message, info_message
 from edge.mqtt import BrokerSettings, Tls
 from edge.outbox import Outbox
+from edge.pace import Pace
 from edge.payloads import AgentInfo, CameraInfo, Info, ModelInfo, Status, timestamp
 from edge.pipeline import Pipeline
 from edge.ports import Publisher, Source
@@ -92,10 +93,11 @@ def face_detector(config: Config) -> BlazeFaceDetector | HaarDetector:
     )
 
 
-def camera_source(camera: CameraConfig) -> Source:
-    """The source of a camera, not yet open."""
+def camera_source(camera: CameraConfig, pace: Pace | None = None) -> Source:
+    """The source of a camera, not yet open. `pace` says how often it will be read."""
     return open_source(
         camera.source,
+        pace=pace,
         realtime=camera.realtime,
         loop=camera.loop,
         width=camera.width_px,
@@ -164,13 +166,14 @@ class _Assembly:
         def publish_status(name: str, status: Status) -> None:
             publisher.publish(camera_status_message(self.topics, name, status, session=self._state.session))
 
+        pace = Pace(self._state.rates.get(camera.name))
         return CameraWorker(
             name=camera.name,
-            source=camera_source(camera),
+            source=camera_source(camera, pace),
             pipeline=self._pipeline(camera, publisher),
             on_status=publish_status,
             paused=camera.name in self._state.paused,
-            max_fps=self._state.rates.get(camera.name),
+            pace=pace,
         )
 
     def _pipeline(self, camera: CameraConfig, publisher: Publisher) -> Pipeline:

@@ -49,7 +49,7 @@ class CameraWorker:
         pipeline: What is done with them.
         on_status: Told when the camera comes online, goes offline or is paused.
         paused: Whether it begins paused.
-        max_fps: Most frames to analyse a second; None for all that there is time for.
+        pace: How often it takes a frame, for a source that is to know it too; without, whenever there is time.
         first_retry_s: Pause before the first attempt to open it again; doubled with each, up to `last_retry_s`.
         last_retry_s: Longest pause between attempts.
     """
@@ -62,7 +62,7 @@ class CameraWorker:
         pipeline: Pipeline,
         on_status: Callable[[str, Status], None],
         paused: bool = False,
-        max_fps: float | None = None,
+        pace: Pace | None = None,
         first_retry_s: float = 1.0,
         last_retry_s: float = 10.0,
     ) -> None:
@@ -73,12 +73,14 @@ class CameraWorker:
         self._source = source
         self._on_status = on_status
         self._first_retry_s, self._last_retry_s = first_retry_s, last_retry_s
+        self._retry_s = first_retry_s
+        self._told: set[str] = set()
         self._stopping = threading.Event()
         self._active = threading.Event()
         if not paused:
             self._active.set()
         self._frame_times_s: deque[float] = deque(maxlen=_FPS_OVER_FRAMES)
-        self._pace = Pace(max_fps)
+        self._pace = pace or Pace()
         self._busy_s = 0.0
         self._frames_seen = 0
         self._progress_s = time.monotonic()
@@ -156,54 +158,55 @@ class CameraWorker:
         return (len(times) - 1) / max(times[-1] - times[0], 1e-9)
 
     def _run(self) -> None:
-        retry_s = self._first_retry_s
         while not self._stopping.is_set():
             if not self._active.is_set():
                 self._rest()
                 continue
-            frames_before = self._frames_seen
-            if self._survives_session():
+            try:
+                self._look()
+            except EOFError:
+                log.info("camera %s: the recording is at its end", self.name)
                 break
-            if self._frames_seen > frames_before:
-                retry_s = self._first_retry_s
-            self._wait(retry_s * random.uniform(0.8, 1.2))  # noqa: S311 - spreads retries, guards nothing
-            retry_s = min(retry_s * 2, self._last_retry_s)
+            except Exception as fault:  # noqa: BLE001 - of the pipeline too: what follows may be sound
+                self._fail(fault)
         self._set_status(Status.OFFLINE)
 
-    def _survives_session(self) -> bool:
-        """Looks until told otherwise. False if it failed and is to be tried again.
+    def _look(self) -> None:
+        """Looks through the source until told otherwise.
 
-        A fault of the pipeline itself is met like one of the camera: what follows may be sound, and the other cameras
-        go on in any case.
+        Raises:
+            SourceError: It fails.
+            EOFError: It is a recording and at its end.
         """
-        try:
-            return self._session()
-        except SourceError as error:
-            log.warning("camera %s: %s Trying again", self.name, error)
-        except Exception:
-            log.exception("camera %s: the pipeline failed. Trying again", self.name)
-        self.faults += 1
-        self._set_status(Status.OFFLINE)
-        return False
-
-    def _session(self) -> bool:
-        """Looks through the open source. True at the end of a recording or of all work, False when it was paused."""
-        try:
-            with self._source:
+        with self._source:
+            try:
                 while not self._stopping.is_set() and self._active.is_set():
                     if not self._due():
                         continue
                     frame = self._source.read(_READ_TIMEOUT_S)
                     self._progress_s = time.monotonic()
                     if frame is not None:
-                        self._set_status(Status.ONLINE)
                         self._process(frame, self._progress_s)
-        except EOFError:
-            log.info("camera %s: the recording is at its end", self.name)
-            return True
-        finally:
-            self.pipeline.finish()
-        return self._stopping.is_set()
+            finally:
+                self.pipeline.finish()  # before the source closes, which may take longer than there is time for
+
+    def _fail(self, fault: Exception) -> None:
+        """Counts a fault of the source or the pipeline, and waits before the next attempt."""
+        self.faults += 1
+        self._tell(fault)
+        self._set_status(Status.OFFLINE)
+        self._wait(self._retry_s * random.uniform(0.8, 1.2))  # noqa: S311 - spreads retries, guards nothing
+        self._retry_s = min(self._retry_s * 2, self._last_retry_s)
+
+    def _tell(self, fault: Exception) -> None:
+        """Logs a fault, once until the camera works again."""
+        if str(fault) in self._told:
+            return
+        self._told.add(str(fault))
+        if isinstance(fault, SourceError):
+            log.warning("camera %s: %s Trying again", self.name, fault)
+        else:
+            log.error("camera %s: the pipeline failed. Trying again", self.name, exc_info=fault)
 
     def _due(self) -> bool:
         """Whether it is the next frame's turn. If not, sleeps a little: a pause or another limit may come meanwhile."""
@@ -220,6 +223,9 @@ class CameraWorker:
         self._busy_s += done_s - started_s
         self._frames_seen += 1
         self._frame_times_s.append(done_s)
+        self._set_status(Status.ONLINE)
+        self._retry_s = self._first_retry_s
+        self._told.clear()
 
     def _rest(self) -> None:
         self._set_status(Status.PAUSED)
@@ -228,9 +234,12 @@ class CameraWorker:
         self._set_status(Status.OFFLINE)
 
     def _wait(self, seconds: float) -> None:
+        """Waits, unless the thread is to stop or to rest."""
         until_s = time.monotonic() + seconds
-        while time.monotonic() < until_s and not self._stopping.wait(_READ_TIMEOUT_S):
+        while self._active.is_set() and (left_s := until_s - time.monotonic()) > 0:
             self._progress_s = time.monotonic()
+            if self._stopping.wait(min(left_s, _READ_TIMEOUT_S)):
+                return
 
     def _set_status(self, status: Status) -> None:
         if status is not self.status:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class Pace:
-    """Says when the next frame's turn is. Limits may be set from any thread.
+    """Says when the next frame's turn is. Any thread may ask, and set limits.
 
     Args:
         wanted_fps: Limit that somebody asked for, in frames a second; None for none.

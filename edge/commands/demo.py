@@ -18,7 +18,7 @@ from edge.bootstrap import camera_source, open_agent
 from edge.cli import INTERRUPTED
 from edge.commands.embedded_broker import embedded_broker
 from edge.commands.listen import listen
-from edge.commands.signals import on_stop
+from edge.commands.signals import STOP_SIGNALS, SignalFlag
 from edge.commands.spoken import clock, fields_of, printable, spoken
 from edge.config import Config, default_bundle
 from edge.contract.errors import UserError
@@ -37,16 +37,15 @@ def run(arguments: argparse.Namespace) -> int:
         UserError: The time is over, and no emotion was seen.
     """
     console = Console(highlight=False, markup=False)
-    stopping = threading.Event()
-    on_stop(stopping.set)
+    stop = SignalFlag(*STOP_SIGNALS)
     with tempfile.TemporaryDirectory(prefix="edge-demo-") as state_dir, embedded_broker() as port:
         config = _config(arguments, Path(state_dir), port)
         with camera_source(config.camera[0]):
             pass  # a source that does not open is said now; the agent would try it for ever
         _greet(console, config, arguments.seconds)
         with open_agent(config) as agent, _running(agent) as running:
-            seen = _show(console, port, arguments.seconds, lambda: stopping.is_set() or not running.is_alive())
-    if not seen and stopping.is_set():
+            seen = _show(console, port, arguments.seconds, lambda: stop.raised or not running.is_alive())
+    if not seen and stop.raised:
         return INTERRUPTED
     if not seen:
         raise UserError("no emotion was seen", where=masked(arguments.source),

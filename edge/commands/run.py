@@ -6,13 +6,11 @@ import argparse
 import logging
 import os
 import signal
-import sys
 from pathlib import Path
 
 from edge import notify
-from edge.agent import Agent
 from edge.bootstrap import broker_settings, open_agent
-from edge.commands.signals import on_stop
+from edge.commands.signals import STOP_SIGNALS, SignalFlag
 from edge.config import Config, load_config
 from edge.contract import load_bundle
 from edge.contract.errors import UserError
@@ -23,17 +21,18 @@ log = logging.getLogger(__name__)
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the agent until SIGTERM or SIGINT, or until all recordings are at their end. SIGHUP reloads."""
+    stop = SignalFlag(*STOP_SIGNALS)
     reload = _Reload(arguments.config)
-    on_stop(sys.exit)  # until there is an agent: leaves what is open already, in order
     config: Config | None = load_config(arguments.config, os.environ)
-    while config is not None:
+    while config is not None and not stop.raised:
         if not arguments.verbose:
             logging.getLogger().setLevel(config.logging.level.upper())
         try:
             with open_agent(config) as agent:
-                on_stop(agent.stop)
-                reload.watch(agent)
-                agent.run()
+                if not stop.raised:
+                    agent.run(until=lambda: stop.raised or reload.due())
+                if stop.raised or not reload.pending:
+                    notify.stopping("stopping")
             config = reload.take(config)
         except UserError as error:
             if (before := reload.fall_back()) is None:
@@ -48,12 +47,21 @@ class _Reload:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._asked = SignalFlag(signal.SIGHUP)
         self._wanted: Config | None = None
         self._former: Config | None = None
 
-    def watch(self, agent: Agent) -> None:
-        """From now on, SIGHUP is for this agent."""
-        signal.signal(signal.SIGHUP, lambda _number, _frame: self._reload(agent))
+    def due(self) -> bool:
+        """Whether there is a new configuration to go on with. Reads it if SIGHUP has come since the last call."""
+        if self._asked.raised:
+            self._asked.raised = False
+            self._read()
+        return self.pending
+
+    @property
+    def pending(self) -> bool:
+        """Whether a configuration that was read waits to be taken."""
+        return self._wanted is not None
 
     def take(self, present: Config) -> Config | None:
         """The configuration to go on with, None if the agent ended for another reason."""
@@ -66,7 +74,7 @@ class _Reload:
         former, self._former = self._former, None
         return former
 
-    def _reload(self, agent: Agent) -> None:
+    def _read(self) -> None:
         notify.reloading()
         try:
             wanted = load_config(self._path, os.environ)
@@ -78,4 +86,3 @@ class _Reload:
         else:
             log.info("%s is read anew", self._path)
             self._wanted = wanted
-            agent.stop()

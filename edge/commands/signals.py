@@ -1,12 +1,28 @@
-"""How a command that runs for long hears that it is to end."""
+"""How a command that runs for long hears that it is to end, or to do something else."""
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from types import FrameType
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+"""What a service manager and Ctrl-C send."""
 
 
-def on_stop(do: Callable[[], object]) -> None:
-    """From now on, calls `do` when the process gets SIGTERM or, as from Ctrl-C, SIGINT."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: do())
+class SignalFlag:
+    """Raised when the process gets one of its signals, from now on.
+
+    The handler does nothing else. It may interrupt the main thread anywhere, with any lock in hand, so that even
+    `threading.Event.set` could wait for ever in it. Whoever works looks at the flag when it suits.
+
+    Args:
+        numbers: Of the signals.
+    """
+
+    def __init__(self, *numbers: signal.Signals) -> None:
+        self.raised = False
+        for number in numbers:
+            signal.signal(number, self._raise)
+
+    def _raise(self, _number: int, _frame: FrameType | None) -> None:
+        self.raised = True

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from edge.errors import SourceUnavailable
+from edge.pace import Pace
 from edge.ports import Source
 from edge.source.address import is_url, masked, scheme
 from edge.source.csi import CsiSource
@@ -27,6 +28,7 @@ def open_source(
     width: int | None = None,
     height: int | None = None,
     fps: float | None = None,
+    pace: Pace | None = None,
     open_timeout_s: float = 10.0,
     stall_timeout_s: float = 10.0,
 ) -> Source:
@@ -41,6 +43,7 @@ def open_source(
         width: Pixels to ask of a camera. Streams and recordings come as they are.
         height: The same.
         fps: Frames a second to ask of a camera, or pictures a second in a folder (1 if not given).
+        pace: How often it will be read: a camera or stream decodes no frame that comes too early to be taken.
         open_timeout_s: How long a live source may take to open.
         stall_timeout_s: After how long without a frame a live source is lost.
 
@@ -53,6 +56,7 @@ def open_source(
         return LiveSource(
             label=str(device),
             open_capture=partial(open_camera, device, width=width, height=height, fps=fps),
+            pace=pace,
             open_timeout_s=open_timeout_s,
             stall_timeout_s=stall_timeout_s,
         )
@@ -68,7 +72,7 @@ def open_source(
     if spec == "demo":
         return DemoSource()
     if is_url(spec):
-        return _stream(spec, open_timeout_s=open_timeout_s, stall_timeout_s=stall_timeout_s)
+        return _stream(spec, pace=pace, open_timeout_s=open_timeout_s, stall_timeout_s=stall_timeout_s)
     recording = Recording(path=Path(spec).expanduser(), loop=loop, fps=fps)
     return RealTime(recording) if realtime else recording
 
@@ -80,7 +84,7 @@ def _csi_number(spec: str) -> int:
     return int(number)
 
 
-def _stream(url: str, *, open_timeout_s: float, stall_timeout_s: float) -> LiveSource:
+def _stream(url: str, *, pace: Pace | None, open_timeout_s: float, stall_timeout_s: float) -> LiveSource:
     if scheme(url) not in _STREAM_SCHEMES:
         raise SourceUnavailable(
             f"streams of the kind {scheme(url)}:// are not supported",
@@ -90,6 +94,7 @@ def _stream(url: str, *, open_timeout_s: float, stall_timeout_s: float) -> LiveS
     return LiveSource(
         label=masked(url),
         open_capture=partial(open_stream, url, open_timeout_s=open_timeout_s, read_timeout_s=stall_timeout_s),
+        pace=pace,
         # Longer than FFmpeg's own limit, so that its answer comes first.
         open_timeout_s=open_timeout_s + 2,
         stall_timeout_s=stall_timeout_s,

@@ -64,6 +64,7 @@ class CsiSource:
         self._open_timeout_s = open_timeout_s
         self._stall_timeout_s = stall_timeout_s
         self._helper: _Helper | None = None
+        self._size = (0, 0)
         self._taken = 0
         self._dropped = 0
         self._newest_s = 0.0
@@ -75,7 +76,9 @@ class CsiSource:
         except BaseException:
             helper.close()
             raise
-        log.info("%s is open: %dx%d", self._label, helper.width, helper.height)
+        if (helper.width, helper.height) != self._size:  # no news at every attempt with one that gives no frames
+            log.info("%s is open: %dx%d", self._label, helper.width, helper.height)
+            self._size = helper.width, helper.height
         self._helper = helper
         self._taken = self._dropped = 0
         self._newest_s = time.monotonic()

@@ -14,12 +14,14 @@ import cv2
 
 from edge.domain import Frame
 from edge.errors import SourceError, SourceLost, SourceUnavailable
+from edge.pace import Pace
 from edge.source.newest import NewestFrame
 from edge.source.opencv import as_bgr
 
 log = logging.getLogger(__name__)
 
-_JOIN_TIMEOUT_S = 2.0
+_JOIN_TIMEOUT_S = 0.75
+"""Less than a stopping agent waits for its cameras, and several frames long."""
 _CHECK = "Check its cable, power and network"
 
 
@@ -38,6 +40,7 @@ class LiveSource:
     Args:
         label: What to call it in errors and logs; no secrets.
         open_capture: Opens it; may raise `SourceUnavailable`.
+        pace: How often it will be read. A frame that comes too early to be taken is not decoded.
         open_timeout_s: After this time an attempt to open it is given up.
         stall_timeout_s: After this time without a frame it is lost.
     """
@@ -47,30 +50,33 @@ class LiveSource:
         *,
         label: str,
         open_capture: Callable[[], Capture],
+        pace: Pace | None = None,
         open_timeout_s: float = 10.0,
         stall_timeout_s: float = 10.0,
     ) -> None:
         self._label = label
         self._open_capture = open_capture
+        self._pace = pace or Pace()
         self._open_timeout_s = open_timeout_s
         self._stall_timeout_s = stall_timeout_s
         self._grabber: _Grabber | None = None
-        self._newest_s = 0.0
+        self._described = ""
 
     def __enter__(self) -> Self:
         if self._grabber is not None and self._grabber.is_alive():  # a second thread would only hang beside it
             raise SourceUnavailable("its driver still hangs from the last time", where=self._label, remedy=_CHECK)
-        self._grabber = _Grabber(self._label, self._open_capture)
+        self._grabber = _Grabber(self._label, self._open_capture, self._pace)
         self._grabber.start()
         try:
-            capture_info = self._grabber.opened.result(self._open_timeout_s)
+            description = self._grabber.opened.result(self._open_timeout_s)
         except TimeoutError as error:
             self._grabber.stop()
             raise SourceUnavailable(
                 f"did not open within {self._open_timeout_s:g} s", where=self._label, remedy=_CHECK
             ) from error
-        log.info("%s is open: %s", self._label, capture_info)
-        self._newest_s = time.monotonic()
+        if description != self._described:  # no news at every attempt with a camera that opens and gives no frames
+            log.info("%s is open: %s", self._label, description)
+            self._described = description
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -79,20 +85,19 @@ class LiveSource:
         self._grabber.stop()
         self._grabber.join(_JOIN_TIMEOUT_S)
         if self._grabber.is_alive():
-            log.warning("%s hangs in its driver and closes when that lets go", self._label)
+            log.debug("%s hangs in its driver and closes when that lets go", self._label)
 
     def read(self, timeout_s: float) -> Frame | None:
         if self._grabber is None:
             raise SourceLost("is not open", where=self._label)
-        newest = self._grabber.newest
-        patience_s = self._newest_s + self._stall_timeout_s - time.monotonic()
-        frame = newest.take(max(0.0, min(timeout_s, patience_s)))
+        grabber = self._grabber
+        patience_s = grabber.newest_s + self._stall_timeout_s - time.monotonic()
+        frame = grabber.newest.take(max(0.0, min(timeout_s, patience_s)))
         if frame is not None:
-            self._newest_s = frame.time_s
             return frame
-        if newest.closed:
+        if grabber.newest.closed:
             raise SourceLost("gives no more frames", where=self._label, remedy=_CHECK)
-        if time.monotonic() >= self._newest_s + self._stall_timeout_s:
+        if time.monotonic() >= grabber.newest_s + self._stall_timeout_s:
             raise SourceLost(f"gave no frame for {self._stall_timeout_s:g} s", where=self._label, remedy=_CHECK)
         return None
 
@@ -102,12 +107,20 @@ class LiveSource:
 
 
 class _Grabber(threading.Thread):
-    """Owns one capture from opening to release, because OpenCV breaks when another thread releases it."""
+    """Owns one capture from opening to release, because OpenCV breaks when another thread releases it.
 
-    def __init__(self, label: str, open_capture: Callable[[], Capture]) -> None:
+    Attributes:
+        opened: What the capture gives, once it is open.
+        newest: Its newest frame, if it is wanted.
+        newest_s: When that came, wanted or not.
+    """
+
+    def __init__(self, label: str, open_capture: Callable[[], Capture], pace: Pace) -> None:
         super().__init__(name=f"grab-{label}", daemon=True)
-        self.newest = NewestFrame()
         self.opened: Future[str] = Future()
+        self.newest = NewestFrame()
+        self.newest_s = 0.0
+        self._pace = pace
         self._open_capture = open_capture
         self._stopping = threading.Event()
 
@@ -121,6 +134,7 @@ class _Grabber(threading.Thread):
             self.opened.set_exception(error)
             return
         try:
+            self.newest_s = time.monotonic()
             self.opened.set_result(_describe(capture))
             self._grab_from(capture)
         finally:
@@ -128,14 +142,21 @@ class _Grabber(threading.Thread):
             self.newest.close()
 
     def _grab_from(self, capture: Capture) -> None:
+        before_s = float("-inf")
         for index in itertools.count():
             if self._stopping.is_set() or not capture.grab():
                 return
             time_s, wall_s = time.monotonic(), time.time()
+            gap_s, before_s = time_s - before_s, time_s
+            if self._pace.left_s(time_s) > gap_s:  # the next one comes in time for the reader's turn
+                self.newest.skip()
+                self.newest_s = time_s
+                continue
             complete, image = capture.retrieve()
             picture = as_bgr(image) if complete else None
             if picture is not None:
                 self.newest.put(Frame(image_bgr=picture, index=index, time_s=time_s, wall_s=wall_s))
+                self.newest_s = time_s
 
 
 def _describe(capture: Capture) -> str:

@@ -24,6 +24,12 @@ class NewestFrame:
             self._frame = frame
             self._changed.notify()
 
+    def skip(self) -> None:
+        """Note a frame that nobody wants yet. One that still waits is not the newest any more, and dropped as well."""
+        with self._changed:
+            self._dropped += 1 if self._frame is None else 2
+            self._frame = None
+
     def take(self, timeout_s: float) -> Frame | None:
         """The newest frame that was not taken yet; None if none comes in time, or ever."""
         with self._changed:
@@ -44,5 +50,5 @@ class NewestFrame:
 
     @property
     def dropped(self) -> int:
-        """How many frames were dropped for a newer one."""
+        """How many frames were dropped for a newer one, or before anybody wanted them."""
         return self._dropped

@@ -27,6 +27,7 @@ AWAY_S = 35
 """How long a camera is gone: long enough for the agent's pauses between attempts to grow."""
 STATUS = "emotion/hall/door/status"
 EMOTION = "emotion/hall/door/emotion"
+EVENT = "emotion/hall/door/event"
 
 
 class Scene:
@@ -144,3 +145,32 @@ def test_rtsp_camera_that_freezes_and_dies(
         watch.says("offline")
         power.enter_context(RtspCamera(port=camera.port))
         watch.says("online")
+
+
+def test_a_stop_while_the_camera_stalls_ends_what_began(
+    tmp_path: Path, bundle_path: Path, astronaut_path: Path, broker: Mosquitto, listener: Listener
+) -> None:
+    """Whoever was in view when the stream froze and the agent was stopped does not stay for ever."""
+    with HttpCamera(scene=Scene(astronaut_path)) as camera:
+        config = hall.configure(
+            tmp_path,
+            bundle=bundle_path,
+            port=broker.port,
+            camera=f'source = "{camera.url}"',
+            more="[publish]\nheartbeat_s = 1",
+        )
+        with Edge("run", "--config", config) as agent:
+            listener.wait_for(lambda: listener.on(EVENT), timeout_s=40)
+            camera.hang()
+            wait_until(lambda: not _news(listener, EMOTION, within_s=3), timeout_s=30)
+            assert agent.stop() == 0, agent.output
+    listener.wait_for(lambda: json.loads(listener.on(EVENT)[-1].payload)["event"] == "end")
+    assert json.loads(listener.on(EMOTION)[-1].payload)["face_count"] == 0
+    assert not [line for line in agent.output if "leaving it behind" in line]
+
+
+def _news(listener: Listener, topic: str, within_s: float) -> bool:
+    """Whether anything more comes on a topic in that time."""
+    before, give_up_s = len(listener.on(topic)), time.monotonic() + within_s
+    wait_until(lambda: len(listener.on(topic)) > before or time.monotonic() > give_up_s, timeout_s=within_s + 1)
+    return len(listener.on(topic)) > before

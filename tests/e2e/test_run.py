@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -130,3 +132,76 @@ def test_a_reload_takes_a_good_configuration_and_survives_a_bad_one(config: Path
         listener.wait_for(lambda: listener.on("emotion/hall/yard/status")[-1].payload == "", timeout_s=40)
         assert agent.stop() == 0, agent.output
     assert not [line for line in agent.output if "Traceback" in line]
+
+
+def test_a_stop_during_a_reload_wins(config: Path, listener: Listener) -> None:
+    """Ctrl-C or `systemctl stop` right after a reload ends the agent, which does not start once more."""
+    with Edge("run", "--config", config) as agent:
+        listener.wait_for(lambda: listener.on("emotion/hall/door/emotion"), timeout_s=40)
+        agent.process.send_signal(signal.SIGHUP)
+        agent.wait_for("is read anew")
+        assert agent.stop() == 0, agent.output
+    listener.wait_for(lambda: listener.on("emotion/hall/status")[-1].payload == "offline")
+
+
+def test_a_reload_during_a_reload_is_not_lost(config: Path, listener: Listener) -> None:
+    """Who saves the file twice in a row gets what was saved last."""
+    with Edge("run", "--config", config) as agent:
+        listener.wait_for(lambda: listener.on("emotion/hall/door/emotion"), timeout_s=40)
+        agent.process.send_signal(signal.SIGHUP)
+        agent.wait_for("is read anew")
+        agent.wait_for(": connected")  # the second agent, which is not whole yet
+        config.write_text(config.read_text() + '[[camera]]\nname = "yard"\nsource = "demo"\n')
+        agent.process.send_signal(signal.SIGHUP)
+        listener.wait_for(lambda: listener.on("emotion/hall/yard/emotion"), timeout_s=40)
+        assert agent.stop() == 0, agent.output
+
+
+def test_a_reload_while_the_agent_starts_is_not_lost(config: Path, listener: Listener) -> None:
+    """A SIGHUP that comes too early does not end the agent either."""
+    with Edge("run", "--config", config) as agent:
+        listener.wait_for(lambda: listener.on("emotion/hall/status"), timeout_s=40)
+        agent.process.send_signal(signal.SIGHUP)
+        agent.wait_for("is read anew")
+        assert agent.stop() == 0, agent.output
+
+
+RESTLESS = """
+import sys
+from edge import agent
+from edge.cli import main
+agent._TICK_S = 0
+sys.exit(main())
+"""
+"""The agent without pauses between two looks at what there is to do, so that a signal comes in the middle of one."""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT] * 2)
+def test_a_signal_may_come_at_any_moment(config: Path, number: signal.Signals) -> None:
+    """Whatever the agent is doing when it is told to stop, it does."""
+    config.write_text(config.read_text().replace('source = "demo"', 'source = "not-there"'))
+    with Edge("run", "--config", config, program=(sys.executable, "-c", RESTLESS)) as agent:
+        agent.wait_for("camera door: ")
+        assert agent.stop(number) == 0, agent.output
+
+
+def test_the_service_manager_hears_of_an_end_only_when_it_comes(config: Path, tmp_path: Path) -> None:
+    """A reload is told as one, and does not look like the service going down."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.settimeout(40)
+        manager.bind(str(tmp_path / "notify"))
+
+        def hear(word: str) -> list[str]:
+            """The words up to this one, without the lines for the operator."""
+            heard: list[str] = []
+            while word not in heard:
+                heard += [line for line in manager.recv(4096).decode().split("\n") if line.endswith("=1")]
+            return heard
+
+        environ = {**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify")}
+        with Edge("run", "--config", config, environ=environ) as agent:
+            assert hear("READY=1") == ["READY=1"]
+            agent.process.send_signal(signal.SIGHUP)
+            assert hear("READY=1") == ["RELOADING=1", "READY=1"]
+            assert agent.stop() == 0, agent.output
+            assert hear("STOPPING=1") == ["STOPPING=1"]

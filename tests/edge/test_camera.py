@@ -1,14 +1,18 @@
 """One camera at work, through failures of its source."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+import pytest
 
 from edge.adapt import AS_CONFIGURED, Level
 from edge.camera import CameraWorker
 from edge.contract.errors import UserError
 from edge.domain import Frame
 from edge.errors import SourceLost, SourceUnavailable
+from edge.pace import Pace
 from edge.payloads import Status
 from tests.edge.test_pipeline import Rig
 from tests.fakes import ScriptedDetector, ScriptedSource, frame, one_face
@@ -25,6 +29,7 @@ class Watched:
         on_frame: Callable[[int], None] = lambda _: None,
         paused: bool = False,
         max_fps: float | None = None,
+        retry_s: float = 0.01,
     ) -> None:
         self.statuses: list[Status] = []
         self.frames: list[int] = []
@@ -42,9 +47,9 @@ class Watched:
             source=source,
             pipeline=self.rig.pipeline,
             paused=paused,
-            max_fps=max_fps,
-            first_retry_s=0.01,
-            last_retry_s=0.05,
+            pace=Pace(max_fps),
+            first_retry_s=retry_s,
+            last_retry_s=5 * retry_s,
             on_status=lambda _, status: self.statuses.append(status),
         )
 
@@ -90,6 +95,48 @@ def test_a_lost_camera_ends_the_emotions_that_it_saw() -> None:
     assert watched.rig.events() == [("start", "happy"), ("end", "happy")]
 
 
+def test_what_began_ends_though_the_camera_does_not_close() -> None:
+    """A stop waits for no driver: what is to be said comes before the camera is closed."""
+
+    class Hanging(ScriptedSource):
+        let_go = threading.Event()
+
+        def __exit__(self, *exc_info: object) -> None:
+            self.let_go.wait(30)
+            super().__exit__(*exc_info)
+
+    source = Hanging([map(frame, range(10))])
+    with running(Watched(source)) as watched:
+        wait_until(lambda: len(watched.frames) == 10)
+        watched.worker.stop()
+        wait_until(lambda: watched.rig.events() == [("start", "happy"), ("end", "happy")])
+        assert source.closed == 0
+        source.let_go.set()
+
+
+def test_a_fault_is_logged_once_until_the_camera_works_again(caplog: pytest.LogCaptureFixture) -> None:
+    """A camera that is away for a month does not fill the journal; after each return, its next fault is told."""
+    absent, silent = SourceUnavailable("not there"), SourceLost("gave no frame")
+    away = (absent, [silent]) * 3
+    with running(Watched(ScriptedSource([*away, [frame(0), silent], *away]))) as watched:
+        wait_until(lambda: watched.worker.faults >= 13)
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert told[:4] == [f"camera door: {fault} Trying again" for fault in (absent, silent, silent, absent)]
+
+
+def test_a_pipeline_that_never_works_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """The traceback of a fault that comes with every frame stands in the journal once, and the camera is offline."""
+
+    def fail(_index: int) -> None:
+        raise ZeroDivisionError
+
+    source = ScriptedSource([[frame(number)] for number in range(5)])
+    with running(Watched(source, on_frame=fail)) as watched:
+        wait_until(lambda: watched.worker.faults > 5)
+    assert [record.exc_info is not None for record in caplog.records if record.levelname == "ERROR"] == [True]
+    assert watched.statuses == [Status.OFFLINE]
+
+
 def test_an_error_of_the_pipeline_does_not_end_the_worker() -> None:
     """One frame that breaks something costs that frame, not the agent."""
 
@@ -114,6 +161,19 @@ def test_pausing_closes_the_camera_and_resuming_opens_it() -> None:
         watched.worker.resume()
         wait_until(lambda: len(watched.frames) == 6)
     assert watched.worker.faults == 0
+
+
+def test_a_pause_is_told_at_once() -> None:
+    """Neither a camera that works nor one that is waited for makes the status late."""
+    source = ScriptedSource([[frame(0)], SourceUnavailable("not there")])
+    with running(Watched(source, retry_s=600)) as watched:
+        wait_until(lambda: watched.frames == [0])
+        watched.worker.pause()
+        wait_until(lambda: watched.worker.status is Status.PAUSED)
+        watched.worker.resume()
+        wait_until(lambda: watched.worker.faults == 1)
+        watched.worker.pause()
+        wait_until(lambda: watched.worker.status is Status.PAUSED)
 
 
 def test_a_camera_may_begin_paused() -> None:

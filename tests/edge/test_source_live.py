@@ -14,9 +14,11 @@ import pytest
 
 from edge.domain import Frame
 from edge.errors import SourceLost, SourceUnavailable
+from edge.pace import Pace
 from edge.ports import Source
 from edge.source import masked, open_source
-from edge.source.live import LiveSource
+from edge.source.live import Capture, LiveSource
+from edge.source.opencv import open_stream
 from tests.http_camera import HttpCamera
 
 
@@ -73,6 +75,62 @@ def test_slow_reader_gets_the_newest_frame_and_the_count_of_the_others(http_came
         assert later.index >= first.index + 6
         assert source.dropped >= later.index - first.index - 1
         assert later.image_bgr.mean() > first.image_bgr.mean() + 4  # the picture itself is a later one
+
+
+class CountingCapture:
+    """A capture that counts what is asked of it."""
+
+    def __init__(self, capture: Capture) -> None:
+        self.grabbed = self.retrieved = 0
+        self._capture = capture
+        self.get, self.release = capture.get, capture.release
+
+    def grab(self) -> bool:
+        there = self._capture.grab()
+        self.grabbed += there
+        return there
+
+    def retrieve(self) -> tuple[bool, Any]:
+        self.retrieved += 1
+        return self._capture.retrieve()
+
+
+def read_in_turn(source: Source, pace: Pace) -> Frame:
+    """The next frame that a limited reader takes."""
+    wait_until(lambda: pace.left_s(time.monotonic()) <= 0)
+    frame = read_frame(source)
+    pace.take(time.monotonic())
+    return frame
+
+
+def test_frames_that_come_too_early_are_not_decoded(http_camera: HttpCamera) -> None:
+    """A limited camera costs little, gives its newest frame all the same, and counts the others."""
+    pace = Pace(2)
+    stream = CountingCapture(open_stream(http_camera.url, open_timeout_s=5, read_timeout_s=5))
+    with LiveSource(label="camera", open_capture=lambda: stream, pace=pace) as source:
+        read_in_turn(source, pace)
+        for _ in range(4):
+            wait_until(lambda: pace.left_s(time.monotonic()) <= 0)
+            grabbed = stream.grabbed
+            assert read_in_turn(source, pace).index >= grabbed - 2  # the newest, or it came just now
+    assert stream.retrieved < stream.grabbed / 2
+    assert stream.grabbed - source.dropped in (5, 6)  # those taken, and perhaps one that waited in the end
+
+
+def test_a_reader_without_limit_has_every_frame_decoded(http_camera: HttpCamera) -> None:
+    """Where a frame may be wanted at any time, it is ready."""
+    stream = CountingCapture(open_stream(http_camera.url, open_timeout_s=5, read_timeout_s=5))
+    with LiveSource(label="camera", open_capture=lambda: stream) as source:
+        wait_until(lambda: source.dropped >= 5)
+    assert stream.retrieved == stream.grabbed
+
+
+def test_a_reader_slower_than_the_stall_timeout_does_not_lose_the_camera(http_camera: HttpCamera) -> None:
+    """What counts is when the camera gave its newest frame, not when somebody wanted one."""
+    pace = Pace(0.8)
+    with open_source(http_camera.url, pace=pace, stall_timeout_s=1.0) as source:
+        frames = [read_in_turn(source, pace) for _ in range(4)]
+    assert frames[-1].time_s - frames[0].time_s > 3
 
 
 @pytest.mark.parametrize("behaviour", ["close", "stall", "rubbish"])
