@@ -120,15 +120,13 @@ def test_what_root_left_in_the_state_folder_is_found(unit: Machine) -> None:
     """After `sudo edge run` the service cannot start; its user is told by a check, with a command that mends it."""
     leave = "from pathlib import Path; from edge.outbox import Outbox; from edge.state import DeviceState"
     leave += f"; folder = Path({STATE!r}); DeviceState(folder); Outbox(folder=folder)"
-    environ = [f"PYTHONPATH={CHECKOUT}", f"LD_LIBRARY_PATH={PYTHON}/lib"]
-    as_service = ["setpriv", "--reuid=emotion-edge", "--regid=emotion-edge", "--clear-groups"]
-    check = ["env", *environ, *as_service, f"{VENV}/bin/edge", "check", f"--config={CONFIG}"]
 
     def finding() -> str:
-        return next(line for line in unit.run(*check, check=False).splitlines() if "state folder" in line)
+        lines = as_user(unit, "emotion-edge", "edge", "check").splitlines()
+        return next(line for line in lines if "state folder" in line)
 
     unit.run("install", "--directory", "--owner=emotion-edge", STATE)
-    unit.run("env", *environ, f"{VENV}/bin/python", "-c", leave)
+    as_user(unit, "root", "python", "-c", leave)
     told = finding()
     assert (told.startswith("FAIL"), f"{STATE}/lock" in told) == (True, True)
     unit.run("sh", "-c", told.split("`")[1].removeprefix("sudo "))
