@@ -131,18 +131,19 @@ def test_an_expired_state_is_not_said_again(broker: Mosquitto, listener: Listene
 
 def test_after_a_restart_of_the_broker_all_is_as_before(broker: Mosquitto, listener: Listener, build: Build) -> None:
     """A broker that forgot everything gets status and states again, and every event of the outage in order."""
-    with build(settings(broker.port)) as publisher:
+    with Relay(broker.port) as relay, build(settings(relay.port)) as publisher:
         wait_until(lambda: publisher.stats.connected)
         publisher.publish(state("happy"))
         publisher.publish(event(1))
         listener.wait_for(lambda: listener.on(EVENT) and listener.on(STATE))
         wait_until(lambda: publisher.stats.queue_depth == 0)
+        relay.shut()
         broker.kill()
         wait_until(lambda: not publisher.stats.connected)
         for number in range(2, 60):
             publisher.publish(event(number))
-        broker.start()
-        listener.wait_subscribed()
+        broker.start_again(listener)
+        relay.open()
         listener.wait_for(lambda: len(listener.on(EVENT)) == 59)
         wait_until(lambda: publisher.stats.queue_depth == 0)
         publisher.publish(event(60))
