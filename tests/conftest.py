@@ -7,6 +7,17 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "the same in each run",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("the same in each run")
 
 _SHIPPED = Path(__file__).parents[1] / "models" / "ferplus"
 
