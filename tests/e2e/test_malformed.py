@@ -119,7 +119,7 @@ def agent(
     folder = tmp_path_factory.mktemp("agent")
     config = hall.configure(folder, bundle=bundle_path, port=broker.port, camera='source = "demo"')
     with Edge("run", "--config", config) as agent:
-        listener.wait_for(lambda: listener.on("emotion/hall/door/emotion"), timeout_s=40)
+        listener.wait_for(lambda: listener.on("emotion/hall/door/emotion"))
         yield agent
         statuses = [message.payload for message in listener.on("emotion/hall/status")]
         assert agent.stop() == 0, agent.output

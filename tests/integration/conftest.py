@@ -61,6 +61,7 @@ class Build(Protocol):
         commands: Mapping[str, CommandHandler] = ...,
         groups: Sequence[str] = ...,
         home_assistant_status: str = ...,
+        stop_timeout_s: float = ...,
     ) -> MqttPublisher: ...
 
 

@@ -16,7 +16,7 @@ from paho.mqtt import client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.reasoncodes import ReasonCode
 
-from tests.mosquitto import PROGRAM, Mosquitto, free_port
+from tests.mosquitto import PATIENCE_S, PROGRAM, Mosquitto, free_port
 
 EXAMPLE = Path(__file__).parents[2] / "deploy/mosquitto"
 USERS = ("pi-door", "homeassistant", "nodered", "telegraf", "viewer")
@@ -24,7 +24,7 @@ USERS = ("pi-door", "homeassistant", "nodered", "telegraf", "viewer")
 
 def run(*command: str | Path) -> None:
     """Runs a command that must succeed."""
-    subprocess.run(command, capture_output=True, timeout=60, check=True)
+    subprocess.run(command, capture_output=True, check=True)
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class Client:
 
     def _wait_for(self, condition: Callable[[], bool]) -> None:
         with self._news:
-            assert self._news.wait_for(condition, timeout=10)
+            assert self._news.wait_for(condition, PATIENCE_S)
 
     def _on_connect(self, code: ReasonCode) -> None:
         with self._news:
