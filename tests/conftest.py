@@ -3,12 +3,39 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Generator
 from importlib import metadata
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "the same in each run",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("the same in each run")
+
+_MAY_BE_SKIPPED = ("the real data set is not at ", "tflite-runtime ")
+"""How the reasons begin for which a test may be left out wherever it runs."""
 
 _SHIPPED = Path(__file__).parents[1] / "models" / "ferplus"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Where TEST_STRICT is set, everything that the tests need is there: one that is skipped fails."""
+    report = yield
+    if "TEST_STRICT" in os.environ and report.skipped and call.excinfo is not None:
+        reason = str(call.excinfo.value)
+        if not reason.startswith(_MAY_BE_SKIPPED):
+            report.outcome = "failed"
+            report.longrepr = f"TEST_STRICT does not let it be skipped: {reason}"
+    return report
 
 
 @pytest.fixture(scope="session")

@@ -59,7 +59,7 @@ class HttpCamera(ThreadingHTTPServer):
 
     def hang(self) -> None:
         """Makes the open streams say nothing more; a new one works."""
-        for hung in self._streams:
+        for hung in tuple(self._streams):  # a stream may end meanwhile
             hung.set()
 
     def picture(self, number: int) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -32,7 +33,11 @@ PATIENT = ("max_queued_messages 0", "max_inflight_messages 0")
 """Settings of a broker that passes on at once what a burst brings, and drops nothing of it for a slow subscriber."""
 
 
-def wait_until(condition: Callable[[], object], timeout_s: float = 10.0) -> None:
+PATIENCE_S = 60.0
+"""How long a test waits for what must come. Only a failure takes so long, so that a busy machine is no failure."""
+
+
+def wait_until(condition: Callable[[], object], timeout_s: float = PATIENCE_S) -> None:
     """Waits until a condition holds that nobody announces."""
     give_up_s = time.monotonic() + timeout_s
     while not condition():
@@ -41,10 +46,12 @@ def wait_until(condition: Callable[[], object], timeout_s: float = 10.0) -> None
 
 
 def free_port() -> int:
-    """A port on which nobody listens just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port on which nobody listens, and which the system gives to no connection by itself."""
+    while True:
+        port = random.randrange(10_000, 32_768)
+        with socket.socket() as probe, contextlib.suppress(OSError):  # somebody has it
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class Mosquitto:
@@ -107,10 +114,14 @@ class Mosquitto:
             self._process.wait()
             self._process = None
 
-    def restart(self) -> None:
-        """Kills it and starts it again."""
-        self.kill()
+    def start_again(self, listener: Listener) -> None:
+        """Starts it after its death, and waits until it sends messages to the listener again.
+
+        What others publish before that reaches nobody; who must not be first is to be kept away until this returns.
+        """
+        listener.wait_lost()
         self.start()
+        listener.wait_subscribed()
 
 
 @dataclass(frozen=True)
@@ -161,9 +172,13 @@ class Listener:
 
     def wait_subscribed(self) -> None:
         """Waits until the broker sends it messages (again)."""
-        assert self._subscribed.wait(10)
+        assert self._subscribed.wait(PATIENCE_S)
 
-    def wait_for(self, condition: Callable[[], object], timeout_s: float = 10.0) -> None:
+    def wait_lost(self) -> None:
+        """Waits until it has noticed that the broker is gone."""
+        wait_until(lambda: not self._subscribed.is_set())
+
+    def wait_for(self, condition: Callable[[], object], timeout_s: float = PATIENCE_S) -> None:
         """Waits until a condition on what was heard holds."""
         with self._news:
             assert self._news.wait_for(condition, timeout_s), f"heard only {self.heard}"
@@ -193,7 +208,7 @@ class Listener:
             properties.ResponseTopic = response_topic
         if correlation_data is not None:
             properties.CorrelationData = correlation_data
-        self._client.publish(topic, payload, 1, retain, properties).wait_for_publish(10)
+        self._client.publish(topic, payload, 1, retain, properties).wait_for_publish(PATIENCE_S)
 
     def _on_connect(self, client: paho.Client, *_: object) -> None:
         client.subscribe(self._topic_filter, options=SubscribeOptions(qos=1, retainAsPublished=True))

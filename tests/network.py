@@ -10,9 +10,11 @@ import threading
 from collections.abc import Callable
 from typing import Self
 
+from tests.mosquitto import free_port
+
 
 class Relay:
-    """Passes bytes on to a port of this machine.
+    """Passes bytes on to a port of this machine, from a port of its own, while it is open.
 
     Args:
         port: Where to.
@@ -24,17 +26,26 @@ class Relay:
         self, port: int, *, refuse_mqtt5: bool = False, answer: Callable[[bytes], bytes | None] = lambda _packet: None
     ) -> None:
         self._answer = answer
+        self.port = free_port()
         self._links: list[socket.socket] = []
-        self._server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), self._handler(port, refuse_mqtt5=refuse_mqtt5))
-        self.port: int = self._server.server_address[1]
+        self._link = self._handler(port, refuse_mqtt5=refuse_mqtt5)
 
     def __enter__(self) -> Self:
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}).start()
+        self.open()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self.cut()
+        self.shut()
+
+    def open(self) -> None:
+        """Lets connections through."""
+        self._server = _Server(("127.0.0.1", self.port), self._link)
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}).start()
+
+    def shut(self) -> None:
+        """Breaks all connections; until it is opened again, nothing listens on its port."""
         self._server.shutdown()
+        self.cut()
         self._server.server_close()
 
     def cut(self) -> None:
@@ -59,6 +70,10 @@ class Relay:
                     _pump(client, broker, answer)
 
         return Link
+
+
+class _Server(socketserver.ThreadingTCPServer):
+    allow_reuse_address = True
 
 
 def _pump(client: socket.socket, broker: socket.socket, answer: Callable[[bytes], bytes | None]) -> None:

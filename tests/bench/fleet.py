@@ -22,6 +22,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from tests.e2e.hall import Vitals
+from tests.e2e.process import frozen
 from tests.mosquitto import PATIENT, Listener, Mosquitto
 
 PROCESSES = 4
@@ -29,7 +30,7 @@ INTERVAL_S = 2.0
 AWAY_S = 5.0
 """For how long the broker is dead."""
 GIVE_UP_S = 120.0
-_ON_THEIR_WAY_S = 10.0
+_ON_THEIR_WAY_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ class Fleet:
             pids = [process.pid for process in processes]
             messages_per_s, broker_cpu, agents_cpu = self._quiet(listener, pids)
             broker_rss_mb = Vitals.of(self._broker.pid).rss_mb
-            recovered_s = self._bounce(listener)
+            recovered_s = self._bounce(listener, pids)
             announced = len(self._tally.announced)
             results = self._stop(processes)
             published = {
@@ -190,14 +191,15 @@ class Fleet:
         broker_s, agents_s = _cpu_s(self._broker.pid) - broker_s, sum(map(_cpu_s, pids)) - agents_s
         return (self._tally.messages - messages) / took_s, broker_s / took_s, agents_s / took_s
 
-    def _bounce(self, listener: Listener) -> float:
+    def _bounce(self, listener: Listener, pids: list[int]) -> float:
         """Kills the broker and starts it again; seconds until all agents are online and announced."""
         self._broker.kill()
         time.sleep(AWAY_S)
         self._tally.note(listener)
         self._tally.online.clear()
         self._tally.announced.clear()
-        self._broker.start()
+        with frozen(*pids):
+            self._broker.start_again(listener)
         return self._time_until(lambda: self._all_online() and len(self._tally.announced) == self._agents, listener)
 
 

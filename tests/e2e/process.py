@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import queue
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Self
+
+from tests.mosquitto import PATIENCE_S
 
 EDGE = str(Path(sys.executable).with_name("edge"))
 
@@ -60,16 +64,23 @@ class Edge:
                 self._lines.put(line.rstrip("\n"))
         self._lines.put(None)
 
-    def wait_for(self, phrase: str, timeout_s: float = 30) -> str:
-        """The next line of output that holds `phrase`."""
-        give_up_s = time.monotonic() + timeout_s
-        while (line := self._lines.get(timeout=max(0.1, give_up_s - time.monotonic()))) is not None:
-            self.output.append(line)
-            if phrase in line:
-                return line
-        raise AssertionError(f"it ended without {phrase!r}:\n" + "\n".join(self.output))
+    def wait_for(self, phrase: str, timeout_s: float = PATIENCE_S) -> str:
+        """The next line of output that holds `phrase`.
 
-    def stop(self, number: signal.Signals = signal.SIGTERM, timeout_s: float = 15) -> int:
+        Raises:
+            AssertionError: It does not come in time, or at all.
+        """
+        give_up_s = time.monotonic() + timeout_s
+        with contextlib.suppress(queue.Empty):
+            while (left_s := give_up_s - time.monotonic()) > 0:
+                if (line := self._lines.get(timeout=left_s)) is None:
+                    break
+                self.output.append(line)
+                if phrase in line:
+                    return line
+        raise AssertionError(f"no {phrase!r} in\n" + "\n".join(self.output))
+
+    def stop(self, number: signal.Signals = signal.SIGTERM, timeout_s: float = PATIENCE_S) -> int:
         """Sends a signal and waits for the end; returns the exit code."""
         self.process.send_signal(number)
         code = self.process.wait(timeout_s)
@@ -77,3 +88,16 @@ class Edge:
         while (line := self._lines.get()) is not None:
             self.output.append(line)
         return code
+
+
+@contextlib.contextmanager
+def frozen(*pids: int) -> Iterator[None]:
+    """Processes that the test has started do nothing while the context is open."""
+    try:
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+            os.waitid(os.P_PID, pid, os.WSTOPPED)
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)

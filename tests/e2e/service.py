@@ -19,7 +19,6 @@ STATE = "/var/lib/emotion-edge"
 SETTINGS = f"""
 [Service]
 Environment=PYTHONPATH={CHECKOUT} LD_LIBRARY_PATH={PYTHON}/lib
-WatchdogSec=1
 RestartSec=0
 """
 

@@ -19,15 +19,15 @@ from tests.e2e import hall
 from tests.e2e.hall import Vitals
 from tests.e2e.process import Edge
 from tests.http_camera import HttpCamera
-from tests.mosquitto import Listener, Mosquitto, wait_until
+from tests.mosquitto import Listener, Mosquitto, free_port, wait_until
 from tests.rtsp_camera import RtspCamera
 
-RECOVERED_WITHIN_S = 15
-AWAY_S = 35
-"""How long a camera is gone: long enough for the agent's pauses between attempts to grow."""
+TRIES = 5
+"""How often the agent tries a camera in vain before it returns: its pauses between the tries have grown by then."""
 STATUS = "emotion/hall/door/status"
 EMOTION = "emotion/hall/door/emotion"
 EVENT = "emotion/hall/door/event"
+HEALTH = "emotion/hall/health"
 
 
 class Scene:
@@ -52,18 +52,28 @@ class Watch:
         self._heeded = 0
 
     def says(self, status: str) -> None:
-        """Within the limit, the next word on the camera's status topic is this one."""
-        self._listener.wait_for(lambda: len(self._listener.on(STATUS)) > self._heeded, RECOVERED_WITHIN_S)
+        """The next word on the camera's status topic is this one."""
+        self._listener.wait_for(lambda: len(self._listener.on(STATUS)) > self._heeded)
         assert self._listener.on(STATUS)[self._heeded].payload == status
         self._heeded += 1
 
     def sees(self, faces: int) -> None:
-        """The state says within the limit how many are there."""
+        """The state comes to say how many are there, while nothing more is said of the camera's status."""
 
         def seen() -> bool:
             return bool(json.loads(self._listener.on(EMOTION)[-1].payload)["face_count"] == faces)
 
-        self._listener.wait_for(seen, RECOVERED_WITHIN_S)
+        self._listener.wait_for(seen)
+        assert len(self._listener.on(STATUS)) == self._heeded
+
+    def counts(self, faults: int) -> None:
+        """The health report comes to count this many faults, or more."""
+
+        def counted() -> bool:
+            health = json.loads(self._listener.on(HEALTH)[-1].payload)
+            return bool(health["cameras"]["door"]["faults"] >= faults)
+
+        self._listener.wait_for(counted)
 
 
 @contextmanager
@@ -74,7 +84,7 @@ def seeing(config: Path, listener: Listener) -> Iterator[Edge]:
     without the camera's password, and it stops in order.
     """
     with Edge("run", "--config", config) as agent:
-        listener.wait_for(lambda: listener.on(EMOTION), timeout_s=40)
+        listener.wait_for(lambda: listener.on(EMOTION) and listener.on(HEALTH))
         before = Vitals.of(agent.process.pid)
         yield agent
         wait_until(lambda: _no_more_than(before, Vitals.of(agent.process.pid)))
@@ -91,10 +101,16 @@ def _no_more_than(before: Vitals, now: Vitals) -> bool:
 def test_http_camera_that_fails_in_every_way(
     tmp_path: Path, bundle_path: Path, astronaut_path: Path, broker: Mosquitto, listener: Listener
 ) -> None:
-    """Gone, hung, sending scraps, half pictures or another size: each time the agent tells, and sees again in time."""
+    """Gone, hung, sending scraps, half pictures or another size: each time the agent tells, and sees again."""
     scene, watch, power = Scene(astronaut_path), Watch(listener), ExitStack()
-    camera = power.enter_context(HttpCamera(scene=scene))
-    config = hall.configure(tmp_path, bundle=bundle_path, port=broker.port, camera=f'source = "{camera.url}"')
+    camera = power.enter_context(HttpCamera(scene=scene, port=free_port()))
+    config = hall.configure(
+        tmp_path,
+        bundle=bundle_path,
+        port=broker.port,
+        camera=f'source = "{camera.url}"',
+        more="[publish]\nhealth_interval_s = 1",
+    )
     with power, seeing(config, listener) as agent:
         watch.says("offline")  # until the first picture
         watch.says("online")
@@ -102,15 +118,13 @@ def test_http_camera_that_fails_in_every_way(
         power.close()
         agent.wait_for("camera door: http://***@127.0.0.1")
         watch.says("offline")
-        time.sleep(AWAY_S)
+        watch.counts(faults=TRIES)
         camera = power.enter_context(HttpCamera(scene=scene, port=camera.server_port))
         watch.says("online")
         camera.hang()
-        hung_s = time.monotonic()
         agent.wait_for("gave no frame for 10 s")
         watch.says("offline")
         watch.says("online")
-        assert time.monotonic() - hung_s < RECOVERED_WITHIN_S
         camera.behaviour = "headers"
         watch.says("offline")
         camera.behaviour = "send"
@@ -126,11 +140,11 @@ def test_http_camera_that_fails_in_every_way(
 def test_rtsp_camera_that_freezes_and_dies(
     tmp_path: Path, bundle_path: Path, broker: Mosquitto, listener: Listener
 ) -> None:
-    """A camera whose computer freezes, and one that loses its power, are told of, and work again in time."""
+    """A camera whose computer freezes, and one that loses its power, are told of, and work again."""
     if reason := rtsp.why_not():
         pytest.skip(reason)
     watch, power = Watch(listener), ExitStack()
-    camera = power.enter_context(RtspCamera())
+    camera = power.enter_context(RtspCamera(port=free_port()))
     config = hall.configure(tmp_path, bundle=bundle_path, port=broker.port, camera=f'source = "{camera.url}"')
     with power, seeing(config, listener) as agent:
         watch.says("offline")

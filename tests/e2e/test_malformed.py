@@ -26,10 +26,7 @@ from tests.e2e import hall
 from tests.e2e.process import Edge
 from tests.mosquitto import PROGRAM, Listener, Mosquitto
 
-REPEATABLE = settings(
-    derandomize=True,
-    database=None,
-    deadline=None,
+FEW = settings(
     phases=[Phase.explicit, Phase.generate],  # looking for a smaller example would take minutes
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
 )
@@ -84,7 +81,7 @@ VARIABLES = st.lists(KEYS | st.sampled_from(["0", "9" * 5000]), max_size=3).map(
     text=st.lists(LINES, max_size=8).map("\n".join),
     environ=st.dictionaries(VARIABLES, st.text(max_size=5), max_size=2),
 )
-@settings(REPEATABLE, max_examples=150)
+@settings(FEW, max_examples=150)
 def test_configurations(tmp_path: Path, text: str, environ: dict[str, str]) -> None:
     """A file of any content, with any environment, is a configuration or is told what is wrong with it."""
     path = tmp_path / "config.toml"
@@ -122,7 +119,7 @@ def agent(
     folder = tmp_path_factory.mktemp("agent")
     config = hall.configure(folder, bundle=bundle_path, port=broker.port, camera='source = "demo"')
     with Edge("run", "--config", config) as agent:
-        listener.wait_for(lambda: listener.on("emotion/hall/door/emotion"), timeout_s=40)
+        listener.wait_for(lambda: listener.on("emotion/hall/door/emotion"))
         yield agent
         statuses = [message.payload for message in listener.on("emotion/hall/status")]
         assert agent.stop() == 0, agent.output
@@ -147,7 +144,7 @@ ANSWER_TO = st.none() | st.sampled_from(["my/answers", "my/+/answers", "#", "/" 
 
 
 @given(name=NAMES, payload=PAYLOADS, answer_to=ANSWER_TO)
-@settings(REPEATABLE, max_examples=100)
+@settings(FEW, max_examples=100)
 def test_commands(agent: Edge, listener: Listener, name: str, payload: bytes, answer_to: str | None) -> None:
     """Any bytes of any size under any name are answered, if they can be, and the next command is carried out."""
     listener.publish(f"emotion/hall/cmd/{name}", payload, response_topic=answer_to)
@@ -206,7 +203,7 @@ def damaged(content: bytes, spots: list[tuple[float, int]], kept: float) -> byte
 
 
 @given(file=st.sampled_from(FILES), spots=SPOTS, kept=st.just(1.0) | st.floats(0, 1), signed=st.booleans())
-@settings(REPEATABLE, max_examples=100)
+@settings(FEW, max_examples=100)
 def test_damaged_bundles(
     bundle: Path, bundle_path: Path, file: str, spots: list[tuple[float, int]], kept: float, *, signed: bool
 ) -> None:
@@ -239,7 +236,7 @@ ODD: st.SearchStrategy[Any] = st.one_of(
 
 @given(place=st.floats(0, 1, exclude_max=True), value=ODD)
 @example(place=0.0, value="9" * 50 + ".0")
-@settings(REPEATABLE, max_examples=100)
+@settings(FEW, max_examples=100)
 def test_odd_manifests(bundle: Path, bundle_path: Path, place: float, value: Any) -> None:
     """A manifest in which any one value is another is one that the agent can use, or an error that names the field."""
     document = json.loads((bundle_path / "manifest.json").read_text())

@@ -13,7 +13,7 @@ import pytest
 
 from tests.e2e import service
 from tests.e2e.nspawn import Machine
-from tests.e2e.service import CHECKOUT, CONFIG, PYTHON, STATE, UNIT, VENV
+from tests.e2e.service import CHECKOUT, PYTHON, STATE, UNIT, VENV
 from tests.mosquitto import Listener, Mosquitto, wait_until
 
 AGENT = "import sys\nfrom edge.cli import main\nsys.exit(main())\n"
@@ -113,7 +113,7 @@ def test_a_crash_is_told_by_the_last_will(unit: Machine, listener: Listener) -> 
     service.start(unit)
     listener.wait_for(lambda: statuses(listener) == ["online"])
     unit.systemctl("kill", "--signal=KILL", UNIT)
-    listener.wait_for(lambda: statuses(listener) == ["online", "offline"], timeout_s=20)
+    listener.wait_for(lambda: statuses(listener) == ["online", "offline"])
 
 
 def test_what_root_left_in_the_state_folder_is_found(unit: Machine) -> None:
@@ -138,12 +138,13 @@ def test_a_hung_camera_brings_the_watchdog(unit: Machine, broker: Mosquitto, lis
     """A camera whose driver never returns ends in a kill and a new start, and the journal tells which camera it was."""
     unit.run("mkfifo", "--mode=644", NEVER_OPENS)
     service.configure(unit, configuration(broker, source=NEVER_OPENS))
+    service.override(unit, "WatchdogSec=5\n")
     service.start(unit)
-    unit.await_journal(UNIT, "Started", times=2, timeout_s=60)
+    unit.await_journal(UNIT, "Started", times=2)
     journal = unit.journal(UNIT)
     assert journal.count("no sign of life from camera door") == 1
     assert "Watchdog timeout" in journal
-    listener.wait_for(lambda: statuses(listener)[-2:] == ["online", "online"])
+    listener.wait_for(lambda: statuses(listener).count("online") >= 2)
 
 
 def test_the_doctor_has_the_password_of_the_service(unit: Machine, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.process import EDGE, Edge
-from tests.mosquitto import PROGRAM, Listener, Mosquitto, free_port
+from tests.mosquitto import PATIENCE_S, PROGRAM, Listener, Mosquitto, free_port
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="mosquitto is not installed")
 
@@ -117,17 +117,17 @@ def test_a_terminal_shows_a_live_table(broker: Mosquitto) -> None:
 
 def _in_terminal(command: list[str], *, until: str) -> str:
     """What a command writes to a terminal until a phrase appears."""
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.environ.update(TERM="xterm", COLUMNS="120", LINES="30")
-        os.execv(command[0], command)  # noqa: S606 - it takes the place of this copy of the test
-    shown, give_up_s = "", time.monotonic() + 30
+    terminal, side = pty.openpty()
+    env = {**os.environ, "TERM": "xterm", "COLUMNS": "120", "LINES": "30"}
+    process = subprocess.Popen(command, stdin=side, stdout=side, stderr=side, env=env, start_new_session=True)
+    os.close(side)
+    shown, give_up_s = "", time.monotonic() + PATIENCE_S
     try:
         while until not in shown:
             assert time.monotonic() < give_up_s, shown
             shown += os.read(terminal, 4096).decode(errors="replace")
         return shown
     finally:
-        os.kill(pid, 9)
-        os.waitpid(pid, 0)
+        process.kill()
+        process.wait()
         os.close(terminal)

@@ -16,7 +16,7 @@ from edge.pace import Pace
 from edge.payloads import Status
 from tests.edge.test_pipeline import Rig
 from tests.fakes import ScriptedDetector, ScriptedSource, frame, one_face
-from tests.mosquitto import wait_until
+from tests.mosquitto import PATIENCE_S, wait_until
 
 
 class Watched:
@@ -62,7 +62,7 @@ def running(watched: Watched) -> Iterator[Watched]:
         yield watched
     finally:
         watched.worker.stop()
-        watched.worker.join(5)
+        watched.worker.join(PATIENCE_S)
         assert watched.worker.finished
 
 
@@ -85,6 +85,27 @@ def test_a_camera_that_fails_is_opened_again_until_it_works() -> None:
         wait_until(lambda: watched.frames == [0, 7])
         assert watched.worker.faults == 3
         assert watched.statuses == [Status.OFFLINE, Status.ONLINE, Status.OFFLINE, Status.ONLINE]
+
+
+def test_the_pauses_between_attempts_grow_to_ten_seconds() -> None:
+    """A camera that was unplugged shortly is back at once, and one that was away for long within twelve seconds."""
+    worker = CameraWorker(
+        name="door",
+        source=ScriptedSource([]),
+        pipeline=Rig(ScriptedDetector(lambda _: [])).pipeline,
+        on_status=lambda _name, _status: None,
+    )
+    pauses_s: list[float] = []
+
+    def note(seconds: float) -> None:
+        pauses_s.append(seconds)
+        if len(pauses_s) == 6:
+            worker.stop()
+
+    worker._wait = note  # type: ignore[method-assign]
+    worker.start()
+    worker.join(PATIENCE_S)
+    assert pauses_s == [pytest.approx(whole_s, rel=0.2) for whole_s in (1, 2, 4, 8, 10, 10)]
 
 
 def test_a_lost_camera_ends_the_emotions_that_it_saw() -> None:
@@ -224,7 +245,7 @@ def test_waiting_for_a_camera_is_no_hang_but_a_pipeline_that_stands_still_is() -
     lost = ScriptedSource(UserErrors())
     with running(Watched(lost)) as watched:
         wait_until(lambda: watched.worker.faults > 3)
-        assert watched.worker.stuck_s < 1
+        wait_until(lambda: watched.worker.stuck_s < 1)
     release: list[bool] = []
     source = ScriptedSource([[frame(0)]])
     with running(Watched(source, on_frame=lambda _: wait_until(lambda: release))) as watched:

@@ -233,6 +233,8 @@ def test_a_clock_that_nobody_sets_is_told_from_one_that_cannot_be_asked(
 
 def test_little_disk_and_memory_are_warnings(look: Examine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before the disk is full, the doctor says how much is left, and where."""
+    monkeypatch.setattr(machine, "_LITTLE_DISK_BYTES", 0)
+    monkeypatch.setattr(machine, "_LITTLE_MEMORY_BYTES", 0)
     roomy = look("disk", "memory")
     assert [finding.status for finding in roomy.values()] == [Status.OK] * 2
     monkeypatch.setattr(machine, "_LITTLE_DISK_BYTES", shutil.disk_usage("/").total * 1000)

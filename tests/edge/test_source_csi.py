@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from edge.errors import SourceLost, SourceUnavailable
 from edge.ports import Source
 from edge.source import open_source
 from edge.source.csi import CsiSource
+from tests.mosquitto import PATIENCE_S, wait_until
 
 # The part of picamera2's interface that the helper uses. What it does is told by the environment, because it runs in
 # another process. Like the real one it hands out numpy arrays, or what the helper asks of one.
@@ -99,7 +99,7 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StandIn:
     return StandIn(tmp_path, monkeypatch)
 
 
-def csi_source(camera: int = 0, *, fps: float = 50, stall_timeout_s: float = 5.0) -> CsiSource:
+def csi_source(camera: int = 0, *, fps: float = 50, stall_timeout_s: float = PATIENCE_S) -> CsiSource:
     """A small picture from the stand-in, with the system's Python where there is one."""
     return CsiSource(
         camera=camera,
@@ -107,14 +107,15 @@ def csi_source(camera: int = 0, *, fps: float = 50, stall_timeout_s: float = 5.0
         height=48,
         fps=fps,
         python=SYSTEM_PYTHON if SYSTEM_PYTHON.exists() else Path(sys.executable),
+        open_timeout_s=PATIENCE_S,
         stall_timeout_s=stall_timeout_s,
     )
 
 
 def read_frame(source: Source) -> Frame:
     """The next frame, which must come."""
-    frame = source.read(5.0)
-    assert frame is not None
+    while (frame := source.read(PATIENCE_S)) is None:
+        pass  # it was overwritten while it was copied
     return frame
 
 
@@ -123,14 +124,6 @@ def read_for(source: Source, seconds: float) -> None:
     end_s = time.monotonic() + seconds
     while time.monotonic() < end_s:
         source.read(0.1)
-
-
-def wait_until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
-    """Wait for the condition, and fail if it does not come true."""
-    deadline_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline_s, "waited in vain"
-        time.sleep(0.005)
 
 
 def open_descriptors() -> list[str]:
@@ -156,7 +149,9 @@ def test_slow_reader_gets_the_newest_frame_and_the_count_of_the_others(stand_in:
     """A slow analysis is never late, and health shows how many frames it missed."""
     with csi_source(fps=200) as source:
         first = read_frame(source)
-        time.sleep(0.2)  # the analysis, many frames long
+        helper = source._helper
+        assert helper is not None
+        wait_until(lambda: helper.count > first.index + 5)  # the analysis, some frames long
         later = read_frame(source)
         assert later.index >= first.index + 4
         assert source.dropped == later.index - 1
@@ -167,17 +162,17 @@ def test_slow_reader_gets_the_newest_frame_and_the_count_of_the_others(stand_in:
 @pytest.mark.usefixtures("stand_in")
 def test_waiting_for_a_frame_ends_at_the_readers_time_limit() -> None:
     """A slow camera does not hold up the agent."""
-    with csi_source(fps=1) as source:
+    with csi_source(fps=0.02) as source:
         start_s = time.monotonic()
-        assert source.read(0.1) is None
-        assert 0.09 <= time.monotonic() - start_s < 0.9
+        assert source.read(0.1) is None  # the first frame comes after 50 s
+        assert time.monotonic() - start_s >= 0.09
 
 
 @pytest.mark.parametrize(
     ("behaviour", "complaint"),
     [
-        ("hang", r"csi:0: gave no frame for 0\.3 s"),
-        ("all garbage", r"csi:0: gave no frame for 0\.3 s"),
+        ("hang", r"csi:0: gave no frame for 3 s"),
+        ("all garbage", r"csi:0: gave no frame for 3 s"),
         ("crash", r"csi:0: its helper was ended by signal 11"),
         ("raise", r"csi:0: its helper ended with status"),
     ],
@@ -186,10 +181,10 @@ def test_camera_that_fails_is_lost_killed_and_can_be_opened_again(
     stand_in: StandIn, behaviour: str, complaint: str
 ) -> None:
     """A hung, crashed or raving camera is noticed in time, leaves no process, and works after it has recovered."""
-    source = csi_source(stall_timeout_s=0.3)
+    source = csi_source(stall_timeout_s=3.0)
     stand_in.behave(behaviour)
     with pytest.raises(SourceLost, match=complaint), source:
-        read_for(source, 5.0)
+        read_for(source, PATIENCE_S)
     assert not stand_in.state
     stand_in.behave("well")
     with source:
@@ -256,7 +251,7 @@ def test_opening_and_closing_leaves_no_descriptor(stand_in: StandIn) -> None:
     open_and_fail()
     before = open_descriptors()
     open_and_fail()
-    assert open_descriptors() == before
+    assert set(open_descriptors()) <= set(before)  # others may go meanwhile
 
 
 def test_helper_ends_with_the_agent(stand_in: StandIn) -> None:
@@ -266,7 +261,7 @@ def test_helper_ends_with_the_agent(stand_in: StandIn) -> None:
 from pathlib import Path
 from edge.source.csi import CsiSource
 with CsiSource(camera=0, python=Path({sys.executable!r})) as source:
-    assert source.read(5.0)
+    assert source.read(60.0)
     while source.read(0.5):
         pass
     print("it hangs", flush=True)

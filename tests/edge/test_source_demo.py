@@ -29,18 +29,18 @@ def test_frames_that_come_too_late_are_dropped_and_counted() -> None:
     """A slow reader sees the present, as with a camera, and how much it missed."""
     with open_source("demo") as source:
         first = source.read(1.0)
+        missed = source.dropped
         time.sleep(0.3)
         second = source.read(1.0)
         assert first is not None
         assert second is not None
-        assert second.index - first.index - 1 == source.dropped >= 5
+        assert second.index - first.index - 1 == source.dropped - missed >= 5
 
 
 def test_nobody_waits_longer_than_asked() -> None:
     """The agent can stop between two frames."""
     with open_source("demo") as source:
-        source.read(1.0)
-        assert source.read(0.001) is None
+        assert any(source.read(0.001) is None for _ in range(100))  # not while a frame is due
 
 
 def test_each_scene_begins_without_a_face_and_ends_with_one() -> None:

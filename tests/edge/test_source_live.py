@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import cv2
@@ -20,6 +20,7 @@ from edge.source import masked, open_source
 from edge.source.live import Capture, LiveSource
 from edge.source.opencv import open_stream
 from tests.http_camera import HttpCamera
+from tests.mosquitto import PATIENCE_S, wait_until
 
 
 @pytest.fixture
@@ -29,14 +30,6 @@ def http_camera() -> Iterator[HttpCamera]:
         yield camera
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
-    """Wait for the condition, and fail if it does not come true."""
-    deadline_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline_s, "waited in vain"
-        time.sleep(0.005)
-
-
 def grabbing_threads() -> list[str]:
     """The threads of live sources that are alive."""
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("grab-")]
@@ -44,7 +37,7 @@ def grabbing_threads() -> list[str]:
 
 def read_frame(source: Source) -> Frame:
     """The next frame, which must come."""
-    frame = source.read(5.0)
+    frame = source.read(PATIENCE_S)
     assert frame is not None
     return frame
 
@@ -70,11 +63,12 @@ def test_slow_reader_gets_the_newest_frame_and_the_count_of_the_others(http_came
     """A slow analysis is never late, and health shows how many frames it missed."""
     with open_source(http_camera.url) as source:
         first = read_frame(source)
-        wait_until(lambda: source.dropped >= 5)
+        missed = source.dropped
+        wait_until(lambda: source.dropped >= missed + 5)
         later = read_frame(source)
         assert later.index >= first.index + 6
         assert source.dropped >= later.index - first.index - 1
-        assert later.image_bgr.mean() > first.image_bgr.mean() + 4  # the picture itself is a later one
+        assert abs(later.image_bgr.mean() - first.image_bgr.mean()) > 4  # the picture itself is a later one
 
 
 class CountingCapture:
@@ -136,12 +130,12 @@ def test_a_reader_slower_than_the_stall_timeout_does_not_lose_the_camera(http_ca
 @pytest.mark.parametrize("behaviour", ["close", "stall", "rubbish"])
 def test_stream_that_fails_is_lost_and_can_be_opened_again(http_camera: HttpCamera, behaviour: str) -> None:
     """A camera that restarts, freezes or sends rubbish is noticed in time and works after it has recovered."""
-    source = open_source(http_camera.url, stall_timeout_s=0.5)
+    source = open_source(http_camera.url, stall_timeout_s=3.0)
     with source:
         read_frame(source)
         http_camera.behaviour = behaviour
         with pytest.raises(SourceLost) as error:
-            read_for(source, 5.0)
+            read_for(source, PATIENCE_S)
     assert str(http_camera.server_port) in str(error.value)
     assert "hunter2" not in str(error.value)
     http_camera.behaviour = "send"
@@ -152,7 +146,7 @@ def test_stream_that_fails_is_lost_and_can_be_opened_again(http_camera: HttpCame
 
 def test_truncated_pictures_do_no_harm(http_camera: HttpCamera) -> None:
     """A bad line between camera and agent does not end the session."""
-    with open_source(http_camera.url, stall_timeout_s=2.0) as source:
+    with open_source(http_camera.url, stall_timeout_s=30.0) as source:
         read_frame(source)
         http_camera.behaviour = "truncate"
         read_for(source, 0.1)
@@ -166,23 +160,23 @@ def test_truncated_pictures_do_no_harm(http_camera: HttpCamera) -> None:
 )
 def test_new_resolution_does_no_harm(http_camera: HttpCamera) -> None:
     """A camera that is switched to another resolution goes on giving new pictures."""
-    with open_source(http_camera.url, stall_timeout_s=2.0) as source:
+    with open_source(http_camera.url, stall_timeout_s=30.0) as source:
         read_frame(source)
         http_camera.size = (360, 640)
         read_for(source, 0.2)
         level = read_frame(source).image_bgr.mean()
-        wait_until(lambda: read_frame(source).image_bgr.mean() > level + 5)
+        wait_until(lambda: abs(read_frame(source).image_bgr.mean() - level) > 5)
 
 
 def test_waiting_for_a_frame_ends_at_the_readers_time_limit(http_camera: HttpCamera) -> None:
     """A camera that pauses does not hold up the agent."""
-    with open_source(http_camera.url) as source:
+    with open_source(http_camera.url, stall_timeout_s=2 * PATIENCE_S) as source:
         read_frame(source)
         http_camera.behaviour = "stall"
         wait_until(lambda: source.read(0.2) is None)  # what was on its way has come
         start_s = time.monotonic()
         assert source.read(0.1) is None
-        assert 0.09 <= time.monotonic() - start_s < 2
+        assert 0.09 <= time.monotonic() - start_s < PATIENCE_S
 
 
 def test_closing_leaves_no_thread(http_camera: HttpCamera) -> None:
@@ -191,7 +185,7 @@ def test_closing_leaves_no_thread(http_camera: HttpCamera) -> None:
     for _ in range(3):
         with source:
             read_frame(source)
-    assert grabbing_threads() == []
+    wait_until(lambda: not grabbing_threads())
 
 
 def test_stream_that_refuses_is_named_without_its_password() -> None:
@@ -215,7 +209,7 @@ def test_stream_that_never_answers_is_given_up() -> None:
         start_s = time.monotonic()
         with pytest.raises(SourceUnavailable), source:
             pass
-        assert time.monotonic() - start_s < 4
+        assert time.monotonic() - start_s < 20  # OpenCV's own limit is 30
     wait_until(lambda: not grabbing_threads())
 
 

@@ -140,7 +140,7 @@ def test_entered_again_a_recording_begins_at_its_start(tmp_path: Path) -> None:
 
 def test_realtime_plays_a_video_at_its_own_speed(tmp_path: Path) -> None:
     """With --realtime ten frames at 25 a second take 0.36 s, and none is lost by a fast reader."""
-    video = write_video(tmp_path / "clip.avi", 20)
+    video = write_video(tmp_path / "clip.avi", 1000)
     start_s = time.monotonic()
     with open_source(str(video), realtime=True) as source:
         frames = [source.read(1.0) for _ in range(10)]
@@ -152,7 +152,7 @@ def test_realtime_plays_a_video_at_its_own_speed(tmp_path: Path) -> None:
 def test_realtime_drops_and_counts_what_a_slow_reader_misses(tmp_path: Path) -> None:
     """With --realtime a slow analysis sees the newest frame, and the frames it missed are counted."""
     indices = []
-    with open_source(str(write_video(tmp_path / "clip.avi", 100)), realtime=True) as source:
+    with open_source(str(write_video(tmp_path / "clip.avi", 1000)), realtime=True) as source:
         for _ in range(4):
             frame = source.read(1.0)
             assert frame is not None
@@ -235,7 +235,7 @@ for spec in ({str(make_text_as_video(tmp_path))!r}, "rtsp://me:hunter2@127.0.0.1
     except SourceUnavailable as error:
         print(error)
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stderr == ""
     assert len(done.stdout.splitlines()) == 3
     assert "hunter2" not in done.stdout

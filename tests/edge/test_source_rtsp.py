@@ -12,6 +12,7 @@ from edge.errors import SourceLost
 from edge.ports import Source
 from edge.source import open_source
 from tests import rtsp_camera as rtsp
+from tests.mosquitto import PATIENCE_S
 from tests.rtsp_camera import RtspCamera
 
 
@@ -34,11 +35,11 @@ def read_for(source: Source, seconds: float) -> None:
 @pytest.mark.parametrize("blow", [signal.SIGSTOP, signal.SIGKILL])
 def test_rtsp_camera_that_freezes_or_dies_is_lost_in_time(rtsp_camera: RtspCamera, blow: signal.Signals) -> None:
     """An RTSP camera works, and when it freezes or loses its power the agent knows and shows no password."""
-    with open_source(rtsp_camera.url, stall_timeout_s=1.0) as source:
-        frame = source.read(5.0)
+    with open_source(rtsp_camera.url, open_timeout_s=PATIENCE_S, stall_timeout_s=3.0) as source:
+        frame = source.read(PATIENCE_S)
         assert frame is not None
         assert frame.image_bgr.shape == (240, 320, 3)
         rtsp_camera.process.send_signal(blow)
         with pytest.raises(SourceLost) as error:
-            read_for(source, 10.0)
+            read_for(source, PATIENCE_S)
     assert str(error.value).startswith("rtsp://***@127.0.0.1:")

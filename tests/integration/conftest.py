@@ -62,6 +62,7 @@ class Build(Protocol):
         groups: Sequence[str] = ...,
         home_assistant_status: str = ...,
         on_delivered: Callable[[str], None] = ...,
+        stop_timeout_s: float = ...,
     ) -> MqttPublisher: ...
 
 

@@ -265,6 +265,7 @@ def test_a_broker_that_tells_of_a_taken_client_id(build: Build) -> None:
             link.recv(4096)
             link.sendall(b"\x20\x03\x00\x00\x00" + b"\xe0\x02\x8e\x00")  # welcome, and out
             wait_until(lambda: publisher.stats.last_error)
+        server.close()  # or the publisher waits for its next connection
         assert "another client connected as edge-test" in str(publisher.stats.last_error)
         assert "Give each device its own client id" in str(publisher.stats.last_error)
 

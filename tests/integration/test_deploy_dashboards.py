@@ -93,7 +93,7 @@ def watch(lines: Iterable[str], port: int) -> Iterator[str]:
 def publish(port: int, topic: str, payload: str, *options: str) -> None:
     """Publishes what a device called `pi` would."""
     command = ["mosquitto_pub", "-p", str(port), "-q", "1", "-t", f"emotion/pi/{topic}", "-m", payload, *options]
-    subprocess.run(command, timeout=10, check=True)
+    subprocess.run(command, check=True)
 
 
 # Telegraf and Grafana

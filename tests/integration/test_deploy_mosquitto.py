@@ -20,7 +20,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from edge.mqtt.commands import Commands
 from edge.snapshot import MOST_BYTES
 from edge.topics import Topics
-from tests.mosquitto import PROGRAM, Mosquitto, free_port
+from tests.mosquitto import PATIENCE_S, PROGRAM, Mosquitto, free_port
 
 EXAMPLE = Path(__file__).parents[2] / "deploy/mosquitto"
 USERS = ("pi-door", "homeassistant", "nodered", "telegraf", "viewer")
@@ -28,7 +28,7 @@ USERS = ("pi-door", "homeassistant", "nodered", "telegraf", "viewer")
 
 def run(*command: str | Path) -> None:
     """Runs a command that must succeed."""
-    subprocess.run(command, capture_output=True, timeout=60, check=True)
+    subprocess.run(command, capture_output=True, check=True)
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class Client:
 
     def _wait_for(self, condition: Callable[[], bool]) -> None:
         with self._news:
-            assert self._news.wait_for(condition, timeout=10)
+            assert self._news.wait_for(condition, PATIENCE_S)
 
     def _on_connect(self, code: ReasonCode) -> None:
         with self._news:

@@ -147,5 +147,5 @@ for strategy in (tf.distribute.get_strategy(), tf.distribute.MirroredStrategy(["
     moved.append(np.sqrt(sum(np.square(new - old).sum() for old, new in zip(before, after))))
 print("steps", training.optimizer.iterations.numpy(), 0.8 < moved[1] / moved[0] < 1.25, moved)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=240, cwd=Path.cwd())
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=Path.cwd())
     assert "steps 4 True" in done.stdout, done.stdout[-500:] + done.stderr[-2000:]

@@ -30,8 +30,6 @@ from trainer.study import Trial, importances, open_study, ranking, trials
 from trainer.study_report import study_report
 from trainer.tune import Follower, Search, begin, claim, tune
 
-pytestmark = pytest.mark.timeout(900)  # each process starts TensorFlow, which a busy machine takes a minute for
-
 BASE = FitConfig(stages=((16, 1), (32, 1)), batch_size=32, warmup_epochs=0.5, votes_weight=0.0, seed=3)
 
 
