@@ -11,14 +11,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from edge.classify import BundleClassifier
-from edge.contract import EMOTIONS
+from tests.bench.smoothing import agreed_on
 from trainer.data import FaceSet, load_dataset
-from trainer.labels import with_labels
 from trainer.metrics import proportion
 from trainer.text import with_interval
 
@@ -27,8 +25,7 @@ def main() -> None:
     """Prints a table."""
     arguments = _arguments()
     faces = load_dataset(arguments.data, arguments.votes).split(arguments.split)
-    crowd = with_labels(faces, "ferplus")
-    seen = crowd.take(np.flatnonzero(crowd.labels < len(EMOTIONS)))
+    seen = agreed_on(faces)
     table = Table("bundle", f"FER-2013's label, {len(faces):,} images", f"the crowd's majority, {len(seen):,} images")
     for bundle in arguments.bundles:
         classifier = BundleClassifier(bundle)

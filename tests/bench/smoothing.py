@@ -1,9 +1,9 @@
 """Which smoothing tells emotions best, on films of which the emotion is known: behind `edge.smooth.SmoothingRules`.
 
-    python -m tests.bench.smoothing --data fer2013.csv [--bundle models/default]
+    python -m tests.bench.smoothing --data fer2013.csv --votes fer2013new.csv [--seed 1]
 
 Compares the agent's average of logits with an HMM's forward filter, each with many parameters, on the same film of
-PublicTest images, and prints the best of each.
+PublicTest images on which the crowd agrees, and prints the best of each.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from edge.contract import EMOTIONS, UNKNOWN, softmax
 from edge.domain import Box, Face, Observation, Track
 from edge.smooth import Smoother, SmoothingRules
 from tests.bench.films import FPS, shoot
-from trainer.data import load_dataset
+from trainer.data import FaceSet, load_dataset
+from trainer.labels import with_labels
 
 MINUTES = 20
 DELAY_LIMIT_S = 0.8
@@ -84,14 +85,15 @@ def main() -> None:
     """Prints the best settings of either method."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--bundle", type=Path, default=default_bundle().with_name("default"))
+    parser.add_argument("--votes", type=Path, required=True)
+    parser.add_argument("--bundle", type=Path, default=default_bundle())
     parser.add_argument("--minutes", type=float, default=MINUTES)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    dataset, classifier = load_dataset(arguments.data), BundleClassifier(arguments.bundle)
-    film = shoot(dataset.split("validation"), 60 * arguments.minutes, arguments.seed)
+    dataset, classifier = load_dataset(arguments.data, arguments.votes), BundleClassifier(arguments.bundle)
+    film = shoot(agreed_on(dataset.split("validation")), 60 * arguments.minutes, arguments.seed)
     logits = classifier.classify(film.crops)  # once; all that follows is arithmetic
-    train = dataset.split("train").labels
+    train = agreed_on(dataset.split("train")).labels
     prior = np.bincount(train, minlength=len(EMOTIONS)) / len(train)
     unknown_below = classifier.bundle.manifest.calibration.unknown_below
     rows = compare(logits, film.labels, prior, unknown_below)
@@ -106,6 +108,12 @@ def main() -> None:
         print(f"Chosen: {described(choose(chosen))}\n" if chosen else "None.\n")
     default = SmoothingRules(unknown_below=unknown_below)
     print(f"The agent's default: {described(Row('average', default, score(tell(logits, default), film.labels)))}")
+
+
+def agreed_on(faces: FaceSet) -> FaceSet:
+    """The faces of which most raters say that they show one of the agent's emotions."""
+    crowd = with_labels(faces, "ferplus")
+    return crowd.take(np.flatnonzero(crowd.labels < len(EMOTIONS)))
 
 
 def compare(
