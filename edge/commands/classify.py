@@ -151,7 +151,7 @@ def _print_lines(faces: Iterable[FaceFinding]) -> None:
 def _print_table(file: Path, faces: Iterator[FaceFinding]) -> None:
     console = Console(highlight=False)
     first = next(faces, None)
-    console.print(Text(printable(file), "bold"), soft_wrap=True)
+    console.print(Text(printable(str(file)), "bold"), soft_wrap=True)
     if first is None:
         console.print(Text("no face found", "dim"))
         return
