@@ -85,7 +85,6 @@ def test_the_status_line_says_how_things_stand(unit: Machine, broker: Mosquitto,
 
 def test_a_reload_takes_another_configuration(unit: Machine, broker: Mosquitto, listener: Listener) -> None:
     """After `systemctl reload`, the same process obeys the new configuration, and the service was never down."""
-    service.override(unit, "WatchdogSec=30\n")  # the tests' own second is shorter than it takes to open an agent
     service.start(unit)
     listener.wait_for(lambda: listener.on(EMOTION))
     process = unit.show(UNIT, "MainPID")
