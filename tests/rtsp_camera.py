@@ -35,7 +35,7 @@ GLib.MainLoop().run()
 def why_not() -> str | None:
     """What has to be installed for it; None if nothing has."""
     try:
-        probe = subprocess.run([_SYSTEM_PYTHON, "-c", _IMPORTS], capture_output=True, check=False, timeout=60)
+        probe = subprocess.run([_SYSTEM_PYTHON, "-c", _IMPORTS], capture_output=True, check=False)
     except FileNotFoundError:
         probe = None
     if probe is not None and probe.returncode == 0:

@@ -18,7 +18,7 @@ def make(*arguments: str) -> str:
     if shutil.which("make") is None:
         pytest.skip("make is not installed (apt-get install make)")
     command = ["make", "--no-print-directory", *arguments]
-    return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=60, check=True).stdout
+    return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True).stdout
 
 
 def test_a_source_may_hold_what_shells_read() -> None:

@@ -147,10 +147,10 @@ def test_a_device_is_steered_from_afar(config: Path, listener: Listener, metrics
 def test_the_metrics_tell_of_an_outage(config: Path, broker: Mosquitto, metrics_port: int) -> None:
     """While MQTT can tell nobody that there is no connection, the metrics do."""
     with Edge("run", "--config", config) as agent:
-        agent.wait_for("metrics are on", timeout_s=60)
-        wait_until(lambda: sample(metrics_port, "emotion_edge_mqtt_connected") == 1, timeout_s=60)
+        agent.wait_for("metrics are on")
+        wait_until(lambda: sample(metrics_port, "emotion_edge_mqtt_connected") == 1)
         broker.kill()
-        wait_until(lambda: sample(metrics_port, "emotion_edge_mqtt_connected") == 0, timeout_s=60)
+        wait_until(lambda: sample(metrics_port, "emotion_edge_mqtt_connected") == 0)
         assert agent.stop() == 0, agent.output
 
 

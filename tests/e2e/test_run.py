@@ -20,7 +20,7 @@ from edge import publish
 from edge.publish import MqttPublisher
 from tests.e2e import hall
 from tests.e2e.process import Edge, frozen
-from tests.mosquitto import Listener, Mosquitto
+from tests.mosquitto import PATIENCE_S, Listener, Mosquitto
 
 SCHEMAS = Path(__file__).parents[2] / "docs" / "schema"
 
@@ -60,8 +60,8 @@ def test_a_camera_slower_than_a_frame_a_second_tells_what_it_sees(
     slow = 'source = "pictures"\nfps = 0.8\nrealtime = true\nloop = true'
     config.write_text(config.read_text().replace('source = "demo"', slow))
     with Edge("run", "--config", config) as agent:
-        listener.wait_for(lambda: listener.on("emotion/hall/door/event"), timeout_s=40)
-        listener.wait_for(lambda: payload_of(listener, "emotion/hall/door/emotion")["face_count"] == 1, timeout_s=40)
+        listener.wait_for(lambda: listener.on("emotion/hall/door/event"))
+        listener.wait_for(lambda: payload_of(listener, "emotion/hall/door/emotion")["face_count"] == 1)
         assert agent.stop() == 0, agent.output
     listener.wait_for(lambda: payload_of(listener, "emotion/hall/door/event")["event"] == "end")
     assert payload_of(listener, "emotion/hall/door/event")["emotion"] == "happy"
@@ -138,7 +138,7 @@ def test_a_reload_takes_a_good_configuration_and_survives_a_bad_one(config: Path
         assert payload_of(listener, "emotion/hall/info")["session"] == 2
         config.write_text(good)
         agent.process.send_signal(signal.SIGHUP)
-        listener.wait_for(lambda: listener.on("emotion/hall/yard/status")[-1].payload == "", timeout_s=40)
+        listener.wait_for(lambda: listener.on("emotion/hall/yard/status")[-1].payload == "")
         assert agent.stop() == 0, agent.output
     assert not [line for line in agent.output if "Traceback" in line]
 
@@ -146,7 +146,7 @@ def test_a_reload_takes_a_good_configuration_and_survives_a_bad_one(config: Path
 def test_a_stop_during_a_reload_wins(config: Path, listener: Listener) -> None:
     """Ctrl-C or `systemctl stop` right after a reload ends the agent, which does not start once more."""
     with Edge("run", "--config", config) as agent:
-        listener.wait_for(lambda: listener.on("emotion/hall/door/emotion"), timeout_s=40)
+        listener.wait_for(lambda: listener.on("emotion/hall/door/emotion"))
         agent.process.send_signal(signal.SIGHUP)
         agent.wait_for("is read anew")
         assert agent.stop() == 0, agent.output
@@ -156,20 +156,20 @@ def test_a_stop_during_a_reload_wins(config: Path, listener: Listener) -> None:
 def test_a_reload_during_a_reload_is_not_lost(config: Path, listener: Listener) -> None:
     """Who saves the file twice in a row gets what was saved last."""
     with Edge("run", "--config", config) as agent:
-        listener.wait_for(lambda: listener.on("emotion/hall/door/emotion"), timeout_s=40)
+        listener.wait_for(lambda: listener.on("emotion/hall/door/emotion"))
         agent.process.send_signal(signal.SIGHUP)
         agent.wait_for("is read anew")
         agent.wait_for(": connected")  # the second agent, which is not whole yet
         config.write_text(config.read_text() + '[[camera]]\nname = "yard"\nsource = "demo"\n')
         agent.process.send_signal(signal.SIGHUP)
-        listener.wait_for(lambda: listener.on("emotion/hall/yard/emotion"), timeout_s=40)
+        listener.wait_for(lambda: listener.on("emotion/hall/yard/emotion"))
         assert agent.stop() == 0, agent.output
 
 
 def test_a_reload_while_the_agent_starts_is_not_lost(config: Path, listener: Listener) -> None:
     """A SIGHUP that comes too early does not end the agent either."""
     with Edge("run", "--config", config) as agent:
-        listener.wait_for(lambda: listener.on("emotion/hall/status"), timeout_s=40)
+        listener.wait_for(lambda: listener.on("emotion/hall/status"))
         agent.process.send_signal(signal.SIGHUP)
         agent.wait_for("is read anew")
         assert agent.stop() == 0, agent.output
@@ -197,7 +197,7 @@ def test_a_signal_may_come_at_any_moment(config: Path, number: signal.Signals) -
 def test_the_service_manager_hears_of_an_end_only_when_it_comes(config: Path, tmp_path: Path) -> None:
     """A reload is told as one, and does not look like the service going down."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        manager.settimeout(40)
+        manager.settimeout(PATIENCE_S)
         manager.bind(str(tmp_path / "notify"))
 
         def hear(word: str) -> list[str]:

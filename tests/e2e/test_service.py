@@ -90,7 +90,7 @@ def test_a_reload_takes_another_configuration(unit: Machine, broker: Mosquitto, 
     process = unit.show(UNIT, "MainPID")
     service.configure(unit, configuration(broker, source=FILM).replace('"door"', '"gate"'))
     unit.systemctl("reload", UNIT)
-    listener.wait_for(lambda: listener.on("emotion/hall/gate/emotion"), timeout_s=30)
+    listener.wait_for(lambda: listener.on("emotion/hall/gate/emotion"))
     wait_until(lambda: unit.show(UNIT, "SubState") == "running")
     assert (unit.show(UNIT, "MainPID"), unit.show(UNIT, "NRestarts")) == (process, "0")
     assert "gate" in unit.show(UNIT, "StatusText")

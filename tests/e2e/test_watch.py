@@ -79,7 +79,7 @@ def test_a_proxy_without_its_broker_is_waited_for(tmp_path: Path) -> None:
         watch.wait_for("listening to localhost")
         broker.kill()
         with socket.create_server(("127.0.0.1", broker.port)) as proxy:
-            proxy.settimeout(30)
+            proxy.settimeout(PATIENCE_S)
             for _ in ("MQTT 5", "MQTT 3.1.1"):
                 proxy.accept()[0].close()
             watch.wait_for("before the broker had let the client in")

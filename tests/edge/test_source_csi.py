@@ -10,12 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from edge.domain import Frame
 from edge.errors import SourceLost, SourceUnavailable
-from edge.ports import Source
 from edge.source import open_source
 from edge.source.csi import CsiSource
 from tests.mosquitto import PATIENCE_S, wait_until
+from tests.sources import read_for, read_frame
 
 # The part of picamera2's interface that the helper uses. What it does is told by the environment, because it runs in
 # another process. Like the real one it hands out numpy arrays, or what the helper asks of one.
@@ -110,20 +109,6 @@ def csi_source(camera: int = 0, *, fps: float = 50, stall_timeout_s: float = PAT
         open_timeout_s=PATIENCE_S,
         stall_timeout_s=stall_timeout_s,
     )
-
-
-def read_frame(source: Source) -> Frame:
-    """The next frame, which must come."""
-    while (frame := source.read(PATIENCE_S)) is None:
-        pass  # it was overwritten while it was copied
-    return frame
-
-
-def read_for(source: Source, seconds: float) -> None:
-    """Read as the agent does, whatever comes."""
-    end_s = time.monotonic() + seconds
-    while time.monotonic() < end_s:
-        source.read(0.1)
 
 
 def open_descriptors() -> list[str]:

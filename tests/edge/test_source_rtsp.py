@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Iterator
 
 import pytest
 
 from edge.errors import SourceLost
-from edge.ports import Source
 from edge.source import open_source
 from tests import rtsp_camera as rtsp
 from tests.mosquitto import PATIENCE_S
 from tests.rtsp_camera import RtspCamera
+from tests.sources import read_for, read_frame
 
 
 @pytest.fixture
@@ -25,20 +24,11 @@ def rtsp_camera() -> Iterator[RtspCamera]:
         yield camera
 
 
-def read_for(source: Source, seconds: float) -> None:
-    """Read as the agent does, whatever comes."""
-    end_s = time.monotonic() + seconds
-    while time.monotonic() < end_s:
-        source.read(0.1)
-
-
 @pytest.mark.parametrize("blow", [signal.SIGSTOP, signal.SIGKILL])
 def test_rtsp_camera_that_freezes_or_dies_is_lost_in_time(rtsp_camera: RtspCamera, blow: signal.Signals) -> None:
     """An RTSP camera works, and when it freezes or loses its power the agent knows and shows no password."""
     with open_source(rtsp_camera.url, open_timeout_s=PATIENCE_S, stall_timeout_s=3.0) as source:
-        frame = source.read(PATIENCE_S)
-        assert frame is not None
-        assert frame.image_bgr.shape == (240, 320, 3)
+        assert read_frame(source).image_bgr.shape == (240, 320, 3)
         rtsp_camera.process.send_signal(blow)
         with pytest.raises(SourceLost) as error:
             read_for(source, PATIENCE_S)

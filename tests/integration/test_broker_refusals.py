@@ -145,7 +145,7 @@ def test_events_without_a_right_wait_for_it_and_block_no_others(
         assert (publisher.stats.queue_depth, publisher.stats.lost) == (30, 0)
         acl.write_text(acl.read_text() + "topic write emotion/hall/cellar/event\n")
         os.kill(broker.pid, signal.SIGHUP)
-        listener.wait_for(lambda: len(arrived(listener, "cellar")) == 30, timeout_s=30)
+        listener.wait_for(lambda: len(arrived(listener, "cellar")) == 30)
         wait_until(lambda: publisher.stats.queue_depth == 0)
         publisher.publish(event("cellar", 31))
         listener.wait_for(lambda: len(arrived(listener, "cellar")) == 31)
