@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Generator
 from importlib import metadata
 from pathlib import Path
@@ -19,6 +20,9 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("the same in each run")
+
+# What a shell starts in the background is told to ignore Ctrl-C, and so would be the processes that tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _MAY_BE_SKIPPED = ("the real data set is not at ", "tflite-runtime ")
 """How the reasons begin for which a test may be left out wherever it runs."""
