@@ -36,7 +36,7 @@ from trainer.data import Dataset, FaceSet
 from trainer.duplicates import leaked
 from trainer.errors import QualityError
 from trainer.evaluate import Evaluation, evaluate
-from trainer.labels import UNDECIDED, LabelKind, class_names, labels_of, with_labels
+from trainer.labels import LabelKind, class_names, with_labels
 from trainer.layouts import SIZE_PX
 from trainer.model import PIXEL_CENTRE, PIXEL_SCALE
 from trainer.quantize import calibration_images, to_float, to_int8
@@ -110,16 +110,17 @@ def export(run: Path, out: Path, dataset: Dataset, options: ExportOptions) -> Ma
     except ValidationError as error:
         raise _misnamed(error) from error
     network = load_network(run, labels)
-    train, validation, test = (dataset.split(name) for name in ("train", "validation", "test"))
-    content = _convert(network, with_labels(train, labels), config, options)
+    train, validation, test = (with_labels(dataset.split(name), labels) for name in ("train", "validation", "test"))
+    content = _convert(network, train, config, options)
 
-    outputs, chosen_by = tflite_predictor(content, draft).outputs(validation.images), labels_of(validation, labels)
-    _require_small_drop(outputs, predict(network, validation.images), chosen_by, options)
-    manifest = draft.model_copy(update={"calibration": _calibrate(outputs, chosen_by, draft.calibration)})
+    outputs = tflite_predictor(content, draft).outputs(validation.images)
+    _require_small_drop(outputs, predict(network, validation.images), validation, options)
+    manifest = draft.model_copy(update={"calibration": _calibrate(outputs, validation, draft.calibration)})
 
     model = tflite_predictor(content, manifest)
-    evaluated = {name: with_labels(faces, labels) for name, faces in (("validation", validation), ("test", test))}
-    evaluations = _evaluate(model, network, manifest, train, evaluated)
+    # All of the training images, whatever the labels: the network has seen them all.
+    splits = {"validation": validation, "test": test}
+    evaluations = _evaluate(model, network, manifest, dataset.split("train"), splits)
     files = {
         manifest.model: content,
         _GOLDEN_FILE: _golden_vectors(model, config.seed),
@@ -195,10 +196,9 @@ def _misnamed(error: ValidationError) -> UserError:
 
 
 def _require_small_drop(
-    int8: NDArray[np.float32], exact: NDArray[np.float32], labels: NDArray[np.int64], options: ExportOptions
+    int8: NDArray[np.float32], exact: NDArray[np.float32], validation: FaceSet, options: ExportOptions
 ) -> None:
-    decided = labels != UNDECIDED
-    reached, possible = (float((logits.argmax(axis=1) == labels)[decided].mean()) for logits in (int8, exact))
+    reached, possible = (float((logits.argmax(axis=1) == validation.labels).mean()) for logits in (int8, exact))
     if options.max_drop is not None and possible - reached > options.max_drop:
         raise QualityError(
             f"int8 reaches {reached:.2%} on PublicTest where the float model has {possible:.2%}", where=options.name,
@@ -206,12 +206,10 @@ def _require_small_drop(
         )  # fmt: skip
 
 
-def _calibrate(outputs: NDArray[np.float32], labels: NDArray[np.int64], draft: Calibration) -> Calibration:
-    decided = labels != UNDECIDED
-    temperature = fit_temperature(calibrated(outputs, draft)[decided], labels[decided])
+def _calibrate(outputs: NDArray[np.float32], validation: FaceSet, draft: Calibration) -> Calibration:
+    temperature = fit_temperature(calibrated(outputs, draft), validation.labels)
     fitted = draft.model_copy(update={"temperature": round(temperature, 4), "fitted_on": "PublicTest"})
-    # The undecided too: faces that people read differently are what an agent should call unknown.
-    threshold = threshold_for_gain(calibrated(outputs, fitted), labels)
+    threshold = threshold_for_gain(calibrated(outputs, fitted), validation.labels)
     return fitted.model_copy(update={"unknown_below": round(threshold, 2)})
 
 

