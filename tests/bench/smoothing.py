@@ -26,6 +26,7 @@ from edge.contract import EMOTIONS, UNKNOWN, softmax
 from edge.domain import Box, Face, Observation, Track
 from edge.smooth import Smoother, SmoothingRules
 from tests.bench.films import FPS, shoot
+from trainer.calibration import calibration
 from trainer.data import FaceSet, load_dataset
 from trainer.labels import with_labels
 
@@ -107,7 +108,14 @@ def main() -> None:
         print_rows(chosen)
         print(f"Chosen: {described(choose(chosen))}\n" if chosen else "None.\n")
     default = SmoothingRules(unknown_below=unknown_below)
-    print(f"The agent's default: {described(Row('average', default, score(tell(logits, default), film.labels)))}")
+    print(f"The agent's default: {described(Row('average', default, score(tell(logits, default), film.labels)))}\n")
+    print("Confidence and accuracy of the frames, and their calibration error:")
+    print_calibration("single frames", logits, film.labels)
+    print_calibration(f"average, {default.time_constant_s} s", average(logits, default.time_constant_s), film.labels)
+    for evidence_s in EVIDENCE_S:
+        rate_hz = LEAVING_RATES_HZ[0]
+        filtered = forward_filter(logits, prior, rate_hz, evidence_s)
+        print_calibration(f"HMM, leaves {rate_hz}/s, evidence {evidence_s} s", filtered, film.labels)
 
 
 def agreed_on(faces: FaceSet) -> FaceSet:
@@ -141,6 +149,12 @@ def compare(
         )  # fmt: skip
         rows.append(Row(name, rules, score(tell(filtered, rules), labels)))
     return rows
+
+
+def average(logits: NDArray[np.float32], time_constant_s: float) -> NDArray[np.float32]:
+    """The exponential average over time of logits float32 (N, 7), as the agent's smoother has it."""
+    weight = np.float32(1 - math.exp(-1 / (FPS * time_constant_s)))
+    return np.array(list(itertools.accumulate(logits, lambda mean, newest: mean + weight * (newest - mean))))
 
 
 def forward_filter(
@@ -194,6 +208,14 @@ def score(told: Sequence[str | None], labels: NDArray[np.int64]) -> Score:
 def _delay_s(told: Sequence[str | None], true: Sequence[str], start: int, end: int) -> float:
     """Time from the first frame of an emotion to that in which it is reported; endless if it never is."""
     return next(((at - start) / FPS for at in range(start, end) if told[at] == true[at]), math.inf)
+
+
+def print_calibration(name: str, logits: NDArray[np.float32], labels: NDArray[np.int64]) -> None:
+    """Whether what a filter says can be taken at its word, frame by frame."""
+    probabilities = softmax(logits)
+    right = np.mean(probabilities.argmax(axis=1) == labels)
+    error = calibration(logits, labels).ece
+    print(f"{name:<34} confidence {probabilities.max(axis=1).mean():.1%}, right {right:.1%}, error {error:.3f}")
 
 
 def in_time(rows: Sequence[Row]) -> list[Row]:
