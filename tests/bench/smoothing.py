@@ -11,8 +11,8 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from rich.table import Table
 from edge.classify import BundleClassifier
 from edge.config import default_bundle
 from edge.contract import EMOTIONS, UNKNOWN, softmax
-from edge.domain import Box, Face, Observation, Track
+from edge.domain import Box, Face, Observation, Reading, Track
 from edge.smooth import Smoother, SmoothingRules
 from tests.bench.films import FPS, shoot
 from trainer.calibration import calibration
@@ -111,7 +111,7 @@ def main() -> None:
     print(f"The agent's default: {described(Row('average', default, score(tell(logits, default), film.labels)))}\n")
     print("Confidence and accuracy of the frames, and their calibration error:")
     print_calibration("single frames", logits, film.labels)
-    print_calibration(f"average, {default.time_constant_s} s", average(logits, default.time_constant_s), film.labels)
+    print_calibration(f"average, {default.time_constant_s} s", published(logits, default), film.labels)
     for evidence_s in EVIDENCE_S:
         rate_hz = LEAVING_RATES_HZ[0]
         filtered = forward_filter(logits, prior, rate_hz, evidence_s)
@@ -151,12 +151,6 @@ def compare(
     return rows
 
 
-def average(logits: NDArray[np.float32], time_constant_s: float) -> NDArray[np.float32]:
-    """The exponential average over time of logits float32 (N, 7), as the agent's smoother has it."""
-    weight = np.float32(1 - math.exp(-1 / (FPS * time_constant_s)))
-    return np.array(list(itertools.accumulate(logits, lambda mean, newest: mean + weight * (newest - mean))))
-
-
 def forward_filter(
     logits: NDArray[np.float32], prior: NDArray[np.float64], rate_hz: float, evidence_s: float
 ) -> NDArray[np.float32]:
@@ -180,12 +174,21 @@ def forward_filter(
 
 def tell(logits: NDArray[np.float32], rules: SmoothingRules) -> list[str | None]:
     """What the agent's smoother reports at each frame; None before the first report."""
-    smoother, told = Smoother(rules), []
+    return [reading.emotion if reading else None for reading in _readings(logits, rules)]
+
+
+def published(logits: NDArray[np.float32], rules: SmoothingRules) -> NDArray[np.float32]:
+    """Logarithms float32 (N, 7) of the probabilities that the agent's smoother publishes, from the first frame on."""
+    readings = _readings(logits, replace(rules, min_dwell_s=0.0))
+    return np.log([reading.probabilities for reading in readings if reading]).astype(np.float32)
+
+
+def _readings(logits: NDArray[np.float32], rules: SmoothingRules) -> Iterator[Reading | None]:
+    smoother = Smoother(rules)
     for number, newest in enumerate(logits):
         track = Track(1, Observation(_FACE, newest, 1.0), number / FPS)
         readings, _ = smoother.update([track], [], track.last_seen_s)
-        told.append(readings[0].emotion if readings else None)
-    return told
+        yield readings[0] if readings else None
 
 
 def score(told: Sequence[str | None], labels: NDArray[np.int64]) -> Score:
