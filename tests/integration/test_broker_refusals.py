@@ -30,6 +30,17 @@ def login(port: int, password: str) -> BrokerSettings:
     return replace(settings(port), username="camera", password=password)
 
 
+def refuse_first(count: int, reason: int) -> Callable[[bytes], bytes | None]:
+    """What a broker answers that refuses so many events, and takes all that come after them."""
+    refusals = iter(range(count))
+
+    def refuse(packet: bytes) -> bytes | None:
+        refusal = refuse_events(packet, reason=reason)
+        return refusal if refusal and next(refusals, None) is not None else None
+
+    return refuse
+
+
 @pytest.fixture
 def locked_broker(start_broker: StartBroker, password_file: Path) -> Mosquitto:
     """A broker that asks for a password."""
@@ -162,13 +173,7 @@ def test_what_the_broker_refuses_for_a_while_is_delivered_later(
     broker: Mosquitto, listener: Listener, build: Build, reason: int
 ) -> None:
     """Five events that meet a quota are neither lost nor forgotten."""
-    refusals = iter(range(5))
-
-    def refuse(packet: bytes) -> bytes | None:
-        refusal = refuse_events(packet, reason=reason)
-        return refusal if refusal and next(refusals, None) is not None else None
-
-    with Relay(broker.port, answer=refuse) as relay, build(settings(relay.port)) as publisher:
+    with Relay(broker.port, answer=refuse_first(5, reason)) as relay, build(settings(relay.port)) as publisher:
         for number in range(1, 6):
             publisher.publish(event("door", number))
         listener.wait_for(lambda: len(arrived(listener, "door")) == 5)
@@ -182,13 +187,7 @@ def test_what_no_broker_would_take_is_given_up_and_counted(
     broker: Mosquitto, listener: Listener, build: Build, caplog: pytest.LogCaptureFixture, reason: int
 ) -> None:
     """An event that is refused for what it is does not come again at every connection; health and log say so."""
-    refusals = iter(range(2))
-
-    def refuse(packet: bytes) -> bytes | None:
-        refusal = refuse_events(packet, reason=reason)
-        return refusal if refusal and next(refusals, None) is not None else None
-
-    with Relay(broker.port, answer=refuse) as relay, build(settings(relay.port)) as publisher:
+    with Relay(broker.port, answer=refuse_first(2, reason)) as relay, build(settings(relay.port)) as publisher:
         for number in range(1, 4):
             publisher.publish(event("door", number))
         listener.wait_for(lambda: arrived(listener, "door"))
