@@ -26,6 +26,7 @@ class FitConfig:
         erase_share: Share of images of which a rectangle is erased.
         teachers: Folders of the runs that this one learns from.
         teacher_weight: Share of the target that is the teachers' answer; the rest is the softened label.
+        initial_weights: Folder of the run whose best weights this one begins with; None begins with random ones.
         width: Factor on the channels of every layer: 1 for a device's model, more for a teacher.
         bfloat16: Whether convolutions are computed in bfloat16, which processors with AVX512-BF16 or AMX do faster.
         labels: Whose labels the main head learns: the seven of FER-2013, or the majority of FER+'s crowd.
@@ -46,6 +47,7 @@ class FitConfig:
     erase_share: float = 0.2
     teachers: tuple[str, ...] = ()
     teacher_weight: float = 0.7
+    initial_weights: str | None = None
     width: float = 1.0
     bfloat16: bool = False
     labels: Literal["fer2013", "ferplus"] = "fer2013"
@@ -97,6 +99,9 @@ RECIPES: Final[dict[str, FitConfig]] = {
     "default": FitConfig(),
     # The network of twice the width that it learned from, in another hour: --recipe teacher -o runs/teacher.
     "teacher": FitConfig(width=2.0, stages=((36, 12), (48, 23)), dropout=0.2, degrade_share=0.0, erase_share=0.1),
+    # More of a finished run, from --initial-weights: at full size from the start, with less noise in the steps (a lower
+    # rate, and a weaker decay, which the networks that underfit can do without). About 50 minutes at width 1.
+    "refine": FitConfig(stages=((48, 100),), peak_lr=0.03, weight_decay=2e-4, erase_share=0.1, teacher_weight=0.6),
     # A trial of trainer tune, five minutes on the same machine. One size of image, because a network that was trained
     # on small ones is at first no good at large ones, and weights averaged over fewer steps, because there are few.
     "trial": FitConfig(stages=((48, 10),), ema_decay=0.995),

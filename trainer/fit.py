@@ -23,6 +23,7 @@ from trainer.run import (
     CONFIG,
     HISTORY,
     TENSORBOARD,
+    load_full_network,
     predict,
     provenance,
     read_config,
@@ -93,6 +94,8 @@ def fit(
     if resume and manager.latest_checkpoint:
         training.checkpoint.restore(manager.latest_checkpoint).assert_consumed()
         log.info("resuming %s after epoch %d", run, training.epoch.numpy())
+    elif config.initial_weights:
+        training.begin_with(load_full_network(Path(config.initial_weights)))
     listener = listener or Listener()
     with tf.summary.create_file_writer(str(run / TENSORBOARD)).as_default():
         while training.epoch < config.epochs:
@@ -115,6 +118,8 @@ def _open_run(run: Path, dataset: Dataset, config: FitConfig) -> None:
     """Makes the folder, once all that the run needs is there: a folder with a configuration can only be resumed."""
     for teacher in config.teachers:
         require_teacher(Path(teacher), config.labels)
+    if config.initial_weights:
+        _require_same_network(Path(config.initial_weights), config)
     if config.votes_weight:
         require_votes(dataset.split("train"))
     if (run / CONFIG).exists():
@@ -123,6 +128,17 @@ def _open_run(run: Path, dataset: Dataset, config: FitConfig) -> None:
         )
     run.mkdir(parents=True, exist_ok=True)
     write_config(run, config, provenance(dataset))
+
+
+def _require_same_network(initial: Path, config: FitConfig) -> None:
+    """Refuses to begin with the weights of a network that has other layers."""
+    theirs, _ = read_config(initial)
+    wanted = {"labels": config.labels, "width": config.width, "a votes head": config.votes_weight > 0}
+    found = {"labels": theirs.labels, "width": theirs.width, "a votes head": theirs.votes_weight > 0}
+    for what, value in wanted.items():
+        if found[what] != value:
+            raise CheckpointError(f"cannot give the initial weights: {what} is {found[what]}, not {value}",
+                                  where=initial, remedy="Name a run of the same network")  # fmt: skip
 
 
 def _strategy() -> tf.distribute.Strategy:

@@ -127,14 +127,27 @@ def load_network(run: Path, labels: LabelKind | None = None) -> keras.Model:
     if not main_head and not (labels == "ferplus" and config.votes_weight):
         raise CheckpointError(f"has learned {config.labels} only, not {labels}", where=run,
                               remedy=f"Train one with --labels {labels}")  # fmt: skip
-    full = build_network(classes=len(class_names(config.labels)), width=config.width, vote_head=config.votes_weight > 0)
+    full = load_full_network(run)
+    return keras.Model(full.inputs, full.outputs[0 if main_head else 1])
+
+
+def load_full_network(run: Path) -> keras.Model:
+    """The network with the best weights of a run and all its heads, as `build_network` makes it.
+
+    Raises:
+        CheckpointError: There is no run, or no finished epoch.
+    """
+    config, _ = read_config(run)
+    network = build_network(
+        classes=len(class_names(config.labels)), width=config.width, vote_head=config.votes_weight > 0
+    )
     try:
-        full.load_weights(run / BEST_WEIGHTS)
+        network.load_weights(run / BEST_WEIGHTS)
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"no usable {BEST_WEIGHTS} ({error})", where=run, remedy="Let trainer fit finish an epoch"
         ) from error
-    return keras.Model(full.inputs, full.outputs[0 if main_head else 1])
+    return network
 
 
 def predict(network: keras.Model, images: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -95,6 +95,11 @@ class Training:
         weight = np.float32(self.config.teacher_weight)
         return targets * (1 - weight) + teaching * weight
 
+    def begin_with(self, network: keras.Model) -> None:
+        """Begins with the weights of a finished run of the same network, in place of random ones."""
+        for own in (self.network, self.averaged):
+            own.set_weights(network.get_weights())
+
     @property
     def checkpoint(self) -> tf.train.Checkpoint:
         """All that has to be saved so that the run goes on as if it had never stopped."""

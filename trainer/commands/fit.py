@@ -37,8 +37,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _kept_config(arguments: argparse.Namespace) -> FitConfig:
     """That of the run to go on with, which nothing on the command line can change."""
-    given = [f"--{name}" for name in ("config", "labels", "teacher", "epochs", "bfloat16", "seed")
-             if getattr(arguments, name) is not None]  # fmt: skip
+    given = [f"--{name}" for name in ("config", "labels", "teacher", "initial-weights", "epochs", "bfloat16", "seed")
+             if getattr(arguments, name.replace("-", "_")) is not None]  # fmt: skip
     if given:
         raise UserError(f"--resume goes on with the run as it was begun, and cannot take {', '.join(given)}",
                         where=arguments.output, remedy="Leave them out, or begin another run")  # fmt: skip
@@ -51,6 +51,9 @@ def requested_config(arguments: argparse.Namespace, console: Console) -> FitConf
     changes = {name: getattr(arguments, name) for name in ("labels", "seed") if getattr(arguments, name) is not None}
     if arguments.teacher:
         changes["teachers"] = tuple(str(teacher) for teacher in arguments.teacher)
+    if arguments.initial_weights:
+        width = read_config(arguments.initial_weights)[0].width
+        changes |= {"initial_weights": str(arguments.initial_weights), "width": width}
     changes["bfloat16"] = computes_bfloat16() if arguments.bfloat16 is None else arguments.bfloat16
     config = replace(config, **changes)
     if arguments.epochs:
@@ -71,7 +74,8 @@ def _announce(console: Console, dataset: Dataset, config: FitConfig, arguments: 
         f"on {len(train)} images of {dataset.path}, choosing on {len(validation)} of PublicTest.\n"
         f"{stages}; labels {config.labels}, batches of {config.batch_size}, seed {config.seed}, "
         f"{'bfloat16' if config.bfloat16 else 'float32'}"
-        f"{', learning from ' + ', '.join(config.teachers) + ', asked first' if config.teachers else ''}.\n"
+        f"{', learning from ' + ', '.join(config.teachers) + ', asked first' if config.teachers else ''}"
+        f"{', beginning with the weights of ' + config.initial_weights if config.initial_weights else ''}.\n"
         f"Ctrl-C stops it at any time; --resume goes on after the last finished epoch."
     )
 
