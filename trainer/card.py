@@ -55,6 +55,7 @@ def model_card(manifest: Manifest, evaluations: Mapping[str, Evaluation]) -> str
         data=training.data,
         data_sha256=training.data_sha256,
         votes=_votes(manifest),
+        beginning=_beginning(training.config),
         teachers=_teachers(training.config),
         seed=training.seed,
         git_revision=training.git_revision,
@@ -140,6 +141,11 @@ def _votes(manifest: Manifest) -> str:
     if config["votes_weight"]:
         return f"A second head, dropped at export, learnt {votes}."
     return "Labels: FER-2013's own, nothing else."
+
+
+def _beginning(config: Mapping[str, Any]) -> str:
+    initial = config.get("initial_weights")
+    return f"It began with the weights of `{initial}`." if initial else "It began with random weights."
 
 
 def _teachers(config: Mapping[str, Any]) -> str:

@@ -132,13 +132,16 @@ def _open_run(run: Path, dataset: Dataset, config: FitConfig) -> None:
 
 def _require_same_network(initial: Path, config: FitConfig) -> None:
     """Refuses to begin with the weights of a network that has other layers."""
-    theirs, _ = read_config(initial)
-    wanted = {"labels": config.labels, "width": config.width, "a votes head": config.votes_weight > 0}
-    found = {"labels": theirs.labels, "width": theirs.width, "a votes head": theirs.votes_weight > 0}
-    for what, value in wanted.items():
-        if found[what] != value:
-            raise CheckpointError(f"cannot give the initial weights: {what} is {found[what]}, not {value}",
-                                  where=initial, remedy="Name a run of the same network")  # fmt: skip
+    theirs, ours = _layers(read_config(initial)[0]), _layers(config)
+    if theirs != ours:
+        raise CheckpointError(
+            f"cannot give the initial weights: its network has {theirs}, this run's {ours}", where=initial,
+            remedy="Name a run of the same network; the votes head needs --votes",
+        )  # fmt: skip
+
+
+def _layers(config: FitConfig) -> str:
+    return f"labels {config.labels}, width {config.width:g}, {'a' if config.votes_weight else 'no'} votes head"
 
 
 def _strategy() -> tf.distribute.Strategy:
