@@ -94,8 +94,8 @@ class FitConfig:
 
 RECIPES: Final[dict[str, FitConfig]] = {
     # trainer fit --data fer2013.csv --votes fer2013new.csv --teacher runs/teacher -o runs/first
-    # About an hour on two x86 cores with AVX512-BF16. With --epochs 200 and two teachers it made models/default; the
-    # README has the commands, docs/experiments.md what came of them.
+    # About an hour on two x86 cores with AVX512-BF16. The README has the runs that made the bundles, and
+    # docs/experiments.md what came of each.
     "default": FitConfig(),
     # The network of twice the width that it learned from, in another hour: --recipe teacher -o runs/teacher.
     "teacher": FitConfig(width=2.0, stages=((36, 12), (48, 23)), dropout=0.2, degrade_share=0.0, erase_share=0.1),

@@ -15,7 +15,7 @@ from trainer.labels import FERPLUS_EMOTIONS, with_labels
 from trainer.targets import open_target
 
 MODELS = Path(__file__).parents[2] / "models"
-FLOORS = {"default": 0.70, "ferplus": 0.88}
+FLOORS = {"default": 0.71, "ferplus": 0.88}
 """PublicTest accuracy of each, by its own labels. PrivateTest has none: what is held against it chooses by it."""
 LARGEST_INT8_DROP = 0.003
 LARGEST_FILE_BYTES = 1_000_000
