@@ -26,7 +26,7 @@ class FitConfig:
         erase_share: Share of images of which a rectangle is erased.
         teachers: Folders of the runs that this one learns from.
         teacher_weight: Share of the target that is the teachers' answer; the rest is the softened label.
-        initial_weights: Folder of the run whose best weights this one begins with; None begins with random ones.
+        initial_weights: Folder of the run whose best weights this one begins with, or None for random ones.
         width: Factor on the channels of every layer: 1 for a device's model, more for a teacher.
         bfloat16: Whether convolutions are computed in bfloat16, which processors with AVX512-BF16 or AMX do faster.
         labels: Whose labels the main head learns: the seven of FER-2013, or the majority of FER+'s crowd.

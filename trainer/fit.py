@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -24,6 +25,7 @@ from trainer.run import (
     HISTORY,
     TENSORBOARD,
     load_full_network,
+    load_network,
     predict,
     provenance,
     read_config,
@@ -78,7 +80,7 @@ def fit(
         listener: Told of each step and epoch.
 
     Raises:
-        CheckpointError: `run` holds a run already, or none to resume; a teacher cannot be used.
+        CheckpointError: `run` holds a run already, or none to resume; a teacher or the initial weights cannot be used.
         DataError: A split or the votes are missing.
     """
     config = _resumed(run, dataset) if resume else config
@@ -95,7 +97,7 @@ def fit(
         training.checkpoint.restore(manager.latest_checkpoint).assert_consumed()
         log.info("resuming %s after epoch %d", run, training.epoch.numpy())
     elif config.initial_weights:
-        training.begin_with(load_full_network(Path(config.initial_weights)))
+        training.begin_with(_initial_network(Path(config.initial_weights), config))
     listener = listener or Listener()
     with tf.summary.create_file_writer(str(run / TENSORBOARD)).as_default():
         while training.epoch < config.epochs:
@@ -119,7 +121,7 @@ def _open_run(run: Path, dataset: Dataset, config: FitConfig) -> None:
     for teacher in config.teachers:
         require_teacher(Path(teacher), config.labels)
     if config.initial_weights:
-        _require_same_network(Path(config.initial_weights), config)
+        _initial_network(Path(config.initial_weights), config)
     if config.votes_weight:
         require_votes(dataset.split("train"))
     if (run / CONFIG).exists():
@@ -130,14 +132,20 @@ def _open_run(run: Path, dataset: Dataset, config: FitConfig) -> None:
     write_config(run, config, provenance(dataset))
 
 
-def _require_same_network(initial: Path, config: FitConfig) -> None:
-    """Refuses to begin with the weights of a network that has other layers."""
-    theirs, ours = _layers(read_config(initial)[0]), _layers(config)
-    if theirs != ours:
+def _initial_network(initial: Path, config: FitConfig) -> keras.Model:
+    """The network to begin with, without its votes head where this run has none.
+
+    Raises:
+        CheckpointError: The run cannot be read, or its network has other layers.
+    """
+    theirs, _ = read_config(initial)
+    same_layers = (theirs.labels, theirs.width) == (config.labels, config.width)
+    if not same_layers or (config.votes_weight and not theirs.votes_weight):
         raise CheckpointError(
-            f"cannot give the initial weights: its network has {theirs}, this run's {ours}", where=initial,
-            remedy="Name a run of the same network; the votes head needs --votes",
+            f"cannot give the initial weights: its network has {_layers(theirs)}, this run's {_layers(config)}",
+            where=initial, remedy="Name a run of the same network",
         )  # fmt: skip
+    return load_full_network(initial) if config.votes_weight else load_network(initial)
 
 
 def _layers(config: FitConfig) -> str:

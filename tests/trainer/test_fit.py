@@ -65,19 +65,25 @@ def test_the_network_learns(tmp_path: Path, dataset: Dataset) -> None:
 
 
 def test_a_run_begins_with_the_weights_of_another(tmp_path: Path, dataset: Dataset) -> None:
-    """One short epoch leaves a finished run as good as it was, and makes nothing of random weights."""
-    config = FitConfig(stages=((48, 8),), batch_size=16, peak_lr=0.05, warmup_epochs=1, ema_decay=0.8, votes_weight=0.0)
+    """One short epoch leaves a finished run as good as it was, with or without votes, and random weights at chance."""
+    config = FitConfig(stages=((48, 8),), batch_size=16, peak_lr=0.05, warmup_epochs=1, ema_decay=0.8, votes_weight=0.2)
     assert fit(dataset, tmp_path / "finished", config) > 0.6
     short = replace(config, stages=((48, 1),), peak_lr=1e-4)
-    assert fit(dataset, tmp_path / "more", replace(short, initial_weights=str(tmp_path / "finished"))) > 0.6
+    for votes_weight in (0.2, 0.0):
+        more = replace(short, votes_weight=votes_weight, initial_weights=str(tmp_path / "finished"))
+        assert fit(dataset, tmp_path / f"more-{votes_weight}", more) > 0.6
     assert fit(dataset, tmp_path / "fresh", short) < 0.4
 
 
 def test_weights_of_another_network_are_refused(tmp_path: Path, dataset: Dataset) -> None:
     """The run is named, with what its network has; so is one that is not there."""
-    fit(dataset, tmp_path / "wide", replace(TINY, stages=((16, 1),), width=1.5))
+    wide = replace(TINY, stages=((16, 1),), width=1.5)
+    fit(dataset, tmp_path / "wide", wide)
+    begun = replace(TINY, initial_weights=str(tmp_path / "wide"))
     with pytest.raises(CheckpointError, match=r"wide: cannot give the initial weights: .* width 1.5, .* width 1, no"):
-        fit(dataset, tmp_path / "run", replace(TINY, initial_weights=str(tmp_path / "wide")))
+        fit(dataset, tmp_path / "run", begun)
+    with pytest.raises(CheckpointError, match=r"its network has .* no votes head, this run's .* a votes head"):
+        fit(dataset, tmp_path / "run", replace(begun, width=1.5, votes_weight=0.5))
     with pytest.raises(CheckpointError, match="nobody: is not a run folder"):
         fit(dataset, tmp_path / "run", replace(TINY, initial_weights=str(tmp_path / "nobody")))
     assert not (tmp_path / "run").exists()

@@ -11,12 +11,15 @@ import pytest
 
 from tests.trainer.conftest import REAL
 from trainer.data import load_dataset
-from trainer.labels import FERPLUS_EMOTIONS, with_labels
+from trainer.labels import FERPLUS_EMOTIONS, LabelKind, with_labels
+from trainer.run import load_network, predict
 from trainer.targets import open_target
 
 MODELS = Path(__file__).parents[2] / "models"
 FLOORS = {"default": 0.71, "ferplus": 0.88}
 """PublicTest accuracy of each, by its own labels. PrivateTest has none: what is held against it chooses by it."""
+RUNS = {"default": "refined", "ferplus": "default"}
+"""The run in models/runs that each was exported from."""
 LARGEST_INT8_DROP = 0.003
 LARGEST_FILE_BYTES = 1_000_000
 
@@ -47,6 +50,15 @@ def test_int8_costs_next_to_nothing(report: dict[str, Any]) -> None:
 def test_it_fits_a_small_device(bundle: Path) -> None:
     """The file stays under a megabyte."""
     assert (bundle / "classifier.int8.tflite").stat().st_size < LARGEST_FILE_BYTES
+
+
+def test_it_was_exported_from_its_run(bundle: Path) -> None:
+    """The float weights in models/runs, from which people go on, say what the bundle says."""
+    target = open_target(bundle)
+    labels: LabelKind = "ferplus" if target.labels == FERPLUS_EMOTIONS else "fer2013"
+    golden = np.load(bundle / "golden.npz")
+    logits = predict(load_network(MODELS / "runs" / RUNS[bundle.name], labels), golden["inputs"])
+    np.testing.assert_allclose(logits, golden["logits"], atol=0.2)
 
 
 def test_the_committed_figure_can_be_reproduced(bundle: Path, report: dict[str, Any]) -> None:
