@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from trainer.errors import CheckpointError
 from trainer.model import normalize
-from trainer.run import TEACHING, load_network, read_config
+from trainer.run import BEST_WEIGHTS, TEACHING, load_network, read_config
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def teaching(run: Path, teachers: Sequence[str], images: NDArray[np.uint8], labe
 
 
 def require_teacher(teacher: Path, labels: str) -> None:
-    """Refuses a folder that is no run, or one that learned other labels.
+    """Refuses a folder that is no run, one without weights, and one that learned other labels.
 
     Raises:
         CheckpointError: It cannot teach; the error says why.
@@ -70,6 +70,10 @@ def require_teacher(teacher: Path, labels: str) -> None:
     if theirs != labels:
         raise CheckpointError(
             f"learned the labels {theirs}, not {labels}", where=teacher, remedy="Name a teacher with the same labels"
+        )
+    if not (teacher / BEST_WEIGHTS).exists():
+        raise CheckpointError(
+            f"has no {BEST_WEIGHTS} to teach with", where=teacher, remedy="Let trainer fit finish an epoch"
         )
 
 

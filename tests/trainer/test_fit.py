@@ -18,7 +18,7 @@ from trainer.data import Dataset, FaceSet
 from trainer.errors import CheckpointError, DataError
 from trainer.fit import EpochResult, Listener, fit
 from trainer.model import normalize
-from trainer.run import load_network, predict, read_config, read_recipe
+from trainer.run import load_network, predict, provenance, read_config, read_recipe, write_config
 from trainer.training import Training
 
 TINY = FitConfig(
@@ -97,9 +97,13 @@ def test_a_run_is_not_overwritten_unasked(tmp_path: Path, dataset: Dataset) -> N
 
 
 def test_a_run_that_cannot_begin_leaves_nothing_to_be_resumed(tmp_path: Path, dataset: Dataset) -> None:
-    """After a wrong path of a teacher, the right one works in the same folder."""
+    """After a wrong path of a teacher, or one that has finished no epoch, the right one works in the same folder."""
     with pytest.raises(CheckpointError, match="nobody"):
         fit(dataset, tmp_path / "run", replace(TINY, teachers=(str(tmp_path / "nobody"),)))
+    (tmp_path / "begun").mkdir()
+    write_config(tmp_path / "begun", TINY, provenance(dataset))
+    with pytest.raises(CheckpointError, match=r"begun: has no best.weights.h5 to teach with"):
+        fit(dataset, tmp_path / "run", replace(TINY, teachers=(str(tmp_path / "begun"),)))
     assert not (tmp_path / "run").exists()
 
 
