@@ -121,7 +121,7 @@ def _open_run(run: Path, dataset: Dataset, config: FitConfig) -> None:
     for teacher in config.teachers:
         require_teacher(Path(teacher), config.labels)
     if config.initial_weights:
-        _initial_network(Path(config.initial_weights), config)
+        _initial_network(Path(config.initial_weights), config)  # only to refuse what cannot be loaded
     if config.votes_weight:
         require_votes(dataset.split("train"))
     if (run / CONFIG).exists():

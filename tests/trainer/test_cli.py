@@ -11,8 +11,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from rich.console import Console
 
-from trainer.cli import main
+from trainer.cli import main, parser
+from trainer.commands.fit import requested_config
 
 TRAINER = [sys.executable, "-c", "import sys; from trainer.cli import main; sys.exit(main())"]
 ROOT = Path(__file__).parents[2]
@@ -66,6 +68,14 @@ def test_a_resumed_run_takes_no_other_parameters(tmp_path: Path, capsys: pytest.
         cv2.imwrite(str(data / split / "happy" / "1.png"), np.zeros((48, 48), np.uint8))
     assert main(["fit", "--data", str(data), "-o", str(tmp_path / "run"), "--resume", "--epochs", "9"]) == 1
     assert "--resume goes on with the run as it was begun, and cannot take --epochs" in capsys.readouterr().err
+
+
+def test_the_network_is_as_wide_as_its_initial_weights() -> None:
+    """Whoever goes on from a run of another width need not know which it was."""
+    run = ROOT / "models/runs/wide"
+    asked = parser().parse_args(["fit", "--data", "fer2013.csv", "-o", "new", "--initial-weights", str(run)])
+    config = requested_config(asked, Console(quiet=True))
+    assert (config.width, config.initial_weights) == (2.0, str(run))
 
 
 def test_report_that_cannot_be_written(kaggle_zip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
