@@ -16,8 +16,9 @@ class FitConfig:
         batch_size: Images in a step.
         peak_lr: Learning rate at the end of the warm-up; it falls to zero along a half cosine.
         warmup_epochs: Epochs over which the learning rate rises from zero.
-        momentum: Nesterov momentum of SGD.
-        weight_decay: L2 penalty on convolution kernels.
+        momentum: Nesterov momentum.
+        muon_lr: Peak learning rate of Muon on the kernels between features, relative to their length; 0 for SGD.
+        weight_decay: L2 penalty on the convolution kernels that SGD moves.
         label_smoothing: Share of the target that is spread evenly over the classes.
         votes_weight: Weight of the second head that learns FER+'s votes; needs votes, 0 for none.
         ema_decay: Decay a step of the averaged weights, which are the ones evaluated and exported.
@@ -28,6 +29,7 @@ class FitConfig:
         teacher_weight: Share of the target that is the teachers' answer; the rest is the softened label.
         initial_weights: Folder of the run whose best weights this one begins with, or None for random ones.
         width: Factor on the channels of every layer: 1 for a device's model, more for a teacher.
+        top_channels: Channels of the last layer at width 1.
         bfloat16: Whether convolutions are computed in bfloat16, which processors with AVX512-BF16 or AMX do faster.
         labels: Whose labels the main head learns: the seven of FER-2013, or the majority of FER+'s crowd.
         seed: Of weights, order and augmentation.
@@ -38,6 +40,7 @@ class FitConfig:
     peak_lr: float = 0.05
     warmup_epochs: float = 1.0
     momentum: float = 0.9
+    muon_lr: float = 0.0
     weight_decay: float = 5e-4
     label_smoothing: float = 0.1
     votes_weight: float = 0.5
@@ -49,6 +52,7 @@ class FitConfig:
     teacher_weight: float = 0.7
     initial_weights: str | None = None
     width: float = 1.0
+    top_channels: int = 256
     bfloat16: bool = False
     labels: Literal["fer2013", "ferplus"] = "fer2013"
     seed: int = 1

@@ -136,20 +136,21 @@ def _initial_network(initial: Path, config: FitConfig) -> keras.Model:
     """The network to begin with, without its votes head where this run has none.
 
     Raises:
-        CheckpointError: The run cannot be read, or its network has other layers.
+        CheckpointError: The run cannot be read, or its network has other labels, is wider, or lacks the votes head.
     """
     theirs, _ = read_config(initial)
-    same_layers = (theirs.labels, theirs.width) == (config.labels, config.width)
-    if not same_layers or (config.votes_weight and not theirs.votes_weight):
+    wider = theirs.width > config.width or theirs.top_channels > config.top_channels
+    if wider or theirs.labels != config.labels or (config.votes_weight and not theirs.votes_weight):
         raise CheckpointError(
             f"cannot give the initial weights: its network has {_layers(theirs)}, this run's {_layers(config)}",
-            where=initial, remedy="Name a run of the same network",
+            where=initial, remedy="Name a run of the same network or a narrower one",
         )  # fmt: skip
     return load_full_network(initial) if config.votes_weight else load_network(initial)
 
 
 def _layers(config: FitConfig) -> str:
-    return f"labels {config.labels}, width {config.width:g}, {'a' if config.votes_weight else 'no'} votes head"
+    votes_head = f"{'a' if config.votes_weight else 'no'} votes head"
+    return f"labels {config.labels}, width {config.width:g}, {config.top_channels} top channels, {votes_head}"
 
 
 def _strategy() -> tf.distribute.Strategy:

@@ -9,7 +9,9 @@ from functools import partial
 from typing import Any, Final
 
 import keras
+import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from edge.contract import EMOTIONS
 from trainer.labels import FERPLUS_EMOTIONS
@@ -44,13 +46,20 @@ def normalize(pixels: tf.Tensor) -> tf.Tensor:
 
 
 def build_network(
-    *, classes: int = len(EMOTIONS), width: float = 1.0, dropout: float = 0.0, vote_head: bool = False
+    *,
+    classes: int = len(EMOTIONS),
+    width: float = 1.0,
+    top_channels: int = 256,
+    dropout: float = 0.0,
+    vote_head: bool = False,
 ) -> keras.Model:
     """The untrained network.
 
     Args:
         classes: Outputs of the main head.
         width: Factor on the channels of every layer; 1 is what devices run, teachers are wider.
+        top_channels: Channels of the last layer at width 1. It sees 3x3 positions only, so that more of them cost
+            bytes rather than time.
         dropout: Share of features dropped before the heads while training.
         vote_head: Whether to add the second head that learns FER+'s votes.
 
@@ -58,7 +67,7 @@ def build_network(
         A model from normalized float32 (N, side, side, 1), side a multiple of 4, to logits float32 (N, classes), or to
         a pair with the vote logits (N, 8).
     """
-    narrow, low, middle, high, top = (round(channels * width) for channels in (16, 32, 64, 128, 256))
+    narrow, low, middle, high, top = (round(channels * width) for channels in (16, 32, 64, 128, top_channels))
     x = inputs = keras.Input((None, None, 1), name="face")
     x = _conv(x, narrow)  # (side, side, 16)
     x = _conv(x, low, stride=2)  # (side/2, side/2, 32)
@@ -67,12 +76,31 @@ def build_network(
     x = _residual(x, middle)
     x = _conv(x, high, stride=2)  # (side/8, side/8, 128)
     x = _residual(x, high)
-    x = _conv(x, top, stride=2)  # (side/16, side/16, 256)
-    x = keras.layers.GlobalAveragePooling2D(keepdims=True)(x)  # (1, 1, 256)
+    x = _conv(x, top, stride=2)  # (side/16, side/16, top)
+    x = keras.layers.GlobalAveragePooling2D(keepdims=True)(x)  # (1, 1, top)
     x = keras.layers.Dropout(dropout)(x)
     logits = _head(x, classes, "logits")
     outputs = (logits, _head(x, len(FERPLUS_EMOTIONS), "votes")) if vote_head else logits
     return keras.Model(inputs, outputs)
+
+
+def grow(weight: NDArray[np.float32], into: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A weight of a narrower network as the first channels of a wider one, which so answers as the narrower did.
+
+    New outputs keep their random weights, but nothing listens to them at first: what goes from new inputs into a kernel
+    is zero (after Net2Net, Chen et al. 2016, arXiv:1511.05641, which copies channels instead).
+
+    Args:
+        weight: A kernel (height, width, inputs, outputs), or a vector over channels.
+        into: The same weight of the wider network, freshly initialized; no axis is shorter.
+    """
+    corner = tuple(slice(length) for length in weight.shape)
+    grown = into.copy()
+    if weight.ndim > 1:
+        grown *= np.linalg.norm(weight) / np.linalg.norm(into[corner])  # new outputs as long as those they join
+        grown[:, :, weight.shape[2] :] = 0
+    grown[corner] = weight
+    return grown
 
 
 def _conv(x: tf.Tensor, channels: int, *, stride: int = 1, relu: bool = True) -> tf.Tensor:

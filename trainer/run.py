@@ -112,6 +112,14 @@ def read_recipe(path: Path) -> FitConfig:
         ) from error  # fmt: skip
 
 
+def network_for(config: FitConfig, *, dropout: float = 0.0) -> keras.Model:
+    """The untrained network of a run with all its heads, as `build_network` makes it."""
+    return build_network(
+        classes=len(class_names(config.labels)), width=config.width, top_channels=config.top_channels,
+        dropout=dropout, vote_head=config.votes_weight > 0,
+    )  # fmt: skip
+
+
 def load_network(run: Path, labels: LabelKind | None = None) -> keras.Model:
     """The network with the best weights of a run and one of its heads: normalized float32 (N, 48, 48, 1) to logits.
 
@@ -137,10 +145,7 @@ def load_full_network(run: Path) -> keras.Model:
     Raises:
         CheckpointError: There is no run, or no finished epoch.
     """
-    config, _ = read_config(run)
-    network = build_network(
-        classes=len(class_names(config.labels)), width=config.width, vote_head=config.votes_weight > 0
-    )
+    network = network_for(read_config(run)[0])
     try:
         network.load_weights(run / BEST_WEIGHTS)
     except (OSError, ValueError) as error:

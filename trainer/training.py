@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import keras
 import numpy as np
@@ -15,7 +14,9 @@ from trainer.config import FitConfig
 from trainer.data import FaceSet
 from trainer.errors import DataError
 from trainer.labels import class_names, vote_shares
-from trainer.model import build_network, normalize
+from trainer.model import grow, normalize
+from trainer.muon import KernelMuon, is_hidden_kernel
+from trainer.run import network_for
 
 _Step = Callable[[NDArray[np.int64]], tf.Tensor]
 
@@ -59,17 +60,26 @@ class Training:
         config = self.config
         keras.utils.set_random_seed(config.seed)
         with self._strategy.scope():
-            vote_head = config.votes_weight > 0
-            shape: dict[str, Any] = {"classes": self._classes, "width": config.width, "vote_head": vote_head}
-            self.network = build_network(**shape, dropout=config.dropout)
-            self.averaged = build_network(**shape)
+            self.network = network_for(config, dropout=config.dropout)
+            self.averaged = network_for(config)
             self.averaged.set_weights(self.network.get_weights())
-            self.optimizer = keras.optimizers.SGD(self._schedule(), config.momentum, nesterov=True)
+            self.optimizer = self._optimizer()
             self.optimizer.build(self.network.trainable_variables)
             self.epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
             self.best_accuracy = tf.Variable(0.0, trainable=False)
         self._random = tf.random.Generator.from_seed(config.seed)
-        self._kernels = [weight for weight in self.network.trainable_variables if weight.path.endswith("kernel")]
+        # Muon's kernels have a fixed length, which leaves nothing to decay.
+        self._decayed = [
+            weight
+            for weight in self.network.trainable_variables
+            if weight.path.endswith("kernel") and not (config.muon_lr and is_hidden_kernel(weight))
+        ]
+
+    def _optimizer(self) -> keras.optimizers.Optimizer:
+        config = self.config
+        if config.muon_lr:
+            return KernelMuon(self._schedule(), config.muon_lr / config.peak_lr, config.momentum)
+        return keras.optimizers.SGD(self._schedule(), config.momentum, nesterov=True)
 
     def _schedule(self) -> keras.optimizers.schedules.LearningRateSchedule:
         warmup = round(self.config.warmup_epochs * self.steps_per_epoch)
@@ -96,9 +106,10 @@ class Training:
         return targets * (1 - weight) + teaching * weight
 
     def begin_with(self, network: keras.Model) -> None:
-        """Begins with the weights of a finished run of the same network, in place of random ones."""
+        """Begins with the weights of a finished run, of this network or a narrower one, in place of random ones."""
+        weights = [grow(*pair) for pair in zip(network.get_weights(), self.network.get_weights(), strict=True)]
         for own in (self.network, self.averaged):
-            own.set_weights(network.get_weights())
+            own.set_weights(weights)
 
     @property
     def checkpoint(self) -> tf.train.Checkpoint:
@@ -161,7 +172,7 @@ class Training:
         )
         with tf.GradientTape() as tape:
             loss = self._loss(self.network(normalize(pixels), training=True), batch)
-            penalty = tf.add_n([tf.nn.l2_loss(kernel.value) for kernel in self._kernels])
+            penalty = tf.add_n([tf.nn.l2_loss(kernel.value) for kernel in self._decayed])
             # Keras sums the gradients of all replicas; each has the mean over its share of the batch.
             total = (loss + self.config.weight_decay * penalty) / self._strategy.num_replicas_in_sync
         gradients = tape.gradient(total, self.network.trainable_variables)

@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 SPACE: Final[Mapping[str, FloatDistribution]] = {
     "peak_lr": FloatDistribution(0.01, 0.2, log=True),
+    "muon_lr": FloatDistribution(0.003, 0.06, log=True),
     "weight_decay": FloatDistribution(5e-5, 2e-3, log=True),
     "label_smoothing": FloatDistribution(0.0, 0.2),
     "dropout": FloatDistribution(0.0, 0.4),
@@ -63,7 +64,7 @@ class Search:
     @property
     def space(self) -> dict[str, FloatDistribution]:
         """`SPACE` without what has no effect on this recipe."""
-        idle = set() if self.base.votes_weight else {"votes_weight"}
+        idle = {name for name in ("votes_weight", "muon_lr") if not getattr(self.base, name)}
         if self.base.labels == "ferplus":
             idle.add("label_smoothing")  # the crowd's votes are soft by themselves
         return {name: range_ for name, range_ in SPACE.items() if name not in idle}

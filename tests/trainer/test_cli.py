@@ -71,11 +71,13 @@ def test_a_resumed_run_takes_no_other_parameters(tmp_path: Path, capsys: pytest.
 
 
 def test_the_network_is_as_wide_as_its_initial_weights() -> None:
-    """Whoever goes on from a run of another width need not know which it was."""
+    """Whoever goes on from a run of another width need not know which it was; a recipe may ask for more."""
     run = ROOT / "models/runs/wide"
-    asked = parser().parse_args(["fit", "--data", "fer2013.csv", "-o", "new", "--initial-weights", str(run)])
-    config = requested_config(asked, Console(quiet=True))
+    command = ["fit", "--data", "fer2013.csv", "-o", "new", "--initial-weights"]
+    config = requested_config(parser().parse_args([*command, str(run)]), Console(quiet=True))
     assert (config.width, config.initial_weights) == (2.0, str(run))
+    narrow = [str(ROOT / "models/runs/default"), "--recipe", "teacher"]
+    assert requested_config(parser().parse_args([*command, *narrow]), Console(quiet=True)).width == 2.0
 
 
 def test_report_that_cannot_be_written(kaggle_zip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

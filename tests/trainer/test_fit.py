@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,8 @@ from trainer.data import Dataset, FaceSet
 from trainer.errors import CheckpointError, DataError
 from trainer.fit import EpochResult, Listener, fit
 from trainer.model import normalize
-from trainer.run import load_network, predict, provenance, read_config, read_recipe, write_config
+from trainer.muon import is_hidden_kernel, orthogonalize
+from trainer.run import load_full_network, load_network, predict, provenance, read_config, read_recipe, write_config
 from trainer.training import Training
 
 TINY = FitConfig(
@@ -32,6 +34,11 @@ def dataset() -> Dataset:
     return stripe_dataset()
 
 
+def begin(config: FitConfig, faces: FaceSet) -> Training:
+    """A run on one device that has taken no step yet."""
+    return Training(config, faces, tf.distribute.get_strategy())
+
+
 class StopAfter(Listener):
     """Pulls the plug when an epoch is done."""
 
@@ -43,12 +50,13 @@ class StopAfter(Listener):
             raise KeyboardInterrupt
 
 
-def test_a_stopped_run_goes_on_as_if_it_had_never_stopped(tmp_path: Path, dataset: Dataset) -> None:
+@pytest.mark.parametrize("config", [TINY, replace(TINY, muon_lr=0.02)], ids=["sgd", "muon"])
+def test_a_stopped_run_goes_on_as_if_it_had_never_stopped(config: FitConfig, tmp_path: Path, dataset: Dataset) -> None:
     """Stopped after any epoch and resumed, a run ends with the very weights of an unbroken one."""
-    fit(dataset, tmp_path / "whole", TINY)
+    fit(dataset, tmp_path / "whole", config)
     with pytest.raises(KeyboardInterrupt):
-        fit(dataset, tmp_path / "broken", TINY, listener=StopAfter(1))
-    fit(dataset, tmp_path / "broken", TINY, resume=True)
+        fit(dataset, tmp_path / "broken", config, listener=StopAfter(1))
+    fit(dataset, tmp_path / "broken", config, resume=True)
     images = dataset.split("test").images
     whole, broken = (predict(load_network(tmp_path / name), images) for name in ("whole", "broken"))
     np.testing.assert_allclose(whole, broken, atol=1e-4)
@@ -64,6 +72,32 @@ def test_the_network_learns(tmp_path: Path, dataset: Dataset) -> None:
     assert read_config(tmp_path / "run")[0] == config
 
 
+def test_muon_learns_sooner_than_sgd(dataset: Dataset) -> None:
+    """After three epochs on stripes the loss is clearly lower, and the kernels are as long as at their beginning."""
+    config = FitConfig(stages=((48, 3),), batch_size=16, peak_lr=0.05, warmup_epochs=0.5, votes_weight=0.0)
+    losses = {}
+    for muon_lr in (0.0, 0.03):
+        training = begin(replace(config, muon_lr=muon_lr), dataset.split("train"))
+        losses[muon_lr] = [training.run_epoch(lambda _step, _loss: None) for _ in range(3)]
+    assert losses[0.03][-1] < losses[0.0][-1] - 0.1
+    kernels = [weight for weight in training.network.trainable_variables if is_hidden_kernel(weight)]
+    assert len(kernels) == 9
+    for kernel in kernels:
+        assert np.linalg.norm(kernel.numpy()) == pytest.approx(np.sqrt(2 * kernel.shape[-1]), rel=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(40, 12), (12, 40)])
+def test_a_kernels_step_turns_all_directions_alike(shape: tuple[int, int]) -> None:
+    """Singular values that span three decades become nearly equal, along the same singular vectors."""
+    left, _, right = np.linalg.svd(np.random.default_rng(1).normal(size=shape), full_matrices=False)
+    matrix = (left * np.geomspace(1, 1e-3, 12)) @ right
+    step = orthogonalize(tf.constant(matrix, tf.float32)).numpy()
+    along = left.T @ step @ right.T
+    assert np.abs(along - np.diag(np.diag(along))).max() < 1e-3
+    assert (np.diag(along)[:8] > 0.6).all()
+    assert (np.diag(along) < 1.3).all()
+
+
 def test_a_run_begins_with_the_weights_of_another(tmp_path: Path, dataset: Dataset) -> None:
     """One short epoch leaves a finished run as good as it was, with or without votes, and random weights at chance."""
     config = FitConfig(stages=((48, 8),), batch_size=16, peak_lr=0.05, warmup_epochs=1, ema_decay=0.8, votes_weight=0.2)
@@ -73,6 +107,23 @@ def test_a_run_begins_with_the_weights_of_another(tmp_path: Path, dataset: Datas
         more = replace(short, votes_weight=votes_weight, initial_weights=str(tmp_path / "finished"))
         assert fit(dataset, tmp_path / f"more-{votes_weight}", more) > 0.6
     assert fit(dataset, tmp_path / "fresh", short) < 0.4
+
+
+@pytest.mark.parametrize("wider", [{"top_channels": 320}, {"width": 1.25}])
+def test_a_wider_network_begins_with_the_answers_of_a_narrower(
+    wider: dict[str, Any], tmp_path: Path, dataset: Dataset
+) -> None:
+    """What is added changes no answer before the first step, and learns with it."""
+    fit(dataset, tmp_path / "narrow", replace(TINY, votes_weight=0.2))
+    training = begin(replace(TINY, votes_weight=0.2, **wider), dataset.split("train"))
+    training.begin_with(load_full_network(tmp_path / "narrow"))
+    images = dataset.split("test").images
+    narrow = predict(load_network(tmp_path / "narrow"), images)
+    for network in (training.network, training.averaged):
+        np.testing.assert_allclose(predict(network, images), narrow, atol=1e-4)
+    training.run_epoch(lambda _step, _loss: None)
+    listening = training.network.get_layer("logits").kernel.numpy()[0, 0, 256:]
+    assert np.abs(listening).min() > 0
 
 
 def test_weights_of_another_network_are_refused(tmp_path: Path, dataset: Dataset) -> None:
@@ -149,7 +200,7 @@ def test_images_without_votes_teach_the_votes_head_nothing() -> None:
     """An image whose raters named no emotion moves no weight of that head, in place of dragging it off without end."""
     faces = stripes(16, 1)
     nobody_voted = FaceSet(faces.images, faces.labels, faces.names, np.zeros((16, 10), np.int64))
-    training = Training(replace(TINY, votes_weight=0.5), nobody_voted, tf.distribute.get_strategy())
+    training = begin(replace(TINY, votes_weight=0.5), nobody_voted)
     votes_head = training.network.get_layer("votes").kernel
     with tf.GradientTape() as tape:
         outputs = training.network(normalize(nobody_voted.images[..., np.newaxis]), training=True)
@@ -157,9 +208,12 @@ def test_images_without_votes_teach_the_votes_head_nothing() -> None:
     assert not np.any(tape.gradient(loss, votes_head.value))
 
 
-def test_several_devices_share_a_batch() -> None:
+@pytest.mark.parametrize("muon_lr", [0.0, 0.02])
+def test_several_devices_share_a_batch(muon_lr: float) -> None:
     """Under tf.distribute two devices take steps as long as one does."""
     program = """
+import sys
+from dataclasses import replace
 import numpy as np
 import tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
@@ -169,12 +223,13 @@ from tests.trainer.stripes import stripes
 from tests.trainer.test_fit import TINY
 moved = []
 for strategy in (tf.distribute.get_strategy(), tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])):
-    training = Training(TINY, stripes(64, 1), strategy)
+    training = Training(replace(TINY, muon_lr=float(sys.argv[1])), stripes(64, 1), strategy)
     before = [weight.numpy() for weight in training.network.trainable_variables]
     training.run_epoch(lambda step, loss: None)
     after = [weight.numpy() for weight in training.network.trainable_variables]
     moved.append(np.sqrt(sum(np.square(new - old).sum() for old, new in zip(before, after))))
 print("steps", training.optimizer.iterations.numpy(), 0.8 < moved[1] / moved[0] < 1.25, moved)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=Path.cwd())
+    command = [sys.executable, "-c", program, str(muon_lr)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path.cwd())
     assert "steps 4 True" in done.stdout, done.stdout[-500:] + done.stderr[-2000:]

@@ -265,9 +265,11 @@ def test_crowd_labels_need_votes(options: list[str], tmp_path: Path, capsys: pyt
 
 
 def test_only_what_has_an_effect_is_searched(tmp_path: Path) -> None:
-    """Without a second head there is no weight of it to search; the crowd's labels are not smoothed."""
+    """No weight of a second head where there is none, no rate of Muon under SGD; crowd labels are not smoothed."""
     assert {"votes_weight", "label_smoothing"} <= search(tmp_path, base=RECIPES["quick"]).space.keys()
     assert "votes_weight" not in search(tmp_path).space
+    assert "muon_lr" not in search(tmp_path, base=FitConfig()).space
+    assert "muon_lr" in search(tmp_path, base=FitConfig(muon_lr=0.01)).space
     assert "label_smoothing" not in search(tmp_path, base=FitConfig(labels="ferplus")).space
 
 

@@ -52,8 +52,12 @@ def requested_config(arguments: argparse.Namespace, console: Console) -> FitConf
     if arguments.teacher:
         changes["teachers"] = tuple(str(teacher) for teacher in arguments.teacher)
     if arguments.initial_weights:
-        width = read_config(arguments.initial_weights)[0].width
-        changes |= {"initial_weights": str(arguments.initial_weights), "width": width}
+        theirs = read_config(arguments.initial_weights)[0]
+        changes |= {
+            "initial_weights": str(arguments.initial_weights),
+            "width": max(config.width, theirs.width),
+            "top_channels": max(config.top_channels, theirs.top_channels),
+        }
     changes["bfloat16"] = computes_bfloat16() if arguments.bfloat16 is None else arguments.bfloat16
     config = replace(config, **changes)
     if arguments.epochs:

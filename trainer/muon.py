@@ -1,0 +1,66 @@
+"""The optimizer: Muon for the kernels between features, Nesterov SGD for all other weights."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import keras
+import tensorflow as tf
+
+_ITERATIONS: Final = 5
+_COEFFICIENTS: Final = (3.4445, -4.7750, 2.0315)
+"""Of the quintic Newton-Schulz iteration: they bring the singular values to 0.7-1.2 in five steps, not exactly to 1."""
+
+
+class KernelMuon(keras.optimizers.SGD):  # type: ignore[misc]
+    """Muon (Jordan et al., https://kellerjordan.github.io/posts/muon/) on a network of convolutions.
+
+    Each kernel is one matrix, (height * width * inputs, outputs). Its momentum is orthogonalized, so that a step turns
+    all directions of the matrix alike, the rare ones too, where SGD follows the few that dominate the gradient. Batch
+    normalization makes the length of such a kernel meaningless: it is held at what He's initialization gives it, in
+    place of a weight decay, and the learning rate is the length of a step relative to it.
+
+    Keras's own Muon leaves kernels of four dimensions to Adam, which is why it is not used here.
+
+    Args:
+        learning_rate: Of the weights that SGD moves.
+        kernel_factor: The kernels' learning rate, as a multiple of `learning_rate`.
+        momentum: Nesterov momentum of both, 0 to 1.
+    """
+
+    def __init__(
+        self, learning_rate: keras.optimizers.schedules.LearningRateSchedule, kernel_factor: float, momentum: float
+    ) -> None:
+        super().__init__(learning_rate, momentum, nesterov=True)
+        self._kernel_factor = kernel_factor
+
+    def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
+        """Moves one variable; Keras calls it for each."""
+        if not is_hidden_kernel(variable):
+            super().update_step(gradient, variable, learning_rate)
+            return
+        velocity = self.momentums[self._get_variable_index(variable)]
+        self.assign(velocity, velocity * self.momentum + gradient)
+        outputs = variable.shape[-1]
+        direction = orthogonalize(tf.reshape(gradient + self.momentum * velocity, (-1, outputs)))
+        length = math.sqrt(2 * outputs)  # he_normal: a variance of 2 / fan_in, for fan_in * outputs weights
+        step = learning_rate * self._kernel_factor * length / math.sqrt(min(direction.shape))
+        moved = tf.convert_to_tensor(variable) - step * tf.reshape(direction, variable.shape)
+        self.assign(variable, moved * (length / tf.norm(moved)))
+
+
+def is_hidden_kernel(variable: keras.Variable | tf.Variable) -> bool:
+    """Whether the variable is a kernel from features to features: not the first layer's, not that of a 1x1 head."""
+    return len(variable.shape) == 4 and variable.shape[0] > 1 and variable.shape[2] > 1
+
+
+def orthogonalize(matrix: tf.Tensor) -> tf.Tensor:
+    """float32 (rows, columns): the nearest matrix with orthogonal rows or columns, nearly (singular values 0.7-1.2)."""
+    wide = matrix if matrix.shape[0] <= matrix.shape[1] else tf.transpose(matrix)
+    x = wide / (tf.norm(wide) + 1e-7)
+    linear, cubic, quintic = _COEFFICIENTS
+    for _ in range(_ITERATIONS):
+        square = tf.matmul(x, x, transpose_b=True)
+        x = linear * x + tf.matmul(cubic * square + quintic * tf.matmul(square, square), x)
+    return x if wide is matrix else tf.transpose(x)
