@@ -156,7 +156,7 @@ def _add_recipe(command: argparse.ArgumentParser, default: str) -> None:
     command.add_argument("--teacher", type=Path, nargs="+", metavar="RUN",
                          help="runs of trainer fit whose answers are learned beside the labels")  # fmt: skip
     command.add_argument("--initial-weights", type=Path, metavar="RUN",
-                         help="run of trainer fit to begin with the weights of; its width is taken too")  # fmt: skip
+                         help="run to begin with the weights of; the network is at least as wide")  # fmt: skip
     command.add_argument("--epochs", type=_count, metavar="N",
                          help="in all, with the recipe's stages in proportion (default: the recipe's)")  # fmt: skip
     command.add_argument("--bfloat16", action=argparse.BooleanOptionalAction,

@@ -1,4 +1,4 @@
-"""The optimizer: Muon for the kernels between features, Nesterov SGD for all other weights."""
+"""The optimizer where a run sets `muon_lr`: Muon for the kernels between features, Nesterov SGD for all else."""
 
 from __future__ import annotations
 

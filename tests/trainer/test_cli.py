@@ -72,7 +72,7 @@ def test_a_resumed_run_takes_no_other_parameters(tmp_path: Path, capsys: pytest.
 
 def test_the_network_is_as_wide_as_its_initial_weights() -> None:
     """Whoever goes on from a run of another width need not know which it was; a recipe may ask for more."""
-    run = ROOT / "models/runs/wide"
+    run = ROOT / "models/runs/muonwide"
     command = ["fit", "--data", "fer2013.csv", "-o", "new", "--initial-weights"]
     config = requested_config(parser().parse_args([*command, str(run)]), Console(quiet=True))
     assert (config.width, config.initial_weights) == (2.0, str(run))

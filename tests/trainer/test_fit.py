@@ -131,7 +131,7 @@ def test_weights_of_another_network_are_refused(tmp_path: Path, dataset: Dataset
     wide = replace(TINY, stages=((16, 1),), width=1.5)
     fit(dataset, tmp_path / "wide", wide)
     begun = replace(TINY, initial_weights=str(tmp_path / "wide"))
-    with pytest.raises(CheckpointError, match=r"wide: cannot give the initial weights: .* width 1.5, .* width 1, no"):
+    with pytest.raises(CheckpointError, match=r"wide: cannot give the initial weights: .* width 1.5, .* width 1, 256"):
         fit(dataset, tmp_path / "run", begun)
     with pytest.raises(CheckpointError, match=r"its network has .* no votes head, this run's .* a votes head"):
         fit(dataset, tmp_path / "run", replace(begun, width=1.5, votes_weight=0.5))

@@ -12,7 +12,7 @@ import pytest
 from tests.trainer.conftest import REAL
 from trainer.data import load_dataset
 from trainer.labels import FERPLUS_EMOTIONS, LabelKind, with_labels
-from trainer.run import load_network, predict
+from trainer.run import load_network, predict, read_recipe
 from trainer.targets import open_target
 
 MODELS = Path(__file__).parents[2] / "models"
@@ -59,6 +59,14 @@ def test_it_was_exported_from_its_run(bundle: Path) -> None:
     golden = np.load(bundle / "golden.npz")
     logits = predict(load_network(MODELS / "runs" / RUNS[bundle.name], labels), golden["inputs"])
     np.testing.assert_allclose(logits, golden["logits"], atol=0.2)
+
+
+@pytest.mark.parametrize("run", sorted((MODELS / "runs").glob("*/")), ids=lambda run: run.name)
+def test_a_run_can_be_made_again(run: Path) -> None:
+    """What `--config` reads of each run is what its history tells of."""
+    config = read_recipe(run / "config.json")
+    history = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
+    assert [config.side_px(epoch) for epoch in range(config.epochs)] == [line["side_px"] for line in history]
 
 
 def test_the_committed_figure_can_be_reproduced(bundle: Path, report: dict[str, Any]) -> None:
