@@ -58,8 +58,8 @@ def build_network(
     Args:
         classes: Outputs of the main head.
         width: Factor on the channels of every layer; 1 is what devices run, teachers are wider.
-        top_channels: Channels of the last layer at width 1. It sees 3x3 positions only, so that more of them cost
-            bytes rather than time.
+        top_channels: Channels of the last layer at width 1. It has 3x3 positions only, so that more of them cost
+            bytes rather than multiplications.
         dropout: Share of features dropped before the heads while training.
         vote_head: Whether to add the second head that learns FER+'s votes.
 

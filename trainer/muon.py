@@ -9,8 +9,7 @@ import keras
 import tensorflow as tf
 
 _ITERATIONS: Final = 5
-_COEFFICIENTS: Final = (3.4445, -4.7750, 2.0315)
-"""Of the quintic Newton-Schulz iteration: they bring the singular values to 0.7-1.2 in five steps, not exactly to 1."""
+"""Of Newton and Schulz: they bring singular values that are not far below the largest to 0.7-1.2, not exactly to 1."""
 
 
 class KernelMuon(keras.optimizers.SGD):  # type: ignore[misc]
@@ -21,7 +20,7 @@ class KernelMuon(keras.optimizers.SGD):  # type: ignore[misc]
     normalization makes the length of such a kernel meaningless: it is held at what He's initialization gives it, in
     place of a weight decay, and the learning rate is the length of a step relative to it.
 
-    Keras's own Muon leaves kernels of four dimensions to Adam, which is why it is not used here.
+    Keras's own Muon leaves kernels of four dimensions to Adam, which is why only its orthogonalization is used here.
 
     Args:
         learning_rate: Of the weights that SGD moves.
@@ -34,6 +33,7 @@ class KernelMuon(keras.optimizers.SGD):  # type: ignore[misc]
     ) -> None:
         super().__init__(learning_rate, momentum, nesterov=True)
         self._kernel_factor = kernel_factor
+        self._newton_schulz = keras.optimizers.Muon().zeropower_via_newtonschulz5
 
     def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
         """Moves one variable; Keras calls it for each."""
@@ -43,24 +43,17 @@ class KernelMuon(keras.optimizers.SGD):  # type: ignore[misc]
         velocity = self.momentums[self._get_variable_index(variable)]
         self.assign(velocity, velocity * self.momentum + gradient)
         outputs = variable.shape[-1]
-        direction = orthogonalize(tf.reshape(gradient + self.momentum * velocity, (-1, outputs)))
+        direction = self.orthogonalize(tf.reshape(gradient + self.momentum * velocity, (-1, outputs)))
         length = math.sqrt(2 * outputs)  # he_normal: a variance of 2 / fan_in, for fan_in * outputs weights
         step = learning_rate * self._kernel_factor * length / math.sqrt(min(direction.shape))
         moved = tf.convert_to_tensor(variable) - step * tf.reshape(direction, variable.shape)
         self.assign(variable, moved * (length / tf.norm(moved)))
 
+    def orthogonalize(self, matrix: tf.Tensor) -> tf.Tensor:
+        """float32 (rows, columns): nearly the nearest matrix with orthogonal rows or columns of length 1."""
+        return self._newton_schulz(matrix, _ITERATIONS)
+
 
 def is_hidden_kernel(variable: keras.Variable | tf.Variable) -> bool:
     """Whether the variable is a kernel from features to features: not the first layer's, not that of a 1x1 head."""
     return len(variable.shape) == 4 and variable.shape[0] > 1 and variable.shape[2] > 1
-
-
-def orthogonalize(matrix: tf.Tensor) -> tf.Tensor:
-    """float32 (rows, columns): the nearest matrix with orthogonal rows or columns, nearly (singular values 0.7-1.2)."""
-    wide = matrix if matrix.shape[0] <= matrix.shape[1] else tf.transpose(matrix)
-    x = wide / (tf.norm(wide) + 1e-7)
-    linear, cubic, quintic = _COEFFICIENTS
-    for _ in range(_ITERATIONS):
-        square = tf.matmul(x, x, transpose_b=True)
-        x = linear * x + tf.matmul(cubic * square + quintic * tf.matmul(square, square), x)
-    return x if wide is matrix else tf.transpose(x)

@@ -19,7 +19,7 @@ from trainer.data import Dataset, FaceSet
 from trainer.errors import CheckpointError, DataError
 from trainer.fit import EpochResult, Listener, fit
 from trainer.model import normalize
-from trainer.muon import is_hidden_kernel, orthogonalize
+from trainer.muon import KernelMuon, is_hidden_kernel
 from trainer.run import load_full_network, load_network, predict, provenance, read_config, read_recipe, write_config
 from trainer.training import Training
 
@@ -91,7 +91,7 @@ def test_a_kernels_step_turns_all_directions_alike(shape: tuple[int, int]) -> No
     """Singular values that span three decades become nearly equal, along the same singular vectors."""
     left, _, right = np.linalg.svd(np.random.default_rng(1).normal(size=shape), full_matrices=False)
     matrix = (left * np.geomspace(1, 1e-3, 12)) @ right
-    step = orthogonalize(tf.constant(matrix, tf.float32)).numpy()
+    step = KernelMuon(0.1, kernel_factor=1.0, momentum=0.9).orthogonalize(tf.constant(matrix, tf.float32)).numpy()
     along = left.T @ step @ right.T
     assert np.abs(along - np.diag(np.diag(along))).max() < 1e-3
     assert (np.diag(along)[:8] > 0.6).all()
