@@ -100,20 +100,28 @@ install_user() {
 
 install_program() {
     wanted=$(/usr/bin/python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-    # New, made by the Python of the release before, or left half made: pip is the last to come.
-    if ! [ -x "$APP/venv/bin/python$wanted" ] || ! [ -x "$APP/venv/bin/pip" ]; then
+    scratch=$(mktemp -d)
+    trap 'rm -rf "$scratch"' EXIT
+    # New, made by the Python of the release before, or left half made.
+    if ! [ -x "$APP/venv/bin/python$wanted" ]; then
         say "making $APP/venv with Python $wanted"
-        /usr/bin/python3 -m venv --clear "$APP/venv"
+        /usr/bin/python3 -m venv --without-pip --clear "$APP/venv"
     fi
-    source=$(mktemp -d) # setuptools builds in place, and the checkout is not root's to write in
-    trap 'rm -rf "$source"' EXIT
-    cp -R "$checkout/pyproject.toml" "$checkout/README.md" "$checkout/edge" "$checkout/trainer" "$source"
+    # pip is only needed now, and would be a tenth of what stays on the device.
+    /usr/bin/python3 -m venv "$scratch/pip"
+    # setuptools builds in place, and the checkout is not root's to write in.
+    mkdir "$scratch/source"
+    cp -R "$checkout/pyproject.toml" "$checkout/README.md" "$checkout/edge" "$checkout/trainer" "$scratch/source"
     say "installing the agent and its libraries; the first time, this takes minutes"
     # A library that has no wheel for this Python is an error now, not hours of compiling that fail in the end.
-    "$APP/venv/bin/pip" install --no-input --disable-pip-version-check --no-cache-dir --upgrade \
-        --only-binary=:all: "$source"
-    "$APP/venv/bin/pip" install --no-input --disable-pip-version-check --no-cache-dir --no-deps "$FACE_MODELS"
+    pip_install --upgrade --only-binary=:all: "$scratch/source"
+    pip_install --no-deps "$FACE_MODELS"
     ln -sf "$APP/venv/bin/edge" "$COMMAND"
+}
+
+pip_install() {
+    "$scratch/pip/bin/pip" --python "$APP/venv/bin/python" install \
+        --no-input --disable-pip-version-check --no-cache-dir "$@"
 }
 
 install_model() {
