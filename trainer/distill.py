@@ -1,13 +1,14 @@
 """What teachers say of the training images, from which a smaller network learns (Hinton et al. 2015, arXiv:1503.02531).
 
 Teachers are runs of `trainer fit` themselves. Each sees every training image in several views, and the mean of what
-they say is computed once and kept in the run's folder: a resumed run needs its teachers no more.
+they say is computed once and kept, by a run for its resumption and by a study for all of its trials.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from trainer.errors import CheckpointError
 from trainer.model import normalize
-from trainer.run import BEST_WEIGHTS, TEACHING, load_network, read_config
+from trainer.run import BEST_WEIGHTS, load_network, read_config
 
 log = logging.getLogger(__name__)
 
@@ -31,11 +32,11 @@ _Ask = Callable[[NDArray[np.uint8]], tf.Tensor]
 """uint8 (N, 48, 48, 1) to probabilities float32 (N, classes)."""
 
 
-def teaching(run: Path, teachers: Sequence[str], images: NDArray[np.uint8], labels: str) -> NDArray[np.float32]:
-    """The teachers' mean probabilities for the training images, from the run's folder if they stand there.
+def teaching(kept: Path, teachers: Sequence[str], images: NDArray[np.uint8], labels: str) -> NDArray[np.float32]:
+    """The teachers' mean probabilities for the training images.
 
     Args:
-        run: Folder of the run that learns.
+        kept: File (.npz) from which they are read, or to which they are written if there is none.
         teachers: Folders of finished runs.
         images: uint8 (N, 48, 48), all training images in the order of training.
         labels: The kind of labels that the run learns.
@@ -46,7 +47,7 @@ def teaching(run: Path, teachers: Sequence[str], images: NDArray[np.uint8], labe
     Raises:
         CheckpointError: A teacher cannot be read or has other labels, or what is kept belongs to other images.
     """
-    kept, images_sha256 = run / TEACHING, hashlib.sha256(images.tobytes()).hexdigest()
+    images_sha256 = hashlib.sha256(images.tobytes()).hexdigest()
     if kept.exists():
         with np.load(kept) as arrays:
             if str(arrays["images_sha256"]) != images_sha256:
@@ -54,7 +55,7 @@ def teaching(run: Path, teachers: Sequence[str], images: NDArray[np.uint8], labe
                                       remedy="Resume with the very files that the run began with")  # fmt: skip
             return np.asarray(arrays["probabilities"], np.float32)
     answers = np.mean([_taught_by(Path(teacher), images, labels) for teacher in teachers], axis=0, dtype=np.float32)
-    partial = kept.with_name(f"partial.{TEACHING}")
+    partial = kept.with_name(f"partial.{os.getpid()}.{kept.name}")
     np.savez(partial, probabilities=answers, images_sha256=images_sha256)
     partial.replace(kept)
     return np.asarray(answers, np.float32)

@@ -23,6 +23,7 @@ from trainer.run import (
     CHECKPOINTS,
     CONFIG,
     HISTORY,
+    TEACHING,
     TENSORBOARD,
     load_full_network,
     load_network,
@@ -68,7 +69,13 @@ class Listener:
 
 
 def fit(
-    dataset: Dataset, run: Path, config: FitConfig, *, resume: bool = False, listener: Listener | None = None
+    dataset: Dataset,
+    run: Path,
+    config: FitConfig,
+    *,
+    resume: bool = False,
+    answers: Path | None = None,
+    listener: Listener | None = None,
 ) -> float:
     """Trains, and returns the best PublicTest accuracy. PrivateTest is not touched.
 
@@ -77,6 +84,7 @@ def fit(
         run: Folder to write; new, or with `resume` that of a run that was stopped.
         config: What the run is made of. A resumed run goes on with its own.
         resume: Whether to go on after the last finished epoch.
+        answers: File that keeps what the teachers say of the training images; without it, one in `run`.
         listener: Told of each step and epoch.
 
     Raises:
@@ -90,7 +98,8 @@ def fit(
     validation = with_labels(dataset.split("validation"), config.labels)
     if not resume:
         _open_run(run, dataset, config)
-    taught = teaching(run, config.teachers, train.images, config.labels) if config.teachers else None
+    answers = answers or run / TEACHING
+    taught = teaching(answers, config.teachers, train.images, config.labels) if config.teachers else None
     training = Training(config, train, _strategy(), taught)
     manager = tf.train.CheckpointManager(training.checkpoint, str(run / CHECKPOINTS), max_to_keep=2)
     if resume and manager.latest_checkpoint:

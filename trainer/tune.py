@@ -21,7 +21,7 @@ from trainer.data import Dataset
 from trainer.errors import CheckpointError
 from trainer.fit import EpochResult, Listener, fit
 from trainer.labels import with_labels
-from trainer.run import CONFIG, provenance
+from trainer.run import CONFIG, TEACHING, provenance
 from trainer.study import Trial, agree, done, open_study, reopen, storage_faults, trials
 
 log = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ class Follower(Listener):
 
 
 def run_folder(output: Path, number: int) -> Path:
-    """Where a trial's run lies."""
+    """Where a trial's run lies. What the teachers say lies beside it, for all trials."""
     return output / f"trial-{number:03}"
 
 
@@ -147,7 +147,7 @@ def _run_trials(study: optuna.Study, dataset: Dataset, output: Path, search: Sea
     while done(study) < search.trials:
         trial, lock = claim(study, output, search)
         with lock:
-            _run_trial(study, trial, dataset, run_folder(output, trial.number), search, follower)
+            _run_trial(study, trial, dataset, output, search, follower)
         keras.backend.clear_session()  # or the graphs of all trials would stay in memory
         result = trials(study)[trial.number]
         follower.on_result(result)
@@ -159,14 +159,18 @@ def _run_trials(study: optuna.Study, dataset: Dataset, output: Path, search: Sea
 
 
 def _run_trial(
-    study: optuna.Study, trial: optuna.Trial, dataset: Dataset, run: Path, search: Search, follower: Follower
+    study: optuna.Study, trial: optuna.Trial, dataset: Dataset, output: Path, search: Search, follower: Follower
 ) -> None:
     """Trains, and tells the study what came of it. What a Ctrl-C leaves is a trial that still runs, to be taken up."""
-    config, resumed = search.config(trial.params), (run / CONFIG).exists()
+    run, config = run_folder(output, trial.number), search.config(trial.params)
+    resumed = (run / CONFIG).exists()
     trial.set_user_attr("config", config.to_dict())
     follower.on_trial(trial.number, resumed=resumed)
     try:
-        accuracy = fit(dataset, run, config, resume=resumed, listener=_Reporter(trial, config, follower))
+        accuracy = fit(
+            dataset, run, config, resume=resumed, answers=output / TEACHING,
+            listener=_Reporter(trial, config, follower),
+        )  # fmt: skip
     except optuna.TrialPruned:
         study.tell(trial, state=TrialState.PRUNED)
     except Exception as error:  # whatever ends a trial must not end the study

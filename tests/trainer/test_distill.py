@@ -16,6 +16,7 @@ from trainer.data import Dataset, FaceSet
 from trainer.distill import teaching
 from trainer.errors import CheckpointError
 from trainer.fit import fit
+from trainer.run import TEACHING
 
 TEACHER = FitConfig(
     stages=((48, 8),), batch_size=16, peak_lr=0.05, warmup_epochs=1, ema_decay=0.8, votes_weight=0.0, width=1.25
@@ -54,13 +55,11 @@ def test_a_student_learns_what_its_teacher_knows(dataset: Dataset, teacher: Path
 def test_the_answers_are_probabilities_and_mean_over_teachers(dataset: Dataset, teacher: Path, tmp_path: Path) -> None:
     """Two equal teachers say what one says; each row sums to 1."""
     images = dataset.split("train").images[:40]
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-    one = teaching(tmp_path / "one", [str(teacher)], images, "fer2013")
-    two = teaching(tmp_path / "two", [str(teacher)] * 2, images, "fer2013")
+    one = teaching(tmp_path / "one.npz", [str(teacher)], images, "fer2013")
+    two = teaching(tmp_path / "two.npz", [str(teacher)] * 2, images, "fer2013")
     np.testing.assert_allclose(one, two, atol=1e-6)
     np.testing.assert_allclose(one.sum(axis=1), 1, atol=1e-5)
-    mirrored = teaching(tmp_path, [str(teacher)], images[:, :, ::-1], "fer2013")
+    mirrored = teaching(tmp_path / "mirrored.npz", [str(teacher)], images[:, :, ::-1], "fer2013")
     np.testing.assert_allclose(one, mirrored, atol=1e-3)
 
 
@@ -73,13 +72,13 @@ def test_a_resumed_run_needs_its_teacher_no_more(dataset: Dataset, teacher: Path
     shutil.rmtree(gone)
     fit(dataset, tmp_path / "student", config, resume=True)
     with pytest.raises(CheckpointError, match="belongs to other images"):
-        teaching(tmp_path / "student", [str(gone)], dataset.split("train").images[:7], "fer2013")
+        teaching(tmp_path / "student" / TEACHING, [str(gone)], dataset.split("train").images[:7], "fer2013")
 
 
 def test_a_teacher_of_other_labels_is_refused(dataset: Dataset, teacher: Path, tmp_path: Path) -> None:
     """The teacher is named, with what it learned; so is one that is not there."""
     images = dataset.split("train").images
     with pytest.raises(CheckpointError, match=f"{teacher}.*fer2013, not ferplus"):
-        teaching(tmp_path, [str(teacher)], images, "ferplus")
+        teaching(tmp_path / TEACHING, [str(teacher)], images, "ferplus")
     with pytest.raises(CheckpointError, match="is not a run folder"):
-        teaching(tmp_path, [str(tmp_path / "nobody")], images, "fer2013")
+        teaching(tmp_path / TEACHING, [str(tmp_path / "nobody")], images, "fer2013")

@@ -146,6 +146,16 @@ def test_an_interrupted_search_goes_on_as_if_it_had_never_stopped(
     assert [json.loads(line)["epoch"] for line in history] == [1, 2]
 
 
+def test_teachers_are_asked_once_for_all_trials(
+    tmp_path: Path, dataset: Dataset, found: tuple[Path, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The second trial learns from what they said in the first."""
+    taught = search(tmp_path, base=replace(BASE, teachers=(str(found[0] / "trial-000"),)))
+    with caplog.at_level("INFO", "trainer"):
+        assert [trial.state for trial in run_search(dataset, tmp_path, taught)] == ["complete"] * 2
+    assert caplog.text.count("asking the teacher") == 1
+
+
 def test_a_trial_that_runs_elsewhere_is_left_alone(tmp_path: Path, dataset: Dataset) -> None:
     """Two processes with one folder and one study do not take each other's trials."""
     what = search(tmp_path)
