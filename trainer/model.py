@@ -1,4 +1,4 @@
-"""The network: plain 3x3 convolutions with batch normalization and a few residual blocks, 0.8 M parameters.
+"""The network: plain 3x3 convolutions with batch normalization and a few residual blocks, 0.8 M parameters by default.
 
 Every layer becomes one int8 convolution, addition or mean in TFLite: nothing here needs a trick to be quantized.
 """
