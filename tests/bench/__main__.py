@@ -10,9 +10,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from edge.config import default_bundle
 from tests.bench.agent import measure
 from tests.bench.models import cpu_ms
+
+BUNDLES = [Path(__file__).parents[2] / "models" / name for name in ("ferplus", "default")]
 
 
 def main() -> None:
@@ -27,7 +28,7 @@ def main() -> None:
 
 def _print_models(console: Console, photo: Path) -> None:
     table = Table("one call", "CPU ms")
-    for name, milliseconds in cpu_ms(photo, default_bundle()).items():
+    for name, milliseconds in cpu_ms(photo, BUNDLES).items():
         table.add_row(name, f"{milliseconds:.2f}")
     console.print(table)
 

