@@ -45,18 +45,21 @@ def teaching(kept: Path, teachers: Sequence[str], images: NDArray[np.uint8], lab
         float32 (N, classes), each row summing to 1.
 
     Raises:
-        CheckpointError: A teacher cannot be read or has other labels, or what is kept belongs to other images.
+        CheckpointError: A teacher cannot be read or has other labels, or what is kept is of other teachers or images.
     """
     images_sha256 = hashlib.sha256(images.tobytes()).hexdigest()
     if kept.exists():
         with np.load(kept) as arrays:
+            if list(arrays.get("teachers", ())) != list(teachers):
+                raise CheckpointError("holds what other teachers say", where=kept,
+                                      remedy="Name the teachers that it began with, or another folder")  # fmt: skip
             if str(arrays["images_sha256"]) != images_sha256:
                 raise CheckpointError("belongs to other images, or to the same in another order", where=kept,
                                       remedy="Resume with the very files that the run began with")  # fmt: skip
             return np.asarray(arrays["probabilities"], np.float32)
     answers = np.mean([_taught_by(Path(teacher), images, labels) for teacher in teachers], axis=0, dtype=np.float32)
     partial = kept.with_name(f"partial.{os.getpid()}.{kept.name}")
-    np.savez(partial, probabilities=answers, images_sha256=images_sha256)
+    np.savez(partial, probabilities=answers, images_sha256=images_sha256, teachers=list(teachers))
     partial.replace(kept)
     return np.asarray(answers, np.float32)
 

@@ -75,6 +75,14 @@ def test_a_resumed_run_needs_its_teacher_no_more(dataset: Dataset, teacher: Path
         teaching(tmp_path / "student" / TEACHING, [str(gone)], dataset.split("train").images[:7], "fer2013")
 
 
+def test_answers_of_other_teachers_are_refused(dataset: Dataset, teacher: Path, tmp_path: Path) -> None:
+    """What one teacher said is not taken for what another would say."""
+    images, kept = dataset.split("train").images[:7], tmp_path / TEACHING
+    teaching(kept, [str(teacher)], images, "fer2013")
+    with pytest.raises(CheckpointError, match=r"teaching.npz: holds what other teachers say\. Name the teachers"):
+        teaching(kept, [str(tmp_path / "another")], images, "fer2013")
+
+
 def test_a_teacher_of_other_labels_is_refused(dataset: Dataset, teacher: Path, tmp_path: Path) -> None:
     """The teacher is named, with what it learned; so is one that is not there."""
     images = dataset.split("train").images
