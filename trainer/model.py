@@ -61,7 +61,7 @@ def build_network(
         width: Factor on the channels of every layer; 1 is what devices run, teachers are wider.
         top_channels: Channels of the last layer at width 1. It has few positions, so that more of them cost bytes
             rather than multiplications.
-        top_stride: Stride of the last layer: 2 for 3x3 positions of a face of 48 px, or 1 for 6x6 with the same weights.
+        top_stride: Stride of the last layer: 2 for 3x3 positions of a face of 48 px, 1 for 6x6 with the same weights.
         dropout: Share of features dropped before the heads while training.
         vote_head: Whether to add the second head that learns FER+'s votes.
 
