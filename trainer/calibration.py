@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
 
 from edge.contract import softmax
 from trainer.metrics import Labels, Logits
@@ -22,7 +23,6 @@ THRESHOLDS: Final = tuple(round(0.05 * step, 2) for step in range(20))
 """0.00 to 0.95, where `risk_coverage` is read off."""
 
 _LOG_TEMPERATURE: Final = (math.log(0.05), math.log(20.0))
-_GOLDEN: Final = (math.sqrt(5) - 1) / 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,26 +104,14 @@ def negative_log_likelihood(logits: Logits, labels: Labels, temperature: float =
 def fit_temperature(logits: Logits, labels: Labels) -> float:
     """The temperature, 0.05 to 20, by which to divide the logits so that their likelihood is highest.
 
-    Temperature scaling, Guo et al. 2017. The likelihood has one maximum in 1/T, so a golden-section search on log T
-    finds it. Fit it on the validation split, never on the one that is reported.
+    Temperature scaling, Guo et al. 2017. The likelihood has one maximum in 1/T, so a bounded search on log T finds it.
+    Fit it on the validation split, never on the one that is reported.
     """
-    low, high = _LOG_TEMPERATURE
-
-    def loss(log_temperature: float) -> float:
-        return negative_log_likelihood(logits, labels, math.exp(log_temperature))
-
-    left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
-    loss_left, loss_right = loss(left), loss(right)
-    while high - low > 1e-5:
-        if loss_left < loss_right:
-            high, right, loss_right = right, left, loss_left
-            left = high - _GOLDEN * (high - low)
-            loss_left = loss(left)
-        else:
-            low, left, loss_left = left, right, loss_right
-            right = low + _GOLDEN * (high - low)
-            loss_right = loss(right)
-    return math.exp((low + high) / 2)
+    found = minimize_scalar(
+        lambda log_temperature: negative_log_likelihood(logits, labels, math.exp(log_temperature)),
+        bounds=_LOG_TEMPERATURE, options={"xatol": 1e-5},
+    )  # fmt: skip
+    return math.exp(found.x)
 
 
 @dataclass(frozen=True, slots=True)

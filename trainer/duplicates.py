@@ -16,6 +16,8 @@ from typing import Final, NamedTuple
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from trainer.data import FaceSet
 
@@ -76,20 +78,10 @@ def components(count: int, pairs: NDArray[np.int64]) -> NDArray[np.int64]:
     """Groups 0..count-1 so that each pair of int64 (P, 2) is in one group.
 
     Returns:
-        int64 (count,): the lowest member of each one's group. Union-find, Tarjan 1975.
+        int64 (count,): the number of each one's group.
     """
-    parent = list(range(count))
-
-    def root(node: int) -> int:
-        while parent[node] != node:
-            parent[node] = parent[parent[node]]
-            node = parent[node]
-        return node
-
-    for a, b in pairs.tolist():
-        low, high = sorted((root(a), root(b)))
-        parent[high] = low
-    return np.array([root(node) for node in range(count)], np.int64)
+    linked = coo_array((np.ones(len(pairs), np.bool_), (pairs[:, 0], pairs[:, 1])), shape=(count, count))
+    return np.asarray(connected_components(linked, directed=False)[1], np.int64)
 
 
 class _Thumbnails(NamedTuple):
