@@ -30,7 +30,6 @@ class FitConfig:
         initial_weights: Folder of the run whose best weights this one begins with, or None for random ones.
         width: Factor on the channels of every layer: 1 for a device's model, more for a teacher.
         top_channels: Channels of the last layer at width 1.
-        top_stride: Stride of the last layer, 1 or 2; the weights of one fit the other.
         bfloat16: Whether convolutions are computed in bfloat16, which processors with AVX512-BF16 or AMX do faster.
         labels: Whose labels the main head learns: the seven of FER-2013, or the majority of FER+'s crowd.
         seed: Of weights, order and augmentation.
@@ -54,7 +53,6 @@ class FitConfig:
     initial_weights: str | None = None
     width: float = 1.0
     top_channels: int = 256
-    top_stride: int = 2
     bfloat16: bool = False
     labels: Literal["fer2013", "ferplus"] = "fer2013"
     seed: int = 1

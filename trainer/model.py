@@ -50,7 +50,6 @@ def build_network(
     classes: int = len(EMOTIONS),
     width: float = 1.0,
     top_channels: int = 256,
-    top_stride: int = 2,
     dropout: float = 0.0,
     vote_head: bool = False,
 ) -> keras.Model:
@@ -59,9 +58,8 @@ def build_network(
     Args:
         classes: Outputs of the main head.
         width: Factor on the channels of every layer; 1 is what devices run, teachers are wider.
-        top_channels: Channels of the last layer at width 1. It has few positions, so that more of them cost bytes
-            rather than multiplications.
-        top_stride: Stride of the last layer: 2 for 3x3 positions of a face of 48 px, 1 for 6x6 with the same weights.
+        top_channels: Channels of the last layer at width 1. It has 3x3 positions only, so that more of them cost
+            bytes rather than multiplications.
         dropout: Share of features dropped before the heads while training.
         vote_head: Whether to add the second head that learns FER+'s votes.
 
@@ -78,7 +76,7 @@ def build_network(
     x = _residual(x, middle)
     x = _conv(x, high, stride=2)  # (side/8, side/8, 128)
     x = _residual(x, high)
-    x = _conv(x, top, stride=top_stride)  # (side/8/top_stride, side/8/top_stride, top)
+    x = _conv(x, top, stride=2)  # (side/16, side/16, top)
     x = keras.layers.GlobalAveragePooling2D(keepdims=True)(x)  # (1, 1, top)
     x = keras.layers.Dropout(dropout)(x)
     logits = _head(x, classes, "logits")

@@ -116,7 +116,7 @@ def network_for(config: FitConfig, *, dropout: float = 0.0) -> keras.Model:
     """The untrained network of a run with all its heads, as `build_network` makes it."""
     return build_network(
         classes=len(class_names(config.labels)), width=config.width, top_channels=config.top_channels,
-        top_stride=config.top_stride, dropout=dropout, vote_head=config.votes_weight > 0,
+        dropout=dropout, vote_head=config.votes_weight > 0,
     )  # fmt: skip
 
 

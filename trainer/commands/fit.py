@@ -57,7 +57,6 @@ def requested_config(arguments: argparse.Namespace, console: Console) -> FitConf
             "initial_weights": str(arguments.initial_weights),
             "width": max(config.width, theirs.width),
             "top_channels": max(config.top_channels, theirs.top_channels),
-            "top_stride": min(config.top_stride, theirs.top_stride),
         }
     changes["bfloat16"] = computes_bfloat16() if arguments.bfloat16 is None else arguments.bfloat16
     config = replace(config, **changes)
