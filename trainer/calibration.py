@@ -13,7 +13,6 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
 
 from edge.contract import softmax
 from trainer.metrics import Labels, Logits
@@ -107,6 +106,8 @@ def fit_temperature(logits: Logits, labels: Labels) -> float:
     Temperature scaling, Guo et al. 2017. The likelihood has one maximum in 1/T, so a bounded search on log T finds it.
     Fit it on the validation split, never on the one that is reported.
     """
+    from scipy.optimize import minimize_scalar  # costs a second at import, and only the export needs it
+
     found = minimize_scalar(
         lambda log_temperature: negative_log_likelihood(logits, labels, math.exp(log_temperature)),
         bounds=_LOG_TEMPERATURE, options={"xatol": 1e-5},

@@ -11,7 +11,6 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 
 Logits = NDArray[np.float32]
 Labels = NDArray[np.int64]
@@ -38,8 +37,10 @@ class Proportion:
 
 def proportion(successes: int, count: int) -> Proportion:
     """The share `successes / count`, count > 0, with its 95 % interval: Wilson's score interval, JASA 22, 1927."""
-    interval = binomtest(successes, count).proportion_ci(0.95, method="wilson")
-    return Proportion(successes / count, float(interval.low), float(interval.high), count)
+    share, z2 = successes / count, _Z_95**2
+    centre = (share + z2 / (2 * count)) / (1 + z2 / count)
+    half = _Z_95 / (1 + z2 / count) * math.sqrt(share * (1 - share) / count + z2 / (4 * count**2))
+    return Proportion(share, max(0.0, centre - half), min(1.0, centre + half), count)
 
 
 def mean_share(shares: NDArray[np.float64]) -> Proportion:
@@ -151,4 +152,5 @@ def compare(first: tuple[str, Logits], second: tuple[str, Logits], labels: Label
 def mcnemar(first_only: int, second_only: int) -> float:
     """Two-sided p-value of the exact McNemar test (Psychometrika 12, 1947) from the numbers of discordant pairs."""
     discordant = first_only + second_only
-    return float(binomtest(first_only, discordant).pvalue) if discordant else 1.0
+    tail = sum(math.comb(discordant, k) for k in range(min(first_only, second_only) + 1))
+    return min(1.0, 2 * tail / (1 << discordant))
