@@ -27,6 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     level = logging.DEBUG if arguments.verbose else logging.WARNING
     logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
+    # Before Keras is imported, which reads it: a person's own ~/.keras/keras.json shall not decide.
+    os.environ["KERAS_BACKEND"] = getattr(arguments, "backend", "tensorflow")
     try:
         # Imported only now: some of them bring TensorFlow, which takes seconds.
         code: int = import_module(f"trainer.commands.{arguments.module}").run(arguments)
@@ -93,6 +95,9 @@ def _add_fit(commands: Commands) -> None:
     command.add_argument("-o", "--output", type=Path, required=True, metavar="RUN", help="folder of the run")
     _add_recipe(command, "default")
     command.add_argument("--seed", type=_seed, help="of weights, order and augmentation (default: the recipe's, 1)")
+    command.add_argument("--backend", choices=("tensorflow", "jax"), default="tensorflow",
+                         help="what computes: tensorflow is faster on processors, jax on a GPU "
+                         "(default: tensorflow)")  # fmt: skip
     command.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
 
 
@@ -160,7 +165,7 @@ def _add_recipe(command: argparse.ArgumentParser, default: str) -> None:
     command.add_argument("--epochs", type=_count, metavar="N",
                          help="in all, with the recipe's stages in proportion (default: the recipe's)")  # fmt: skip
     command.add_argument("--bfloat16", action=argparse.BooleanOptionalAction,
-                         help="convolutions in bfloat16 (default: where the processor has it)")  # fmt: skip
+                         help="convolutions in bfloat16 (default: where the processor or GPU has it)")  # fmt: skip
 
 
 def _count(text: str) -> int:

@@ -25,12 +25,17 @@ class FitConfig:
         dropout: Share of features dropped before the head.
         degrade_share: Share of images that are blurred, and of those that get a camera's noise.
         erase_share: Share of images of which a rectangle is erased.
+        mixup: Largest weight of another image that is mixed into each, with its targets; 0 for none.
         teachers: Folders of the runs that this one learns from.
+        live_teachers: Whether they are asked about every image as this network sees it, varied and mixed (Beyer et al.
+            2022, arXiv:2106.05237), which takes their time in each step; otherwise once about ten views of each image.
         teacher_weight: Share of the target that is the teachers' answer; the rest is the softened label.
         initial_weights: Folder of the run whose best weights this one begins with, or None for random ones.
         width: Factor on the channels of every layer: 1 for a device's model, more for a teacher.
         top_channels: Channels of the last layer at width 1.
-        bfloat16: Whether convolutions are computed in bfloat16, which processors with AVX512-BF16 or AMX do faster.
+        blocks: Residual blocks at a half, a quarter and an eighth of the image's side.
+        bfloat16: Whether convolutions are computed in bfloat16, which GPUs and processors with AVX512-BF16 or AMX do
+            faster.
         labels: Whose labels the main head learns: the seven of FER-2013, or the majority of FER+'s crowd.
         seed: Of weights, order and augmentation.
     """
@@ -48,11 +53,14 @@ class FitConfig:
     dropout: float = 0.1
     degrade_share: float = 0.2
     erase_share: float = 0.2
+    mixup: float = 0.0
     teachers: tuple[str, ...] = ()
+    live_teachers: bool = False
     teacher_weight: float = 0.7
     initial_weights: str | None = None
     width: float = 1.0
     top_channels: int = 256
+    blocks: tuple[int, int, int] = (0, 1, 1)
     bfloat16: bool = False
     labels: Literal["fer2013", "ferplus"] = "fer2013"
     seed: int = 1
@@ -93,7 +101,8 @@ class FitConfig:
             TypeError: A key is unknown.
         """
         stages = tuple((int(side), int(epochs)) for side, epochs in values["stages"])
-        return cls(**{**values, "stages": stages, "teachers": tuple(values.get("teachers", ()))})
+        lists = {name: tuple(values[name]) for name in ("teachers", "blocks") if name in values}
+        return cls(**{**values, **lists, "stages": stages})
 
 
 RECIPES: Final[dict[str, FitConfig]] = {

@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
+import keras
 import numpy as np
-import tensorflow as tf
 from numpy.typing import NDArray
 
 from trainer.errors import CheckpointError
-from trainer.model import normalize
+from trainer.model import Tensor, normalize
 from trainer.run import BEST_WEIGHTS, load_network, read_config
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ _SHIFTS_PX: Final = ((0, 0), (3, 3), (3, -3), (-3, 3), (-3, -3))
 
 _BATCH: Final = 256
 
-_Ask = Callable[[NDArray[np.uint8]], tf.Tensor]
+_Ask = Callable[[NDArray[np.uint8]], Tensor]
 """uint8 (N, 48, 48, 1) to probabilities float32 (N, classes)."""
 
 
@@ -64,17 +64,20 @@ def teaching(kept: Path, teachers: Sequence[str], images: NDArray[np.uint8], lab
     return np.asarray(answers, np.float32)
 
 
-def require_teacher(teacher: Path, labels: str) -> None:
-    """Refuses a folder that is no run, one without weights, and one that learned other labels.
+def require_teacher(teacher: Path, labels: str, *, votes_head: bool = False) -> None:
+    """Refuses a folder that is no run, one without weights, and one that learned other labels or, if asked, no votes.
 
     Raises:
         CheckpointError: It cannot teach; the error says why.
     """
-    theirs = read_config(teacher)[0].labels
-    if theirs != labels:
+    theirs = read_config(teacher)[0]
+    if theirs.labels != labels:
         raise CheckpointError(
-            f"learned the labels {theirs}, not {labels}", where=teacher, remedy="Name a teacher with the same labels"
+            f"learned the labels {theirs.labels}, not {labels}", where=teacher, remedy="Name a teacher with the same labels"
         )
+    if votes_head and not theirs.votes_weight:
+        raise CheckpointError("has no votes head, which this run would learn from", where=teacher,
+                              remedy="Name a teacher that learned --votes, or leave them out here")  # fmt: skip
     if not (teacher / BEST_WEIGHTS).exists():
         raise CheckpointError(
             f"has no {BEST_WEIGHTS} to teach with", where=teacher, remedy="Let trainer fit finish an epoch"
@@ -84,13 +87,19 @@ def require_teacher(teacher: Path, labels: str) -> None:
 def _taught_by(teacher: Path, images: NDArray[np.uint8], labels: str) -> NDArray[np.float32]:
     require_teacher(teacher, labels)
     log.info("asking the teacher %s about %d images", teacher, len(images))
-    network = load_network(teacher)
-    ask = tf.function(
-        lambda batch: tf.nn.softmax(network(normalize(batch), training=False)),
-        input_signature=[tf.TensorSpec((None, None, None, 1), tf.uint8)],
-        jit_compile=False,
-    )
+    ask = _answering(load_network(teacher))
     return np.concatenate([_mean_over_views(ask, batch) for batch in _batches(images)])
+
+
+def _answering(network: keras.Model) -> _Ask:
+    def ask(batch: Tensor) -> Tensor:
+        return keras.ops.softmax(network(normalize(batch), training=False))
+
+    if keras.backend.backend() != "tensorflow":
+        return ask
+    import tensorflow as tf  # noqa: PLC0415 - not needed, and perhaps not there, with another backend
+
+    return tf.function(ask, input_signature=[tf.TensorSpec((None, None, None, 1), tf.uint8)], jit_compile=False)
 
 
 def _batches(images: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
@@ -99,7 +108,7 @@ def _batches(images: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
 
 
 def _mean_over_views(ask: _Ask, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    return np.asarray(np.mean([ask(view[..., np.newaxis]).numpy() for view in _views(images)], axis=0), np.float32)
+    return np.asarray(np.mean([keras.ops.convert_to_numpy(ask(view[..., np.newaxis])) for view in _views(images)], axis=0), np.float32)
 
 
 def _views(images: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:

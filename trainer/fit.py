@@ -6,12 +6,13 @@ import json
 import logging
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import keras
 import numpy as np
-import tensorflow as tf
+from tensorboard.summary import DirectoryOutput, Writer
 
 from trainer.config import FitConfig
 from trainer.data import Dataset, FaceSet
@@ -27,7 +28,6 @@ from trainer.run import (
     TENSORBOARD,
     load_full_network,
     load_network,
-    predict,
     provenance,
     read_config,
     write_config,
@@ -92,29 +92,40 @@ def fit(
         DataError: A split or the votes are missing.
     """
     config = _resumed(run, dataset) if resume else config
-    # A rewrite of what is compiled from here on: weights, sums, losses and what is evaluated stay float32.
-    tf.config.optimizer.set_experimental_options({"auto_mixed_precision_onednn_bfloat16": config.bfloat16})
     train = with_labels(dataset.split("train"), config.labels)
     validation = with_labels(dataset.split("validation"), config.labels)
     if not resume:
         _open_run(run, dataset, config)
-    answers = answers or run / TEACHING
-    taught = teaching(answers, config.teachers, train.images, config.labels) if config.teachers else None
-    training = Training(config, train, _strategy(), taught)
-    manager = tf.train.CheckpointManager(training.checkpoint, str(run / CHECKPOINTS), max_to_keep=2)
-    if resume and manager.latest_checkpoint:
-        training.checkpoint.restore(manager.latest_checkpoint).assert_consumed()
-        log.info("resuming %s after epoch %d", run, training.epoch.numpy())
+    training = _begin(config, train, answers or run / TEACHING)
+    if resume and training.restore(run / CHECKPOINTS):
+        log.info("resuming %s after epoch %d", run, training.epoch)
     elif config.initial_weights:
         training.begin_with(_initial_network(Path(config.initial_weights), config))
     listener = listener or Listener()
-    with tf.summary.create_file_writer(str(run / TENSORBOARD)).as_default():
+    with closing(Writer(DirectoryOutput(str(run / TENSORBOARD)))) as board:
         while training.epoch < config.epochs:
             result = _epoch(training, validation, run, listener.on_step)
-            manager.save()
-            _record(run, result)
+            training.save(run / CHECKPOINTS)
+            _record(run, result, board)
             listener.on_epoch(result)
-    return float(training.best_accuracy.numpy())
+    return training.best_accuracy
+
+
+def _begin(config: FitConfig, train: FaceSet, answers: Path) -> Training:
+    """The run before its first step, on the backend of Keras."""
+    live = config.live_teachers
+    taught = teaching(answers, config.teachers, train.images, config.labels) if config.teachers and not live else None
+    if keras.backend.backend() == "jax":
+        from trainer.training_jax import JaxTraining  # noqa: PLC0415 - brings its backend
+
+        training: Training = JaxTraining(config, train, taught)
+    else:
+        from trainer.training_tensorflow import TensorFlowTraining  # noqa: PLC0415 - the same
+
+        training = TensorFlowTraining(config, train, taught)
+    if live:
+        training.ask_live([Path(teacher) for teacher in config.teachers])
+    return training
 
 
 def _resumed(run: Path, dataset: Dataset) -> FitConfig:
@@ -128,7 +139,7 @@ def _resumed(run: Path, dataset: Dataset) -> FitConfig:
 def _open_run(run: Path, dataset: Dataset, config: FitConfig) -> None:
     """Makes the folder, once all that the run needs is there: a folder with a configuration can only be resumed."""
     for teacher in config.teachers:
-        require_teacher(Path(teacher), config.labels)
+        require_teacher(Path(teacher), config.labels, votes_head=config.live_teachers and config.votes_weight > 0)
     if config.initial_weights:
         _initial_network(Path(config.initial_weights), config)  # only to refuse what cannot be loaded
     if config.votes_weight:
@@ -149,7 +160,7 @@ def _initial_network(initial: Path, config: FitConfig) -> keras.Model:
     """
     theirs, _ = read_config(initial)
     wider = theirs.width > config.width or theirs.top_channels > config.top_channels
-    if wider or theirs.labels != config.labels or (config.votes_weight and not theirs.votes_weight):
+    if wider or theirs.blocks != config.blocks or theirs.labels != config.labels or (config.votes_weight and not theirs.votes_weight):
         raise CheckpointError(
             f"cannot give the initial weights: its network has {_layers(theirs)}, this run's {_layers(config)}",
             where=initial, remedy="Name a run of the same network or a narrower one",
@@ -158,26 +169,21 @@ def _initial_network(initial: Path, config: FitConfig) -> keras.Model:
 
 
 def _layers(config: FitConfig) -> str:
+    blocks = "-".join(map(str, config.blocks))
     votes_head = f"{'a' if config.votes_weight else 'no'} votes head"
-    return f"labels {config.labels}, width {config.width:g}, {config.top_channels} top channels, {votes_head}"
-
-
-def _strategy() -> tf.distribute.Strategy:
-    """All GPUs when there are several; otherwise the one GPU or the CPU."""
-    several = len(tf.config.list_logical_devices("GPU")) > 1
-    return tf.distribute.MirroredStrategy() if several else tf.distribute.get_strategy()
+    return f"labels {config.labels}, width {config.width:g}, {config.top_channels} top channels, blocks {blocks}, {votes_head}"
 
 
 def _epoch(
     training: Training, validation: FaceSet, run: Path, on_step: Callable[[int, int, int, float], None]
 ) -> EpochResult:
     started = time.monotonic()
-    epoch = int(training.epoch.numpy())
+    epoch = training.epoch
     loss = training.run_epoch(lambda step, loss: on_step(epoch + 1, step, training.steps_per_epoch, loss))
-    accuracy = float(np.mean(predict(training.averaged, validation.images).argmax(axis=1) == validation.labels))
-    best = accuracy > float(training.best_accuracy.numpy())
+    accuracy = float(np.mean(training.logits(validation.images).argmax(axis=1) == validation.labels))
+    best = accuracy > training.best_accuracy
     if best:
-        training.best_accuracy.assign(accuracy)
+        training.best_accuracy = accuracy
         _save_weights(training, run)
     return EpochResult(epoch + 1, training.config.side_px(epoch), loss, accuracy, best, time.monotonic() - started)
 
@@ -189,8 +195,8 @@ def _save_weights(training: Training, run: Path) -> None:
     partial.replace(run / BEST_WEIGHTS)
 
 
-def _record(run: Path, result: EpochResult) -> None:
+def _record(run: Path, result: EpochResult, board: Writer) -> None:
     with (run / HISTORY).open("a") as history:
         history.write(json.dumps(asdict(result)) + "\n")
-    tf.summary.scalar("loss", result.loss, step=result.epoch)
-    tf.summary.scalar("accuracy/PublicTest", result.accuracy, step=result.epoch)
+    board.add_scalar("loss", result.loss, step=result.epoch)
+    board.add_scalar("accuracy/PublicTest", result.accuracy, step=result.epoch)

@@ -5,16 +5,22 @@ Every layer becomes one int8 convolution, addition or mean in TFLite: nothing he
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Literal, TypeAlias
 
 import keras
 import numpy as np
-import tensorflow as tf
+from keras import ops
 from numpy.typing import NDArray
 
 from edge.contract import EMOTIONS
 from trainer.labels import FERPLUS_EMOTIONS
+
+Tensor: TypeAlias = Any
+"""An array of the backend that Keras runs on; none of them publishes types."""
+Policy = Literal["float32", "mixed_bfloat16"]
+"""What flows between the layers; weights are float32."""
 
 PIXEL_CENTRE: Final = 128.0
 PIXEL_SCALE: Final = 64.0
@@ -22,13 +28,17 @@ PIXEL_SCALE: Final = 64.0
 
 
 class FusedBatchNormalization(keras.layers.BatchNormalization):
-    """Batch normalization over the channels through TensorFlow's fused kernel.
+    """Batch normalization over the channels, with TensorFlow through its fused kernel.
 
-    Keras 3 composes it of single operations on TensorFlow, which takes about twice the time on a CPU.
+    Keras 3 composes it of single operations, which takes about twice the time on a CPU. JAX's compiler fuses them.
     """
 
-    def call(self, inputs: tf.Tensor, training: bool | None = None, mask: Any = None) -> tf.Tensor:  # noqa: FBT001, ARG002
-        """Normalizes float32 (N, H, W, C)."""
+    def call(self, inputs: Tensor, training: bool | None = None, mask: Any = None) -> Tensor:  # noqa: FBT001
+        """Normalizes (N, H, W, C)."""
+        if keras.backend.backend() != "tensorflow":
+            return super().call(inputs, training=training, mask=mask)
+        import tensorflow as tf  # noqa: PLC0415 - not needed, and perhaps not there, with another backend
+
         fused = partial(
             tf.compat.v1.nn.fused_batch_norm, inputs, self.gamma.value, self.beta.value, epsilon=self.epsilon
         )
@@ -40,9 +50,9 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         return outputs
 
 
-def normalize(pixels: tf.Tensor) -> tf.Tensor:
+def normalize(pixels: Tensor) -> Tensor:
     """Gray pixels 0-255 to the network's input, -2 to 1.984."""
-    return (tf.cast(pixels, tf.float32) - PIXEL_CENTRE) / PIXEL_SCALE
+    return (ops.cast(pixels, "float32") - PIXEL_CENTRE) / PIXEL_SCALE
 
 
 def build_network(
@@ -50,8 +60,10 @@ def build_network(
     classes: int = len(EMOTIONS),
     width: float = 1.0,
     top_channels: int = 256,
+    blocks: tuple[int, int, int] = (0, 1, 1),
     dropout: float = 0.0,
     vote_head: bool = False,
+    policy: Policy = "float32",
 ) -> keras.Model:
     """The untrained network.
 
@@ -60,28 +72,26 @@ def build_network(
         width: Factor on the channels of every layer; 1 is what devices run, teachers are wider.
         top_channels: Channels of the last layer at width 1. It has 3x3 positions only, so that more of them cost
             bytes rather than multiplications.
+        blocks: Residual blocks at a half, a quarter and an eighth of the image's side.
         dropout: Share of features dropped before the heads while training.
         vote_head: Whether to add the second head that learns FER+'s votes.
+        policy: What flows between the layers.
 
     Returns:
         A model from normalized float32 (N, side, side, 1), side a multiple of 4, to logits float32 (N, classes), or to
         a pair with the vote logits (N, 8).
     """
-    narrow, low, middle, high, top = (round(channels * width) for channels in (16, 32, 64, 128, top_channels))
-    x = inputs = keras.Input((None, None, 1), name="face")
-    x = _conv(x, narrow)  # (side, side, 16)
-    x = _conv(x, low, stride=2)  # (side/2, side/2, 32)
-    x = _conv(x, low)
-    x = _conv(x, middle, stride=2)  # (side/4, side/4, 64)
-    x = _residual(x, middle)
-    x = _conv(x, high, stride=2)  # (side/8, side/8, 128)
-    x = _residual(x, high)
-    x = _conv(x, top, stride=2)  # (side/16, side/16, top)
-    x = keras.layers.GlobalAveragePooling2D(keepdims=True)(x)  # (1, 1, top)
-    x = keras.layers.Dropout(dropout)(x)
-    logits = _head(x, classes, "logits")
-    outputs = (logits, _head(x, len(FERPLUS_EMOTIONS), "votes")) if vote_head else logits
-    return keras.Model(inputs, outputs)
+    standing = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        inputs = keras.Input((None, None, 1), name="face")
+        features = _body(inputs, [round(channels * width) for channels in (16, 32, 64, 128, top_channels)], blocks)
+        features = keras.layers.Dropout(dropout)(features)
+        logits = _head(features, classes, "logits")
+        outputs = (logits, _head(features, len(FERPLUS_EMOTIONS), "votes")) if vote_head else logits
+        return keras.Model(inputs, outputs)
+    finally:
+        keras.config.set_dtype_policy(standing)
 
 
 def grow(weight: NDArray[np.float32], into: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -103,18 +113,39 @@ def grow(weight: NDArray[np.float32], into: NDArray[np.float32]) -> NDArray[np.f
     return grown
 
 
-def _conv(x: tf.Tensor, channels: int, *, stride: int = 1, relu: bool = True) -> tf.Tensor:
+def heads(outputs: Tensor) -> Sequence[Tensor]:
+    """What `build_network`'s network answers, as one array for each head; the main head's is the first."""
+    return outputs if isinstance(outputs, list | tuple) else [outputs]
+
+
+def _body(x: Tensor, channels: Sequence[int], blocks: Sequence[int]) -> Tensor:
+    narrow, low, middle, high, top = channels
+    x = _conv(x, narrow)  # (side, side, 16)
+    x = _conv(x, low, stride=2)  # (side/2, side/2, 32)
+    x = _conv(x, low)
+    x = _residuals(x, low, blocks[0])
+    x = _conv(x, middle, stride=2)  # (side/4, side/4, 64)
+    x = _residuals(x, middle, blocks[1])
+    x = _conv(x, high, stride=2)  # (side/8, side/8, 128)
+    x = _residuals(x, high, blocks[2])
+    x = _conv(x, top, stride=2)  # (side/16, side/16, top)
+    return keras.layers.GlobalAveragePooling2D(keepdims=True)(x)  # (1, 1, top)
+
+
+def _conv(x: Tensor, channels: int, *, stride: int = 1, relu: bool = True) -> Tensor:
     x = keras.layers.Conv2D(channels, 3, stride, "same", use_bias=False, kernel_initializer="he_normal")(x)
     x = FusedBatchNormalization(momentum=0.9)(x)
     return keras.layers.ReLU()(x) if relu else x
 
 
-def _residual(x: tf.Tensor, channels: int) -> tf.Tensor:
-    branch = _conv(_conv(x, channels), channels, relu=False)
-    return keras.layers.ReLU()(keras.layers.Add()([x, branch]))
+def _residuals(x: Tensor, channels: int, count: int) -> Tensor:
+    for _ in range(count):
+        branch = _conv(_conv(x, channels), channels, relu=False)
+        x = keras.layers.ReLU()(keras.layers.Add()([x, branch]))
+    return x
 
 
-def _head(x: tf.Tensor, classes: int, name: str) -> tf.Tensor:
+def _head(x: Tensor, classes: int, name: str) -> Tensor:
     # A 1x1 convolution, because TensorFlow writes dense layers in a form that tflite-runtime 2.14 cannot load.
     x = keras.layers.Conv2D(classes, 1, name=name)(x)  # (1, 1, classes)
     return keras.layers.Reshape((classes,))(x)

@@ -6,7 +6,9 @@ import math
 from typing import Final
 
 import keras
-import tensorflow as tf
+from keras import ops
+
+from trainer.model import Tensor
 
 _ITERATIONS: Final = 5
 """Of Newton and Schulz: they bring singular values that are not far below the largest to 0.7-1.2, not exactly to 1."""
@@ -35,7 +37,7 @@ class KernelMuon(keras.optimizers.SGD):  # type: ignore[misc]
         self._kernel_factor = kernel_factor
         self._newton_schulz = keras.optimizers.Muon().zeropower_via_newtonschulz5
 
-    def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
+    def update_step(self, gradient: Tensor, variable: keras.Variable, learning_rate: Tensor) -> None:
         """Moves one variable; Keras calls it for each."""
         if not is_hidden_kernel(variable):
             super().update_step(gradient, variable, learning_rate)
@@ -43,17 +45,17 @@ class KernelMuon(keras.optimizers.SGD):  # type: ignore[misc]
         velocity = self.momentums[self._get_variable_index(variable)]
         self.assign(velocity, velocity * self.momentum + gradient)
         outputs = variable.shape[-1]
-        direction = self.orthogonalize(tf.reshape(gradient + self.momentum * velocity, (-1, outputs)))
+        direction = self.orthogonalize(ops.reshape(gradient + self.momentum * velocity, (-1, outputs)))
         length = math.sqrt(2 * outputs)  # he_normal: a variance of 2 / fan_in, for fan_in * outputs weights
         step = learning_rate * self._kernel_factor * length / math.sqrt(min(direction.shape))
-        moved = tf.convert_to_tensor(variable) - step * tf.reshape(direction, variable.shape)
-        self.assign(variable, moved * (length / tf.norm(moved)))
+        moved = ops.convert_to_tensor(variable) - step * ops.reshape(direction, variable.shape)
+        self.assign(variable, moved * (length / ops.norm(ops.reshape(moved, (-1,)))))
 
-    def orthogonalize(self, matrix: tf.Tensor) -> tf.Tensor:
+    def orthogonalize(self, matrix: Tensor) -> Tensor:
         """float32 (rows, columns): nearly the nearest matrix with orthogonal rows or columns of length 1."""
         return self._newton_schulz(matrix, _ITERATIONS)
 
 
-def is_hidden_kernel(variable: keras.Variable | tf.Variable) -> bool:
+def is_hidden_kernel(variable: keras.Variable) -> bool:
     """Whether the variable is a kernel from features to features: not the first layer's, not that of a 1x1 head."""
     return len(variable.shape) == 4 and variable.shape[0] > 1 and variable.shape[2] > 1

@@ -26,7 +26,7 @@ from trainer.config import FitConfig
 from trainer.data import Dataset
 from trainer.errors import CheckpointError
 from trainer.labels import LabelKind, class_names
-from trainer.model import build_network, normalize
+from trainer.model import Policy, build_network, heads, normalize
 
 CONFIG: Final = "config.json"
 HISTORY: Final = "history.jsonl"
@@ -63,7 +63,7 @@ def provenance(dataset: Dataset) -> Provenance:
         hashlib.sha256(image.tobytes() + bytes([label])).digest()
         for image, label in zip(train.images, train.labels, strict=True)
     )
-    versions = {name: importlib.metadata.version(name) for name in ("tensorflow", "keras", "numpy")}
+    versions = {name: importlib.metadata.version(name) for name in (keras.backend.backend(), "keras", "numpy")}
     return Provenance(dataset.path.name, hashlib.sha256(b"".join(digests)).hexdigest(), _git_revision(), versions)
 
 
@@ -112,11 +112,11 @@ def read_recipe(path: Path) -> FitConfig:
         ) from error  # fmt: skip
 
 
-def network_for(config: FitConfig, *, dropout: float = 0.0) -> keras.Model:
+def network_for(config: FitConfig, *, dropout: float = 0.0, policy: Policy = "float32") -> keras.Model:
     """The untrained network of a run with all its heads, as `build_network` makes it."""
     return build_network(
         classes=len(class_names(config.labels)), width=config.width, top_channels=config.top_channels,
-        dropout=dropout, vote_head=config.votes_weight > 0,
+        blocks=config.blocks, dropout=dropout, vote_head=config.votes_weight > 0, policy=policy,
     )  # fmt: skip
 
 
@@ -139,13 +139,13 @@ def load_network(run: Path, labels: LabelKind | None = None) -> keras.Model:
     return keras.Model(full.inputs, full.outputs[0 if main_head else 1])
 
 
-def load_full_network(run: Path) -> keras.Model:
+def load_full_network(run: Path, policy: Policy = "float32") -> keras.Model:
     """The network with the best weights of a run and all its heads, as `build_network` makes it.
 
     Raises:
         CheckpointError: There is no run, or no finished epoch.
     """
-    network = network_for(read_config(run)[0])
+    network = network_for(read_config(run)[0], policy=policy)
     try:
         network.load_weights(run / BEST_WEIGHTS)
     except (OSError, ValueError) as error:
@@ -160,7 +160,7 @@ def predict(network: keras.Model, images: NDArray[np.uint8]) -> NDArray[np.float
     batches = []
     for start in range(0, len(images), _PREDICT_BATCH):
         outputs = network(normalize(images[start : start + _PREDICT_BATCH, :, :, np.newaxis]), training=False)
-        batches.append((outputs[0] if isinstance(outputs, list | tuple) else outputs).numpy())
+        batches.append(keras.ops.convert_to_numpy(heads(outputs)[0]))
     return np.concatenate(batches)
 
 

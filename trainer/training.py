@@ -1,78 +1,104 @@
-"""The state of a training run, and the step that moves it on."""
+"""A training run's state, and what one step computes, in operations that Keras gives every backend.
+
+How a step is compiled, differentiated and spread over devices is the backend's: `trainer.training_tensorflow`, the
+faster one on processors, and `trainer.training_jax`, the faster one on a GPU.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import keras
 import numpy as np
-import tensorflow as tf
+from keras import ops
 from numpy.typing import NDArray
 
-from trainer.augment import augment
+from trainer.augment import Dice, augment, mix
 from trainer.config import FitConfig
 from trainer.data import FaceSet
 from trainer.errors import DataError
 from trainer.labels import class_names, vote_shares
-from trainer.model import grow, normalize
+from trainer.model import Policy, Tensor, grow, heads, normalize
 from trainer.muon import KernelMuon, is_hidden_kernel
 from trainer.run import network_for
 
-_Step = Callable[[NDArray[np.int64]], tf.Tensor]
 
-
-class Training:
+class Training(ABC):
     """Network, averaged network, optimizer and dice of one run.
-
-    Under `tf.distribute` each replica takes its share of a batch; on one device the strategy is the default one.
 
     Args:
         config: What the run is made of.
-        train: The training images; kept in memory as uint8 (83 MB for FER-2013).
-        strategy: The devices.
-        teaching: What the teachers say of each training image, float32 (N, classes), or None without teachers.
+        train: The training images; kept in memory as uint8 (66 MB for FER-2013).
+        taught: What the teachers say of each training image, float32 (N, classes), where they were asked beforehand.
+
+    Attributes:
+        network: The network in training.
+        averaged: Its weights averaged over the steps; what is evaluated and exported.
+        epoch: How many are done.
+        best_accuracy: On PublicTest so far, 0 to 1.
+        steps_per_epoch: Batches that the training images make.
 
     Raises:
         DataError: There are fewer images than a batch takes, or no votes to learn.
     """
 
-    def __init__(
-        self,
-        config: FitConfig,
-        train: FaceSet,
-        strategy: tf.distribute.Strategy,
-        teaching: NDArray[np.float32] | None = None,
-    ) -> None:
+    network: keras.Model
+    averaged: keras.Model
+    optimizer: keras.optimizers.Optimizer
+
+    def __init__(self, config: FitConfig, train: FaceSet, taught: NDArray[np.float32] | None = None) -> None:
         self.config = config
+        self.epoch = 0
+        self.best_accuracy = 0.0
         self.steps_per_epoch = len(train) // config.batch_size
         if not self.steps_per_epoch:
             raise DataError(f"holds {len(train)} training images, which do not make a batch of {config.batch_size}",
                             remedy="Add images, or train with a smaller batch_size in --config")  # fmt: skip
-        self._strategy = strategy
-        self._classes = len(class_names(config.labels))
-        self._build()
-        self._images = tf.constant(train.images)
-        self._targets = tf.constant(self._blend(self._smooth_targets(train), teaching))
-        self._votes = tf.constant(vote_shares(train)) if config.votes_weight else None
-        self._steps: dict[int, _Step] = {}
+        self._size = len(train)
+        self._arrays = [train.images, *self._targets(train, taught)]
+        self._teachers: Sequence[keras.Model] = ()
 
-    def _build(self) -> None:
-        config = self.config
-        keras.utils.set_random_seed(config.seed)
-        with self._strategy.scope():
-            self.network = network_for(config, dropout=config.dropout)
-            self.averaged = network_for(config)
-            self.averaged.set_weights(self.network.get_weights())
-            self.optimizer = self._optimizer()
-            self.optimizer.build(self.network.trainable_variables)
-            self.epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
-            self.best_accuracy = tf.Variable(0.0, trainable=False)
-        self._random = tf.random.Generator.from_seed(config.seed)
+    @abstractmethod
+    def ask_live(self, teachers: Sequence[Path]) -> None:
+        """Has these runs teach every image as it is seen in training; their networks have the heads of this one."""
+
+    @abstractmethod
+    def run_epoch(self, on_step: Callable[[int, float], None]) -> float:
+        """Trains one epoch and returns its mean loss; `on_step(number, loss)` is called after steps that are done."""
+
+    @abstractmethod
+    def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Of the averaged network's main head, float32 (N, classes), for uint8 (N, 48, 48)."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Writes all that is needed for the run to go on as if it had never stopped, at any moment a whole state."""
+
+    @abstractmethod
+    def restore(self, folder: Path) -> bool:
+        """Reads what `save` wrote; False where there is nothing yet."""
+
+    def begin_with(self, network: keras.Model) -> None:
+        """Begins with the weights of a finished run, of this network or a narrower one, in place of random ones."""
+        weights = [grow(*pair) for pair in zip(network.get_weights(), self.network.get_weights(), strict=True)]
+        for own in (self.network, self.averaged):
+            own.set_weights(weights)
+
+    def _build(self, policy: Policy = "float32") -> None:
+        """Makes both networks and the optimizer; `policy` is that of the network in training."""
+        keras.utils.set_random_seed(self.config.seed)
+        self.network = network_for(self.config, dropout=self.config.dropout, policy=policy)
+        self.averaged = network_for(self.config)
+        self.averaged.set_weights(self.network.get_weights())
+        self.optimizer = self._optimizer()
+        self.optimizer.build(self.network.trainable_variables)
         # Muon's kernels have a fixed length, which leaves nothing to decay.
         self._decayed = [
             weight
             for weight in self.network.trainable_variables
-            if weight.path.endswith("kernel") and not (config.muon_lr and is_hidden_kernel(weight))
+            if weight.path.endswith("kernel") and not (self.config.muon_lr and is_hidden_kernel(weight))
         ]
 
     def _optimizer(self) -> keras.optimizers.Optimizer:
@@ -87,115 +113,79 @@ class Training:
         peak = self.config.peak_lr
         return keras.optimizers.schedules.CosineDecay(0.0, decay, warmup_target=peak, warmup_steps=warmup)
 
+    def _targets(self, train: FaceSet, taught: NDArray[np.float32] | None) -> list[NDArray[np.float32]]:
+        """What each head is to say of each image: the main head's, float32 (N, classes), and the votes head's."""
+        main = self._smooth_targets(train)
+        if taught is not None:
+            main = self._blend(main, taught)
+        return [main, vote_shares(train)] if self.config.votes_weight else [main]
+
     def _smooth_targets(self, train: FaceSet) -> NDArray[np.float32]:
         """float32 (N, classes): the label, softened; for FER+ the crowd's votes are soft by themselves."""
         if self.config.labels == "ferplus":
             return vote_shares(train)
-        smoothing = self.config.label_smoothing
-        one_hot = np.eye(self._classes, dtype=np.float32)[train.labels]
-        return one_hot * np.float32(1 - smoothing) + np.float32(smoothing / self._classes)
+        smoothing, classes = self.config.label_smoothing, len(class_names(self.config.labels))
+        one_hot = np.eye(classes, dtype=np.float32)[train.labels]
+        return one_hot * np.float32(1 - smoothing) + np.float32(smoothing / classes)
 
-    def _blend(self, targets: NDArray[np.float32], teaching: NDArray[np.float32] | None) -> NDArray[np.float32]:
+    def _blend(self, targets: Tensor, taught: Tensor) -> Tensor:
         """The teachers' answers and the labels in one target: cross-entropy is linear in it, so one term serves both.
 
         The temperature is 1, since teachers that learned from softened labels answer softly by themselves.
         """
-        if teaching is None:
-            return targets
         weight = np.float32(self.config.teacher_weight)
-        return targets * (1 - weight) + teaching * weight
+        return targets * (1 - weight) + taught * weight
 
-    def begin_with(self, network: keras.Model) -> None:
-        """Begins with the weights of a finished run, of this network or a narrower one, in place of random ones."""
-        weights = [grow(*pair) for pair in zip(network.get_weights(), self.network.get_weights(), strict=True)]
-        for own in (self.network, self.averaged):
-            own.set_weights(weights)
+    def _order(self) -> NDArray[np.int64]:
+        """The images of each step of this epoch, (steps, batch_size)."""
+        # It depends on the epoch alone, so that a resumed run sees what an unbroken one sees.
+        order = np.random.default_rng((self.config.seed, self.epoch)).permutation(self._size)
+        return order[: self.steps_per_epoch * self.config.batch_size].reshape(self.steps_per_epoch, -1)
 
-    @property
-    def checkpoint(self) -> tf.train.Checkpoint:
-        """All that has to be saved so that the run goes on as if it had never stopped."""
-        seeds = [layer.seed_generator.state.value for layer in self.network.layers if hasattr(layer, "seed_generator")]
-        return tf.train.Checkpoint(
-            network=self.network,
-            averaged=self.averaged,
-            optimizer=self.optimizer,
-            random=self._random,
-            seeds=seeds,
-            epoch=self.epoch,
-            best_accuracy=self.best_accuracy,
-        )
+    def _loss(self, images: Tensor, targets: Sequence[Tensor], side_px: int, dice: Dice) -> Tensor:
+        """Mean cross-entropy of a batch.
 
-    def run_epoch(self, on_step: Callable[[int, float], None]) -> float:
-        """Trains one epoch and returns its mean loss; `on_step(number, loss)` is called after each step."""
-        epoch, size = int(self.epoch.numpy()), self.config.batch_size
-        step = self._step_for(self.config.side_px(epoch))
-        # The order depends on the epoch alone, so that a resumed run sees what an unbroken one sees.
-        order = np.random.default_rng((self.config.seed, epoch)).permutation(self._images.shape[0])
-        losses = []
-        for number in range(self.steps_per_epoch):
-            losses.append(float(step(order[number * size : (number + 1) * size])))
-            on_step(number + 1, losses[-1])
-        self.epoch.assign_add(1)
-        return float(np.mean(losses))
-
-    def _step_for(self, side_px: int) -> _Step:
-        """The compiled step for one size of training image."""
-        if side_px not in self._steps:
-            self._steps[side_px] = self._compile_step(side_px)
-        return self._steps[side_px]
-
-    def _compile_step(self, side_px: int) -> _Step:
-        strategy, replicas = self._strategy, self._strategy.num_replicas_in_sync
-
-        @tf.function(jit_compile=False)  # XLA's convolutions are slower than oneDNN's on a CPU
-        def step(shares: tf.Tensor) -> tf.Tensor:
-            losses = strategy.run(self._train_step, args=(shares, side_px))
-            return strategy.reduce(tf.distribute.ReduceOp.SUM, losses, axis=None) / replicas
-
-        def distributed(batch: NDArray[np.int64]) -> tf.Tensor:
-            parts = np.array_split(batch, replicas)
-            return step(
-                strategy.experimental_distribute_values_from_function(
-                    lambda context: tf.constant(parts[context.replica_id_in_sync_group])
-                )
-            )
-
-        return distributed
-
-    def _train_step(self, batch: tf.Tensor, side_px: int) -> tf.Tensor:
+        Args:
+            images: uint8 (N, 48, 48).
+            targets: Of each head, float32 (N, classes).
+            side_px: Side of the images that the network sees.
+            dice: Source of all randomness.
+        """
+        config = self.config
         pixels = augment(
-            tf.gather(self._images, batch),
-            side_px,
-            degrade_share=self.config.degrade_share,
-            erase_share=self.config.erase_share,
-            random=self._random,
+            images, side_px, degrade_share=config.degrade_share, erase_share=config.erase_share, random=dice
         )
-        with tf.GradientTape() as tape:
-            loss = self._loss(self.network(normalize(pixels), training=True), batch)
-            penalty = tf.add_n([tf.nn.l2_loss(kernel.value) for kernel in self._decayed])
-            # Keras sums the gradients of all replicas; each has the mean over its share of the batch.
-            total = (loss + self.config.weight_decay * penalty) / self._strategy.num_replicas_in_sync
-        gradients = tape.gradient(total, self.network.trainable_variables)
-        self.optimizer.apply(gradients, self.network.trainable_variables)
-        self._average()
-        return loss
+        faces = normalize(pixels)
+        if config.mixup:
+            faces, *targets = mix([faces, *targets], config.mixup, dice)
+        if self._teachers:
+            # Teachers may have a votes head that this run has no use for.
+            targets = [self._blend(*pair) for pair in zip(targets, self._taught_live(faces), strict=False)]
+        return self._cross_entropy(self.network(faces, training=True), targets)
 
-    def _loss(self, outputs: tf.Tensor, batch: tf.Tensor) -> tf.Tensor:
-        cross_entropy = tf.nn.softmax_cross_entropy_with_logits
-        targets = tf.gather(self._targets, batch)
-        if self._votes is None:
-            return tf.reduce_mean(cross_entropy(targets, outputs))
-        logits, vote_logits = outputs
-        shares = tf.gather(self._votes, batch)
-        # An image without a vote for any emotion teaches this head nothing. Its shares sum to 0, for which TensorFlow's
-        # cross-entropy is 0 but its gradient is not: it would push all vote logits down without end.
-        votes = tf.reduce_mean(cross_entropy(shares, vote_logits) * tf.reduce_sum(shares, axis=1))
-        return tf.reduce_mean(cross_entropy(targets, logits)) + self.config.votes_weight * votes
+    def _taught_live(self, faces: Tensor) -> list[Tensor]:
+        """The teachers' mean probabilities for a batch, one float32 (N, classes) for each head."""
+        answers = [
+            [ops.softmax(ops.cast(logits, "float32")) for logits in heads(teacher(faces, training=False))]
+            for teacher in self._teachers
+        ]
+        return [sum(of_head) / len(answers) for of_head in zip(*answers, strict=False)]
 
-    def _average(self) -> None:
-        """Exponential moving average of all weights, the statistics of batch normalization included."""
+    def _cross_entropy(self, outputs: Tensor, targets: Sequence[Tensor]) -> Tensor:
+        """Of all heads. An image without a vote for any emotion has a target of zeros, and teaches that head nothing."""
+        weights = (1.0, self.config.votes_weight)
+        losses = [
+            weight * ops.mean(-ops.sum(target * ops.log_softmax(ops.cast(logits, "float32")), axis=-1))
+            for weight, target, logits in zip(weights, targets, heads(outputs), strict=False)
+        ]
+        return sum(losses)
+
+    def _penalty(self) -> Tensor:
+        """What the weight decay adds to the loss."""
+        return self.config.weight_decay * 0.5 * sum(ops.sum(ops.square(kernel)) for kernel in self._decayed)
+
+    def _average_decay(self, steps: Tensor) -> Tensor:
+        """How much of the averaged weights stays after a step."""
         # Early on the average would remember the random start: its memory grows with the steps done.
-        steps = tf.cast(self.optimizer.iterations.value, tf.float32)
-        decay = tf.minimum(self.config.ema_decay, (1 + steps) / (10 + steps))
-        for mean, newest in zip(self.averaged.weights, self.network.weights, strict=True):
-            mean.assign(mean.value * decay + newest.value * (1 - decay))
+        steps = ops.cast(steps, "float32")
+        return ops.minimum(self.config.ema_decay, (1 + steps) / (10 + steps))

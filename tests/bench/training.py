@@ -16,7 +16,7 @@ from trainer.config import RECIPES
 from trainer.data import FaceSet
 from trainer.model import FusedBatchNormalization, build_network
 from trainer.processor import computes_bfloat16
-from trainer.training import Training
+from trainer.training_tensorflow import TensorFlowTraining
 
 _IMAGES = 1024
 _PASSES, _ROUNDS = 2, 3
@@ -38,9 +38,13 @@ def images_a_second() -> dict[str, float]:
 
 
 def _trainer(faces: FaceSet) -> Callable[[], object]:
-    training = Training(RECIPES["default"], faces, tf.distribute.get_strategy())
-    training.epoch.assign(RECIPES["default"].epochs - 1)  # the last epochs have the full size
-    return lambda: training.run_epoch(_nothing)
+    training = TensorFlowTraining(RECIPES["default"], faces)
+
+    def epoch() -> None:
+        training.epoch = RECIPES["default"].epochs - 1  # the last epochs have the full size
+        training.run_epoch(_nothing)
+
+    return epoch
 
 
 class _PlainKeras:

@@ -1,0 +1,138 @@
+"""Training with TensorFlow, whose convolutions are the fastest on a processor; on several GPUs by `tf.distribute`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from trainer.config import FitConfig
+from trainer.data import FaceSet
+from trainer.run import load_full_network, predict
+from trainer.training import Training
+
+_Step = Callable[[NDArray[np.int64]], tf.Tensor]
+
+
+class TensorFlowTraining(Training):
+    """One run; each replica takes its share of a batch.
+
+    Args:
+        config: What the run is made of.
+        train: The training images.
+        taught: What the teachers say of each, float32 (N, classes), where they were asked beforehand.
+        strategy: The devices: without it, all GPUs where there are several, and otherwise the one GPU or the CPU.
+    """
+
+    def __init__(
+        self,
+        config: FitConfig,
+        train: FaceSet,
+        taught: NDArray[np.float32] | None = None,
+        strategy: tf.distribute.Strategy | None = None,
+    ) -> None:
+        super().__init__(config, train, taught)
+        # A rewrite of what is compiled from here on: weights, sums, losses and what is evaluated stay float32.
+        tf.config.optimizer.set_experimental_options({"auto_mixed_precision_onednn_bfloat16": config.bfloat16})
+        self._strategy = strategy or _all_gpus()
+        with self._strategy.scope():
+            self._build()
+        self._random = tf.random.Generator.from_seed(config.seed)
+        self._material = [tf.constant(array) for array in self._arrays]
+        self._steps: dict[int, _Step] = {}
+        self._checkpoint = self._all_that_changes()
+
+    def ask_live(self, teachers: Sequence[Path]) -> None:
+        with self._strategy.scope():
+            self._teachers = [load_full_network(teacher) for teacher in teachers]
+
+    def run_epoch(self, on_step: Callable[[int, float], None]) -> float:
+        step = self._step_for(self.config.side_px(self.epoch))
+        losses = []
+        for number, batch in enumerate(self._order(), start=1):
+            losses.append(float(step(batch)))
+            on_step(number, losses[-1])
+        self.epoch += 1
+        return float(np.mean(losses))
+
+    def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return predict(self.averaged, images)
+
+    def save(self, folder: Path) -> None:
+        self._epoch.assign(self.epoch)
+        self._best_accuracy.assign(self.best_accuracy)
+        self._manager(folder).save()
+
+    def restore(self, folder: Path) -> bool:
+        latest = self._manager(folder).latest_checkpoint
+        if latest is None:
+            return False
+        self._checkpoint.restore(latest).assert_consumed()
+        self.epoch, self.best_accuracy = int(self._epoch.numpy()), float(self._best_accuracy.numpy())
+        return True
+
+    def _manager(self, folder: Path) -> tf.train.CheckpointManager:
+        return tf.train.CheckpointManager(self._checkpoint, str(folder), max_to_keep=2)
+
+    def _all_that_changes(self) -> tf.train.Checkpoint:
+        self._epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self._best_accuracy = tf.Variable(0.0, trainable=False)
+        seeds = [layer.seed_generator.state.value for layer in self.network.layers if hasattr(layer, "seed_generator")]
+        return tf.train.Checkpoint(
+            network=self.network,
+            averaged=self.averaged,
+            optimizer=self.optimizer,
+            random=self._random,
+            seeds=seeds,
+            epoch=self._epoch,
+            best_accuracy=self._best_accuracy,
+        )
+
+    def _step_for(self, side_px: int) -> _Step:
+        """The compiled step for one size of training image."""
+        if side_px not in self._steps:
+            self._steps[side_px] = self._compile_step(side_px)
+        return self._steps[side_px]
+
+    def _compile_step(self, side_px: int) -> _Step:
+        strategy, replicas = self._strategy, self._strategy.num_replicas_in_sync
+
+        @tf.function(jit_compile=False)  # XLA's convolutions are slower than oneDNN's on a CPU
+        def step(shares: tf.Tensor) -> tf.Tensor:
+            losses = strategy.run(self._train_step, args=(shares, side_px))
+            return strategy.reduce(tf.distribute.ReduceOp.SUM, losses, axis=None) / replicas
+
+        def distributed(batch: NDArray[np.int64]) -> tf.Tensor:
+            parts = np.array_split(batch, replicas)
+            return step(
+                strategy.experimental_distribute_values_from_function(
+                    lambda context: tf.constant(parts[context.replica_id_in_sync_group])
+                )
+            )
+
+        return distributed
+
+    def _train_step(self, batch: tf.Tensor, side_px: int) -> tf.Tensor:
+        images, *targets = (tf.gather(array, batch) for array in self._material)
+        with tf.GradientTape() as tape:
+            loss = self._loss(images, targets, side_px, self._random)
+            # Keras sums the gradients of all replicas; each has the mean over its share of the batch.
+            total = (loss + self._penalty()) / self._strategy.num_replicas_in_sync
+        gradients = tape.gradient(total, self.network.trainable_variables)
+        self.optimizer.apply(gradients, self.network.trainable_variables)
+        self._average()
+        return loss
+
+    def _average(self) -> None:
+        """Exponential moving average of all weights, the statistics of batch normalization included."""
+        decay = self._average_decay(self.optimizer.iterations.value)
+        for mean, newest in zip(self.averaged.weights, self.network.weights, strict=True):
+            mean.assign(mean.value * decay + newest.value * (1 - decay))
+
+
+def _all_gpus() -> tf.distribute.Strategy:
+    several = len(tf.config.list_logical_devices("GPU")) > 1
+    return tf.distribute.MirroredStrategy() if several else tf.distribute.get_strategy()
