@@ -113,19 +113,19 @@ def fit(
 
 def _begin(config: FitConfig, train: FaceSet, answers: Path) -> Training:
     """The run before its first step, on the backend of Keras."""
-    live = config.live_teachers
-    taught = teaching(answers, config.teachers, train.images, config.labels) if config.teachers and not live else None
+    # Imported only here: each brings its backend.
     if keras.backend.backend() == "jax":
-        from trainer.training_jax import JaxTraining  # noqa: PLC0415 - brings its backend
-
-        training: Training = JaxTraining(config, train, taught)
+        from trainer.training_jax import JaxTraining as BackendTraining  # noqa: PLC0415
     else:
-        from trainer.training_tensorflow import TensorFlowTraining  # noqa: PLC0415 - the same
+        from trainer.training_tensorflow import TensorFlowTraining as BackendTraining, compute_in_bfloat16  # noqa: PLC0415
 
-        training = TensorFlowTraining(config, train, taught)
-    if live:
+        compute_in_bfloat16(config.bfloat16)
+    if config.live_teachers:
+        training = BackendTraining(config, train)
         training.ask_live([Path(teacher) for teacher in config.teachers])
-    return training
+        return training
+    taught = teaching(answers, config.teachers, train.images, config.labels) if config.teachers else None
+    return BackendTraining(config, train, taught)
 
 
 def _resumed(run: Path, dataset: Dataset) -> FitConfig:

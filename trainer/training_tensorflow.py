@@ -35,8 +35,6 @@ class TensorFlowTraining(Training):
         strategy: tf.distribute.Strategy | None = None,
     ) -> None:
         super().__init__(config, train, taught)
-        # A rewrite of what is compiled from here on: weights, sums, losses and what is evaluated stay float32.
-        tf.config.optimizer.set_experimental_options({"auto_mixed_precision_onednn_bfloat16": config.bfloat16})
         self._strategy = strategy or _all_gpus()
         with self._strategy.scope():
             self._build()
@@ -131,6 +129,11 @@ class TensorFlowTraining(Training):
         decay = self._average_decay(self.optimizer.iterations.value)
         for mean, newest in zip(self.averaged.weights, self.network.weights, strict=True):
             mean.assign(mean.value * decay + newest.value * (1 - decay))
+
+
+def compute_in_bfloat16(bfloat16: bool) -> None:  # noqa: FBT001
+    """Whether convolutions that are compiled from here on are; weights, sums, losses and what is evaluated never are."""
+    tf.config.optimizer.set_experimental_options({"auto_mixed_precision_onednn_bfloat16": bfloat16})
 
 
 def _all_gpus() -> tf.distribute.Strategy:
