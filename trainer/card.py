@@ -154,9 +154,13 @@ def _teachers(config: Mapping[str, Any]) -> str:
     names = ", ".join(f"`{teacher}`" for teacher in config["teachers"])
     share = f"{config['teacher_weight']:.0%}"
     whose = "FER-2013's labels" if config["labels"] == "fer2013" else "FER+'s votes"
+    if config.get("live_teachers"):
+        heads, views = "Each head", "about each training image as it was seen"
+    else:
+        heads, views = f"The head for {whose}", "averaged over ten views of each training image"
     return (
-        f"The head for {whose} learned from {names} too, trained on the same images: {share} of the target are the "
-        "answers from there, averaged over ten views of each training image."
+        f"{heads} learned from {names} too, trained on the same images: {share} of the target are the "
+        f"answers from there, {views}."
     )
 
 

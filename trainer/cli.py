@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module, metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -21,15 +22,20 @@ INTERRUPTED: Final = 130
 PIPE_CLOSED: Final = 141
 """128 and SIGPIPE."""
 
+_INSTALL: Final = {
+    "tensorflow": "Install the trainer with what it needs: make train-setup",
+    "jax": "Install it for an NVIDIA GPU: pip install 'jax[cuda13]'",
+}
+"""What `--backend` may name, and how to get it."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns the exit code of the process."""
     arguments = parser().parse_args(argv)
     level = logging.DEBUG if arguments.verbose else logging.WARNING
     logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
-    # Before Keras is imported, which reads it: a person's own ~/.keras/keras.json shall not decide.
-    os.environ["KERAS_BACKEND"] = getattr(arguments, "backend", "tensorflow")
     try:
+        _choose_backend(getattr(arguments, "backend", None))
         # Imported only now: some of them bring TensorFlow, which takes seconds.
         code: int = import_module(f"trainer.commands.{arguments.module}").run(arguments)
         sys.stdout.flush()
@@ -44,6 +50,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:  # a disk that is full, a file without read permission
         return _complain(str(error), FAILED)
     return code
+
+
+def _choose_backend(asked: str | None) -> None:
+    """Tells Keras, which reads it when it is imported: a person's own ~/.keras/keras.json shall not decide."""
+    os.environ["KERAS_BACKEND"] = asked or "tensorflow"
+    if asked and find_spec(asked) is None:
+        raise UserError(f"--backend {asked}: this library is not installed", remedy=_INSTALL[asked])
 
 
 def _complain(message: str, exit_code: int) -> int:
@@ -95,9 +108,6 @@ def _add_fit(commands: Commands) -> None:
     command.add_argument("-o", "--output", type=Path, required=True, metavar="RUN", help="folder of the run")
     _add_recipe(command, "default")
     command.add_argument("--seed", type=_seed, help="of weights, order and augmentation (default: the recipe's, 1)")
-    command.add_argument("--backend", choices=("tensorflow", "jax"), default="tensorflow",
-                         help="what computes: tensorflow is faster on processors, jax on a GPU "
-                         "(default: tensorflow)")  # fmt: skip
     command.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
 
 
@@ -164,6 +174,9 @@ def _add_recipe(command: argparse.ArgumentParser, default: str) -> None:
                          help="run to begin with the weights of; the network is at least as wide")  # fmt: skip
     command.add_argument("--epochs", type=_count, metavar="N",
                          help="in all, with the recipe's stages in proportion (default: the recipe's)")  # fmt: skip
+    command.add_argument("--backend", choices=tuple(_INSTALL), default="tensorflow",
+                         help="what computes: tensorflow, which is much faster on processors, or jax, for a GPU "
+                         "(default: tensorflow)")  # fmt: skip
     command.add_argument("--bfloat16", action=argparse.BooleanOptionalAction,
                          help="convolutions in bfloat16 (default: where the processor or GPU has it)")  # fmt: skip
 

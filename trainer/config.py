@@ -101,7 +101,7 @@ class FitConfig:
             TypeError: A key is unknown.
         """
         stages = tuple((int(side), int(epochs)) for side, epochs in values["stages"])
-        lists = {name: tuple(values[name]) for name in ("teachers", "blocks") if name in values}
+        lists: dict[str, Any] = {name: tuple(values[name]) for name in ("teachers", "blocks") if name in values}
         return cls(**{**values, **lists, "stages": stages})
 
 

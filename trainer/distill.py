@@ -65,7 +65,12 @@ def teaching(kept: Path, teachers: Sequence[str], images: NDArray[np.uint8], lab
 
 
 def require_teacher(teacher: Path, labels: str, *, votes_head: bool = False) -> None:
-    """Refuses a folder that is no run, one without weights, and one that learned other labels or, if asked, no votes.
+    """Refuses a folder that is no run, one without weights, and one that learned other labels.
+
+    Args:
+        teacher: Folder of a run.
+        labels: What it must have learned.
+        votes_head: Whether it must have learned FER+'s votes beside them.
 
     Raises:
         CheckpointError: It cannot teach; the error says why.
@@ -73,7 +78,9 @@ def require_teacher(teacher: Path, labels: str, *, votes_head: bool = False) -> 
     theirs = read_config(teacher)[0]
     if theirs.labels != labels:
         raise CheckpointError(
-            f"learned the labels {theirs.labels}, not {labels}", where=teacher, remedy="Name a teacher with the same labels"
+            f"learned the labels {theirs.labels}, not {labels}",
+            where=teacher,
+            remedy="Name a teacher with the same labels",
         )
     if votes_head and not theirs.votes_weight:
         raise CheckpointError("has no votes head, which this run would learn from", where=teacher,
@@ -97,9 +104,11 @@ def _answering(network: keras.Model) -> _Ask:
 
     if keras.backend.backend() != "tensorflow":
         return ask
-    import tensorflow as tf  # noqa: PLC0415 - not needed, and perhaps not there, with another backend
+    import tensorflow as tf  # not needed, and perhaps not there, with another backend
 
-    return tf.function(ask, input_signature=[tf.TensorSpec((None, None, None, 1), tf.uint8)], jit_compile=False)
+    batches = tf.TensorSpec((None, None, None, 1), tf.uint8)
+    compiled: _Ask = tf.function(ask, input_signature=[batches], jit_compile=False)
+    return compiled
 
 
 def _batches(images: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
@@ -108,7 +117,8 @@ def _batches(images: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
 
 
 def _mean_over_views(ask: _Ask, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    return np.asarray(np.mean([keras.ops.convert_to_numpy(ask(view[..., np.newaxis])) for view in _views(images)], axis=0), np.float32)
+    answers = [keras.ops.convert_to_numpy(ask(view[..., np.newaxis])) for view in _views(images)]
+    return np.asarray(np.mean(answers, axis=0), np.float32)
 
 
 def _views(images: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:

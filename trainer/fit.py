@@ -113,23 +113,32 @@ def fit(
 
 def _begin(config: FitConfig, train: FaceSet, answers: Path) -> Training:
     """The run before its first step, on the backend of Keras."""
-    # Imported only here: each brings its backend.
-    if keras.backend.backend() == "jax":
-        from trainer.training_jax import JaxTraining as BackendTraining  # noqa: PLC0415
-    else:
-        from trainer.training_tensorflow import TensorFlowTraining as BackendTraining, compute_in_bfloat16  # noqa: PLC0415
-
-        compute_in_bfloat16(config.bfloat16)
+    backend = _backend(config)
+    if config.teachers and not config.live_teachers:
+        return backend(config, train, teaching(answers, config.teachers, train.images, config.labels))
+    training = backend(config, train)
     if config.live_teachers:
-        training = BackendTraining(config, train)
         training.ask_live([Path(teacher) for teacher in config.teachers])
-        return training
-    taught = teaching(answers, config.teachers, train.images, config.labels) if config.teachers else None
-    return BackendTraining(config, train, taught)
+    return training
+
+
+def _backend(config: FitConfig) -> type[Training]:
+    """The way to train that goes with Keras's backend, imported only now: either brings its library."""
+    if keras.backend.backend() == "jax":
+        from trainer.training_jax import JaxTraining
+
+        return JaxTraining
+    from trainer.training_tensorflow import TensorFlowTraining, compute_in_bfloat16
+
+    compute_in_bfloat16(config.bfloat16)  # the teachers' answers too
+    return TensorFlowTraining
 
 
 def _resumed(run: Path, dataset: Dataset) -> FitConfig:
     config, origin = read_config(run)
+    if keras.backend.backend() not in origin.libraries:
+        raise CheckpointError("was begun with another --backend, whose checkpoints this one cannot read", where=run,
+                              remedy="Resume with the --backend that it was begun with")  # fmt: skip
     if provenance(dataset).data_sha256 != origin.data_sha256:
         raise CheckpointError(f"was begun with other data ({origin.data})", where=run,
                               remedy="Resume with that data, or name another folder")  # fmt: skip
@@ -160,7 +169,8 @@ def _initial_network(initial: Path, config: FitConfig) -> keras.Model:
     """
     theirs, _ = read_config(initial)
     wider = theirs.width > config.width or theirs.top_channels > config.top_channels
-    if wider or theirs.blocks != config.blocks or theirs.labels != config.labels or (config.votes_weight and not theirs.votes_weight):
+    without_votes = config.votes_weight and not theirs.votes_weight
+    if wider or theirs.blocks != config.blocks or theirs.labels != config.labels or without_votes:
         raise CheckpointError(
             f"cannot give the initial weights: its network has {_layers(theirs)}, this run's {_layers(config)}",
             where=initial, remedy="Name a run of the same network or a narrower one",
@@ -171,7 +181,8 @@ def _initial_network(initial: Path, config: FitConfig) -> keras.Model:
 def _layers(config: FitConfig) -> str:
     blocks = "-".join(map(str, config.blocks))
     votes_head = f"{'a' if config.votes_weight else 'no'} votes head"
-    return f"labels {config.labels}, width {config.width:g}, {config.top_channels} top channels, blocks {blocks}, {votes_head}"
+    size = f"width {config.width:g}, {config.top_channels} top channels, blocks {blocks}"
+    return f"labels {config.labels}, {size}, {votes_head}"
 
 
 def _epoch(

@@ -37,7 +37,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         """Normalizes (N, H, W, C)."""
         if keras.backend.backend() != "tensorflow":
             return super().call(inputs, training=training, mask=mask)
-        import tensorflow as tf  # noqa: PLC0415 - not needed, and perhaps not there, with another backend
+        import tensorflow as tf  # not needed, and perhaps not there, with another backend
 
         fused = partial(
             tf.compat.v1.nn.fused_batch_norm, inputs, self.gamma.value, self.beta.value, epsilon=self.epsilon

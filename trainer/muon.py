@@ -14,7 +14,7 @@ _ITERATIONS: Final = 5
 """Of Newton and Schulz: they bring singular values that are not far below the largest to 0.7-1.2, not exactly to 1."""
 
 
-class KernelMuon(keras.optimizers.SGD):  # type: ignore[misc]
+class KernelMuon(keras.optimizers.SGD):
     """Muon (Jordan et al., https://kellerjordan.github.io/posts/muon/) on a network of convolutions.
 
     Each kernel is one matrix, (height * width * inputs, outputs). Its momentum is orthogonalized, so that a step turns

@@ -15,7 +15,7 @@ _BFLOAT16_FLAGS: Final = {"avx512_bf16", "amx_bf16"}
 def computes_bfloat16() -> bool:
     """Whether what computes here multiplies bfloat16 itself: with TensorFlow the processor, with JAX the GPU."""
     if keras.backend.backend() == "jax":
-        import jax  # noqa: PLC0415 - brings its backend
+        import jax  # brings its backend
 
         return bool(jax.default_backend() == "gpu")
     if not _CPU_INFO.exists():

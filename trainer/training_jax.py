@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 
 from trainer.config import FitConfig
 from trainer.data import FaceSet
-from trainer.model import Policy, heads, normalize
+from trainer.model import Policy, Tensor, heads, normalize
 from trainer.run import load_full_network
 from trainer.training import Training
 
@@ -43,7 +42,7 @@ class JaxTraining(Training):
         self._policy: Policy = "mixed_bfloat16" if config.bfloat16 else "float32"
         self._build(self._policy)
         self._material = [jnp.asarray(array) for array in self._arrays]
-        self._run_steps = jax.jit(self._steps, static_argnames="side_px", donate_argnums=0)
+        self._run_steps = jax.jit(self._steps, static_argnames="side_px")
         self._evaluate = jax.jit(self._averaged_logits)
 
     def ask_live(self, teachers: Sequence[Path]) -> None:
@@ -51,8 +50,7 @@ class JaxTraining(Training):
 
     def run_epoch(self, on_step: Callable[[int, float], None]) -> float:
         key = jax.random.fold_in(jax.random.key(self.config.seed), self.epoch)
-        # Each variable's values are copied, for what is donated is lost, also when the epoch is interrupted.
-        state = [[jnp.copy(variable.value) for variable in group] for group in self._variables()]
+        state = [[variable.value for variable in group] for group in self._variables()]
         frozen = [variable.value for teacher in self._teachers for variable in teacher.variables]
         order = jnp.asarray(self._order(), jnp.int32)
         side_px = self.config.side_px(self.epoch)
@@ -71,10 +69,10 @@ class JaxTraining(Training):
 
     def save(self, folder: Path) -> None:
         folder.mkdir(exist_ok=True)
-        partial = folder / f"partial.{_CHECKPOINT}"
+        partial = folder / f"partial.{_CHECKPOINT}"  # renamed into place: at any moment there is a whole one
         values = [np.asarray(variable.value) for group in self._variables() for variable in group]
         np.savez(partial, *values, epoch=self.epoch, best_accuracy=self.best_accuracy)
-        os.replace(partial, folder / _CHECKPOINT)
+        partial.replace(folder / _CHECKPOINT)
 
     def restore(self, folder: Path) -> bool:
         if not (folder / _CHECKPOINT).exists():
@@ -121,7 +119,7 @@ class JaxTraining(Training):
         dice: _Dice,
     ) -> tuple[list[_Values], jax.Array]:
         moved, rest, optimizer, averages = state
-        in_training, others, _, averaged = self._variables()
+        in_training, others, *_ = self._variables()
         answering = [variable for teacher in self._teachers for variable in teacher.variables]
 
         def objective(moved: _Values) -> tuple[jax.Array, tuple[jax.Array, _Values]]:
@@ -141,7 +139,7 @@ class JaxTraining(Training):
         ]
         return [moved, rest, optimizer, averages], loss
 
-    def _averaged_logits(self, weights: _Values, images: jax.Array) -> jax.Array:
+    def _averaged_logits(self, weights: _Values, images: jax.Array) -> Tensor:
         state = list(zip(self.averaged.variables, weights, strict=True))
         with keras.StatelessScope(state_mapping=state):
             return heads(self.averaged(normalize(images[..., jnp.newaxis]), training=False))[0]
@@ -153,12 +151,14 @@ class _Dice:
     def __init__(self, key: jax.Array) -> None:
         self._key = key
 
-    def uniform(self, shape: Sequence[int], minval: float = 0.0, maxval: float = 1.0) -> jax.Array:
+    def uniform(self, shape: Sequence[int], minval: float = 0.0, maxval: float = 1.0) -> Tensor:
+        """float32, evenly distributed."""
         return jax.random.uniform(self._next(), tuple(shape), minval=minval, maxval=maxval)
 
-    def normal(self, shape: Sequence[int]) -> jax.Array:
+    def normal(self, shape: Sequence[int]) -> Tensor:
+        """float32, of mean 0 and standard deviation 1."""
         return jax.random.normal(self._next(), tuple(shape))
 
-    def _next(self) -> jax.Array:
+    def _next(self) -> Tensor:
         self._key, key = jax.random.split(self._key)
         return key

@@ -132,7 +132,7 @@ class TensorFlowTraining(Training):
 
 
 def compute_in_bfloat16(bfloat16: bool) -> None:  # noqa: FBT001
-    """Whether convolutions that are compiled from here on are; weights, sums, losses and what is evaluated never are."""
+    """Sets it for convolutions that are compiled from here on; weights, sums, losses and evaluation stay float32."""
     tf.config.optimizer.set_experimental_options({"auto_mixed_precision_onednn_bfloat16": bfloat16})
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from trainer.augment import augment
+from trainer.augment import augment, mix
 
 GRAY = np.full((64, 48, 48), 128, np.uint8)
 CHECKERBOARD = np.tile(np.indices((48, 48)).sum(axis=0) % 2 * 255, (64, 1, 1)).astype(np.uint8)
@@ -39,3 +39,16 @@ def test_degraded_images_are_blurred() -> None:
     """A pattern of single pixels loses most of its contrast, which noise alone would not take."""
     sharp, blurred = varied(CHECKERBOARD).std(), varied(CHECKERBOARD, degrade=1.0).std()
     assert blurred < 0.7 * sharp
+
+
+def test_mixed_images_bring_their_targets_along() -> None:
+    """Each image holds as much of another as its target says, and never more than half where that is the most."""
+    black_and_white = np.repeat(np.array([0.0, 255.0], np.float32), 32)[:, None, None, None] * np.ones(
+        (48, 48, 1), np.float32
+    )
+    targets = np.eye(2, dtype=np.float32)[np.repeat([0, 1], 32)]
+    images, shares = mix([black_and_white, targets], 0.5, tf.random.Generator.from_seed(1))
+    np.testing.assert_allclose(images.numpy().mean(axis=(1, 2, 3)) / 255, shares.numpy()[:, 1], atol=1e-5)
+    np.testing.assert_allclose(shares.numpy().sum(axis=1), 1, atol=1e-6)
+    assert shares.numpy()[[0, 32]].max(axis=1).min() >= 0.5
+    assert 0 < shares.numpy()[0, 1] < 0.5  # the first black image got some of the last white one

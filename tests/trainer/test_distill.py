@@ -52,6 +52,21 @@ def test_a_student_learns_what_its_teacher_knows(dataset: Dataset, teacher: Path
     assert f"learned from `{teacher}`" in (tmp_path / "bundle" / "MODEL_CARD.md").read_text()
 
 
+def test_a_teacher_that_is_asked_live_teaches_the_same(dataset: Dataset, teacher: Path, tmp_path: Path) -> None:
+    """It is right about each image as the student sees it, two mixed into one too, and nothing has to be kept."""
+    config = replace(TEACHER, width=1.0, teachers=(str(teacher),), teacher_weight=1.0, live_teachers=True, mixup=0.3)
+    assert fit(mislabelled(dataset), tmp_path / "student", config) > 0.6
+    assert not (tmp_path / "student" / TEACHING).exists()
+
+
+def test_a_live_teacher_needs_each_head_of_its_student(dataset: Dataset, teacher: Path, tmp_path: Path) -> None:
+    """One that learned no votes is refused by a run that learns them."""
+    config = replace(TEACHER, votes_weight=0.5, teachers=(str(teacher),), live_teachers=True)
+    with pytest.raises(CheckpointError, match="teacher: has no votes head"):
+        fit(dataset, tmp_path / "student", config)
+    assert not (tmp_path / "student").exists()
+
+
 def test_the_answers_are_probabilities_and_mean_over_teachers(dataset: Dataset, teacher: Path, tmp_path: Path) -> None:
     """Two equal teachers say what one says; each row sums to 1."""
     images = dataset.split("train").images[:40]

@@ -52,7 +52,10 @@ class StopAfter(Listener):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("config", [TINY, replace(TINY, muon_lr=0.02)], ids=["sgd", "muon"])
+DEEPER = replace(TINY, blocks=(1, 2, 1), mixup=0.3)
+
+
+@pytest.mark.parametrize("config", [TINY, replace(TINY, muon_lr=0.02), DEEPER], ids=["sgd", "muon", "deeper"])
 def test_a_stopped_run_goes_on_as_if_it_had_never_stopped(config: FitConfig, tmp_path: Path, dataset: Dataset) -> None:
     """Stopped after any epoch and resumed, a run ends with the very weights of an unbroken one."""
     fit(dataset, tmp_path / "whole", config)
@@ -137,6 +140,8 @@ def test_weights_of_another_network_are_refused(tmp_path: Path, dataset: Dataset
         fit(dataset, tmp_path / "run", begun)
     with pytest.raises(CheckpointError, match=r"its network has .* no votes head, this run's .* a votes head"):
         fit(dataset, tmp_path / "run", replace(begun, width=1.5, votes_weight=0.5))
+    with pytest.raises(CheckpointError, match=r"its network has .* blocks 0-1-1, .* this run's .* blocks 1-2-1, "):
+        fit(dataset, tmp_path / "run", replace(begun, width=1.5, blocks=(1, 2, 1)))
     with pytest.raises(CheckpointError, match="nobody: is not a run folder"):
         fit(dataset, tmp_path / "run", replace(TINY, initial_weights=str(tmp_path / "nobody")))
     assert not (tmp_path / "run").exists()

@@ -57,6 +57,7 @@ def requested_config(arguments: argparse.Namespace, console: Console) -> FitConf
             "initial_weights": str(arguments.initial_weights),
             "width": max(config.width, theirs.width),
             "top_channels": max(config.top_channels, theirs.top_channels),
+            "blocks": theirs.blocks,
         }
     changes["bfloat16"] = computes_bfloat16() if arguments.bfloat16 is None else arguments.bfloat16
     config = replace(config, **changes)
@@ -73,12 +74,13 @@ def requested_config(arguments: argparse.Namespace, console: Console) -> FitConf
 def _announce(console: Console, dataset: Dataset, config: FitConfig, arguments: argparse.Namespace) -> None:
     stages = ", ".join(f"{epochs} epochs at {side} px" for side, epochs in config.stages)
     train, validation = dataset.split("train"), dataset.split("validation")
+    asked = ", asked about each image as it comes" if config.live_teachers else ", asked first"
     console.print(
         f"{'Resuming' if arguments.resume else 'Training'} {arguments.output} "
         f"on {len(train)} images of {dataset.path}, choosing on {len(validation)} of PublicTest.\n"
         f"{stages}; labels {config.labels}, batches of {config.batch_size}, seed {config.seed}, "
         f"{'bfloat16' if config.bfloat16 else 'float32'}"
-        f"{', learning from ' + ', '.join(config.teachers) + ', asked first' if config.teachers else ''}"
+        f"{', learning from ' + ', '.join(config.teachers) + asked if config.teachers else ''}"
         f"{', beginning with the weights of ' + config.initial_weights if config.initial_weights else ''}.\n"
         f"Ctrl-C stops it at any time; --resume goes on after the last finished epoch."
     )

@@ -1,0 +1,112 @@
+"""Training with JAX, on the processor: slow, but the very programs that a GPU runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.trainer.conftest import Example, write_table, write_votes
+from tests.trainer.stripes import stripe_dataset, stripes
+from trainer.cli import main
+from trainer.run import load_network, predict
+
+ROOT = Path(__file__).parents[2]
+
+
+def in_jax(program: str, *arguments: str) -> str:
+    """What a program prints that runs with Keras on JAX; this process has Keras on TensorFlow."""
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        env={**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}, capture_output=True, text=True, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_a_run_learns_from_a_live_teacher_and_goes_on_after_a_stop(tmp_path: Path) -> None:
+    """A stopped and an unbroken run end alike, and TensorFlow, which exports, gives the answers that JAX gave."""
+    program = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+import numpy as np
+from tests.trainer.stripes import stripe_dataset
+from trainer.config import FitConfig
+from trainer.fit import Listener, fit
+from trainer.run import load_network, predict
+
+class StopAfterFirst(Listener):
+    def on_epoch(self, result):
+        raise KeyboardInterrupt
+
+folder, dataset = Path(sys.argv[1]), stripe_dataset()
+teacher = FitConfig(stages=((16, 6),), batch_size=16, peak_lr=0.05, warmup_epochs=1, ema_decay=0.8, votes_weight=0.2)
+fit(dataset, folder / "teacher", teacher)
+student = replace(teacher, stages=((16, 2),), blocks=(1, 1, 1), muon_lr=0.02, mixup=0.3, bfloat16=True,
+                  teachers=(str(folder / "teacher"),), live_teachers=True)
+fit(dataset, folder / "whole", student)
+try:
+    fit(dataset, folder / "broken", student, listener=StopAfterFirst())
+except KeyboardInterrupt:
+    fit(dataset, folder / "broken", student, resume=True)
+images = dataset.split("test").images
+np.savez(folder / "answers.npz", **{name: predict(load_network(folder / name), images)
+                                    for name in ("teacher", "whole", "broken")})
+"""
+    in_jax(program, str(tmp_path))
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "teacher" / "history.jsonl").read_text().splitlines()]
+    assert losses[-1] < 0.7 * losses[0]
+    images = stripe_dataset().split("test").images
+    with np.load(tmp_path / "answers.npz") as answers:
+        np.testing.assert_allclose(answers["whole"], answers["broken"], atol=1e-3)
+        for name in answers:
+            np.testing.assert_allclose(predict(load_network(tmp_path / name), images), answers[name], atol=1e-3)
+
+
+def test_the_command_takes_a_backend_and_keeps_to_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--backend jax` trains, the run says so, and another backend refuses to go on with it."""
+    faces = {usage: stripes(count, seed) for usage, count, seed in (("Training", 28, 1), ("PublicTest", 14, 2))}
+    rows = [
+        Example(usage, int(label), image)
+        for usage, of in faces.items()
+        for image, label in zip(of.images, of.labels, strict=True)
+    ]
+    write_table(tmp_path / "fer2013.csv", rows)
+    write_votes(tmp_path / "votes.csv", [row.usage for row in rows])
+    (tmp_path / "config.json").write_text(json.dumps({"stages": [[16, 1]], "batch_size": 14}))
+    data = [
+        "--data",
+        str(tmp_path / "fer2013.csv"),
+        "--votes",
+        str(tmp_path / "votes.csv"),
+        "-o",
+        str(tmp_path / "run"),
+    ]
+    start = ["fit", "--backend", "jax", "--config", str(tmp_path / "config.json"), *data]
+    told = in_jax("import sys; from trainer.cli import main; sys.exit(main(sys.argv[1:]))", *start)
+    assert "epoch   1/1" in told
+    assert "jax" in json.loads((tmp_path / "run" / "config.json").read_text())["libraries"]
+    assert main(["fit", "--resume", *data]) == 11
+    assert "was begun with another --backend" in capsys.readouterr().err
+
+
+def test_a_backend_that_is_not_installed_is_a_clear_error(tmp_path: Path) -> None:
+    """The error says how to install it, before any data are read."""
+    program = """
+import importlib.util, sys
+found = importlib.util.find_spec
+importlib.util.find_spec = lambda name: None if name == "jax" else found(name)
+from trainer.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+    command = [sys.executable, "-c", program, "fit", "--backend", "jax", "--data", "nowhere", "-o", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 1
+    assert "--backend jax: this library is not installed" in done.stderr
+    assert "pip install 'jax[cuda13]'" in done.stderr
