@@ -6,6 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Self
 
+from trainer.layouts import SIZE_PX
+
 
 @dataclass(frozen=True, slots=True)
 class FitConfig:
@@ -64,6 +66,15 @@ class FitConfig:
     bfloat16: bool = False
     labels: Literal["fer2013", "ferplus"] = "fer2013"
     seed: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuses images larger than FER-2013's.
+
+        Raises:
+            ValueError: A stage has a larger side.
+        """
+        if too_large := [side for side, _ in self.stages if side > SIZE_PX]:
+            raise ValueError(f"a stage of {too_large[0]} px, where images have {SIZE_PX}")
 
     @property
     def epochs(self) -> int:

@@ -77,6 +77,25 @@ def test_the_network_learns(tmp_path: Path, dataset: Dataset) -> None:
     assert read_config(tmp_path / "run")[0] == config
 
 
+def test_each_block_adds_two_layers(dataset: Dataset) -> None:
+    """One at each of the three sizes, and then two in the middle: four layers more than the two blocks of a device."""
+    counts = {
+        blocks: len([weight for weight in begin(replace(TINY, blocks=blocks), dataset.split("train")).network.weights
+                     if is_hidden_kernel(weight)])
+        for blocks in ((0, 1, 1), (1, 2, 1))
+    }  # fmt: skip
+    assert counts == {(0, 1, 1): 9, (1, 2, 1): 13}
+
+
+def test_mixing_takes_part_in_training(dataset: Dataset) -> None:
+    """What half of another image is mixed into is harder to tell: the loss stays higher."""
+    losses = {}
+    for mixup in (0.0, 0.5):
+        training = begin(replace(TINY, stages=((32, 4),), mixup=mixup), dataset.split("train"))
+        losses[mixup] = [training.run_epoch(lambda _step, _loss: None) for _ in range(4)][-1]
+    assert losses[0.5] > losses[0.0] + 0.1
+
+
 def test_muon_learns_sooner_than_sgd(dataset: Dataset) -> None:
     """After three epochs on stripes the loss is clearly lower, and the kernels are as long as at their beginning."""
     config = FitConfig(stages=((48, 3),), batch_size=16, peak_lr=0.05, warmup_epochs=0.5, votes_weight=0.0)
@@ -187,7 +206,9 @@ def test_resuming_what_is_no_run_is_a_clear_error(tmp_path: Path, dataset: Datas
         fit(dataset, tmp_path, TINY, resume=True)
 
 
-@pytest.mark.parametrize("content", ["", "[1]", '{"stages": [[48, 1]], "speed": 9}', '{"peak_lr": 0.1}'])
+@pytest.mark.parametrize(
+    "content", ["", "[1]", '{"stages": [[48, 1]], "speed": 9}', '{"peak_lr": 0.1}', '{"stages": [[64, 1]]}']
+)
 def test_a_file_that_is_no_configuration_is_a_clear_error(content: str, tmp_path: Path) -> None:
     """It is named, and so are the files that would do."""
     (tmp_path / "best.json").write_text(content)
