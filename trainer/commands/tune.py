@@ -84,7 +84,8 @@ def _conclude(
 
 def _fit_command(arguments: argparse.Namespace, best: Path) -> str:
     votes = ["--votes", str(arguments.votes)] if arguments.votes else []
-    words = ["trainer", "fit", "--config", str(best), "--data", str(arguments.data), *votes, "-o"]
+    backend = [] if arguments.backend == "tensorflow" else ["--backend", arguments.backend]
+    words = ["trainer", "fit", *backend, "--config", str(best), "--data", str(arguments.data), *votes, "-o"]
     return shlex.join([*words, str(arguments.output / "best")])
 
 
