@@ -55,6 +55,8 @@ class Agent:
         self._health_interval_s = health_interval_s
         self._governor = governor
         self._stopping = threading.Event()
+        self.renewed = False
+        """Whether it stops in order to be opened again, with what has changed meanwhile."""
         self._report_now = threading.Event()
         self._hung: list[str] = []
         self._summary = ""
@@ -77,6 +79,11 @@ class Agent:
     def stop(self) -> None:
         """Makes `run` return soon. May be called from any thread, but not from a signal handler: it takes a lock."""
         self._stopping.set()
+
+    def renew(self) -> None:
+        """The same, to be opened again at once."""
+        self.renewed = True
+        self.stop()
 
     def report(self) -> None:
         """Asks for a health report now."""

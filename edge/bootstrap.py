@@ -2,36 +2,49 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from importlib import metadata
+from pathlib import Path
+from typing import Any
 
 from edge import homeassistant, runtime
 from edge.agent import Agent
 from edge.camera import CameraWorker
 from edge.classify import BundleClassifier
 from edge.config import CameraConfig, Config
+from edge.contract import BundleError, Manifest
+from edge.contract.manifest import read_manifest
 from edge.controls import Controls
 from edge.detect import BlazeFaceDetector, HaarDetector, create_detector
 from edge.domain import Message
 from edge.governor import Governor
 from edge.health import HealthReporter
-from edge.message import Composer, camera_status_message, clearing_message, info_message
+from edge.message import Composer, camera_status_message, clearing_message, info_message, update_message
 from edge.mqtt import BrokerSettings, Tls
 from edge.outbox import Outbox
 from edge.pace import Pace
-from edge.payloads import AgentInfo, CameraInfo, Info, ModelInfo, Status, timestamp
+from edge.payloads import AgentInfo, CameraInfo, Info, ModelInfo, Release, Status, Update, timestamp
 from edge.pipeline import Pipeline
 from edge.ports import Publisher, Source
 from edge.publish import MqttPublisher
+from edge.releases import Releases
 from edge.smooth import Smoother, SmoothingRules
 from edge.source import masked, open_source
 from edge.state import DeviceState
 from edge.system import ClockState, device_tree
 from edge.topics import Topics
 from edge.track import Tracker
+from edge.update import Outlook, Updater, UpdateServer
+
+log = logging.getLogger(__name__)
+
+_RELEASES = "models"
+"""Folder of what came by update, in the state folder."""
 
 _AGENT_VERSION = metadata.version("edge-emotion")
 
@@ -46,7 +59,7 @@ def open_agent(config: Config) -> Iterator[Agent]:
         StateError: The state folder cannot be used.
         ConfigError: A file that the configuration names cannot be used, or its port for metrics.
     """
-    classifier = BundleClassifier(config.model.path, runtime=config.model.runtime, threads=config.model.threads)
+    classifier = newest_classifier(config)
     with ExitStack() as stack:
         state = stack.enter_context(DeviceState(config.device.state_dir))
         outbox = stack.enter_context(Outbox(folder=config.device.state_dir, capacity=config.publish.outbox_limit))
@@ -63,8 +76,31 @@ def open_agent(config: Config) -> Iterator[Agent]:
             from edge.metrics import serve_metrics  # costs time and memory, and few ask for it
 
             stack.enter_context(serve_metrics(agent.health, host=config.metrics.host, port=config.metrics.port))
+        if config.update.url is not None:
+            controls.on_update = stack.enter_context(assembly.updater(publisher, agent)).install
         stack.enter_context(publisher)  # the last: commands may have been waiting for the connection
         yield agent
+
+
+def newest_classifier(config: Config) -> BundleClassifier:
+    """The model that the configuration names, or a newer release of it that came by update and works here.
+
+    Raises:
+        BundleError: The model that the configuration names cannot be used.
+        RuntimeMissing: No runtime is installed.
+    """
+    if config.update.url is not None:
+        releases = Releases(config.device.state_dir / _RELEASES, config.update.public_keys)
+        for path in releases.newer_than(read_manifest(config.model.path)):
+            try:
+                return _classifier(config, path)
+            except BundleError as error:
+                log.warning("passed over: %s", error)
+    return _classifier(config, config.model.path)
+
+
+def _classifier(config: Config, path: Path) -> BundleClassifier:
+    return BundleClassifier(path, runtime=config.model.runtime, threads=config.model.threads)
 
 
 def broker_settings(config: Config, client_id: str) -> BrokerSettings:
@@ -138,7 +174,8 @@ class _Assembly:
         What an earlier configuration left behind on other topics is cleared.
         """
         announcement = self._announcement()
-        retained = {topic: dict[str, str]() for topic in self.topics.retained(self._cameras)}
+        topics = self.topics.retained(self._cameras, updates=self._config.update.url is not None)
+        retained = {topic: dict[str, str]() for topic in topics}
         left_behind = self._state.retain({**announcement.announced, **retained})
         return [
             info_message(self.topics, self._info()),
@@ -157,6 +194,7 @@ class _Assembly:
             state_expiry_s=round(3 * publish.heartbeat_s),
             health_expiry_s=round(3 * publish.health_interval_s),
             announced=self._state.retained,
+            updates=self._config.update.url is not None,
             discovery_prefix=mqtt.homeassistant_prefix,
             hardware=device_tree("model"),
             serial_number=device_tree("serial-number"),
@@ -208,13 +246,45 @@ class _Assembly:
             time_synced=self._clock.synced,
         )
 
+    def updater(self, publisher: Publisher, agent: Agent) -> Updater:
+        update, running = self._config.update, self._classifier.bundle.manifest
+
+        def publish(outlook: Outlook) -> None:
+            publisher.publish(update_message(self.topics, self._update(outlook)))
+
+        return Updater(
+            server=UpdateServer(str(update.url), update.public_keys),
+            releases=Releases(self._config.device.state_dir / _RELEASES, update.public_keys),
+            running=running,
+            try_out=partial(_classifier, self._config),
+            on_outlook=publish,
+            on_installed=agent.renew,
+            interval_s=update.interval_h * 3600,
+            automatic=update.automatic,
+        )
+
+    def _update(self, outlook: Outlook) -> Update:
+        return Update(
+            **self._envelope(),
+            installed=_release(self._classifier.bundle.manifest),
+            latest=_release(outlook.latest) if outlook.latest is not None else None,
+            checked=timestamp(outlook.checked_s) if outlook.checked_s is not None else None,
+            installing=outlook.installing,
+            error=outlook.error,
+        )
+
+    def _envelope(self) -> dict[str, Any]:
+        return {
+            "device": self._config.device.name,
+            "session": self._state.session,
+            "ts": timestamp(time.time()),
+            "mono_ms": round(time.monotonic() * 1000),
+            "time_synced": self._clock.synced(),
+        }
+
     def _info(self) -> Info:
         return Info(
-            device=self._config.device.name,
-            session=self._state.session,
-            ts=timestamp(time.time()),
-            mono_ms=round(time.monotonic() * 1000),
-            time_synced=self._clock.synced(),
+            **self._envelope(),
             agent=AgentInfo(name="edge-emotion", version=_AGENT_VERSION, python=platform.python_version()),
             model=self._model,
             runtime=runtime.runtime_name(self._config.model.runtime),
@@ -248,3 +318,7 @@ class _Assembly:
         if not adaptation.enabled:
             return None
         return Governor(workers=workers, hot_c=adaptation.hot_c, cool_c=adaptation.cool_c)
+
+
+def _release(manifest: Manifest) -> Release:
+    return Release(name=manifest.name, version=manifest.version, release=manifest.release)

@@ -35,6 +35,7 @@ class Controls:
         self._snapshots = snapshots
         self.on_report: Callable[[], None] = lambda: None
         self.on_restart: Callable[[], None] = lambda: None
+        self.on_update: Callable[[], None] | None = None
 
     @property
     def handlers(self) -> dict[str, CommandHandler]:
@@ -46,6 +47,7 @@ class Controls:
             "snapshot": self._snapshot,
             "report": self._report,
             "restart": self._restart,
+            "update": self._update,
         }
 
     def _pause(self, request: CommandRequest) -> JsonValue:
@@ -97,6 +99,14 @@ class Controls:
 
     def _restart(self, _request: CommandRequest) -> JsonValue:
         self.on_restart()
+        return None
+
+    def _update(self, _request: CommandRequest) -> JsonValue:
+        """What comes of it is told on the device's topic `update`."""
+        if self.on_update is None:
+            raise UserError("this device looks for no updates", where="update.url",
+                            remedy="Set that key in the agent's configuration")  # fmt: skip
+        self.on_update()
         return None
 
     def _paused(self) -> JsonValue:

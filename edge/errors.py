@@ -11,7 +11,8 @@
     │   ├── BrokerUnreachable             no answer at that address
     │   └── BrokerRefused                 it answered no: password, rights, client id, protocol
     ├── RuntimeMissing                7   no TFLite runtime, detector or other part is installed
-    └── StateError                    8   the state folder or the outbox in it cannot be used
+    ├── StateError                    8   the state folder or the outbox in it cannot be used
+    └── UpdateError                   9   the server with the newer models; it ends no agent, only `edge doctor`
 
 2 is argparse's own code for a wrong command line.
 """
@@ -84,3 +85,9 @@ class StateError(UserError):
     """The state folder cannot be used."""
 
     exit_code = 8
+
+
+class UpdateError(UserError):
+    """The server that newer models come from cannot be used."""
+
+    exit_code = 9

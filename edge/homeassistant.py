@@ -37,6 +37,7 @@ def announce(
     state_expiry_s: int,
     health_expiry_s: int,
     announced: Announced,
+    updates: bool = False,
     discovery_prefix: str = "homeassistant",
     hardware: str | None = None,
     serial_number: str | None = None,
@@ -50,13 +51,14 @@ def announce(
         state_expiry_s: After how long without news the readings count as unknown.
         health_expiry_s: The same for the figures of the health report.
         announced: What was remembered from the last time.
+        updates: Whether the device looks for newer models, and installs one when it is told to.
         discovery_prefix: As it is set in Home Assistant.
         hardware: The machine's model.
         serial_number: The machine's.
     """
     object_id = _object_id(topics)
     topic = f"{discovery_prefix}/device/{object_id}/config"
-    components = _device_components(topics, health_expiry_s)
+    components = _device_components(topics, health_expiry_s) | {"model": _model_component(topics, updates=updates)}
     for camera in cameras:
         components |= _camera_components(topics, camera, state_expiry_s, health_expiry_s)
     for key, component in components.items():
@@ -113,16 +115,35 @@ def _device_components(topics: Topics, health_expiry_s: int) -> dict[str, _Compo
             "expire_after": health_expiry_s,
             **_available(topics),
         },
-        "model": {
-            "platform": "update",
-            "name": "Emotion model",
-            "entity_category": "diagnostic",
-            "state_topic": topics.info,
-            # Both versions are the installed one: the agent does not look for updates, it only tells what it runs.
-            "value_template": "{{ {'title': value_json.model.name, 'installed_version': value_json.model.version, "
-            "'latest_version': value_json.model.version} | to_json }}",
-            **_available(topics),
-        },
+    }
+
+
+def _model_component(topics: Topics, *, updates: bool) -> _Component:
+    component: _Component = {
+        "platform": "update",
+        "name": "Emotion model",
+        "entity_category": "diagnostic",
+        **_available(topics),
+    }
+    if not updates:
+        # Both versions are the installed one: such an agent only tells what it runs.
+        template = (
+            "{{ {'title': value_json.model.name, 'installed_version': value_json.model.version, "
+            "'latest_version': value_json.model.version} | to_json }}"
+        )
+        return {**component, "state_topic": topics.info, "value_template": template}
+    template = (
+        "{{ {'title': value_json.installed.name, 'installed_version': value_json.installed.version, "
+        "'latest_version': (value_json.latest or value_json.installed).version, "
+        "'in_progress': value_json.installing} | to_json }}"
+    )
+    return {
+        **component,
+        "state_topic": topics.update,
+        "value_template": template,
+        "command_topic": topics.command("update"),
+        "payload_install": json.dumps({"id": "home-assistant"}),
+        "qos": 1,
     }
 
 

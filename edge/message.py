@@ -19,6 +19,7 @@ from edge.payloads import (
     Payload,
     Probabilities,
     Status,
+    Update,
     fraction,
     timestamp,
 )
@@ -46,6 +47,11 @@ def info_message(topics: Topics, info: Info) -> Message:
 def health_message(topics: Topics, health: Health, *, expiry_s: int) -> Message:
     """Says how the device fares; forgotten by the broker after `expiry_s` without a newer one."""
     return json_message(topics.health, health, retain=True, expiry_s=expiry_s)
+
+
+def update_message(topics: Topics, update: Update) -> Message:
+    """Says which model is installed, and whether there is a newer one."""
+    return json_message(topics.update, update, qos=1, retain=True)
 
 
 def clearing_message(topic: str) -> Message:

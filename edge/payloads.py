@@ -256,6 +256,25 @@ class Health(DevicePayload):
     adaptation: AdaptationHealth | None = Field(default=None, description="Null if it is switched off.")
 
 
+class Release(Part):
+    """A release of the model."""
+
+    name: str
+    version: str
+    release: int = Field(ge=1, description="Rises with every release.")
+
+
+class Update(DevicePayload):
+    """Which model is installed, and whether there is a newer one. Published where an update server is configured."""
+
+    schema_id: Literal["emotion.update/1"] = Field(default="emotion.update/1", alias="schema")
+    installed: Release
+    latest: Release | None = Field(description="The newest that is known; null before the server has answered.")
+    checked: Timestamp | None = Field(description="When the server answered last.")
+    installing: bool = Field(description="Whether it is being fetched and tried out now.")
+    error: str | None = Field(description="Why looking or installing failed last; null if it did not.")
+
+
 class CommandRequest(Part):
     """What a request on a `cmd/<name>` topic may say. An unknown field is an error, so that a typo is noticed."""
 
@@ -286,6 +305,7 @@ PAYLOADS: dict[str, type[BaseModel]] = {
     "state": CameraState,
     "info": Info,
     "health": Health,
+    "update": Update,
     "request": CommandRequest,
     "response": CommandResponse,
 }

@@ -97,14 +97,24 @@ class Topics:
         return f"{self.root}/health"
 
     @property
+    def update(self) -> str:
+        return f"{self.root}/update"
+
+    @property
     def probe(self) -> str:
         """Where `edge doctor` tries whether this device may publish."""
         return f"{self.root}/probe"
 
-    def retained(self, cameras: Iterable[str]) -> tuple[str, ...]:
-        """Where the broker keeps messages of a device with these cameras. The device's own status comes last."""
+    def retained(self, cameras: Iterable[str], *, updates: bool = False) -> tuple[str, ...]:
+        """Where the broker keeps messages of a device with these cameras. The device's own status comes last.
+
+        Args:
+            cameras: Their names.
+            updates: Whether it looks for newer models.
+        """
         of_cameras = (topic for camera in cameras for topic in (self.emotion(camera), self.camera_status(camera)))
-        return (*of_cameras, self.health, self.info, self.status)
+        own = (self.health, *([self.update] if updates else []), self.info, self.status)
+        return (*of_cameras, *own)
 
     def camera_status(self, camera: str) -> str:
         return f"{self.root}/{check_camera(camera)}/status"

@@ -77,6 +77,8 @@ def parser() -> argparse.ArgumentParser:
     _add_tune(commands)
     _add_evaluate(commands)
     _add_export(commands)
+    _add_keygen(commands)
+    _add_sign(commands)
     return top
 
 
@@ -157,6 +159,17 @@ def _add_export(commands: Commands) -> None:
                          help="percentage points of PublicTest accuracy that int8 may cost (default: 0.5)")  # fmt: skip
     command.add_argument("--calibration-per-class", type=_count, default=60, metavar="N",
                          help="training images of each class that set the ranges of int8 (default: 60)")  # fmt: skip
+
+
+def _add_keygen(commands: Commands) -> None:
+    command = _add(commands, "keygen", "keygen", "make the keys with which bundles are signed and recognised")
+    command.add_argument("key", type=Path, metavar="FILE", help="new file for the private key")
+
+
+def _add_sign(commands: Commands) -> None:
+    command = _add(commands, "sign", "sign", "sign a bundle, so that devices take it from a web server")
+    command.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder that trainer export wrote")
+    command.add_argument("--key", type=Path, required=True, metavar="FILE", help="private key of trainer keygen")
 
 
 def _add_recipe(command: argparse.ArgumentParser, default: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from edge.checks import broker, camera, machine, metrics, rights, software
+from edge.checks import broker, camera, machine, metrics, rights, software, update
 from edge.checks.finding import Chain, Finding, Status, examine, failures
 from edge.config import CameraConfig, Config
 
@@ -40,5 +40,6 @@ def all_checks(config: Config | None, config_file: Path) -> Iterator[Chain]:
         yield (*rights.state_folder(config), *rights.agent(config))
         yield from camera.cameras(config)
         yield from metrics.metrics(config)
+        yield from update.update(config)
         yield broker.step_by_step(config)
     yield from machine.machine(basis)

@@ -31,9 +31,10 @@ def run(arguments: argparse.Namespace) -> int:
             with open_agent(config) as agent:
                 if not stop.raised:
                     agent.run(until=lambda: stop.raised or reload.due())
-                if stop.raised or not reload.pending:
+                goes_on = reload.pending or agent.renewed
+                if stop.raised or not goes_on:
                     notify.stopping("stopping")
-            config = reload.take(config)
+            config = reload.take(config) or (config if agent.renewed else None)
         except UserError as error:
             if (before := reload.fall_back()) is None:
                 raise

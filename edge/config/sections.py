@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -12,6 +13,7 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 
 from edge.config.broker import MqttConfig
@@ -24,11 +26,18 @@ from edge.config.values import (
     host_name,
     lower_case,
 )
+from edge.contract.signature import check_public_key
 from edge.runtime import RuntimeChoice
 from edge.topics import check_camera, check_device, check_segment
 
 Group = Annotated[str, AfterValidator(check_segment)]
 Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def _web_folder(address: str) -> str:
+    if urlsplit(address).scheme not in {"http", "https"} or not urlsplit(address).hostname:
+        raise ValueError("must be the address of a folder on a web server, such as https://models.example/ferplus")
+    return address
 
 
 class DeviceConfig(Section):
@@ -46,7 +55,7 @@ class DeviceConfig(Section):
     )
     state_dir: FolderPath = Field(
         default=Path("/var/lib/emotion-edge"),
-        description="Folder for what outlives a restart: identity, undelivered events. Under systemd, "
+        description="Folder for what outlives a restart: identity, undelivered events, newer models. Under systemd, "
         "`$STATE_DIRECTORY` takes its place.",
     )
 
@@ -64,6 +73,32 @@ class ModelConfig(Section):
         description="TFLite runtime; `auto` takes LiteRT where it is installed and tflite-runtime otherwise.",
     )
     threads: int = Field(default=1, ge=1, le=16, description="Threads for one inference.")
+
+
+class UpdateConfig(Section):
+    """Newer releases of the model, from a web server. Without `url`, the agent looks for none."""
+
+    url: Annotated[str, AfterValidator(_web_folder)] | None = Field(
+        default=None,
+        description="Address of the folder in which the newest bundle lies with its signature, `http://` or `https://`.",
+    )
+    public_keys: tuple[Annotated[str, AfterValidator(check_public_key)], ...] = Field(
+        default=(),
+        description="Keys of those who may sign a bundle, as `trainer keygen` tells them. A bundle that none of them "
+        "has signed is not used.",
+    )
+    automatic: bool = Field(
+        default=True,
+        description="Whether a newer release is installed when it is found; if not, only on the command `update`, "
+        "which is what Home Assistant's button sends.",
+    )
+    interval_h: float = Field(default=24.0, ge=0.01, le=8760, description="Hours between two looks.")
+
+    @model_validator(mode="after")
+    def _trusts_somebody(self) -> Self:
+        if self.url is not None and not self.public_keys:
+            raise ValueError("must name at least one key in public_keys, where url is set")
+        return self
 
 
 class CameraConfig(Section):
@@ -245,6 +280,7 @@ class Config(Section):
 
     device: DeviceConfig = Field(default_factory=lambda: DeviceConfig())
     model: ModelConfig = Field(default_factory=lambda: ModelConfig())
+    update: UpdateConfig = Field(default_factory=lambda: UpdateConfig())
     mqtt: MqttConfig = Field(default_factory=lambda: MqttConfig())
     camera: tuple[CameraConfig, ...] = Field(min_length=1)
     detector: DetectorConfig = Field(default_factory=lambda: DetectorConfig())

@@ -4,7 +4,8 @@
     └── BundleError           4   the model bundle cannot be used
         ├── BundleMissing         no such folder, or a file of it is not there
         ├── BundleCorrupt         a size, checksum or golden output differs
-        └── BundleIncompatible    written for another schema or a newer agent
+        ├── BundleIncompatible    written for another schema or a newer agent
+        └── BundleUntrusted       an update that nobody has signed who is trusted
 
 The number is the exit code of the process when the error reaches the command line.
 """
@@ -54,3 +55,7 @@ class BundleCorrupt(BundleError):
 
 class BundleIncompatible(BundleError):
     """The bundle is sound, but not for this version of the software."""
+
+
+class BundleUntrusted(BundleError):
+    """The bundle came from afar, and no key that is trusted has signed it."""

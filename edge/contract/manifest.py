@@ -175,29 +175,47 @@ def read_manifest(bundle: Path) -> Manifest:
     """
     path = bundle / MANIFEST_FILE
     try:
-        document = json.loads(path.read_bytes())
+        text = path.read_bytes()
     except FileNotFoundError as error:
         raise BundleMissing(
             "is no model bundle (no manifest.json)", where=bundle, remedy="Give a folder that trainer export wrote"
         ) from error
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
         raise BundleCorrupt(f"cannot be read ({error})", where=path, remedy=_REMEDY) from error
-    _require_major(document, path)
+    return parse_manifest(text, path)
+
+
+def parse_manifest(text: bytes, where: str | Path) -> Manifest:
+    """Checks the text of a manifest.
+
+    Args:
+        text: JSON.
+        where: Where it came from, for the errors.
+
+    Raises:
+        BundleIncompatible: Its schema is of another major version.
+        BundleCorrupt: It is no manifest; the message names the field.
+    """
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BundleCorrupt(f"cannot be read ({error})", where=where, remedy=_REMEDY) from error
+    _require_major(document, where)
     try:
         return Manifest.model_validate(document)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"])) or "manifest"
-        raise BundleCorrupt(f"{field}: {first['msg']}", where=path, remedy=_REMEDY) from error
+        raise BundleCorrupt(f"{field}: {first['msg']}", where=where, remedy=_REMEDY) from error
 
 
 _REMEDY: Final = "Export the bundle again, or copy it again from where it came"
 
 
-def _require_major(document: object, path: Path) -> None:
+def _require_major(document: object, where: str | Path) -> None:
     version = document.get("schema_version") if isinstance(document, dict) else None
     major = version.split(".")[0] if isinstance(version, str) else None
     if major is not None and major != str(SCHEMA_MAJOR):
         raise BundleIncompatible(
-            f"schema version {version} is not understood, only {SCHEMA_MAJOR}.x", where=path, remedy="Update the agent"
+            f"schema version {version} is not understood, only {SCHEMA_MAJOR}.x", where=where, remedy="Update the agent"
         )

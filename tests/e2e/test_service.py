@@ -11,10 +11,12 @@ from pathlib import Path
 import cv2
 import pytest
 
+from edge.contract.signature import new_signing_key, public_key
 from tests.e2e import service
 from tests.e2e.nspawn import Machine
 from tests.e2e.service import CHECKOUT, PYTHON, STATE, UNIT, VENV
 from tests.mosquitto import Listener, Mosquitto, wait_until
+from tests.update_server import UpdateWeb, publish
 
 AGENT = "import sys\nfrom edge.cli import main\nsys.exit(main())\n"
 STATUS = "emotion/hall/status"
@@ -94,6 +96,24 @@ def test_a_reload_takes_another_configuration(unit: Machine, broker: Mosquitto, 
     wait_until(lambda: unit.show(UNIT, "SubState") == "running")
     assert (unit.show(UNIT, "MainPID"), unit.show(UNIT, "NRestarts")) == (process, "0")
     assert "gate" in unit.show(UNIT, "StatusText")
+
+
+def test_a_newer_model_is_installed_in_the_sandbox(
+    unit: Machine, broker: Mosquitto, bundle_path: Path, listener: Listener, tmp_path: Path
+) -> None:
+    """The unit's rights suffice to fetch, check, keep and load it; the same process goes on with it."""
+    key = new_signing_key()
+    publish(tmp_path / "web", bundle_path, 2, key)
+    with UpdateWeb(tmp_path / "web") as web:
+        update = f'[update]\nurl = "{web.url}"\npublic_keys = ["{public_key(key)}"]\n'
+        service.configure(unit, configuration(broker, source=FILM) + update)
+        service.start(unit)
+        listener.wait_for(lambda: listener.on(EMOTION))
+        process = unit.show(UNIT, "MainPID")
+        listener.publish("emotion/hall/cmd/update", '{"id": 1}')
+        listener.wait_for(lambda: json.loads(listener.on(EMOTION)[-1].payload)["model"]["version"] == "2.0.0")
+    assert (unit.show(UNIT, "MainPID"), unit.show(UNIT, "NRestarts")) == (process, "0")
+    wait_until(lambda: "door online; connected to the broker" in unit.show(UNIT, "StatusText"))
 
 
 def test_stopping_the_service_says_so(unit: Machine, listener: Listener) -> None:

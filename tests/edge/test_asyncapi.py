@@ -49,6 +49,7 @@ def test_the_documented_addresses_are_the_real_topics(camera: str) -> None:
         topics.status,
         topics.info,
         topics.health,
+        topics.update,
         topics.camera_status(camera),
         topics.emotion(camera),
         topics.event(camera),

@@ -121,6 +121,16 @@ def test_a_snapshot_is_the_newest_frame_of_one_camera(workers: dict[str, CameraW
             ask(controls, "snapshot", camera="hall")
 
 
+def test_an_update_is_looked_for_where_there_is_a_server(controls: Controls) -> None:
+    """Elsewhere the answer names the key to set."""
+    with pytest.raises(UserError, match=r"^update\.url: this device looks for no updates\. Set that key"):
+        ask(controls, "update")
+    heard: list[str] = []
+    controls.on_update = lambda: heard.append("update")
+    assert ask(controls, "update") is None
+    assert heard == ["update"]
+
+
 def test_report_and_restart_reach_the_agent(controls: Controls) -> None:
     """Both come through at once."""
     heard: list[str] = []

@@ -5,6 +5,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import jinja2
+
 from edge.contract import EMOTIONS
 from edge.domain import Message
 from edge.homeassistant import Announced, Announcement, announce
@@ -15,7 +17,9 @@ TOPICS = Topics("emotion", "hall-pi")
 CONFIG = "homeassistant/device/emotion_hall-pi/config"
 
 
-def introduce(cameras: Sequence[str] = ("door",), announced: Announced | None = None) -> Announcement:
+def introduce(
+    cameras: Sequence[str] = ("door",), announced: Announced | None = None, *, updates: bool = False
+) -> Announcement:
     """The device as Home Assistant gets to know it."""
     return announce(
         topics=TOPICS,
@@ -24,6 +28,7 @@ def introduce(cameras: Sequence[str] = ("door",), announced: Announced | None = 
         state_expiry_s=90,
         health_expiry_s=180,
         announced=announced or {},
+        updates=updates,
         serial_number="1000",
     )
 
@@ -90,6 +95,39 @@ def test_the_pause_switch_sends_commands_that_the_agent_reads() -> None:
     for key, value in (("payload_on", True), ("payload_off", False)):
         request = CommandRequest.model_validate_json(switch[key])
         assert (request.camera, request.value) == ("door", value)
+
+
+def model_versions(*, updates: bool, **told: Any) -> dict[str, Any]:
+    """What Home Assistant reads about the model from what the device has told."""
+    component = config(introduce(updates=updates).messages[0])["components"]["model"]
+    environment = jinja2.Environment(autoescape=False)  # noqa: S701 - Home Assistant's own does not escape either
+    environment.filters["to_json"] = json.dumps
+    read: dict[str, Any] = json.loads(environment.from_string(component["value_template"]).render(value_json=told))
+    return read
+
+
+def test_a_newer_model_shows_as_an_update_that_can_be_installed() -> None:
+    """Its button sends a command that the agent reads. That it is being installed shows, and so does what runs."""
+    component = config(introduce(updates=True).messages[0])["components"]["model"]
+    assert (component["state_topic"], component["command_topic"]) == (TOPICS.update, TOPICS.command("update"))
+    CommandRequest.model_validate_json(component["payload_install"])
+    one, two = ({"name": "ferplus", "version": f"{number}.0.0", "release": number} for number in (1, 2))
+    assert model_versions(updates=True, installed=one, latest=two, installing=True) == {
+        "title": "ferplus", "installed_version": "1.0.0", "latest_version": "2.0.0", "in_progress": True,
+    }  # fmt: skip
+    assert model_versions(updates=True, installed=one, latest=None, installing=False) == {
+        "title": "ferplus", "installed_version": "1.0.0", "latest_version": "1.0.0", "in_progress": False,
+    }  # fmt: skip
+
+
+def test_without_a_server_the_model_is_shown_and_never_outdated() -> None:
+    """There is nothing to install then, and no button."""
+    component = config(introduce().messages[0])["components"]["model"]
+    assert component["state_topic"] == TOPICS.info
+    assert "command_topic" not in component
+    assert model_versions(updates=False, model={"name": "ferplus", "version": "1.0.0"}) == {
+        "title": "ferplus", "installed_version": "1.0.0", "latest_version": "1.0.0",
+    }  # fmt: skip
 
 
 def test_a_removed_camera_disappears() -> None:

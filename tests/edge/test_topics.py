@@ -28,7 +28,13 @@ def test_what_is_retained_is_known() -> None:
         for name in published["channels"]
         if (operation := published["operations"].get(f"send_{name}")) and operation["bindings"]["mqtt"]["retain"]
     }
-    assert set(Topics("home", "hall").retained(["door"])) == documented
+    assert set(Topics("home", "hall").retained(["door"], updates=True)) == documented
+
+
+def test_a_device_that_looks_for_no_updates_clears_what_it_said_of_them() -> None:
+    """Or the broker would tell for ever of a model that it ran once."""
+    topics = Topics("home", "hall")
+    assert set(topics.retained(["door"], updates=True)) - set(topics.retained(["door"])) == {topics.update}
 
 
 @pytest.mark.parametrize("name", ["", "Hall", "front door", "a/b", "a+", "#", "-a", "$sys", "küche", "x" * 65, "a\n"])

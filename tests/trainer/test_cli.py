@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 def test_help_names_every_command() -> None:
     """`trainer --help` lists what can be done."""
     shown = subprocess.run([*TRAINER, "--help"], capture_output=True, text=True, check=True, cwd=ROOT)
-    for command in ("data", "fit", "tune", "evaluate", "export"):
+    for command in ("data", "fit", "tune", "evaluate", "export", "keygen", "sign"):
         assert command in shown.stdout
 
 

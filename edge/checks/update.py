@@ -1,0 +1,24 @@
+"""Check of the server that newer models come from, where one is configured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+from edge.bootstrap import newest_classifier
+from edge.checks.finding import Chain, Check
+from edge.config import Config
+from edge.update import UpdateServer
+
+
+def update(config: Config) -> Iterator[Chain]:
+    """Whether the server answers, and has a bundle that is signed by somebody who is trusted here."""
+    if config.update.url is not None:
+        yield (Check("update server", partial(_server, config, config.update.url)),)
+
+
+def _server(config: Config, url: str) -> str:
+    offer = UpdateServer(url, config.update.public_keys).offer().manifest
+    running = newest_classifier(config).bundle.manifest
+    newer = "newer than" if offer.release > running.release else "not newer than"
+    return f"{url} has {offer.name} {offer.version} (release {offer.release}), {newer} {running.release}, in use here"

@@ -1,0 +1,207 @@
+"""Newer releases of the model: looks for them on a web server, and puts in place what is signed and works here."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final, Self
+
+from edge.contract.errors import BundleIncompatible, UserError
+from edge.contract.manifest import MANIFEST_FILE, Manifest, parse_manifest
+from edge.contract.signature import SIGNATURE_FILE, require_signature
+from edge.download import download
+from edge.errors import UpdateError
+from edge.releases import Releases
+
+log = logging.getLogger(__name__)
+
+_FIRST_WITHIN_S: Final = 300.0
+"""Devices that get power at one moment look at different ones."""
+
+_RETRY_S: Final = 1800.0
+"""After a failure it looks again no later than this."""
+
+_STOP_WITHIN_S: Final = 1.0
+_LARGEST_MANIFEST: Final = 1_000_000
+_LARGEST_SIGNATURE: Final = 1_000
+_LARGEST_BUNDLE: Final = 64_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A release that a server has, and that is signed.
+
+    Attributes:
+        manifest: What it is.
+        signed: The very bytes of the manifest.
+        signature: Of these bytes.
+    """
+
+    manifest: Manifest
+    signed: bytes
+    signature: bytes
+
+
+class UpdateServer:
+    """A folder on a web server that holds the newest bundle, as `trainer sign` left it.
+
+    Args:
+        url: Of the folder; http or https.
+        public_keys: Of those who may sign.
+    """
+
+    def __init__(self, url: str, public_keys: Sequence[str]) -> None:
+        self._url = url.rstrip("/")
+        self._public_keys = public_keys
+
+    def offer(self) -> Offer:
+        """What the server has now.
+
+        Raises:
+            UpdateError: It cannot be reached.
+            BundleError: What it has cannot be used.
+        """
+        where = f"{self._url}/{MANIFEST_FILE}"
+        signed = download(where, at_most=_LARGEST_MANIFEST)
+        signature = download(f"{self._url}/{SIGNATURE_FILE}", at_most=_LARGEST_SIGNATURE)
+        require_signature(signed, signature, self._public_keys, where=where)
+        return Offer(parse_manifest(signed, where), signed, signature)
+
+    def files(self, offer: Offer, *, cancelled: Callable[[], bool]) -> dict[str, bytes]:
+        """All files of an offer. Whether they are what the manifest promises is for `load_bundle` to say.
+
+        Raises:
+            UpdateError: One cannot be fetched, or they are together too large to be a bundle.
+        """
+        if sum(entry.size for entry in offer.manifest.files.values()) > _LARGEST_BUNDLE:
+            raise UpdateError(f"has more than {_LARGEST_BUNDLE} bytes", where=self._url,
+                              remedy="Publish a smaller model")  # fmt: skip
+        fetched = {
+            name: download(f"{self._url}/{name}", at_most=entry.size, cancelled=cancelled)
+            for name, entry in offer.manifest.files.items()
+        }
+        return {**fetched, MANIFEST_FILE: offer.signed, SIGNATURE_FILE: offer.signature}
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What is known of releases.
+
+    Attributes:
+        latest: The newest one that the server had, or None before it was asked.
+        checked_s: When it answered last, UTC seconds since 1970, or None.
+        installing: Whether it is being fetched and tried out now.
+        error: Why looking or installing failed last, or None.
+    """
+
+    latest: Manifest | None = None
+    checked_s: float | None = None
+    installing: bool = False
+    error: str | None = None
+
+
+class Updater:
+    """Looks for a newer release in a thread of its own, for as long as its context is open.
+
+    Args:
+        server: Where to look.
+        releases: Where to put what is found.
+        running: The manifest of the bundle in use. Only another release of the same model takes its place.
+        try_out: Loads a bundle as the agent would, and raises what is wrong with it.
+        on_outlook: Told what is known, whenever that changes.
+        on_installed: Called when a newer release is in place; the agent is to load it then.
+        interval_s: Between two looks.
+        automatic: Whether what is found is installed at once; if not, only when somebody asks with `install`.
+    """
+
+    def __init__(
+        self,
+        *,
+        server: UpdateServer,
+        releases: Releases,
+        running: Manifest,
+        try_out: Callable[[Path], object],
+        on_outlook: Callable[[Outlook], None],
+        on_installed: Callable[[], None],
+        interval_s: float,
+        automatic: bool,
+    ) -> None:
+        self._server = server
+        self._releases = releases
+        self._running = running
+        self._try_out = try_out
+        self._on_outlook = on_outlook
+        self._on_installed = on_installed
+        self._interval_s = interval_s
+        self._automatic = automatic
+        self._outlook = Outlook()
+        self._wake = threading.Event()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="update", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._on_outlook(self._outlook)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._stopping.set()
+        self._wake.set()
+        if self._thread is not threading.current_thread():
+            self._thread.join(_STOP_WITHIN_S)  # a server that is silent for longer is left behind
+
+    def install(self) -> None:
+        """Looks now, and installs what is newer. Returns at once."""
+        self._wake.set()
+
+    def _run(self) -> None:
+        pause_s = random.uniform(0, min(_FIRST_WITHIN_S, self._interval_s))  # noqa: S311 - spreads, guards nothing
+        while True:
+            asked = self._wake.wait(pause_s)
+            self._wake.clear()
+            if self._stopping.is_set():
+                return
+            try:
+                if self._look(install=asked or self._automatic):
+                    self._on_installed()
+                    return
+                pause_s = self._interval_s
+            except UserError as error:
+                self._fail(str(error))
+                pause_s = min(self._interval_s, _RETRY_S)
+            except Exception:
+                log.exception("looking for a newer model failed")
+                self._fail("the agent failed to look; its log says more")
+                pause_s = min(self._interval_s, _RETRY_S)
+
+    def _look(self, *, install: bool) -> bool:
+        """Whether a newer release was installed."""
+        offer = self._server.offer()
+        found, running = offer.manifest, self._running
+        if found.name != running.name:
+            raise BundleIncompatible(f"the server has the model {found.name}, this device runs {running.name}",
+                                     remedy="Publish each model in a folder of its own")  # fmt: skip
+        newer = found.release > running.release
+        self._tell(Outlook(found if newer else running, checked_s=time.time(), installing=newer and install))
+        if not (newer and install):
+            return False
+        self._releases.keep(found.release, self._server.files(offer, cancelled=self._stopping.is_set), self._try_out)
+        log.info("%s %s (release %d) is in place of release %d", found.name, found.version, found.release,
+                 running.release)  # fmt: skip
+        return True
+
+    def _fail(self, error: str) -> None:
+        if self._stopping.is_set():
+            return
+        if error != self._outlook.error:
+            log.warning("no newer model: %s", error)
+        self._tell(replace(self._outlook, installing=False, error=error))
+
+    def _tell(self, outlook: Outlook) -> None:
+        self._outlook = outlook
+        self._on_outlook(outlook)

@@ -1,0 +1,106 @@
+"""A newer model reaches a running device: nothing is lost, nobody has to go there, and it is there to stay."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from edge.contract.signature import new_signing_key, public_key
+from tests.e2e import hall
+from tests.e2e.process import Edge
+from tests.mosquitto import Listener, Mosquitto
+from tests.update_server import UpdateWeb, publish
+
+SCHEMAS = Path(__file__).parents[2] / "docs" / "schema"
+KEY = new_signing_key()
+
+Payload = dict[str, Any]
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[UpdateWeb]:
+    """A web server with nothing on it yet."""
+    with UpdateWeb(tmp_path / "web") as web:
+        yield web
+
+
+@pytest.fixture
+def config(tmp_path: Path, bundle_path: Path, astronaut_path: Path, broker: Mosquitto, web: UpdateWeb) -> Path:
+    """A device that looks for updates, and whose camera sees somebody come and go all the time."""
+    pictures = hall.visitors(tmp_path, astronaut_path)
+    camera = f'source = "{pictures}"\nfps = 20\nrealtime = true\nloop = true'
+    update = f'[update]\nurl = "{web.url}"\npublic_keys = ["{public_key(KEY)}"]\n'
+    more = hall.RESTLESS + update
+    return hall.configure(tmp_path, bundle=bundle_path, port=broker.port, camera=camera, more=more)
+
+
+def heard(listener: Listener, topic: str) -> list[Payload]:
+    """The JSON payloads that arrived on a topic of the device, in order."""
+    return [json.loads(message.payload) for message in listener.on(f"emotion/hall/{topic}")]
+
+
+def runs(listener: Listener, version: str, *, session: int) -> bool:
+    """Whether the device says that it runs this model, and its events are made with it."""
+    infos = [info["model"]["version"] for info in heard(listener, "info") if info["session"] == session]
+    events = [event["model"]["version"] for event in heard(listener, "door/event") if event["session"] == session]
+    return infos[-1:] == [version] and events[-1:] == [version]
+
+
+def test_a_newer_model_is_installed_on_command_and_stays(
+    config: Path, tmp_path: Path, bundle_path: Path, listener: Listener
+) -> None:
+    """The same process goes on with it; no event is missing before, between and after, and each track's end is told."""
+    with Edge("run", "--config", config) as agent:
+        listener.wait_for(lambda: runs(listener, "1.0.0", session=1))
+        publish(tmp_path / "web", bundle_path, 2, KEY)
+        listener.publish("emotion/hall/cmd/update", '{"id": 7}')
+        listener.wait_for(lambda: runs(listener, "2.0.0", session=2))
+        listener.wait_for(lambda: heard(listener, "update")[-1]["session"] == 2)
+        agent.stop(signal.SIGKILL)
+    with Edge("run", "--config", config) as agent:
+        listener.wait_for(lambda: runs(listener, "2.0.0", session=3))
+        assert agent.stop() == 0, agent.output
+    [answer] = heard(listener, "cmd/update/response")
+    assert (answer["id"], answer["ok"]) == (7, True)
+    _require_all(heard(listener, "door/event"))
+    told = heard(listener, "update")
+    for update in told:
+        jsonschema.validate(update, json.loads((SCHEMAS / "update.json").read_text()))
+    assert [(update["installed"]["release"], update["installing"]) for update in told][:3] == [
+        (1, False), (1, True), (2, False),
+    ]  # fmt: skip
+    assert told[1]["latest"] == {"name": "ferplus", "version": "2.0.0", "release": 2}
+
+
+def test_a_model_of_a_stranger_changes_nothing(
+    config: Path, tmp_path: Path, bundle_path: Path, listener: Listener
+) -> None:
+    """The device says why on its topic and in its log, and goes on as it was."""
+    publish(tmp_path / "web", bundle_path, 2, new_signing_key())
+    with Edge("run", "--config", config) as agent:
+        listener.wait_for(lambda: runs(listener, "1.0.0", session=1))
+        listener.publish("emotion/hall/cmd/update", '{"id": 7}')
+        listener.wait_for(lambda: heard(listener, "update")[-1]["error"])
+        seen = len(heard(listener, "door/event"))
+        listener.wait_for(lambda: len(heard(listener, "door/event")) > seen + 4)
+        assert agent.stop() == 0, agent.output
+    assert "is not signed by a key that is trusted here" in heard(listener, "update")[-1]["error"]
+    assert [line for line in agent.output if "no newer model" in line and "is not signed" in line]
+    assert {info["session"] for info in heard(listener, "info")} == {1}
+
+
+def _require_all(events: list[Payload]) -> None:
+    """Each session's events arrived from the first to the last, and in the first, whoever came has left."""
+    for session in {event["session"] for event in events}:
+        numbers = list(dict.fromkeys(event["seq"] for event in events if event["session"] == session))
+        assert numbers == list(range(1, len(numbers) + 1))
+    first = [(event["track_id"], event["event"]) for event in events if event["session"] == 1]
+    started, ended = ({track for track, kind in first if kind == what} for what in ("start", "end"))
+    assert started
+    assert started == ended

@@ -1,0 +1,58 @@
+"""From a bundle to one that devices trust, by command."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from edge.contract.signature import require_signature
+from trainer.cli import main
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, bundle_path: Path) -> Path:
+    """A bundle to sign."""
+    return shutil.copytree(bundle_path, tmp_path / "ferplus")
+
+
+def test_a_bundle_is_signed_for_those_who_trust_the_key(
+    tmp_path: Path, bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What `keygen` prints goes into a device's configuration, and recognises what `sign` writes."""
+    key = tmp_path / "fleet.key"
+    assert main(["keygen", str(key)]) == 0
+    assert key.stat().st_mode & 0o077 == 0, "others could read the private key"
+    found = re.search(r'^public_keys = \["(\S+)"\]$', capsys.readouterr().out, re.MULTILINE)
+    assert found is not None
+    assert main(["sign", str(bundle), "--key", str(key)]) == 0
+    assert found[1] in capsys.readouterr().out
+    manifest, signature = ((bundle / name).read_bytes() for name in ("manifest.json", "manifest.json.sig"))
+    require_signature(manifest, signature, [found[1]], where=bundle)
+
+
+def test_a_key_is_never_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without it, no device that trusts it can be updated."""
+    key = tmp_path / "fleet.key"
+    key.write_text("precious")
+    assert main(["keygen", str(key)]) == 1
+    assert key.read_text() == "precious"
+    assert "fleet.key: is there already. Name another file" in capsys.readouterr().err
+
+
+def test_what_cannot_be_signed_is_told(tmp_path: Path, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A bundle that is damaged is not signed; a key that is none is named."""
+    key, other = tmp_path / "fleet.key", tmp_path / "other"
+    main(["keygen", str(key)])
+    other.write_text("-----BEGIN PRIVATE KEY-----")
+    assert main(["sign", str(bundle), "--key", str(tmp_path / "nowhere")]) == 1
+    assert "nowhere: the key cannot be read (No such file or directory). Make a pair" in capsys.readouterr().err
+    assert main(["sign", str(bundle), "--key", str(other)]) == 1
+    assert "other: is no private key. Name the file that trainer keygen wrote." in capsys.readouterr().err
+    model = next(bundle.glob("*.tflite"))
+    model.write_bytes(model.read_bytes()[:-1])
+    assert main(["sign", str(bundle), "--key", str(key)]) == 4
+    assert "Copy the bundle again" in capsys.readouterr().err
+    assert not (bundle / "manifest.json.sig").exists()

@@ -1,0 +1,39 @@
+"""`trainer sign`: signs a bundle, so that devices take it from a web server."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rich.console import Console
+
+from edge.contract import UserError, load_bundle
+from edge.contract.manifest import MANIFEST_FILE
+from edge.contract.signature import SIGNATURE_FILE, public_key, sign
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Writes the signature beside the manifest, says what to publish, and returns 0."""
+    bundle = load_bundle(arguments.bundle)
+    signing_key = _read_key(arguments.key)
+    signature = sign((arguments.bundle / MANIFEST_FILE).read_bytes(), signing_key)
+    (arguments.bundle / SIGNATURE_FILE).write_text(f"{signature}\n")
+    manifest = bundle.manifest
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(
+        f"{arguments.bundle}: {manifest.name} {manifest.version}, release {manifest.release}, signed. Devices that "
+        f"trust {public_key(signing_key)} and run a lower release take it from the web server that holds this folder."
+    )
+    return 0
+
+
+def _read_key(path: Path) -> str:
+    try:
+        signing_key = path.read_text(encoding="utf-8").strip()
+        public_key(signing_key)
+    except OSError as error:
+        raise UserError(f"the key cannot be read ({error.strerror})", where=path,
+                        remedy="Make a pair of keys with trainer keygen") from error  # fmt: skip
+    except ValueError as error:
+        raise UserError("is no private key", where=path, remedy="Name the file that trainer keygen wrote") from error
+    return signing_key
