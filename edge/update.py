@@ -199,7 +199,7 @@ class Updater:
         if self._stopping.is_set():
             return
         if error != self._outlook.error:
-            log.warning("no newer model: %s", error)
+            log.warning("the model is not updated: %s", error)
         self._tell(replace(self._outlook, installing=False, error=error))
 
     def _tell(self, outlook: Outlook) -> None:

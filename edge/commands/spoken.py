@@ -76,7 +76,7 @@ def spoken(topic: str, payload: bytes) -> Text:
     if kind == "status":
         return status(payload)
     fields = fields_of(payload)
-    tell = {"emotion": _tell_state, "event": _tell_event, "info": _tell_info, "health": _tell_health}.get(kind)
+    tell = _TELL.get(kind)
     try:
         return tell(fields) if tell and fields else _raw(payload)
     except (TypeError, ValueError, LookupError, AttributeError, RecursionError):  # its shape is not an agent's
@@ -118,3 +118,23 @@ def _tell_health(fields: Mapping[str, Any]) -> Text:
     memory = f"{fields['rss_bytes'] / 1e6:.0f} MB"
     waiting = f"{fields['mqtt']['queue_depth']} events waiting"
     return Text(printable(", ".join([*cameras, memory, waiting])), "dim")
+
+
+def _tell_update(fields: Mapping[str, Any]) -> Text:
+    installed, latest, error = fields["installed"], fields["latest"], fields["error"]
+    line = Text(printable(f"model {installed['name']} {installed['version']}"), "dim")
+    if latest is not None and latest["release"] > installed["release"]:
+        doing = "is being installed" if fields["installing"] else "is there"
+        line.append(printable(f", {latest['version']} {doing}"))
+    if error is not None:
+        line.append(printable(f", not updated: {error}"), "red")
+    return line
+
+
+_TELL: Final = {
+    "emotion": _tell_state,
+    "event": _tell_event,
+    "info": _tell_info,
+    "health": _tell_health,
+    "update": _tell_update,
+}

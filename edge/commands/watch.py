@@ -79,5 +79,5 @@ def _show_board(console: Console, settings: BrokerSettings, prefix: str) -> None
 
 def _filters(prefix: str) -> list[str]:
     """Everything but commands and their answers."""
-    of_devices = [f"{prefix}/+/{kind}" for kind in ("status", "info", "health")]
+    of_devices = [f"{prefix}/+/{kind}" for kind in ("status", "info", "health", "update")]
     return of_devices + [f"{prefix}/+/+/{kind}" for kind in ("status", "emotion", "event")]

@@ -91,7 +91,7 @@ def test_a_model_of_a_stranger_changes_nothing(
         listener.wait_for(lambda: len(heard(listener, "door/event")) > seen + 4)
         assert agent.stop() == 0, agent.output
     assert "is not signed by a key that is trusted here" in heard(listener, "update")[-1]["error"]
-    assert [line for line in agent.output if "no newer model" in line and "is not signed" in line]
+    assert [line for line in agent.output if "the model is not updated" in line and "is not signed" in line]
     assert {info["session"] for info in heard(listener, "info")} == {1}
 
 

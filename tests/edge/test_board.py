@@ -6,6 +6,7 @@ import io
 import json
 from typing import Any
 
+import pytest
 from rich.console import Console, RenderableType
 
 from edge.commands.board import Board
@@ -89,7 +90,7 @@ def test_strange_payloads_neither_break_it_nor_steer_the_terminal() -> None:
         '{"time_synced": true, "ts": "0001-01-01T00:00:00", "faces": [{}]}',
     )
     for payload in payloads:
-        for kind in ("status", "a/status", "a/emotion", "a/event", "info", "health"):
+        for kind in ("status", "a/status", "a/emotion", "a/event", "info", "health", "update"):
             shown = text(board_after((f"{evil}/{kind}", payload)).render(now_s=0))
             shown += text(spoken(f"home/emotion/{kind}", payload.encode()))
             assert not {"\x1b", "\x07"} & set(shown)
@@ -110,6 +111,25 @@ def test_messages_are_told_in_words() -> None:
     said = spoken("emotion/pi/door/emotion", json.dumps(STATE).encode()).plain
     assert said == "happy 93%  1 face  happy 0.93  neutral 0.05"
     assert spoken("emotion/pi/door/emotion", b'{"face_count": 0}').plain == "nobody"
+
+
+@pytest.mark.parametrize(
+    ("latest", "installing", "error", "said"),
+    [
+        (None, False, None, "model ferplus 1.0.0"),
+        (1, False, None, "model ferplus 1.0.0"),
+        (2, False, None, "model ferplus 1.0.0, 2.0.0 is there"),
+        (2, True, None, "model ferplus 1.0.0, 2.0.0 is being installed"),
+        (2, False, "is not signed", "model ferplus 1.0.0, 2.0.0 is there, not updated: is not signed"),
+    ],
+)
+def test_what_is_known_of_newer_models_is_told(
+    latest: int | None, installing: bool, error: str | None, said: str
+) -> None:
+    """Which one runs, what is there, and what went wrong."""
+    one, newest = ({"name": "ferplus", "version": f"{number}.0.0", "release": number} for number in (1, latest))
+    update = {"installed": one, "latest": newest if latest else None, "installing": installing, "error": error}
+    assert spoken("emotion/pi/update", json.dumps(update).encode()).plain == said
 
 
 def test_a_bar_is_as_long_as_the_share() -> None:

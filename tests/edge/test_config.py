@@ -99,9 +99,21 @@ fps = 999
         (
             CAMERA + "[brocker]\n",
             (
-                ":4: brocker: unknown key. Known here: device, model, mqtt, camera, detector, tracking, "
+                ":4: brocker: unknown key. Known here: device, model, update, mqtt, camera, detector, tracking, "
                 "smoothing, publish, adaptation, metrics, logging."
             ),
+        ),
+        (
+            CAMERA + '[update]\nurl = "https://models.example"\n',
+            ":4: update: must name at least one key in public_keys, where url is set.",
+        ),
+        (
+            CAMERA + '[update]\nurl = "file:///srv/ferplus"\n',
+            ":5: update.url: must be the address of a folder on a web server, such as https://models.example/ferplus.",
+        ),
+        (
+            CAMERA + '[update]\npublic_keys = ["mine"]\n',
+            ":5: update.public_keys[0]: is no key: 32 bytes in base64, as `trainer keygen` writes them.",
         ),
         ("mqtt = 3\n" + CAMERA, ":1: mqtt: must be a table, not 3."),
         ("camera = 3\n", ":1: camera: must be a list of tables, each under its own [[camera]], not 3."),
