@@ -152,8 +152,7 @@ class Updater:
     def __exit__(self, *exc_info: object) -> None:
         self._stopping.set()
         self._wake.set()
-        if self._thread is not threading.current_thread():
-            self._thread.join(_STOP_WITHIN_S)  # a server that is silent for longer is left behind
+        self._thread.join(_STOP_WITHIN_S)  # a server that is silent for longer is left behind
 
     def install(self) -> None:
         """Looks now, and installs what is newer. Returns at once."""
