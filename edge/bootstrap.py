@@ -17,7 +17,7 @@ from edge.agent import Agent
 from edge.camera import CameraWorker
 from edge.classify import BundleClassifier
 from edge.config import CameraConfig, Config
-from edge.contract import BundleError, Manifest
+from edge.contract import Manifest, UserError, load_bundle
 from edge.contract.manifest import read_manifest
 from edge.controls import Controls
 from edge.detect import BlazeFaceDetector, HaarDetector, create_detector
@@ -35,16 +35,13 @@ from edge.publish import MqttPublisher
 from edge.releases import Releases
 from edge.smooth import Smoother, SmoothingRules
 from edge.source import masked, open_source
-from edge.state import DeviceState
+from edge.state import DeviceState, new_client_id
 from edge.system import ClockState, device_tree
 from edge.topics import Topics
 from edge.track import Tracker
 from edge.update import Outlook, Updater, UpdateServer
 
 log = logging.getLogger(__name__)
-
-_RELEASES = "models"
-"""Folder of what came by update, in the state folder."""
 
 _AGENT_VERSION = metadata.version("edge-emotion")
 
@@ -59,6 +56,7 @@ def open_agent(config: Config) -> Iterator[Agent]:
         StateError: The state folder cannot be used.
         ConfigError: A file that the configuration names cannot be used, or its port for metrics.
     """
+    _releases(config).tidy()
     classifier = newest_classifier(config)
     with ExitStack() as stack:
         state = stack.enter_context(DeviceState(config.device.state_dir))
@@ -90,13 +88,30 @@ def newest_classifier(config: Config) -> BundleClassifier:
         RuntimeMissing: No runtime is installed.
     """
     if config.update.url is not None:
-        releases = Releases(config.device.state_dir / _RELEASES, config.update.public_keys)
-        for path in releases.newer_than(read_manifest(config.model.path)):
+        for path in _releases(config).newer_than(read_manifest(config.model.path)):
             try:
                 return _classifier(config, path)
-            except BundleError as error:
+            except UserError as error:
                 log.warning("passed over: %s", error)
+            except Exception:
+                # Of a runtime that has changed since, say: what came from afar keeps no agent from starting.
+                log.exception("passed over: %s", path)
     return _classifier(config, config.model.path)
+
+
+def require_usable(config: Config) -> None:
+    """Tries what an agent with this configuration needs to be opened, as far as files go.
+
+    Raises:
+        BundleError: The model that it names cannot be used.
+        ConfigError: A file that it names cannot.
+    """
+    load_bundle(config.model.path)
+    broker_settings(config, new_client_id()).check_files()
+
+
+def _releases(config: Config) -> Releases:
+    return Releases(config.device.state_dir / "models", config.update.public_keys)
 
 
 def _classifier(config: Config, path: Path) -> BundleClassifier:
@@ -254,9 +269,10 @@ class _Assembly:
 
         return Updater(
             server=UpdateServer(str(update.url), update.public_keys),
-            releases=Releases(self._config.device.state_dir / _RELEASES, update.public_keys),
+            releases=_releases(self._config),
             running=running,
             try_out=partial(_classifier, self._config),
+            require_restart=partial(require_usable, self._config),
             on_outlook=publish,
             on_installed=agent.renew,
             interval_s=update.interval_h * 3600,

@@ -1,13 +1,14 @@
-"""A file from a web server, within limits of size and time."""
+"""A file from a web server that nobody vouches for: within limits of size and time, and from that server alone."""
 
 from __future__ import annotations
 
+import contextlib
+import http
 import http.client
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable
+import socket
+import threading
 from typing import Final
+from urllib.parse import urlsplit
 
 from edge.errors import UpdateError
 
@@ -15,43 +16,69 @@ _CHUNK_BYTES: Final = 64 * 1024
 _SILENCE_S: Final = 20.0
 """For how long the server may say nothing."""
 
-_WHOLE_S: Final = 300.0
+_WHOLE_S: Final = 120.0
 """For one file, however steadily it drips."""
 
 _REMEDY: Final = "See that the address is right and that the server runs; the agent tries again later"
 
 
-def download(url: str, *, at_most: int, cancelled: Callable[[], bool] = lambda: False) -> bytes:
-    """What lies at an address.
+def download(url: str, *, at_most: int) -> bytes:
+    """What lies at an address. Redirections are not followed.
 
     Args:
         url: http or https.
         at_most: Bytes; a larger file is refused as soon as it shows.
-        cancelled: Asked between two chunks.
 
     Raises:
         UpdateError: The server cannot be reached, has no such file, or sends too much, too slowly or too little.
     """
-    give_up_s = time.monotonic() + _WHOLE_S
-    parts: list[bytes] = []
-    left = at_most
+    address = urlsplit(url)
+    kind = http.client.HTTPSConnection if address.scheme == "https" else http.client.HTTPConnection
+    connection = kind(address.hostname or "", address.port, timeout=_SILENCE_S)
     try:
-        with urllib.request.urlopen(url, timeout=_SILENCE_S) as response:  # noqa: S310 - the caller's is http or https
-            while part := response.read1(min(_CHUNK_BYTES, left + 1)):
-                parts.append(part)
-                left -= len(part)
-                if left < 0:
-                    raise UpdateError(f"is larger than {at_most} bytes", where=url,
-                                      remedy="See that the server has the bundle that was signed")  # fmt: skip
-                if cancelled() or time.monotonic() > give_up_s:
-                    raise UpdateError("is given up: it takes too long", where=url, remedy=_REMEDY)
-    except urllib.error.HTTPError as error:
-        raise UpdateError(f"the server answers {error.code} {error.reason}", where=url, remedy=_REMEDY) from error
+        connection.connect()
+        # A time limit on each read is none on the whole: at its end, whatever is read or awaited then fails.
+        limit = threading.Timer(_WHOLE_S, _cut, [connection.sock])
+        limit.daemon = True
+        limit.start()
+        try:
+            connection.request("GET", address.path, headers={"Connection": "close"})
+            with connection.getresponse() as response:
+                return _read(response, url, at_most)
+        finally:
+            limit.cancel()
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise UpdateError(f"cannot be fetched ({_reason(error)})", where=url, remedy=_REMEDY) from error
-    return b"".join(parts)
+    finally:
+        connection.close()
+
+
+def _read(response: http.client.HTTPResponse, url: str, at_most: int) -> bytes:
+    if response.status != http.HTTPStatus.OK:
+        raise UpdateError(f"the server answers {_status(response.status)}", where=url, remedy=_REMEDY)
+    content = bytearray()
+    while part := response.read1(min(_CHUNK_BYTES, at_most + 1 - len(content))):
+        content += part
+        if len(content) > at_most:
+            raise UpdateError(f"is larger than {at_most} bytes", where=url,
+                              remedy="See that the server has the bundle that was signed")  # fmt: skip
+    if response.length:
+        raise UpdateError(f"ends {response.length} bytes too early", where=url, remedy=_REMEDY)
+    return bytes(content)
+
+
+def _cut(connected: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # it may have ended by itself
+        connected.shutdown(socket.SHUT_RDWR)
+
+
+def _status(code: int) -> str:
+    """In our words: the server's own may be of any length and content."""
+    try:
+        return f"{code} {http.HTTPStatus(code).phrase}"
+    except ValueError:
+        return str(code)
 
 
 def _reason(error: Exception) -> str:
-    cause = getattr(error, "reason", None) or error
-    return str(getattr(cause, "strerror", None) or cause or type(cause).__name__)
+    return (getattr(error, "strerror", None) or str(error) or type(error).__name__)[:100]

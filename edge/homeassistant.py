@@ -132,9 +132,11 @@ def _model_component(topics: Topics, *, updates: bool) -> _Component:
             "'latest_version': value_json.model.version} | to_json }}"
         )
         return {**component, "state_topic": topics.info, "value_template": template}
+    # Releases, for those are what the agent compares: an earlier version that is published anew is an update too.
     template = (
-        "{{ {'title': value_json.installed.name, 'installed_version': value_json.installed.version, "
-        "'latest_version': (value_json.latest or value_json.installed).version, "
+        "{{ {'title': value_json.installed.name, 'installed_version': value_json.installed.release | string, "
+        "'latest_version': (value_json.latest or value_json.installed).release | string, "
+        "'release_summary': 'Version ' ~ (value_json.latest or value_json.installed).version, "
         "'in_progress': value_json.installing} | to_json }}"
     )
     return {

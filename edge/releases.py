@@ -5,18 +5,22 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from edge.contract.errors import BundleError
-from edge.contract.manifest import MANIFEST_FILE, Manifest, read_manifest
+from edge.contract.manifest import MANIFEST_FILE, Manifest, parse_manifest
 from edge.contract.signature import SIGNATURE_FILE, require_signature
 from edge.errors import StateError
 
 log = logging.getLogger(__name__)
 
 _INCOMING: Final = "incoming"
+_KEPT: Final = 2
+"""The newest, and the one before it, should the newest turn out damaged."""
+
 _REMEDY: Final = "Make the state folder writable for the agent's user and see that the disk is not full"
 
 
@@ -31,9 +35,15 @@ class Releases:
         public_keys: Of those who may sign.
     """
 
+    _keeping = threading.Lock()  # a thread that was left behind at a reload may be at it still
+
     def __init__(self, folder: Path, public_keys: Sequence[str]) -> None:
         self._folder = folder
         self._public_keys = public_keys
+
+    def tidy(self) -> None:
+        """Takes away what a power cut left half written. Not while another agent is at work here."""
+        shutil.rmtree(self._folder / _INCOMING, ignore_errors=True)
 
     def newer_than(self, base: Manifest) -> Iterator[Path]:
         """The releases of the same model above the release of `base`, newest first.
@@ -41,8 +51,7 @@ class Releases:
         What is damaged or signed by nobody who is trusted is passed over with a warning. The files beside the manifest
         are not looked at: `load_bundle` does that.
         """
-        numbers = (int(path.name) for path in self._folder.glob("[0-9]*") if path.name.isdecimal())
-        for number in sorted(numbers, reverse=True):
+        for number in self._numbers():
             path = self._folder / str(number)
             try:
                 manifest = self._manifest(path)
@@ -52,10 +61,10 @@ class Releases:
             if manifest.name == base.name and manifest.release > base.release:
                 yield path
 
-    def keep(self, release: int, files: Mapping[str, bytes], try_out: Callable[[Path], object]) -> Path:
-        """Puts a release in its place, if it works here, and takes the older ones away.
+    def keep(self, release: int, files: Mapping[str, bytes], try_out: Callable[[Path], object]) -> None:
+        """Puts a release in its place, if it works here, and takes away those that are older than the one before it.
 
-        At any moment, also that of a power cut, the folder holds it as a whole or not at all.
+        At any moment, also that of a power cut, its folder holds it as a whole or is not there.
 
         Args:
             release: Its number.
@@ -63,26 +72,41 @@ class Releases:
             try_out: Called with a folder that holds them; raises what is wrong with them.
 
         Raises:
-            StateError: The folder cannot be written.
+            StateError: The folder cannot be written, or the disk has no room.
         """
         incoming, place = self._folder / _INCOMING, self._folder / str(release)
         try:
-            shutil.rmtree(incoming, ignore_errors=True)
-            incoming.mkdir(parents=True)
-            for name, content in files.items():
-                _write(incoming / name, content)
-            try_out(incoming)
-            shutil.rmtree(place, ignore_errors=True)  # one that was damaged
-            incoming.rename(place)
-            _flush(self._folder)
-            for other in self._folder.iterdir():
-                if other != place:
-                    shutil.rmtree(other, ignore_errors=True)
+            with self._keeping:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                self.tidy()
+                try:
+                    self._require_room(files)
+                    _write(incoming, files)
+                    try_out(incoming)
+                    shutil.rmtree(place, ignore_errors=True)  # one that was damaged
+                    incoming.rename(place)
+                finally:
+                    self.tidy()
+                _flush(self._folder)
+                _flush(self._folder.parent)
+                for number in self._numbers()[_KEPT:]:
+                    shutil.rmtree(self._folder / str(number), ignore_errors=True)
         except OSError as error:
             raise StateError(
                 f"an update cannot be kept ({error.strerror})", where=self._folder, remedy=_REMEDY
             ) from error
-        return place
+
+    def _numbers(self) -> list[int]:
+        """Of the releases that are there, the newest first."""
+        names = (path.name for path in self._folder.glob("[0-9]*"))
+        return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
+
+    def _require_room(self, files: Mapping[str, bytes]) -> None:
+        """The events that wait must not find the disk full."""
+        needed = 2 * sum(map(len, files.values()))
+        if (free := shutil.disk_usage(self._folder).free) < needed:
+            raise StateError(f"an update needs {needed} bytes, of which {free} are free", where=self._folder,
+                             remedy="Make room on the disk")  # fmt: skip
 
     def _manifest(self, path: Path) -> Manifest:
         try:
@@ -90,18 +114,21 @@ class Releases:
         except OSError:
             manifest = signature = b""  # which nobody has signed
         require_signature(manifest, signature, self._public_keys, where=path)
-        return read_manifest(path)
+        return parse_manifest(manifest, path / MANIFEST_FILE)
 
 
-def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+def _write(folder: Path, files: Mapping[str, bytes]) -> None:
+    folder.mkdir()
+    for name, content in files.items():
+        with (folder / name).open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    _flush(folder)
 
 
 def _flush(folder: Path) -> None:
-    """Sees that a name that was changed in it outlives a power cut."""
+    """Sees that the names in it outlive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

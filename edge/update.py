@@ -8,10 +8,12 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from importlib import metadata
 from pathlib import Path
 from typing import Final, Self
 
-from edge.contract.errors import BundleIncompatible, UserError
+from edge.contract.bundle import require_agent, require_as_promised
+from edge.contract.errors import BundleError, BundleIncompatible, UserError
 from edge.contract.manifest import MANIFEST_FILE, Manifest, parse_manifest
 from edge.contract.signature import SIGNATURE_FILE, require_signature
 from edge.download import download
@@ -29,7 +31,8 @@ _RETRY_S: Final = 1800.0
 _STOP_WITHIN_S: Final = 1.0
 _LARGEST_MANIFEST: Final = 1_000_000
 _LARGEST_SIGNATURE: Final = 1_000
-_LARGEST_BUNDLE: Final = 64_000_000
+_LARGEST_BUNDLE: Final = 16_000_000
+"""Bytes; what is fetched is in memory for a moment, beside the model in use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,20 +75,37 @@ class UpdateServer:
         require_signature(signed, signature, self._public_keys, where=where)
         return Offer(parse_manifest(signed, where), signed, signature)
 
-    def files(self, offer: Offer, *, cancelled: Callable[[], bool]) -> dict[str, bytes]:
-        """All files of an offer. Whether they are what the manifest promises is for `load_bundle` to say.
+    def newer(self, offer: Offer, running: Manifest) -> bool:
+        """Whether an offer could take the place of the bundle in use.
+
+        Raises:
+            BundleIncompatible: It is another model, or needs a newer agent.
+        """
+        found = offer.manifest
+        if found.name != running.name:
+            raise BundleIncompatible(f"is the model {found.name}, this device runs {running.name}", where=self._url,
+                                     remedy="Publish each model in a folder of its own")  # fmt: skip
+        if found.release <= running.release:
+            return False
+        require_agent(found, metadata.version("edge-emotion"), where=self._url)
+        return True
+
+    def files(self, offer: Offer) -> dict[str, bytes]:
+        """All files of an offer, as its manifest promises them.
 
         Raises:
             UpdateError: One cannot be fetched, or they are together too large to be a bundle.
+            BundleCorrupt: One is another than was signed.
         """
         if sum(entry.size for entry in offer.manifest.files.values()) > _LARGEST_BUNDLE:
             raise UpdateError(f"has more than {_LARGEST_BUNDLE} bytes", where=self._url,
                               remedy="Publish a smaller model")  # fmt: skip
-        fetched = {
-            name: download(f"{self._url}/{name}", at_most=entry.size, cancelled=cancelled)
-            for name, entry in offer.manifest.files.items()
-        }
-        return {**fetched, MANIFEST_FILE: offer.signed, SIGNATURE_FILE: offer.signature}
+        files = {}
+        for name, entry in offer.manifest.files.items():
+            address = f"{self._url}/{name}"
+            files[name] = download(address, at_most=entry.size)
+            require_as_promised(files[name], entry, where=address)
+        return {**files, MANIFEST_FILE: offer.signed, SIGNATURE_FILE: offer.signature}
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +133,7 @@ class Updater:
         releases: Where to put what is found.
         running: The manifest of the bundle in use. Only another release of the same model takes its place.
         try_out: Loads a bundle as the agent would, and raises what is wrong with it.
+        require_restart: Raises what would keep the agent from being opened again.
         on_outlook: Told what is known, whenever that changes.
         on_installed: Called when a newer release is in place; the agent is to load it then.
         interval_s: Between two looks.
@@ -126,6 +147,7 @@ class Updater:
         releases: Releases,
         running: Manifest,
         try_out: Callable[[Path], object],
+        require_restart: Callable[[], object],
         on_outlook: Callable[[Outlook], None],
         on_installed: Callable[[], None],
         interval_s: float,
@@ -135,11 +157,14 @@ class Updater:
         self._releases = releases
         self._running = running
         self._try_out = try_out
+        self._require_restart = require_restart
         self._on_outlook = on_outlook
         self._on_installed = on_installed
         self._interval_s = interval_s
         self._automatic = automatic
         self._outlook = Outlook()
+        self._logged: str | None = None
+        self._failed = b""
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="update", daemon=True)
@@ -162,43 +187,58 @@ class Updater:
         pause_s = random.uniform(0, min(_FIRST_WITHIN_S, self._interval_s))  # noqa: S311 - spreads, guards nothing
         while True:
             asked = self._wake.wait(pause_s)
-            self._wake.clear()
+            if asked:
+                self._wake.clear()
             if self._stopping.is_set():
                 return
+            pause_s = self._interval_s
             try:
-                if self._look(install=asked or self._automatic):
+                if self._look(asked=asked):
                     self._on_installed()
                     return
-                pause_s = self._interval_s
             except UserError as error:
                 self._fail(str(error))
-                pause_s = min(self._interval_s, _RETRY_S)
+                pause_s = min(pause_s, _RETRY_S)
             except Exception:
                 log.exception("looking for a newer model failed")
                 self._fail("the agent failed to look; its log says more")
-                pause_s = min(self._interval_s, _RETRY_S)
+                pause_s = min(pause_s, _RETRY_S)
 
-    def _look(self, *, install: bool) -> bool:
+    def _look(self, *, asked: bool) -> bool:
         """Whether a newer release was installed."""
         offer = self._server.offer()
-        found, running = offer.manifest, self._running
-        if found.name != running.name:
-            raise BundleIncompatible(f"the server has the model {found.name}, this device runs {running.name}",
-                                     remedy="Publish each model in a folder of its own")  # fmt: skip
-        newer = found.release > running.release
-        self._tell(Outlook(found if newer else running, checked_s=time.time(), installing=newer and install))
-        if not (newer and install):
-            return False
-        self._releases.keep(found.release, self._server.files(offer, cancelled=self._stopping.is_set), self._try_out)
+        newer = self._server.newer(offer, self._running)
+        latest = offer.manifest if newer else self._running
+        known_to_fail = offer.signed == self._failed
+        install = newer and (asked or (self._automatic and not known_to_fail))
+        error = self._outlook.error if known_to_fail else None
+        self._tell(Outlook(latest, checked_s=time.time(), installing=install, error=error))
+        if install:
+            self._install(offer)
+        self._logged = error
+        return install and not self._stopping.is_set()
+
+    def _install(self, offer: Offer) -> None:
+        self._require_restart()
+        files = self._server.files(offer)
+        if self._stopping.is_set():
+            return
+        found = offer.manifest
+        try:
+            self._releases.keep(found.release, files, self._try_out)
+        except BundleError:
+            # What was signed does not work here, and will not by being fetched again.
+            self._failed = offer.signed
+            raise
         log.info("%s %s (release %d) is in place of release %d", found.name, found.version, found.release,
-                 running.release)  # fmt: skip
-        return True
+                 self._running.release)  # fmt: skip
 
     def _fail(self, error: str) -> None:
         if self._stopping.is_set():
             return
-        if error != self._outlook.error:
+        if error != self._logged:
             log.warning("the model is not updated: %s", error)
+        self._logged = error
         self._tell(replace(self._outlook, installing=False, error=error))
 
     def _tell(self, outlook: Outlook) -> None:

@@ -18,7 +18,9 @@ def update(config: Config) -> Iterator[Chain]:
 
 
 def _server(config: Config, url: str) -> str:
-    offer = UpdateServer(url, config.update.public_keys).offer().manifest
+    server = UpdateServer(url, config.update.public_keys)
+    offer = server.offer()
     running = newest_classifier(config).bundle.manifest
-    newer = "newer than" if offer.release > running.release else "not newer than"
-    return f"{url} has {offer.name} {offer.version} (release {offer.release}), {newer} {running.release}, in use here"
+    newer = "newer than" if server.newer(offer, running) else "not newer than"
+    found = offer.manifest
+    return f"{url} has {found.name} {found.version} (release {found.release}), {newer} {running.release}, in use here"

@@ -9,12 +9,10 @@ import signal
 from pathlib import Path
 
 from edge import notify
-from edge.bootstrap import broker_settings, open_agent
+from edge.bootstrap import open_agent, require_usable
 from edge.commands.signals import STOP_SIGNALS, SignalFlag
 from edge.config import Config, load_config
-from edge.contract import load_bundle
 from edge.contract.errors import UserError
-from edge.state import new_client_id
 
 log = logging.getLogger(__name__)
 
@@ -79,8 +77,7 @@ class _Reload:
         notify.reloading()
         try:
             wanted = load_config(self._path, os.environ)
-            load_bundle(wanted.model.path)
-            broker_settings(wanted, new_client_id()).check_files()
+            require_usable(wanted)
         except UserError as error:
             log.error("the running configuration stays: %s", error)  # noqa: TRY400 - the user's, not ours
             notify.ready("running with the former configuration")

@@ -35,8 +35,12 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 def _web_folder(address: str) -> str:
-    if urlsplit(address).scheme not in {"http", "https"} or not urlsplit(address).hostname:
-        raise ValueError("must be the address of a folder on a web server, such as https://models.example/ferplus")
+    parts = urlsplit(address)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.query or parts.fragment:
+        raise ValueError(
+            "must be the address of a folder on a web server, such as https://models.example/ferplus, without a user "
+            "or a query"
+        )
     return address
 
 

@@ -83,10 +83,39 @@ def load_bundle(path: Path, *, agent_version: str | None = None) -> Bundle:
         BundleError: It is missing, corrupt, or made for another version.
     """
     manifest = read_manifest(path)
-    if agent_version is not None and _numbers(agent_version) < _numbers(manifest.minimum_agent_version):
-        raise BundleIncompatible(f"needs agent {manifest.minimum_agent_version}, this is {agent_version}",
-                                 where=path, remedy="Update the agent")  # fmt: skip
+    if agent_version is not None:
+        require_agent(manifest, agent_version, where=path)
     return Bundle(path, manifest, {name: _read_checked(path / name, entry) for name, entry in manifest.files.items()})
+
+
+def require_agent(manifest: Manifest, agent_version: str, *, where: str | Path) -> None:
+    """Refuses a bundle that is for a newer agent.
+
+    Args:
+        manifest: The bundle's.
+        agent_version: `major.minor.patch` of the agent that is going to run it.
+        where: Where the manifest came from, for the error.
+
+    Raises:
+        BundleIncompatible: It is.
+    """
+    if _numbers(agent_version) < _numbers(manifest.minimum_agent_version):
+        raise BundleIncompatible(f"needs agent {manifest.minimum_agent_version}, this is {agent_version}",
+                                 where=where, remedy="Update the agent")  # fmt: skip
+
+
+def require_as_promised(content: bytes, promised: FileEntry, *, where: str | Path) -> None:
+    """Refuses a file that is not the one of the manifest.
+
+    Raises:
+        BundleCorrupt: Its size or checksum is another.
+    """
+    if len(content) != promised.size:
+        raise BundleCorrupt(f"has {len(content)} bytes, the manifest says {promised.size}", where=where, remedy=_REMEDY)
+    found = hashlib.sha256(content).hexdigest()
+    if found != promised.sha256:
+        raise BundleCorrupt(f"has sha256 {found[:12]}..., the manifest says {promised.sha256[:12]}...",
+                            where=where, remedy=_REMEDY)  # fmt: skip
 
 
 def _read_checked(path: Path, promised: FileEntry) -> bytes:
@@ -96,12 +125,7 @@ def _read_checked(path: Path, promised: FileEntry) -> bytes:
         raise BundleMissing("is named by the manifest and not there", where=path, remedy=_REMEDY) from error
     except OSError as error:
         raise BundleError(f"cannot be read ({error.strerror})", where=path, remedy="Check its permissions") from error
-    if len(content) != promised.size:
-        raise BundleCorrupt(f"has {len(content)} bytes, the manifest says {promised.size}", where=path, remedy=_REMEDY)
-    found = hashlib.sha256(content).hexdigest()
-    if found != promised.sha256:
-        raise BundleCorrupt(f"has sha256 {found[:12]}..., the manifest says {promised.sha256[:12]}...",
-                            where=path, remedy=_REMEDY)  # fmt: skip
+    require_as_promised(content, promised, where=path)
     return content
 
 

@@ -1,7 +1,8 @@
 """Whose bundle it is: an Ed25519 signature (RFC 8032) over the manifest, which holds the hash of every other file.
 
-Keys and signatures are the raw bytes in base64: 32 bytes a key, 64 a signature. The signature lies beside the manifest,
-so that the bundle itself stays what it was.
+Public keys and signatures are the raw bytes in base64: 32 bytes a key, 64 a signature. A private key has a word before
+it, so that nobody takes the one for the other. The signature lies beside the manifest, so that the bundle itself stays
+what it was.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from edge.contract.errors import BundleUntrusted
 SIGNATURE_FILE: Final = "manifest.json.sig"
 
 _KEY_BYTES: Final = 32
+_PRIVATE: Final = "private-key:"
 
 
 def new_signing_key() -> str:
     """A random private key. Whoever has it can say what the devices run."""
     from nacl.signing import SigningKey
 
-    return _text(bytes(SigningKey.generate()))
+    return _PRIVATE + _text(bytes(SigningKey.generate()))
 
 
 def public_key(signing_key: str) -> str:
@@ -34,7 +36,7 @@ def public_key(signing_key: str) -> str:
     """
     from nacl.signing import SigningKey
 
-    return _text(bytes(SigningKey(_key(signing_key)).verify_key))
+    return _text(bytes(SigningKey(_private(signing_key)).verify_key))
 
 
 def sign(manifest: bytes, signing_key: str) -> str:
@@ -45,15 +47,17 @@ def sign(manifest: bytes, signing_key: str) -> str:
     """
     from nacl.signing import SigningKey
 
-    return _text(SigningKey(_key(signing_key)).sign(manifest).signature)
+    return _text(SigningKey(_private(signing_key)).sign(manifest).signature)
 
 
 def check_public_key(text: str) -> str:
-    """Returns `text` if it has the form of a key.
+    """Returns `text` if it has the form of a public key.
 
     Raises:
         ValueError: It has not.
     """
+    if text.startswith(_PRIVATE):
+        raise ValueError("is the private key, which belongs on no device; `trainer keygen` has told the public one")
     _key(text)
     return text
 
@@ -96,6 +100,12 @@ def _key(text: str) -> bytes:
     if len(key) != _KEY_BYTES:
         raise ValueError("is no key: 32 bytes in base64, as `trainer keygen` writes them")
     return key
+
+
+def _private(text: str) -> bytes:
+    if not text.startswith(_PRIVATE):
+        raise ValueError("is no private key, as `trainer keygen` writes them")
+    return _key(text.removeprefix(_PRIVATE))
 
 
 def _text(raw: bytes) -> str:

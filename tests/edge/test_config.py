@@ -14,6 +14,10 @@ from edge.errors import ConfigError, ConfigFaults
 from edge.topics import check_device
 
 CAMERA = '[[camera]]\nname = "door"\nsource = 0\n'
+WEB_FOLDER = (
+    "must be the address of a folder on a web server, such as https://models.example/ferplus, "
+    "without a user or a query."
+)
 
 Load = Callable[..., Config]
 
@@ -109,7 +113,11 @@ fps = 999
         ),
         (
             CAMERA + '[update]\nurl = "file:///srv/ferplus"\n',
-            ":5: update.url: must be the address of a folder on a web server, such as https://models.example/ferplus.",
+            ":5: update.url: " + WEB_FOLDER,
+        ),
+        (
+            CAMERA + '[update]\nurl = "https://me:secret@models.example"\n',
+            ":5: update.url: " + WEB_FOLDER,
         ),
         (
             CAMERA + '[update]\npublic_keys = ["mine"]\n',

@@ -113,10 +113,12 @@ def test_a_newer_model_shows_as_an_update_that_can_be_installed() -> None:
     CommandRequest.model_validate_json(component["payload_install"])
     one, two = ({"name": "ferplus", "version": f"{number}.0.0", "release": number} for number in (1, 2))
     assert model_versions(updates=True, installed=one, latest=two, installing=True) == {
-        "title": "ferplus", "installed_version": "1.0.0", "latest_version": "2.0.0", "in_progress": True,
+        "title": "ferplus", "installed_version": "1", "latest_version": "2", "release_summary": "Version 2.0.0",
+        "in_progress": True,
     }  # fmt: skip
     assert model_versions(updates=True, installed=one, latest=None, installing=False) == {
-        "title": "ferplus", "installed_version": "1.0.0", "latest_version": "1.0.0", "in_progress": False,
+        "title": "ferplus", "installed_version": "1", "latest_version": "1", "release_summary": "Version 1.0.0",
+        "in_progress": False,
     }  # fmt: skip
 
 

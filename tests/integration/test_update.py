@@ -7,20 +7,26 @@ import json
 import logging
 import queue
 import shutil
+import socket
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from edge.bootstrap import newest_classifier
+from edge import bootstrap, download
+from edge.bootstrap import newest_classifier, require_usable
 from edge.checks import Status, examine
 from edge.checks.update import update as check_update
 from edge.classify import BundleClassifier
 from edge.config import Config
 from edge.contract.manifest import read_manifest
 from edge.contract.signature import new_signing_key, public_key
+from edge.errors import UpdateError
 from edge.releases import Releases
 from edge.update import Outlook, Updater, UpdateServer
 from tests.mosquitto import PATIENCE_S
@@ -69,7 +75,8 @@ class Device:
             server=UpdateServer(str(config.update.url), config.update.public_keys),
             releases=self.releases,
             running=newest_classifier(config).bundle.manifest,
-            try_out=BundleClassifier,
+            try_out=partial(BundleClassifier, runtime=config.model.runtime),
+            require_restart=partial(require_usable, config),
             on_outlook=self.told.put,
             on_installed=lambda: self.told.put(None),
             interval_s=config.update.interval_h * 3600,
@@ -86,6 +93,11 @@ class Device:
         return outlook
 
 
+def damage(path: Path) -> None:
+    """Takes the file's last byte away."""
+    path.write_bytes(path.read_bytes()[:-1])
+
+
 def refusal(config: Config) -> str:
     """Why what the server has is not installed; the device keeps what it had."""
     outlook = Device(config).install()
@@ -96,18 +108,29 @@ def refusal(config: Config) -> str:
 
 
 def test_a_signed_release_takes_the_place_of_an_older_one(config: Config, web: Path, bundle_path: Path) -> None:
-    """From then on the device starts with it; older ones are taken away, and the newest of all stays."""
-    for release in (2, 3):
+    """From then on the device starts with it. The one before it is kept as a spare; an older one is never taken."""
+    for release in (2, 3, 4):
         publish(web, bundle_path, release, KEY)
         assert Device(config).install() is None
         found = newest_classifier(config).bundle
         assert (found.manifest.release, found.manifest.version) == (release, f"{release}.0.0")
-    assert [path.name for path in (config.device.state_dir / "models").iterdir()] == ["3"]
+    assert {path.name for path in (config.device.state_dir / "models").iterdir()} == {"3", "4"}
     publish(web, bundle_path, 2, KEY)
     outlook = Device(config).install()
     assert outlook is not None
     assert (outlook.error, outlook.latest) == (None, newest_classifier(config).bundle.manifest)
+    assert newest_classifier(config).bundle.manifest.release == 4
+    damage(config.device.state_dir / "models" / "4" / "golden.npz")
     assert newest_classifier(config).bundle.manifest.release == 3
+
+
+def test_what_came_with_a_newer_agent_counts_more(config: Config, web: Path, bundle_path: Path) -> None:
+    """An upgrade of the agent may bring a model that is newer than the last update."""
+    publish(web, bundle_path, 2, KEY)
+    Device(config).install()
+    publish(web.parent / "upgraded", bundle_path, 3, KEY)
+    model = config.model.model_copy(update={"path": web.parent / "upgraded"})
+    assert newest_classifier(config.model_copy(update={"model": model})).bundle.manifest.release == 3
 
 
 def test_what_is_not_signed_by_somebody_trusted_is_refused(config: Config, web: Path, bundle_path: Path) -> None:
@@ -120,17 +143,17 @@ def test_what_is_not_signed_by_somebody_trusted_is_refused(config: Config, web: 
     manifest.write_text(manifest.read_text() + " ")
     assert told in refusal(config)
     (web / "manifest.json.sig").unlink()
-    assert "manifest.json.sig: the server answers 404 File not found" in refusal(config)
+    assert "manifest.json.sig: the server answers 404 Not Found" in refusal(config)
 
 
 @pytest.mark.parametrize(
     ("edit", "told"),
     [
-        (lambda m: m.update(name="other"), "the server has the model other, this device runs ferplus"),
+        (lambda m: m.update(name="other"), "is the model other, this device runs ferplus. Publish each model"),
         (lambda m: m.update(minimum_agent_version="99.0.0"), "needs agent 99.0.0"),
         (lambda m: m.update(schema_version="2.0"), "manifest.json: schema version 2.0 is not understood"),
         (lambda m: m.pop("labels"), "manifest.json: labels: Field required"),
-        (lambda m: m["files"][m["model"]].update(size=65_000_000), "has more than 64000000 bytes"),
+        (lambda m: m["files"][m["model"]].update(size=17_000_000), "has more than 16000000 bytes"),
         (lambda m: m["files"][m["model"]].update(size=100), "is larger than 100 bytes"),
         (lambda m: m["files"].update({"missing.bin": {"sha256": "0" * 64, "size": 1}}), "missing.bin: the server"),
     ],
@@ -157,23 +180,51 @@ def test_what_arrives_damaged_is_refused(config: Config, web: Path, bundle_path:
 
 def test_a_model_that_computes_something_else_here_is_refused(config: Config, web: Path, bundle_path: Path) -> None:
     """The bundle's own self-test is run by this device's runtime before the model is used."""
-    inputs_and_logits = dict(np.load(bundle_path / "golden.npz"))
-    wrong = shutil.copytree(bundle_path, web.parent / "wrong")
-    np.savez_compressed(wrong / "golden.npz", **{**inputs_and_logits, "logits": inputs_and_logits["logits"] + 9})
-    publish(web, wrong, 2, KEY, edit=lambda manifest: manifest["files"].update(measured(wrong, "golden.npz")))
+    publish(web, spoilt(bundle_path, web.parent / "wrong"), 2, KEY, edit=admit(web.parent / "wrong"))
     assert "self-test failed: a logit is off by 9" in refusal(config)
+    assert list((config.device.state_dir / "models").iterdir()) == []
 
 
-def measured(folder: Path, name: str) -> dict[str, Any]:
-    """A file's entry in the manifest."""
-    content = (folder / name).read_bytes()
-    return {name: {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}}
+def test_what_fails_here_is_not_fetched_again_and_again(config: Config, web: Path, bundle_path: Path) -> None:
+    """A release that failed its self-test is left alone until there is another, and its fault stays told."""
+    publish(web, spoilt(bundle_path, web.parent / "wrong"), 2, KEY, edit=admit(web.parent / "wrong"))
+    update = config.update.model_copy(update={"interval_h": 0.1 / 3600})
+    device = Device(config.model_copy(update={"update": update}))
+    with device.updater:
+        outlooks = [device.told.get(timeout=PATIENCE_S) for _ in range(6)]
+        assert [outlook is not None and outlook.installing for outlook in outlooks] == [
+            False, True, False, False, False, False,
+        ]  # fmt: skip
+        assert outlooks[-1] is not None
+        assert "self-test failed" in str(outlooks[-1].error)
+        publish(web, bundle_path, 3, KEY)
+        while device.told.get(timeout=PATIENCE_S) is not None:
+            pass
+    assert newest_classifier(config).bundle.manifest.release == 3
+
+
+def spoilt(bundle: Path, copy: Path) -> Path:
+    """A copy of a bundle whose golden vectors are not what its model computes."""
+    shutil.copytree(bundle, copy)
+    vectors = dict(np.load(bundle / "golden.npz"))
+    np.savez_compressed(copy / "golden.npz", **{**vectors, "logits": vectors["logits"] + 9})
+    return copy
+
+
+def admit(bundle: Path) -> Edit:
+    """Writes the checksum of the present golden vectors into the manifest."""
+
+    def edit(manifest: dict[str, Any]) -> None:
+        content = (bundle / "golden.npz").read_bytes()
+        manifest["files"]["golden.npz"] = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
+
+    return edit
 
 
 def test_a_server_that_is_away_is_asked_again(
     config: Config, web: Path, bundle_path: Path, server: UpdateWeb, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is told once, however often it is met."""
+    """It is logged once, however often it is met, and so is a file that is missing there."""
     device = Device(config)
     with device.updater, caplog.at_level(logging.WARNING):
         device.told.get(timeout=PATIENCE_S)
@@ -182,14 +233,21 @@ def test_a_server_that_is_away_is_asked_again(
             outlook = device.told.get(timeout=PATIENCE_S)
             assert outlook is not None
             assert outlook.error == (
-                f"{server.url}manifest.json: the server answers 404 File not found. "
+                f"{server.url}manifest.json: the server answers 404 Not Found. "
                 "See that the address is right and that the server runs; the agent tries again later."
             )
         publish(web, bundle_path, 2, KEY)
+        (web / "golden.npz").rename(web / "later")
+        for _ in range(2):
+            device.updater.install()
+            assert [outlook and outlook.error is None for outlook in (device.told.get(), device.told.get())] == [
+                True, False,
+            ]  # fmt: skip
+        (web / "later").rename(web / "golden.npz")
         device.updater.install()
         while device.told.get(timeout=PATIENCE_S) is not None:
             pass
-    assert len(caplog.records) == 1
+    assert [record.getMessage().count("404 Not Found") for record in caplog.records] == [1, 1]
 
 
 def test_nothing_is_installed_unasked_where_that_is_not_wanted(config: Config, web: Path, bundle_path: Path) -> None:
@@ -216,11 +274,6 @@ def test_what_is_found_is_installed_by_itself(config: Config, web: Path, bundle_
         while device.told.get(timeout=PATIENCE_S) is not None:
             pass
     assert newest_classifier(config).bundle.manifest.release == 2
-
-
-def damage(path: Path) -> None:
-    """Takes the file's last byte away."""
-    path.write_bytes(path.read_bytes()[:-1])
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "manifest.json.sig", "golden.npz"])
@@ -255,6 +308,97 @@ def test_a_key_that_is_not_trusted_any_more_takes_its_releases_with_it(
     assert newest_classifier(config.model_copy(update={"model": model})).bundle.path == other
 
 
+def test_a_runtime_that_fails_with_a_release_leaves_the_installed_model(
+    config: Config, web: Path, bundle_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a release does to a runtime that has changed since, the device starts."""
+    publish(web, bundle_path, 2, KEY)
+    Device(config).install()
+
+    def changed_since(path: Path, **options: Any) -> BundleClassifier:
+        if path != bundle_path:
+            raise RuntimeError("an operator is not known")
+        return BundleClassifier(path, **options)
+
+    monkeypatch.setattr(bootstrap, "BundleClassifier", changed_since)
+    assert newest_classifier(config).bundle.path == bundle_path
+
+
+def test_nothing_is_installed_where_the_agent_could_not_be_opened_again(
+    config: Config, web: Path, bundle_path: Path, tmp_path: Path
+) -> None:
+    """An agent that works goes on, though a file that it was started with is gone."""
+    password = tmp_path / "password"
+    mqtt = config.mqtt.model_copy(update={"password_file": password})
+    publish(web, bundle_path, 2, KEY)
+    assert "password: the password cannot be read" in refusal(config.model_copy(update={"mqtt": mqtt}))
+    password.write_text("secret")
+    assert Device(config.model_copy(update={"mqtt": mqtt})).install() is None
+
+
+def test_a_full_disk_is_left_some_room(
+    config: Config, web: Path, bundle_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The events that wait for the broker need it."""
+    publish(web, bundle_path, 2, KEY)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9 - 10**6, 10**6))
+    assert "of which 1000000 are free. Make room on the disk." in refusal(config)
+
+
+@contextmanager
+def answering(*parts: bytes, for_ever: bool = False) -> Iterator[str]:
+    """The address of a server that says this to whoever asks, the last part again and again if it is to."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(1000)
+                try:
+                    for part in parts:
+                        connection.sendall(part)
+                    while for_ever:
+                        connection.sendall(parts[-1])
+                except OSError:
+                    pass
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/manifest.json"
+        thread.join()
+
+
+OK = b"HTTP/1.1 200 OK\r\n"
+
+
+@pytest.mark.parametrize(
+    ("parts", "for_ever", "told"),
+    [
+        (
+            (b"HTTP/1.1 302 Found\r\nLocation: ftp://elsewhere/\r\n\r\n", b"x" * 1000),
+            True,
+            "the server answers 302 Found",
+        ),
+        ((b"HTTP/1.1 499 " + b"x" * 1000 + b"\r\n\r\n",), False, "the server answers 499. "),
+        ((OK + b"\r\n", b"x" * 1000), True, "is larger than 5000 bytes"),
+        ((OK + b"Content-Length: 900\r\n\r\nabc",), False, "ends 897 bytes too early"),
+        ((OK + b"Transfer-Encoding: chunked\r\n\r\n5\r\nabc",), False, "cannot be fetched (IncompleteRead"),
+        ((b"HTTP/1.1 100 Continue\r\n\r\n",), True, "cannot be fetched ("),
+        ((b"SSH-2.0-OpenSSH_9.2\r\n",), False, "cannot be fetched ("),
+        ((b"",), False, "cannot be fetched ("),
+    ],
+)
+def test_a_server_that_means_harm_gets_nowhere(
+    parts: tuple[bytes, ...], for_ever: bool, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No answer fills the memory, holds the agent for ever, leads it elsewhere, or passes for the file."""
+    monkeypatch.setattr(download, "_WHOLE_S", 1.0)
+    with answering(*parts, for_ever=for_ever) as url, pytest.raises(UpdateError) as refused:
+        download.download(url, at_most=5000)
+    assert str(refused.value).startswith(f"{url}: {told}")
+    assert len(str(refused.value)) < 300
+
+
 def test_the_doctor_looks_at_the_server_too(config: Config, web: Path, bundle_path: Path, server: UpdateWeb) -> None:
     """What is there, whether it is newer, and what to do where it cannot be used."""
     publish(web, bundle_path, 2, KEY)
@@ -263,6 +407,9 @@ def test_the_doctor_looks_at_the_server_too(config: Config, web: Path, bundle_pa
         Status.OK, f"{server.url} has ferplus 2.0.0 (release 2), newer than 1, in use here",
     )  # fmt: skip
     publish(web, bundle_path, 2, new_signing_key())
+    [found] = examine(check_update(config))
+    assert (found.status, found.exit_code) == (Status.FAIL, 4)
+    publish(web, bundle_path, 2, KEY, edit=lambda manifest: manifest.update(name="other"))
     [found] = examine(check_update(config))
     assert (found.status, found.exit_code) == (Status.FAIL, 4)
     shutil.rmtree(web)

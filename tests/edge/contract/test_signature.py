@@ -17,7 +17,7 @@ def in_base64(text: str) -> str:
 
 def test_it_is_ed25519() -> None:
     """The third test vector of RFC 8032, section 7.1: others can check these signatures with what they have."""
-    private = in_base64("c5aa8df43f9f837bedb7442f31dcb7b166d38535076f094b85ce3a2e0b4458f7")
+    private = "private-key:" + in_base64("c5aa8df43f9f837bedb7442f31dcb7b166d38535076f094b85ce3a2e0b4458f7")
     public = in_base64("fc51cd8e6218a1a38da47ed00230f0580816ed13ba3303ac5deb911548908025")
     signature = in_base64(
         "6291d657deec24024827e69c3abe01a30ce548a284743a445e3680d7db5ac3ac"
@@ -47,9 +47,22 @@ def test_a_signature_holds_for_these_bytes_and_this_key_alone() -> None:
         require_signature(b"{}", signature, [], where="here")
 
 
-@pytest.mark.parametrize("text", ["", "no key", "c2hvcnQ=", "é" * 44, new_signing_key()[:-4]])
+@pytest.mark.parametrize("text", ["", "no key", "c2hvcnQ=", "é" * 44, public_key(new_signing_key())[:-4]])
 def test_what_is_no_key_is_refused(text: str) -> None:
     """In the configuration, and before anything is signed with it."""
-    for use in (check_public_key, public_key, lambda key: sign(b"", key)):
-        with pytest.raises(ValueError, match="is no key: 32 bytes in base64, as `trainer keygen` writes them"):
+    with pytest.raises(ValueError, match="is no key: 32 bytes in base64, as `trainer keygen` writes them"):
+        check_public_key(text)
+    for use in (public_key, lambda key: sign(b"", key)):
+        with pytest.raises(ValueError, match="is no private key"):
             use(text)
+        with pytest.raises(ValueError, match="is no key"):
+            use(f"private-key:{text}")
+
+
+def test_neither_key_is_taken_for_the_other() -> None:
+    """A private key that is pasted into a device's configuration is told at once, before it lies on every device."""
+    private = new_signing_key()
+    with pytest.raises(ValueError, match="is the private key, which belongs on no device"):
+        check_public_key(private)
+    with pytest.raises(ValueError, match="is no private key"):
+        sign(b"", public_key(private))
