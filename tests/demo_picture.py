@@ -14,8 +14,8 @@ from rich.text import Text
 PICTURE = Path(__file__).parents[1] / "docs" / "demo.svg"
 
 _COLUMNS = 132
-_SECONDS = 9
-_LINES = 22
+_SECONDS = 16
+_LINES = 20
 
 
 def draw() -> None:
