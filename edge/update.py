@@ -164,7 +164,7 @@ class Updater:
         self._automatic = automatic
         self._outlook = Outlook()
         self._logged: str | None = None
-        self._failed = b""
+        self._faults: dict[bytes, str] = {}  # of what was signed and does not work here, however often it is fetched
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="update", daemon=True)
@@ -191,27 +191,25 @@ class Updater:
                 self._wake.clear()
             if self._stopping.is_set():
                 return
-            pause_s = self._interval_s
+            pause_s = min(self._interval_s, _RETRY_S)
             try:
                 if self._look(asked=asked):
                     self._on_installed()
                     return
+                pause_s = self._interval_s
             except UserError as error:
                 self._fail(str(error))
-                pause_s = min(pause_s, _RETRY_S)
             except Exception:
                 log.exception("looking for a newer model failed")
                 self._fail("the agent failed to look; its log says more")
-                pause_s = min(pause_s, _RETRY_S)
 
     def _look(self, *, asked: bool) -> bool:
         """Whether a newer release was installed."""
         offer = self._server.offer()
         newer = self._server.newer(offer, self._running)
         latest = offer.manifest if newer else self._running
-        known_to_fail = offer.signed == self._failed
-        install = newer and (asked or (self._automatic and not known_to_fail))
-        error = self._outlook.error if known_to_fail else None
+        error = self._faults.get(offer.signed)
+        install = newer and (asked or (self._automatic and error is None))
         self._tell(Outlook(latest, checked_s=time.time(), installing=install, error=error))
         if install:
             self._install(offer)
@@ -226,9 +224,8 @@ class Updater:
         found = offer.manifest
         try:
             self._releases.keep(found.release, files, self._try_out)
-        except BundleError:
-            # What was signed does not work here, and will not by being fetched again.
-            self._failed = offer.signed
+        except BundleError as error:
+            self._faults = {offer.signed: str(error)}
             raise
         log.info("%s %s (release %d) is in place of release %d", found.name, found.version, found.release,
                  self._running.release)  # fmt: skip
