@@ -110,6 +110,11 @@ def require_usable(config: Config) -> None:
     broker_settings(config, new_client_id()).check_files()
 
 
+def update_server(config: Config, url: str) -> UpdateServer:
+    """The server that newer models come from."""
+    return UpdateServer(url, config.update.public_keys, ca_file=config.update.ca_file)
+
+
 def _releases(config: Config) -> Releases:
     return Releases(config.device.state_dir / "models", config.update.public_keys)
 
@@ -268,7 +273,7 @@ class _Assembly:
             publisher.publish(update_message(self.topics, self._update(outlook)))
 
         return Updater(
-            server=UpdateServer(str(update.url), update.public_keys),
+            server=update_server(self._config, str(update.url)),
             releases=_releases(self._config),
             running=running,
             try_out=partial(_classifier, self._config),

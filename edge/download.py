@@ -6,9 +6,11 @@ import contextlib
 import http
 import http.client
 import socket
+import ssl
 import threading
+from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from edge.errors import UpdateError
 
@@ -22,35 +24,41 @@ _WHOLE_S: Final = 120.0
 _REMEDY: Final = "See that the address is right and that the server runs; the agent tries again later"
 
 
-def download(url: str, *, at_most: int) -> bytes:
+def download(url: str, *, at_most: int, ca_file: Path | None = None) -> bytes:
     """What lies at an address. Redirections are not followed.
 
     Args:
         url: http or https.
         at_most: Bytes; a larger file is refused as soon as it shows.
+        ca_file: PEM file of the authority that signed an https server's certificate; those of the system if None.
 
     Raises:
         UpdateError: The server cannot be reached, has no such file, or sends too much, too slowly or too little.
     """
     address = urlsplit(url)
-    kind = http.client.HTTPSConnection if address.scheme == "https" else http.client.HTTPConnection
-    connection = kind(address.hostname or "", address.port, timeout=_SILENCE_S)
     try:
-        connection.connect()
-        # A time limit on each read is none on the whole: at its end, whatever is read or awaited then fails.
-        limit = threading.Timer(_WHOLE_S, _cut, [connection.sock])
-        limit.daemon = True
-        limit.start()
-        try:
-            connection.request("GET", address.path, headers={"Connection": "close"})
-            with connection.getresponse() as response:
-                return _read(response, url, at_most)
-        finally:
-            limit.cancel()
+        with contextlib.closing(_connection(address, ca_file)) as connection:
+            connection.connect()
+            # A time limit on each read is none on the whole: at its end, whatever is read or awaited then fails.
+            limit = threading.Timer(_WHOLE_S, _cut, [connection.sock])
+            limit.daemon = True
+            limit.start()
+            try:
+                connection.request("GET", address.path, headers={"Connection": "close"})
+                with connection.getresponse() as response:
+                    return _read(response, url, at_most)
+            finally:
+                limit.cancel()
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise UpdateError(f"cannot be fetched ({_reason(error)})", where=url, remedy=_REMEDY) from error
-    finally:
-        connection.close()
+
+
+def _connection(address: SplitResult, ca_file: Path | None) -> http.client.HTTPConnection:
+    host, port = address.hostname or "", address.port
+    if address.scheme != "https":
+        return http.client.HTTPConnection(host, port, timeout=_SILENCE_S)
+    context = ssl.create_default_context(cafile=ca_file)
+    return http.client.HTTPSConnection(host, port, timeout=_SILENCE_S, context=context)
 
 
 def _read(response: http.client.HTTPResponse, url: str, at_most: int) -> bytes:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Final, Self
@@ -56,11 +57,13 @@ class UpdateServer:
     Args:
         url: Of the folder; http or https.
         public_keys: Of those who may sign.
+        ca_file: PEM file of the authority that signed an https server's certificate; those of the system if None.
     """
 
-    def __init__(self, url: str, public_keys: Sequence[str]) -> None:
+    def __init__(self, url: str, public_keys: Sequence[str], *, ca_file: Path | None = None) -> None:
         self._url = url.rstrip("/")
         self._public_keys = public_keys
+        self._fetch = partial(download, ca_file=ca_file)
 
     def offer(self) -> Offer:
         """What the server has now.
@@ -70,8 +73,8 @@ class UpdateServer:
             BundleError: What it has cannot be used.
         """
         where = f"{self._url}/{MANIFEST_FILE}"
-        signed = download(where, at_most=_LARGEST_MANIFEST)
-        signature = download(f"{self._url}/{SIGNATURE_FILE}", at_most=_LARGEST_SIGNATURE)
+        signed = self._fetch(where, at_most=_LARGEST_MANIFEST)
+        signature = self._fetch(f"{self._url}/{SIGNATURE_FILE}", at_most=_LARGEST_SIGNATURE)
         require_signature(signed, signature, self._public_keys, where=where)
         return Offer(parse_manifest(signed, where), signed, signature)
 
@@ -103,7 +106,7 @@ class UpdateServer:
         files = {}
         for name, entry in offer.manifest.files.items():
             address = f"{self._url}/{name}"
-            files[name] = download(address, at_most=entry.size)
+            files[name] = self._fetch(address, at_most=entry.size)
             require_as_promised(files[name], entry, where=address)
         return {**files, MANIFEST_FILE: offer.signed, SIGNATURE_FILE: offer.signature}
 

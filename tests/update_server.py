@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import ssl
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -20,13 +21,17 @@ class UpdateWeb(ThreadingHTTPServer):
 
     Args:
         folder: What it serves.
+        tls: The server's certificate, for https; its name is then localhost.
     """
 
     daemon_threads = True
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, tls: ssl.SSLContext | None = None) -> None:
         super().__init__(("127.0.0.1", 0), partial(_Quiet, directory=str(folder)))
         self.url = f"http://127.0.0.1:{self.server_port}/"
+        if tls is not None:
+            self.socket = tls.wrap_socket(self.socket, server_side=True)
+            self.url = f"https://localhost:{self.server_port}/"
 
     def __enter__(self) -> Self:
         self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02})

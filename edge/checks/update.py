@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-from edge.bootstrap import newest_classifier
+from edge.bootstrap import newest_classifier, update_server
 from edge.checks.finding import Chain, Check
 from edge.config import Config
-from edge.update import UpdateServer
 
 
 def update(config: Config) -> Iterator[Chain]:
@@ -18,7 +17,7 @@ def update(config: Config) -> Iterator[Chain]:
 
 
 def _server(config: Config, url: str) -> str:
-    server = UpdateServer(url, config.update.public_keys)
+    server = update_server(config, url)
     offer = server.offer()
     running = newest_classifier(config).bundle.manifest
     newer = "newer than" if server.newer(offer, running) else "not newer than"

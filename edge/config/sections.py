@@ -20,6 +20,7 @@ from edge.config.broker import MqttConfig
 from edge.config.values import (
     INSTALLED_BUNDLE,
     FolderPath,
+    ReadableFile,
     Section,
     SourceName,
     default_bundle,
@@ -36,6 +37,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 def _web_folder(address: str) -> str:
     parts = urlsplit(address)
+    _ = parts.port  # which is not looked at before
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.query or parts.fragment:
         raise ValueError(
             "must be the address of a folder on a web server, such as https://models.example/ferplus, without a user "
@@ -90,6 +92,11 @@ class UpdateConfig(Section):
         default=(),
         description="Keys of those who may sign a bundle, as `trainer keygen` tells them. A bundle that none of them "
         "has signed is not used.",
+    )
+    ca_file: ReadableFile | None = Field(
+        default=None,
+        description="PEM file of the authority that signed the web server's certificate; without it, the system's are "
+        "trusted.",
     )
     automatic: bool = Field(
         default=True,

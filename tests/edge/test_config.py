@@ -120,6 +120,10 @@ fps = 999
             ":5: update.url: " + WEB_FOLDER,
         ),
         (
+            CAMERA + '[update]\nurl = "https://models.example:99999/"\n',
+            ":5: update.url: Port out of range 0-65535.",
+        ),
+        (
             CAMERA + '[update]\npublic_keys = ["mine"]\n',
             ":5: update.public_keys[0]: is no key: 32 bytes in base64, as `trainer keygen` writes them.",
         ),

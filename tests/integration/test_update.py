@@ -8,6 +8,7 @@ import logging
 import queue
 import shutil
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ import numpy as np
 import pytest
 
 from edge import bootstrap, download
-from edge.bootstrap import newest_classifier, require_usable
+from edge.bootstrap import newest_classifier, require_usable, update_server
 from edge.checks import Status, examine
 from edge.checks.update import update as check_update
 from edge.classify import BundleClassifier
@@ -28,7 +29,8 @@ from edge.contract.manifest import read_manifest
 from edge.contract.signature import new_signing_key, public_key
 from edge.errors import UpdateError
 from edge.releases import Releases
-from edge.update import Outlook, Updater, UpdateServer
+from edge.update import Outlook, Updater
+from tests.integration.conftest import Certificates
 from tests.mosquitto import PATIENCE_S
 from tests.update_server import UpdateWeb, publish
 
@@ -72,7 +74,7 @@ class Device:
         self.told: queue.SimpleQueue[Outlook | None] = queue.SimpleQueue()
         self.releases = Releases(config.device.state_dir / "models", config.update.public_keys)
         self.updater = Updater(
-            server=UpdateServer(str(config.update.url), config.update.public_keys),
+            server=update_server(config, str(config.update.url)),
             releases=self.releases,
             running=newest_classifier(config).bundle.manifest,
             try_out=partial(BundleClassifier, runtime=config.model.runtime),
@@ -343,6 +345,21 @@ def test_a_full_disk_is_left_some_room(
     publish(web, bundle_path, 2, KEY)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9 - 10**6, 10**6))
     assert "of which 1000000 are free. Make room on the disk." in refusal(config)
+
+
+def test_an_encrypted_server_is_trusted_where_its_authority_is(
+    config: Config, web: Path, bundle_path: Path, certificates: Certificates
+) -> None:
+    """One of one's own is named in `ca_file`."""
+    publish(web, bundle_path, 2, KEY)
+    identity = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    identity.load_cert_chain(certificates.broker, certificates.broker_key)
+    with UpdateWeb(web, tls=identity) as server:
+        update = config.update.model_copy(update={"url": server.url})
+        config = config.model_copy(update={"update": update})
+        assert "cannot be fetched ([SSL: CERTIFICATE_VERIFY_FAILED]" in refusal(config)
+        update = update.model_copy(update={"ca_file": certificates.ca})
+        assert Device(config.model_copy(update={"update": update})).install() is None
 
 
 @contextmanager
