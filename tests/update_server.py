@@ -22,12 +22,17 @@ class UpdateWeb(ThreadingHTTPServer):
     Args:
         folder: What it serves.
         tls: The server's certificate, for https; its name is then localhost.
+
+    Attributes:
+        open: Cleared, it makes who asks for anything but manifest and signature wait.
     """
 
     daemon_threads = True
 
     def __init__(self, folder: Path, *, tls: ssl.SSLContext | None = None) -> None:
-        super().__init__(("127.0.0.1", 0), partial(_Quiet, directory=str(folder)))
+        super().__init__(("127.0.0.1", 0), partial(_Requests, directory=str(folder)))
+        self.open = threading.Event()
+        self.open.set()
         self.url = f"http://127.0.0.1:{self.server_port}/"
         if tls is not None:
             self.socket = tls.wrap_socket(self.socket, server_side=True)
@@ -39,12 +44,20 @@ class UpdateWeb(ThreadingHTTPServer):
         return self
 
     def __exit__(self, *args: object) -> None:
+        self.open.set()
         self.shutdown()
         self._thread.join()
         self.server_close()
 
 
-class _Quiet(SimpleHTTPRequestHandler):
+class _Requests(SimpleHTTPRequestHandler):
+    server: UpdateWeb
+
+    def do_GET(self) -> None:
+        if not self.path.endswith((MANIFEST_FILE, SIGNATURE_FILE)):
+            self.server.open.wait()
+        super().do_GET()
+
     def log_message(self, *_: object) -> None:
         pass
 

@@ -223,6 +223,27 @@ def admit(bundle: Path) -> Edit:
     return edit
 
 
+def test_an_agent_that_stops_meanwhile_installs_nothing(
+    config: Config, web: Path, bundle_path: Path, server: UpdateWeb
+) -> None:
+    """It does not wait for a slow server; what arrives after that is not for it, but for the agent that follows."""
+    publish(web, bundle_path, 2, KEY)
+    server.open.clear()
+    device = Device(config)
+    with device.updater:
+        device.updater.install()
+        while (outlook := device.told.get(timeout=PATIENCE_S)) is None or not outlook.installing:
+            pass
+    left_behind = device.updater._thread
+    assert left_behind.is_alive()
+    server.open.set()
+    left_behind.join(PATIENCE_S)
+    assert device.told.empty()
+    assert newest_classifier(config).bundle.path == bundle_path
+    assert Device(config).install() is None
+    assert newest_classifier(config).bundle.manifest.release == 2
+
+
 def test_a_server_that_is_away_is_asked_again(
     config: Config, web: Path, bundle_path: Path, server: UpdateWeb, caplog: pytest.LogCaptureFixture
 ) -> None:
