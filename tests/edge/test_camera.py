@@ -82,9 +82,10 @@ def test_a_camera_that_fails_is_opened_again_until_it_works() -> None:
         [[frame(0), SourceLost("gone")], SourceUnavailable("not there"), SourceUnavailable("not there"), [frame(7)]]
     )
     with running(Watched(source)) as watched:
-        wait_until(lambda: watched.frames == [0, 7])
+        # The status is told after the frame that shows it.
+        wait_until(lambda: watched.statuses == [Status.OFFLINE, Status.ONLINE, Status.OFFLINE, Status.ONLINE])
+        assert watched.frames == [0, 7]
         assert watched.worker.faults == 3
-        assert watched.statuses == [Status.OFFLINE, Status.ONLINE, Status.OFFLINE, Status.ONLINE]
 
 
 def test_the_pauses_between_attempts_grow_to_ten_seconds() -> None:
