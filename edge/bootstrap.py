@@ -56,10 +56,10 @@ def open_agent(config: Config) -> Iterator[Agent]:
         StateError: The state folder cannot be used.
         ConfigError: A file that the configuration names cannot be used, or its port for metrics.
     """
-    _releases(config).tidy()
     classifier = newest_classifier(config)
     with ExitStack() as stack:
         state = stack.enter_context(DeviceState(config.device.state_dir))
+        _releases(config).tidy()  # now that no other agent is at work there
         outbox = stack.enter_context(Outbox(folder=config.device.state_dir, capacity=config.publish.outbox_limit))
         assembly = _Assembly(config, classifier, state)
         workers: dict[str, CameraWorker] = {}
