@@ -39,6 +39,7 @@ from edge.state import DeviceState, new_client_id
 from edge.system import ClockState, device_tree
 from edge.topics import Topics
 from edge.track import Tracker
+from edge.trial import try_out
 from edge.update import Outlook, Updater, UpdateServer
 
 log = logging.getLogger(__name__)
@@ -276,7 +277,7 @@ class _Assembly:
             server=update_server(self._config, str(update.url)),
             releases=_releases(self._config),
             running=running,
-            try_out=partial(_classifier, self._config),
+            try_out=partial(try_out, runtime=self._config.model.runtime, threads=self._config.model.threads),
             require_restart=partial(require_usable, self._config),
             on_outlook=publish,
             on_installed=agent.renew,

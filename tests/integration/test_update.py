@@ -9,6 +9,7 @@ import queue
 import shutil
 import socket
 import ssl
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -30,6 +31,7 @@ from edge.contract.manifest import read_manifest
 from edge.contract.signature import new_signing_key, public_key
 from edge.errors import UpdateError
 from edge.releases import Releases
+from edge.trial import try_out
 from edge.update import Outlook, Updater
 from tests.integration.conftest import Certificates
 from tests.mosquitto import PATIENCE_S
@@ -78,7 +80,7 @@ class Device:
             server=update_server(config, str(config.update.url)),
             releases=self.releases,
             running=newest_classifier(config).bundle.manifest,
-            try_out=partial(BundleClassifier, runtime=config.model.runtime),
+            try_out=partial(try_out, runtime=config.model.runtime, threads=config.model.threads),
             require_restart=partial(require_usable, config),
             on_outlook=self.told.put,
             on_installed=lambda: self.told.put(None),
@@ -186,6 +188,25 @@ def test_a_model_that_computes_something_else_here_is_refused(config: Config, we
     publish(web, spoilt(bundle_path, web.parent / "wrong"), 2, KEY, edit=admit(web.parent / "wrong"))
     assert "self-test failed: a logit is off by 9" in refusal(config)
     assert list((config.device.state_dir / "models").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("end", "told"),
+    [
+        ("kill -ILL $$", "does not run on this device (its process was ended by SIGILL). Try the release"),
+        ("echo 'RuntimeError: node 3 failed' >&2; exit 1", "does not run on this device (RuntimeError: node 3 failed)"),
+    ],
+)
+def test_a_model_that_ends_its_process_leaves_the_agent_alone(
+    config: Config, web: Path, bundle_path: Path, monkeypatch: pytest.MonkeyPatch, end: str, told: str
+) -> None:
+    """The device tells how it ended."""
+    interpreter = web.parent / "python"
+    interpreter.write_text(f"#!/bin/sh\n{end}\n")
+    interpreter.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(interpreter))
+    publish(web, bundle_path, 2, KEY)
+    assert told in refusal(config)
 
 
 def test_what_fails_here_is_not_fetched_again_and_again(config: Config, web: Path, bundle_path: Path) -> None:
