@@ -26,6 +26,7 @@ from trainer.run import (
     HISTORY,
     TEACHING,
     TENSORBOARD,
+    held,
     load_full_network,
     load_network,
     provenance,
@@ -88,7 +89,8 @@ def fit(
         listener: Told of each step and epoch.
 
     Raises:
-        CheckpointError: `run` holds a run already, or none to resume; a teacher or the initial weights cannot be used.
+        CheckpointError: `run` holds a run already, none to resume, or one that another process trains; a teacher or the
+            initial weights cannot be used.
         DataError: A split or the votes are missing.
     """
     config = _resumed(run, dataset) if resume else config
@@ -96,19 +98,24 @@ def fit(
     validation = with_labels(dataset.split("validation"), config.labels)
     if not resume:
         _open_run(run, dataset, config)
-    training = _begin(config, train, answers or run / TEACHING)
-    if resume and training.restore(run / CHECKPOINTS):
-        log.info("resuming %s after epoch %d", run, training.epoch)
-    elif config.initial_weights:
-        training.begin_with(_initial_network(Path(config.initial_weights), config))
-    listener = listener or Listener()
+    with held(run):
+        training = _begin(config, train, answers or run / TEACHING)
+        if resume and training.restore(run / CHECKPOINTS):
+            log.info("resuming %s after epoch %d", run, training.epoch)
+        elif config.initial_weights:
+            training.begin_with(_initial_network(Path(config.initial_weights), config))
+        _train(training, validation, run, listener or Listener())
+    return training.best_accuracy
+
+
+def _train(training: Training, validation: FaceSet, run: Path, listener: Listener) -> None:
+    """All epochs that are left."""
     with closing(Writer(DirectoryOutput(str(run / TENSORBOARD)))) as board:
-        while training.epoch < config.epochs:
+        while training.epoch < training.config.epochs:
             result = _epoch(training, validation, run, listener.on_step)
             training.save(run / CHECKPOINTS)
             _record(run, result, board)
             listener.on_epoch(result)
-    return training.best_accuracy
 
 
 def _begin(config: FitConfig, train: FaceSet, answers: Path) -> Training:

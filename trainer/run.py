@@ -10,10 +10,13 @@ tensorboard/       the history for TensorBoard
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import importlib.metadata
 import json
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -65,6 +68,22 @@ def provenance(dataset: Dataset) -> Provenance:
     )
     versions = {name: importlib.metadata.version(name) for name in (keras.backend.backend(), "keras", "numpy")}
     return Provenance(dataset.path.name, hashlib.sha256(b"".join(digests)).hexdigest(), _git_revision(), versions)
+
+
+@contextmanager
+def held(run: Path) -> Iterator[None]:
+    """Keeps other processes from training the same run, until the block or the process ends in whichever way.
+
+    Raises:
+        CheckpointError: Another process trains it.
+    """
+    with (run / CONFIG).open("r+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise CheckpointError("is being trained by another process", where=run,
+                                  remedy="Let that one finish, or stop it") from error  # fmt: skip
+        yield
 
 
 def write_config(run: Path, config: FitConfig, origin: Provenance) -> None:

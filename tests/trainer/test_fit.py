@@ -173,6 +173,21 @@ def test_a_run_is_not_overwritten_unasked(tmp_path: Path, dataset: Dataset) -> N
         fit(dataset, tmp_path, TINY)
 
 
+def test_a_run_is_trained_by_one_process_at_a_time(tmp_path: Path, dataset: Dataset) -> None:
+    """A second `--resume` beside the first is refused, rather than that both write the same checkpoints."""
+    refused = []
+
+    class ResumeMeanwhile(Listener):
+        def on_epoch(self, result: EpochResult) -> None:
+            with pytest.raises(CheckpointError, match=r"run: is being trained by another process\. Let that one"):
+                fit(dataset, tmp_path / "run", TINY, resume=True)
+            refused.append(result.epoch)
+
+    fit(dataset, tmp_path / "run", TINY, listener=ResumeMeanwhile())
+    assert refused == [1, 2, 3]
+    fit(dataset, tmp_path / "run", TINY, resume=True)
+
+
 def test_a_run_that_cannot_begin_leaves_nothing_to_be_resumed(tmp_path: Path, dataset: Dataset) -> None:
     """After a wrong path of a teacher, or one that has finished no epoch, the right one works in the same folder."""
     with pytest.raises(CheckpointError, match="nobody"):
