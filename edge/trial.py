@@ -23,7 +23,7 @@ from edge.runtime import RuntimeChoice
 log = logging.getLogger(__name__)
 
 _WITHIN_S: Final = 60.0
-"""It takes about a second; a slow device with much else to do gets its time."""
+"""It takes a second on an x86 core; a slow device with much else to do gets its time."""
 
 _REMEDY: Final = "Try the release on such a device before it is published for all"
 
@@ -38,7 +38,7 @@ def try_out(path: Path, *, runtime: RuntimeChoice, threads: int) -> None:
 
     Raises:
         BundleError: It cannot be used, or ends or keeps the process that tries.
-        UserError: It could not be tried.
+        UserError: There is no such process to be had.
     """
     command = [sys.executable, "-P", "-m", __name__, str(path), runtime, str(threads)]
     try:
@@ -46,12 +46,16 @@ def try_out(path: Path, *, runtime: RuntimeChoice, threads: int) -> None:
     except subprocess.TimeoutExpired as error:
         raise BundleIncompatible(f"has not tested itself within {_WITHIN_S:.0f} s on this device", where=path,
                                  remedy=_REMEDY) from error  # fmt: skip
+    except OSError as error:
+        raise UserError(
+            f"cannot try a newer model ({error.strerror})", where=sys.executable,
+            remedy="See that it is there and that memory is left; the agent tries again later",
+        ) from error  # fmt: skip
     if tried.returncode == 0:
         return
     log.debug("trying %s: %s", path, tried.stderr)
-    if tried.stdout:
-        kind = BundleError if tried.returncode == BundleError.exit_code else UserError
-        raise kind(**json.loads(tried.stdout))
+    if tried.returncode == BundleError.exit_code:
+        raise BundleError(**json.loads(tried.stdout))
     raise BundleIncompatible(f"does not run on this device ({_ending(tried)})", where=path, remedy=_REMEDY)
 
 
@@ -64,7 +68,7 @@ def _ending(process: subprocess.CompletedProcess[str]) -> str:
 def _main(path: str, runtime: RuntimeChoice, threads: str) -> int:
     try:
         BundleClassifier(Path(path), runtime=runtime, threads=int(threads))
-    except UserError as error:
+    except BundleError as error:
         where = str(error.where) if error.where is not None else None
         json.dump({"what": error.what, "where": where, "remedy": error.remedy}, sys.stdout)
         return error.exit_code

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import keras
 import numpy as np
@@ -70,19 +70,32 @@ def provenance(dataset: Dataset) -> Provenance:
     return Provenance(dataset.path.name, hashlib.sha256(b"".join(digests)).hexdigest(), _git_revision(), versions)
 
 
+def lock(path: Path) -> IO[bytes] | None:
+    """Claims a file for this process, until what is returned is closed or the process ends; None if another has it.
+
+    The file is made where there is none, and its content is left alone.
+    """
+    file = path.open("ab")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    return file
+
+
 @contextmanager
 def held(run: Path) -> Iterator[None]:
-    """Keeps other processes from training the same run, until the block or the process ends in whichever way.
+    """Keeps other processes from training the same run while the block is open.
 
     Raises:
         CheckpointError: Another process trains it.
     """
-    with (run / CONFIG).open("r+b") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise CheckpointError("is being trained by another process", where=run,
-                                  remedy="Let that one finish, or stop it") from error  # fmt: skip
+    claimed = lock(run / CONFIG)
+    if claimed is None:
+        raise CheckpointError("is being trained by another process", where=run,
+                              remedy="Let that one finish, or stop it")  # fmt: skip
+    with claimed:
         yield
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 from collections.abc import Mapping
@@ -21,7 +20,7 @@ from trainer.data import Dataset
 from trainer.errors import CheckpointError
 from trainer.fit import EpochResult, Listener, fit
 from trainer.labels import with_labels
-from trainer.run import CONFIG, TEACHING, provenance
+from trainer.run import CONFIG, TEACHING, lock, provenance
 from trainer.study import Trial, agree, done, open_study, reopen, storage_faults, trials
 
 log = logging.getLogger(__name__)
@@ -41,6 +40,8 @@ The decay of the averaged weights is not among them: the best one grows with the
 """
 
 _FAILURES_IN_A_ROW: Final = 3
+_LOCK: Final = "lock"
+"""Beside a trial's run, which may have no configuration yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,8 +146,8 @@ def _conditions(dataset: Dataset, search: Search) -> dict[str, Any]:
 def _run_trials(study: optuna.Study, dataset: Dataset, output: Path, search: Search, follower: Follower) -> None:
     failures = 0
     while done(study) < search.trials:
-        trial, lock = claim(study, output, search)
-        with lock:
+        trial, claimed = claim(study, output, search)
+        with claimed:
             _run_trial(study, trial, dataset, output, search, follower)
         keras.backend.clear_session()  # or the graphs of all trials would stay in memory
         result = trials(study)[trial.number]
@@ -214,13 +215,13 @@ def _interrupted(study: optuna.Study, output: Path) -> tuple[optuna.Trial, IO[by
     """A trial of this folder that nobody runs any more, with its lock."""
     for trial in trials(study):
         run = run_folder(output, trial.number)
-        lock = _lock(run) if trial.state == "running" and run.is_dir() else None
-        if lock is not None:
+        claimed = lock(run / _LOCK) if trial.state == "running" and run.is_dir() else None
+        if claimed is not None:
             # Another process may have ended it between the look at the study and the lock.
             reopened = reopen(study, trial.number)
             if reopened is not None:
-                return reopened, lock
-            lock.close()
+                return reopened, claimed
+            claimed.close()
     return None
 
 
@@ -235,18 +236,7 @@ def _new(study: optuna.Study, output: Path, search: Search) -> tuple[optuna.Tria
             "is there already or cannot be made", where=run,
             remedy="Give the folder in which this study was begun, or a new one",
         ) from error  # fmt: skip
-    lock = _lock(run)
-    if lock is None:
+    claimed = lock(run / _LOCK)
+    if claimed is None:
         raise CheckpointError("is in use by another process", where=run, remedy="Repeat the command")
-    return trial, lock
-
-
-def _lock(run: Path) -> IO[bytes] | None:
-    """Claims a run for this process, until it ends in whichever way; None if another one has it."""
-    file = (run / "lock").open("wb")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        return None
-    return file
+    return trial, claimed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,6 +93,25 @@ def test_a_model_of_a_stranger_changes_nothing(
     assert "is not signed by a key that is trusted here" in heard(listener, "update")[-1]["error"]
     assert [line for line in agent.output if "the model is not updated" in line and "is not signed" in line]
     assert {info["session"] for info in heard(listener, "info")} == {1}
+
+
+def test_a_model_that_kills_what_runs_it_does_not_kill_the_agent(
+    config: Path, tmp_path: Path, bundle_path: Path, listener: Listener
+) -> None:
+    """It is tried in a process of its own, here one that dies at its start; the agent tells, and goes on as it was."""
+    (tmp_path / "sitecustomize.py").write_text(
+        'import os, signal, sys\nif "edge.trial" in sys.orig_argv:\n    os.kill(os.getpid(), signal.SIGILL)\n'
+    )
+    publish(tmp_path / "web", bundle_path, 2, KEY)
+    with Edge("run", "--config", config, environ={**os.environ, "PYTHONPATH": str(tmp_path)}) as agent:
+        listener.wait_for(lambda: runs(listener, "1.0.0", session=1))
+        listener.publish("emotion/hall/cmd/update", '{"id": 7}')
+        listener.wait_for(lambda: "its process was ended by SIGILL" in str(heard(listener, "update")[-1]["error"]))
+        seen = len(heard(listener, "door/event"))
+        listener.wait_for(lambda: len(heard(listener, "door/event")) > seen + 4)
+        assert agent.stop() == 0, agent.output
+    assert {info["session"] for info in heard(listener, "info")} == {1}
+    assert {event["model"]["version"] for event in heard(listener, "door/event")} == {"1.0.0"}
 
 
 def _require_all(events: list[Payload]) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge import bootstrap, download
+from edge import bootstrap, download, trial
 from edge.bootstrap import newest_classifier, require_usable, update_server
 from edge.checks import Status, examine
 from edge.checks.update import update as check_update
@@ -195,18 +195,30 @@ def test_a_model_that_computes_something_else_here_is_refused(config: Config, we
     [
         ("kill -ILL $$", "does not run on this device (its process was ended by SIGILL). Try the release"),
         ("echo 'RuntimeError: node 3 failed' >&2; exit 1", "does not run on this device (RuntimeError: node 3 failed)"),
+        ("echo of no interest; kill -SEGV $$", "does not run on this device (its process was ended by SIGSEGV)"),
+        ("exec sleep 60", "has not tested itself within 1 s on this device. Try the release"),
     ],
 )
 def test_a_model_that_ends_its_process_leaves_the_agent_alone(
     config: Config, web: Path, bundle_path: Path, monkeypatch: pytest.MonkeyPatch, end: str, told: str
 ) -> None:
-    """The device tells how it ended."""
+    """The device tells how it ended, or that it did not."""
+    monkeypatch.setattr(trial, "_WITHIN_S", 1.0)
     interpreter = web.parent / "python"
     interpreter.write_text(f"#!/bin/sh\n{end}\n")
     interpreter.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(interpreter))
     publish(web, bundle_path, 2, KEY)
     assert told in refusal(config)
+
+
+def test_a_model_that_cannot_be_tried_is_not_blamed(
+    config: Config, web: Path, bundle_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the device lacks for it is named, and nothing is put in place untried."""
+    monkeypatch.setattr(sys, "executable", str(web.parent / "gone"))
+    publish(web, bundle_path, 2, KEY)
+    assert "gone: cannot try a newer model (No such file or directory). See that" in refusal(config)
 
 
 def test_what_fails_here_is_not_fetched_again_and_again(config: Config, web: Path, bundle_path: Path) -> None:
