@@ -1,4 +1,5 @@
-# Everything that people and CI do with the project. The first two targets need only Python 3.11 or newer with venv, and make.
+# Everything that people and CI do with the project. The first two targets need only make, and Python with venv: 3.11 or
+# newer for the agent, 3.11 to 3.13 for the tests and the trainer.
 
 PYTHON ?= python3
 VENV := .venv
@@ -52,6 +53,7 @@ $(VENV)/.edge: $(VENV)/.uv pyproject.toml
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.uv pyproject.toml
+	$(BIN)/python -c 'import sys; sys.exit(0 if sys.version_info < (3, 14) else "TensorFlow 2.21 comes for Python up to 3.13, and this is " + sys.version + ". Begin again with another: make clean; make PYTHON=python3.13 ...")'
 	$(INSTALL) --editable '.[demo,trainer]' --group test --group lint
 	$(INSTALL) --no-deps $(BLAZEFACE)
 	touch $@ $(VENV)/.edge

@@ -34,7 +34,8 @@ from edge.ports import Publisher, Source
 from edge.publish import MqttPublisher
 from edge.releases import Releases
 from edge.smooth import Smoother, SmoothingRules
-from edge.source import masked, open_source
+from edge.source import open_source
+from edge.source_name import masked
 from edge.state import DeviceState, new_client_id
 from edge.system import ClockState, device_tree
 from edge.topics import Topics

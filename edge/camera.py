@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 _READ_TIMEOUT_S = 0.5
 _FPS_OVER_FRAMES = 50
 _STALE_S = 10.0
+_STEADY_S = 10.0
+"""A source that has given frames for so long works again; one that fails sooner is tried less and less often."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,8 @@ class CameraWorker:
         on_status: Told when the camera comes online, goes offline or is paused.
         paused: Whether it begins paused.
         pace: How often it takes a frame, for a source that is to know it too; without, whenever there is time.
-        first_retry_s: Pause before the first attempt to open it again; doubled with each, up to `last_retry_s`.
+        first_retry_s: Pause before the first attempt to open it again; doubled with each, up to `last_retry_s`, until
+            it has worked for a while.
         last_retry_s: Longest pause between attempts.
     """
 
@@ -74,6 +77,7 @@ class CameraWorker:
         self._on_status = on_status
         self._first_retry_s, self._last_retry_s = first_retry_s, last_retry_s
         self._retry_s = first_retry_s
+        self._opened_s = 0.0
         self._told: set[str] = set()
         self._stopping = threading.Event()
         self._active = threading.Event()
@@ -179,6 +183,7 @@ class CameraWorker:
             EOFError: It is a recording and at its end.
         """
         with self._source:
+            self._opened_s = time.monotonic()
             try:
                 while not self._stopping.is_set() and self._active.is_set():
                     if not self._due():
@@ -199,7 +204,7 @@ class CameraWorker:
         self._retry_s = min(self._retry_s * 2, self._last_retry_s)
 
     def _tell(self, fault: Exception) -> None:
-        """Logs a fault, once until the camera works again."""
+        """Logs a fault, once until the camera has worked for a while."""
         if str(fault) in self._told:
             return
         self._told.add(str(fault))
@@ -224,8 +229,9 @@ class CameraWorker:
         self._frames_seen += 1
         self._frame_times_s.append(done_s)
         self._set_status(Status.ONLINE)
-        self._retry_s = self._first_retry_s
-        self._told.clear()
+        if done_s - self._opened_s >= _STEADY_S:
+            self._retry_s = self._first_retry_s
+            self._told.clear()
 
     def _rest(self) -> None:
         self._set_status(Status.PAUSED)

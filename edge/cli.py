@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from edge.contract.errors import UserError
 from edge.logs import configure_logging
+from edge.source_name import source_kind
 
 DEFAULT_CONFIG = Path("/etc/emotion-edge/config.toml")
 INTERRUPTED = 130
@@ -128,11 +129,19 @@ def _add_classify(commands: Commands) -> None:
 
 def _add_demo(commands: Commands) -> None:
     command = _add(commands, "demo", "see it work: a broker, the agent and a subscriber, with nothing to set up")
-    command.add_argument("--source", default="demo", metavar="SPEC",
+    command.add_argument("--source", type=_source, default="demo", metavar="SPEC",
                          help="0 for the first webcam, a stream's address or a video; by default two "
                          "public-domain photographs, filmed")  # fmt: skip
     command.add_argument("--seconds", type=float, metavar="N", help="stop after this time (default: when told to)")
     _add_model(command)
+
+
+def _source(name: str) -> str:
+    try:
+        source_kind(name)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return name
 
 
 def _add_config(command: argparse.ArgumentParser) -> None:

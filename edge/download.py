@@ -54,8 +54,10 @@ def download(url: str, *, at_most: int, ca_file: Path | None = None) -> bytes:
 
 
 def _connection(address: SplitResult, ca_file: Path | None) -> http.client.HTTPConnection:
-    host, port = address.hostname or "", address.port
-    if address.scheme != "https":
+    is_https = address.scheme == "https"
+    # Without a port, it would look for one in the host, and find the end of an IPv6 address.
+    host, port = address.hostname or "", address.port or (443 if is_https else 80)
+    if not is_https:
         return http.client.HTTPConnection(host, port, timeout=_SILENCE_S)
     context = ssl.create_default_context(cafile=ca_file)
     return http.client.HTTPSConnection(host, port, timeout=_SILENCE_S, context=context)

@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from wsgiref.simple_server import WSGIRequestHandler
 
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
@@ -22,6 +23,7 @@ log = logging.getLogger(__name__)
 _PREFIX = "emotion_edge"
 _RETRY_S = 5.0
 _STOP_TIMEOUT_S = 1.0
+_SILENCE_S = 10.0
 
 
 class AddressAbsent(UserError):
@@ -88,6 +90,7 @@ def _serve(registry: CollectorRegistry, host: str, port: int) -> Iterator[None]:
         server, thread = start_http_server(port, addr=host, registry=registry)
     except (OSError, UnicodeError) as error:
         raise _fault(error, host, port) from error
+    server.RequestHandlerClass = _Scrape
     log.info("metrics are on http://%s:%d/metrics", host, port)
     try:
         yield
@@ -95,6 +98,20 @@ def _serve(registry: CollectorRegistry, host: str, port: int) -> Iterator[None]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+class _Scrape(WSGIRequestHandler):
+    """Hangs up on those who say nothing: each has a thread, of which the service may have only so many."""
+
+    timeout = _SILENCE_S
+
+    def handle(self) -> None:
+        """Answers one request."""
+        with suppress(TimeoutError):
+            super().handle()
+
+    def log_message(self, *_: object) -> None:
+        """Nobody wants a line for each scrape."""
 
 
 def _fault(error: OSError | UnicodeError, host: str, port: int) -> UserError:

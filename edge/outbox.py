@@ -17,7 +17,7 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -83,14 +83,24 @@ class Outbox:
             if self._in_memory or not self._commit([entry]):
                 self._keep_in_memory(entry)
 
-    def pending(self, *, after: int, limit: int) -> list[Entry]:
-        """The oldest `limit` unacknowledged messages whose id is greater than `after`, in order."""
+    def pending(self, *, after: int, limit: int, without: Collection[str] = ()) -> tuple[list[Entry], int]:
+        """The oldest `limit` unacknowledged messages with an id greater than `after`, in order.
+
+        Args:
+            after: Where to begin.
+            limit: How many at the most.
+            without: Topics whose messages are passed over.
+
+        Returns:
+            The messages, and the id up to which that were all.
+        """
         with self._lock:
-            on_disk = self._read(after, limit + len(self._acknowledged))
+            on_disk = self._read(after, limit + len(self._acknowledged), without)
             if on_disk is None:
-                return []  # those in memory are newer: their turn is after what cannot be read just now
-            entries = on_disk + [entry for entry in self._in_memory if entry.id > after]
-            return [entry for entry in entries if entry.id not in self._acknowledged][:limit]
+                return [], after  # those in memory are newer: their turn is after what cannot be read just now
+            in_memory = [entry for entry in self._in_memory if entry.id > after and entry.message.topic not in without]
+            entries = [entry for entry in on_disk + in_memory if entry.id not in self._acknowledged][:limit]
+            return entries, entries[-1].id if len(entries) == limit else self._last_id
 
     def ack(self, entry_id: int) -> None:
         """Forgets a message that the broker has taken. An unknown id is no error: it may have been dropped."""
@@ -163,10 +173,10 @@ class Outbox:
         self._unflushed += 1
         return True
 
-    def _read(self, after: int, limit: int) -> list[Entry] | None:
+    def _read(self, after: int, limit: int, without: Collection[str]) -> list[Entry] | None:
         """What is on the disk; None if it cannot be read."""
         try:
-            return self._file.read(after=after, limit=limit)
+            return self._file.read(after=after, limit=limit, without=without)
         except sqlite3.Error as error:
             self._note_refusal(error)
             return None

@@ -83,10 +83,11 @@ class OutboxFile:
         self._count = count - excess
         return excess
 
-    def read(self, *, after: int, limit: int) -> list[Entry]:
-        """The oldest `limit` entries with an id greater than `after`, in order."""
-        query = "SELECT * FROM outbox WHERE id > ? ORDER BY id LIMIT ?"
-        return [_entry(*row) for row in self._db.execute(query, (after, limit))]
+    def read(self, *, after: int, limit: int, without: Collection[str] = ()) -> list[Entry]:
+        """The oldest `limit` entries with an id greater than `after` that are not on the topics `without`, in order."""
+        others = ", ".join("?" * len(without))
+        query = f"SELECT * FROM outbox WHERE id > ? AND topic NOT IN ({others}) ORDER BY id LIMIT ?"  # noqa: S608
+        return [_entry(*row) for row in self._db.execute(query, (after, *without, limit))]
 
     def flush(self) -> None:
         """Waits until what was committed is on disk. May run beside the other methods, in another thread."""

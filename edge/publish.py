@@ -180,6 +180,7 @@ class MqttPublisher:
             if self._logbook.steady(time.monotonic() - started_s):
                 self._backoff.reset()
             connection.wait(min(_LONGEST_WAIT_S, max(0.0, self._announce_at_s - time.monotonic())))
+        self._settle(connection.take_acks(), delivery)  # what came just before the end need not be sent again
         raise connection.fault
 
     def _speak(self, connection: Connection, delivery: Delivery) -> None:

@@ -18,9 +18,6 @@ from edge.errors import StateError
 log = logging.getLogger(__name__)
 
 _INCOMING: Final = "incoming"
-_KEPT: Final = 2
-"""The newest, and the one before it, should the newest turn out damaged."""
-
 _REMEDY: Final = "Make the state folder writable for the agent's user and see that the disk is not full"
 
 
@@ -51,18 +48,15 @@ class Releases:
         What is damaged or signed by nobody who is trusted is passed over with a warning. The files beside the manifest
         are not looked at: `load_bundle` does that.
         """
-        for number in self._numbers():
-            path = self._folder / str(number)
-            try:
-                manifest = self._manifest(path)
-            except BundleError as error:
-                log.warning("passed over: %s", error)
-                continue
-            if manifest.name == base.name and manifest.release > base.release:
-                yield path
+        for release in self._releases_of(base.name):
+            if release > base.release:
+                yield self._folder / str(release)
 
     def keep(self, release: int, files: Mapping[str, bytes], try_out: Callable[[Path], object]) -> None:
-        """Puts a release in its place, if it works here, and takes away those that are older than the one before it.
+        """Puts a release in its place, if it works here, and takes away all others but the one before it.
+
+        That one is kept should the new one turn out damaged. What is of another model or signed by nobody who is
+        trusted goes, whatever its number.
 
         At any moment, also that of a power cut, its folder holds it as a whole or is not there.
 
@@ -89,12 +83,30 @@ class Releases:
                     self.tidy()
                 _flush(self._folder)
                 _flush(self._folder.parent)
-                for number in self._numbers()[_KEPT:]:
-                    shutil.rmtree(self._folder / str(number), ignore_errors=True)
+                self._take_away_all_but(release)
         except OSError as error:
             raise StateError(
                 f"an update cannot be kept ({error.strerror})", where=self._folder, remedy=_REMEDY
             ) from error
+
+    def _take_away_all_but(self, release: int) -> None:
+        """And the one before it, of the same model."""
+        name = self._manifest(self._folder / str(release)).name
+        before = next((number for number in self._releases_of(name) if number < release), None)
+        for number in self._numbers():
+            if number not in {release, before}:
+                shutil.rmtree(self._folder / str(number), ignore_errors=True)
+
+    def _releases_of(self, name: str) -> Iterator[int]:
+        """Of that model, the newest first, with a signature that is trusted."""
+        for number in self._numbers():
+            try:
+                manifest = self._manifest(self._folder / str(number))
+            except BundleError as error:
+                log.warning("passed over: %s", error)
+                continue
+            if manifest.name == name:
+                yield number
 
     def _numbers(self) -> list[int]:
         """Of the releases that are there, the newest first."""

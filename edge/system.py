@@ -12,7 +12,7 @@ from typing import Final
 log = logging.getLogger(__name__)
 
 _THERMAL: Final = Path("/sys/class/thermal/thermal_zone0/temp")
-_THROTTLED: Final = Path("/sys/devices/platform/soc/soc:firmware/get_throttled")
+_PLATFORM: Final = Path("/sys/devices/platform")
 _DEVICE_TREE: Final = Path("/proc/device-tree")
 
 UNDER_VOLTAGE: Final = "under-voltage"
@@ -48,7 +48,9 @@ def throttling(*, since_boot: bool = False) -> tuple[str, ...] | None:
         since_boot: Ask why it ever did since the machine was started, not why it does now.
     """
     try:
-        bits = int(_THROTTLED.read_text(), 16)
+        # The SoC has its address in its name on a Raspberry Pi 5: soc@107c000000.
+        (told,) = _PLATFORM.glob("soc*/soc*:firmware/get_throttled")
+        bits = int(told.read_text(), 16)
     except (OSError, ValueError):
         return None
     if since_boot:

@@ -18,6 +18,8 @@ from edge.contract import Manifest
 from edge.contract import errors as contract_errors
 from edge.contract.errors import UserError
 from edge.contract.manifest import read_manifest
+from edge.metrics import HealthCollector
+from tests.edge.test_metrics import health
 from trainer import cli as trainer_cli
 from trainer import errors as trainer_errors
 
@@ -61,7 +63,8 @@ find those of the running service by themselves.
 
 Passwords and private keys stand in files of their own, never in this one, in a variable or on a command line, and never
 appear in logs. A camera's address may hold a password (`rtsp://user:password@camera/`): keep the file readable for
-root and the agent's user alone, as the installer does. It is masked wherever the address is shown.
+root and the agent's user alone, as the installer does. Wherever the address is shown, the password is masked, and so is
+the query, in which some cameras take theirs.
 
 A password goes over an unencrypted connection only to this host itself, unless `allow_plaintext_password` is set.
 """
@@ -86,6 +89,31 @@ The keys of `edge classify --format json`, one object a face and line, in the or
 | `confidence` | probability of the likeliest, 0 to 1 |
 | `probs` | probability of each emotion, 0 to 1 |
 | `quality` | how far the picture of the face can be trusted, 0 to 1 |
+"""
+
+_METRICS = """\
+# Metrics
+
+With `port` in [`[metrics]`](configuration.md#metrics), Prometheus finds the [health report](schema/health.json) on
+`http://<host>:<port>/metrics`. Faces and emotions are not there: they are on MQTT only.
+"""
+
+_METRICS_NOTES = """\
+Counts begin anew with each start of the agent. Of a camera's statuses, only the one that holds is there. Temperature
+and throttling are left out where the machine does not tell them, and the level where adaptation is switched off.
+
+An alert for a camera that has been away for five minutes; a device that is away altogether has `up == 0`:
+
+```yaml
+groups:
+  - name: emotion-edge
+    rules:
+      - alert: CameraOffline
+        expr: emotion_edge_camera_status{status="offline"} == 1
+        for: 5m
+        annotations:
+          summary: "Camera {{ $labels.camera }} of {{ $labels.instance }} is offline"
+```
 """
 
 
@@ -195,6 +223,17 @@ def _with_exit_code(error: type[UserError]) -> Iterator[type[UserError]]:
         yield from _with_exit_code(kind)
 
 
+def metrics_page() -> str:
+    """`metrics.md`: every metric, of a device that has them all."""
+    rows = []
+    for family in HealthCollector(health).collect():
+        sample = family.samples[0]
+        labels = ", ".join(f"`{label}`" for label in sample.labels)
+        rows.append(f"| `{sample.name}` | {family.type} | {labels} | {family.documentation} |")
+    header = ["| name | type | labels | meaning |", "|---|---|---|---|"]
+    return "\n".join([_NOTICE, "", _METRICS, *header, *rows, "", _METRICS_NOTES])
+
+
 def manifest_schema() -> str:
     """`schema/manifest.json`: what a bundle's manifest must be."""
     return json.dumps(Manifest.model_json_schema(), indent=2, ensure_ascii=False) + "\n"
@@ -233,6 +272,7 @@ PAGES: dict[Path, Callable[[], str]] = {
     README: readme,
     DOCS / "configuration.md": configuration_page,
     DOCS / "cli.md": cli_page,
+    DOCS / "metrics.md": metrics_page,
     DOCS / "schema" / "manifest.json": manifest_schema,
 }
 """Each page, and what makes it."""

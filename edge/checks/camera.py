@@ -13,6 +13,7 @@ from edge.config import CameraConfig, Config
 from edge.domain import Frame
 from edge.errors import SourceError, SourceLost
 from edge.ports import Source
+from edge.source_name import SourceKind, source_kind
 from edge.state import in_use
 
 _FIRST_FRAME_WITHIN_S = 10.0
@@ -28,7 +29,7 @@ def cameras(config: Config) -> Iterator[Chain]:
 
 def on_this_machine(camera: CameraConfig) -> bool:
     """Whether it is a device of this machine, which serves one program at a time."""
-    return camera.source.isdecimal() or camera.source.startswith(("/dev/", "csi:"))
+    return source_kind(camera.source) in {SourceKind.CAMERA, SourceKind.CSI}
 
 
 def _camera(camera: CameraConfig, config: Config) -> str:

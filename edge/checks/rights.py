@@ -12,7 +12,7 @@ from edge.checks.camera import on_this_machine
 from edge.checks.finding import Chain, Check, Doubt
 from edge.config import Config
 from edge.errors import SourceUnavailable, StateError
-from edge.source import masked
+from edge.source_name import masked
 from edge.state import in_use, known_client_id
 
 _OTHERS = 0o007
@@ -89,5 +89,6 @@ def _agent(folder: Path) -> str:
 
 
 def nearest_existing(folder: Path) -> Path:
-    """`folder`, or the nearest folder above it that is there."""
-    return next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    """`folder`, or the nearest folder above it that is there, as far as this user may see."""
+    # os.path's way: False, and no error, in a folder that may not be searched.
+    return next(path for path in (folder, *folder.absolute().parents) if os.path.exists(path))  # noqa: PTH110

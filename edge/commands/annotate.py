@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.contract.errors import UserError
-from edge.source.recording import PICTURE_SUFFIXES, is_picture
+from edge.source.recording import PICTURE_SUFFIXES, is_folder, is_picture
 
 _GREEN_BGR = (80, 220, 80)
 _BLACK_BGR = (0, 0, 0)
@@ -35,7 +35,7 @@ def plan_outputs(files: Sequence[Path], output: Path) -> dict[Path, Path]:
     Raises:
         UserError: A copy would replace a file that is to be read, or a video become something else.
     """
-    if len(files) == 1 and output.suffix and not output.is_dir():
+    if len(files) == 1 and output.suffix and not is_folder(output):
         if not is_picture(files[0]) and output.suffix.lower() not in _VIDEO_CODECS:
             raise UserError("is no name for the copy of a video", where=output,
                             remedy=f"End it with one of {' '.join(_VIDEO_CODECS)}")  # fmt: skip

@@ -26,7 +26,7 @@ from edge.detect import create_detector
 from edge.domain import Face, Frame
 from edge.errors import SourceError, SourceUnavailable
 from edge.ports import Detector
-from edge.source.recording import PICTURE_SUFFIXES, Recording, is_picture
+from edge.source.recording import PICTURE_SUFFIXES, Recording, is_folder, is_picture
 
 VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"})
 
@@ -119,7 +119,7 @@ def _files(paths: Sequence[Path]) -> tuple[list[Path], list[SourceError]]:
     files: list[Path] = []
     faults: list[SourceError] = []
     for path in paths:
-        if not path.is_dir():
+        if not is_folder(path):
             files.append(path)
             continue
         suffixes = PICTURE_SUFFIXES | VIDEO_SUFFIXES

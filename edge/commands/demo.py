@@ -23,7 +23,7 @@ from edge.commands.spoken import clock, fields_of, printable, spoken
 from edge.config import Config, default_bundle
 from edge.contract.errors import UserError
 from edge.mqtt import BrokerSettings
-from edge.source import masked
+from edge.source_name import masked
 from edge.state import new_client_id
 
 _PREFIX = "emotion"

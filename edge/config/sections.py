@@ -119,7 +119,6 @@ class CameraConfig(Section):
         description="Name of the camera in the topics: 1 to 64 lower-case letters, digits, `-` and `_`."
     )
     source: SourceName = Field(
-        min_length=1,
         coerce_numbers_to_str=True,
         repr=False,  # a stream's address may hold a password
         description="Where its frames come from: a camera's number or device file, `csi:0` for a Raspberry Pi camera "

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo, field_validator
 
 from edge.errors import ConfigError
+from edge.source_name import SourceKind, source_kind
 
 INSTALLED_BUNDLE: Final = Path("/opt/emotion-edge/models/ferplus")
 
@@ -78,13 +79,10 @@ def _from_folder_of_file(path: Path, info: ValidationInfo) -> Path:
         raise ValueError(f"nobody here has the home folder {path.parts[0]}") from error
 
 
-def _recording_beside_file(source: str, info: ValidationInfo) -> str:
+def _source_name(name: str, info: ValidationInfo) -> str:
     """Names of recordings count from there too, unlike numbers, devices and addresses."""
-    beside = _from_folder_of_file(Path(source), info)
-    try:
-        return str(beside) if beside.exists() else source
-    except OSError:  # it is too long for a file's name
-        return source
+    is_recording = source_kind(name) is SourceKind.RECORDING
+    return str(_from_folder_of_file(Path(name), info)) if is_recording else name
 
 
 def _readable(path: Path) -> Path:
@@ -97,4 +95,4 @@ def _readable(path: Path) -> Path:
 
 FolderPath = Annotated[Path, AfterValidator(_from_folder_of_file)]
 ReadableFile = Annotated[FolderPath, AfterValidator(_readable)]
-SourceName = Annotated[str, AfterValidator(_recording_beside_file)]
+SourceName = Annotated[str, AfterValidator(_source_name)]

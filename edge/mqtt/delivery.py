@@ -44,18 +44,18 @@ class Delivery:
         self._outbox = outbox
         self._connection = connection
         self._newest_historical = outbox.last_id
-        self._newest_seen = 0
+        self._seen = 0
         self._under_way: dict[int, int] = {}
         self._refused: dict[str, _Refused] = {}
 
     def send(self) -> None:
         """Sends as many messages as there is room for."""
         self._return_to_refused()
+        left_alone = self._left_alone()
         while room := self._connection.room:
-            entries = self._outbox.pending(after=self._newest_seen, limit=room)
+            entries, self._seen = self._outbox.pending(after=self._seen, limit=room, without=left_alone)
             for entry in entries:
-                self._newest_seen = entry.id
-                if self._is_due(entry):
+                if entry.id not in self._under_way.values():
                     self._send(entry)
             if len(entries) < room:
                 return
@@ -80,11 +80,14 @@ class Delivery:
     @property
     def idle(self) -> bool:
         """Whether everything is delivered that the broker takes."""
-        return not self._under_way and not self._outbox.pending(after=self._newest_seen, limit=1)
+        if self._under_way:
+            return False
+        entries, _ = self._outbox.pending(after=self._seen, limit=1, without=self._left_alone())
+        return not entries
 
-    def _is_due(self, entry: Entry) -> bool:
-        refused = self._refused.get(entry.message.topic)
-        return (refused is None or refused.until_s is None) and entry.id not in self._under_way.values()
+    def _left_alone(self) -> list[str]:
+        """The topics whose events have to wait."""
+        return [topic for topic, refused in self._refused.items() if refused.until_s is not None]
 
     def _send(self, entry: Entry) -> None:
         message = entry.message
@@ -104,4 +107,4 @@ class Delivery:
             if refused.until_s is not None and refused.until_s <= now_s:
                 refused.until_s = None
                 refused.newest = self._outbox.last_id
-                self._newest_seen = 0  # those under way are passed over
+                self._seen = 0  # those under way are passed over

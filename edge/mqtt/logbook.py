@@ -16,6 +16,8 @@ _STEADY_S = 10.0
 """A connection that held for so long was a good one."""
 _SUSPICIOUS = 3
 """So many bad ones in a row call for an explanation."""
+_MOST_TOLD_OF = 1_000
+"""Topics of which it is remembered that their refusal was told. Answers go to topics that others choose."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,7 @@ class Logbook:
         self._rejected += 1
         self._lost += lost
         reason = ack.refusal or ""
-        if (ack.topic, reason) not in self._told_of:
+        if (ack.topic, reason) not in self._told_of and len(self._told_of) < _MOST_TOLD_OF:
             self._told_of.add((ack.topic, reason))
             outcome = "they are given up" if ack.hopeless else "check its access list and limits. Events wait for that"
             log.warning("%s: the broker rejects messages on this topic (%s); %s", ack.topic, reason, outcome)

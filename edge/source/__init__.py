@@ -8,16 +8,14 @@ from pathlib import Path
 from edge.errors import SourceUnavailable
 from edge.pace import Pace
 from edge.ports import Source
-from edge.source.address import is_url, masked, scheme
 from edge.source.csi import CsiSource
 from edge.source.demo import DemoSource
 from edge.source.live import LiveSource
 from edge.source.opencv import open_camera, open_stream
 from edge.source.recording import RealTime, Recording
+from edge.source_name import SourceKind, masked, source_kind
 
-__all__ = ["masked", "open_source"]
-
-_STREAM_SCHEMES = ("rtsp", "rtsps", "http", "https")
+__all__ = ["open_source"]
 
 
 def open_source(
@@ -51,51 +49,42 @@ def open_source(
         SourceUnavailable: No source can have that name. That one is not there shows on entry.
         RuntimeMissing: The photographs of `demo` are not installed.
     """
-    if spec.isdecimal() or spec.startswith("/dev/"):
-        device = Path(f"/dev/video{spec}" if spec.isdecimal() else spec)
-        return LiveSource(
-            label=str(device),
-            open_capture=partial(open_camera, device, width=width, height=height, fps=fps),
-            pace=pace,
-            open_timeout_s=open_timeout_s,
-            stall_timeout_s=stall_timeout_s,
-        )
-    if spec.startswith("csi:"):
-        return CsiSource(
-            camera=_csi_number(spec),
-            width=width or 640,
-            height=height or 480,
-            fps=fps,
-            open_timeout_s=open_timeout_s,
-            stall_timeout_s=stall_timeout_s,
-        )
-    if spec == "demo":
-        return DemoSource()
-    if is_url(spec):
-        return _stream(spec, pace=pace, open_timeout_s=open_timeout_s, stall_timeout_s=stall_timeout_s)
-    recording = Recording(path=Path(spec).expanduser(), loop=loop, fps=fps)
-    return RealTime(recording) if realtime else recording
+    match _kind(spec):
+        case SourceKind.CAMERA:
+            device = Path(f"/dev/video{spec}" if spec.isdecimal() else spec)
+            return LiveSource(
+                label=str(device),
+                open_capture=partial(open_camera, device, width=width, height=height, fps=fps),
+                pace=pace,
+                open_timeout_s=open_timeout_s,
+                stall_timeout_s=stall_timeout_s,
+            )
+        case SourceKind.CSI:
+            return CsiSource(
+                camera=int(spec.removeprefix("csi:")),
+                width=width or 640,
+                height=height or 480,
+                fps=fps,
+                open_timeout_s=open_timeout_s,
+                stall_timeout_s=stall_timeout_s,
+            )
+        case SourceKind.DEMO:
+            return DemoSource()
+        case SourceKind.STREAM:
+            return LiveSource(
+                label=masked(spec),
+                open_capture=partial(open_stream, spec, open_timeout_s=open_timeout_s, read_timeout_s=stall_timeout_s),
+                pace=pace,
+                open_timeout_s=open_timeout_s + 2,  # longer than FFmpeg's own limit, so that its answer comes first
+                stall_timeout_s=stall_timeout_s,
+            )
+        case SourceKind.RECORDING:
+            recording = Recording(path=Path(spec).expanduser(), loop=loop, fps=fps)
+            return RealTime(recording) if realtime else recording
 
 
-def _csi_number(spec: str) -> int:
-    number = spec.removeprefix("csi:")
-    if not number.isdecimal():
-        raise SourceUnavailable("no such camera", where=spec, remedy="Name the first one csi:0, the second csi:1")
-    return int(number)
-
-
-def _stream(url: str, *, pace: Pace | None, open_timeout_s: float, stall_timeout_s: float) -> LiveSource:
-    if scheme(url) not in _STREAM_SCHEMES:
-        raise SourceUnavailable(
-            f"streams of the kind {scheme(url)}:// are not supported",
-            where=masked(url),
-            remedy=f"Give one of {', '.join(_STREAM_SCHEMES)}",
-        )
-    return LiveSource(
-        label=masked(url),
-        open_capture=partial(open_stream, url, open_timeout_s=open_timeout_s, read_timeout_s=stall_timeout_s),
-        pace=pace,
-        # Longer than FFmpeg's own limit, so that its answer comes first.
-        open_timeout_s=open_timeout_s + 2,
-        stall_timeout_s=stall_timeout_s,
-    )
+def _kind(spec: str) -> SourceKind:
+    try:
+        return source_kind(spec)
+    except ValueError as error:
+        raise SourceUnavailable(str(error), where=masked(spec), remedy="Give another source") from error

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.errors import SourceUnavailable
-from edge.source.address import masked
+from edge.source_name import masked
 
 _SILENT = 0  # OpenCV's LOG_LEVEL_SILENT, a name that 4.12 does not have
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,11 @@ _Pictures = Iterator[tuple[NDArray[np.uint8], float]]
 def is_picture(path: Path) -> bool:
     """Whether a file is a picture by its name; any other is taken for a video."""
     return path.suffix.lower() in PICTURE_SUFFIXES
+
+
+def is_folder(path: Path) -> bool:
+    """Whether it is one. Where this user may not look, it counts as a file: reading that tells what is wrong."""
+    return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir() would raise there
 
 
 class Recording:
@@ -96,7 +102,7 @@ class Recording:
         return 0
 
     def _play_once(self) -> _Pictures:
-        if self._path.is_dir():
+        if is_folder(self._path):
             return self._pictures_of(_files_in(self._path))
         if is_picture(self._path):
             return self._pictures_of([self._path])

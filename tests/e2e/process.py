@@ -18,6 +18,11 @@ from tests.mosquitto import PATIENCE_S
 
 EDGE = str(Path(sys.executable).with_name("edge"))
 
+AS_ANYBODY = (
+    ("setpriv", "--bounding-set", "-dac_override,-dac_read_search", "--inh-caps", "-all") if os.geteuid() == 0 else ()
+)
+"""What to put before a command so that rights count for it, as they do for everybody but root."""
+
 
 class Edge:
     """`edge` with its arguments, running while the context is open. Its output and its log come as one stream.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.process import EDGE
+from tests.e2e.process import AS_ANYBODY, EDGE
 from tests.mosquitto import PROGRAM, Mosquitto, free_port
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="mosquitto is not installed")
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(PROGRAM is None, reason="mosquitto is not instal
 
 def check(config: Path, **environ: str) -> tuple[int, list[str]]:
     """Exit code and lines of the report."""
-    command = [EDGE, "check", "--config", str(config)]
+    command = [*AS_ANYBODY, EDGE, "check", "--config", str(config)]
     env = {**os.environ, **environ}
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert "Traceback" not in done.stderr
@@ -86,3 +86,11 @@ def test_a_state_folder_that_cannot_be_made_is_a_fault(config: Path) -> None:
     assert code == 8
     assert lines[1].startswith("FAIL  state folder    /proc: cannot be written")
     assert "device.state_dir" in lines[1]
+
+
+def test_a_state_folder_that_may_not_be_looked_at_is_a_fault(config: Path, tmp_path: Path) -> None:
+    """Who may not enter the folder above it is told so, like of any other fault."""
+    (tmp_path / "locked").mkdir(mode=0)
+    code, lines = check(config, EDGE_DEVICE__STATE_DIR=str(tmp_path / "locked" / "state"))
+    assert code == 8
+    assert lines[1].startswith(f"FAIL  state folder    {tmp_path}/locked: cannot be written (Permission denied)")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edge.contract import EMOTIONS
 from edge.source.demo import FPS, HEIGHT_PX, WIDTH_PX, DemoSource
-from tests.e2e.process import EDGE
+from tests.e2e.process import AS_ANYBODY, EDGE
 
 
 @pytest.fixture(scope="module")
@@ -190,3 +190,27 @@ def test_the_table_grows_while_a_video_is_read(bundle_path: Path, video_path: Pa
     assert [lines[0].strip(), lines[1].split()[0]] == [str(film), "time"]
     assert "happy" in lines[2]
     assert still_reading
+
+
+def test_a_photo_in_a_folder_that_may_not_be_entered_is_named(
+    bundle_path: Path, astronaut_path: Path, tmp_path: Path
+) -> None:
+    """The others are read all the same."""
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0)
+    command = [
+        *AS_ANYBODY,
+        EDGE,
+        "classify",
+        "--model",
+        bundle_path,
+        "--format",
+        "json",
+        locked / "a.jpg",
+        astronaut_path,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 5
+    assert f"{locked}/a.jpg: " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert [face["path"] for face in findings(done)] == [str(astronaut_path)]

@@ -50,6 +50,15 @@ def test_a_source_that_does_not_open_is_said_at_once(bundle_path: Path) -> None:
     assert "/dev/video99: no such camera" in done.stderr
 
 
+def test_what_no_source_can_be_called_is_a_wrong_command_line(bundle_path: Path) -> None:
+    """It is refused as such, and the password in it is not shown."""
+    command = [EDGE, "demo", "--model", str(bundle_path), "--source", "rtmp://me:hunter2@camera"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "--source: streams of the kind rtmp:// are not supported" in done.stderr
+    assert "hunter2" not in done.stderr
+
+
 @pytest.fixture(params=["rumqttd", "mosquitto"])
 def broker(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AbstractContextManager[int]:
     """The demo's broker: the one that pip brings, or the system's."""

@@ -124,6 +124,9 @@ def test_a_reload_takes_a_good_configuration_and_survives_a_bad_one(config: Path
         config.write_text(good.replace("[mqtt]", "[mqtt]\nprot = 1"))
         agent.process.send_signal(signal.SIGHUP)
         assert "Perhaps you meant mqtt.port" in agent.wait_for("the running configuration stays")
+        config.write_text(good + '[[camera]]\nname = "yard"\nsource = "rtmp://camera"\n')
+        agent.process.send_signal(signal.SIGHUP)
+        assert "rtmp:// are not supported" in agent.wait_for("the running configuration stays")
         for fault, told in (
             ('host = "broker.lan"\nusername = "me"\npassword_file = "config.toml"', "mqtt.allow_plaintext_password"),
             ('ca_file = "config.toml"', "config.toml: the certificate authority cannot be read"),

@@ -135,6 +135,12 @@ def test_a_crash_is_told_by_the_last_will(unit: Machine, listener: Listener) -> 
     listener.wait_for(lambda: statuses(listener) == ["online", "offline"])
 
 
+def test_running_out_of_memory_is_the_end_of_one_process(unit: Machine) -> None:
+    """The kernel's limit comes before any swapping, and the agent outlives the trial of a model that it strikes."""
+    limits = {name: unit.show(UNIT, name) for name in ("MemoryMax", "MemorySwapMax", "OOMPolicy")}
+    assert limits == {"MemoryMax": str(512 << 20), "MemorySwapMax": "0", "OOMPolicy": "continue"}
+
+
 def test_what_root_left_in_the_state_folder_is_found(unit: Machine) -> None:
     """After `sudo edge run` the service cannot start; its user is told by a check, with a command that mends it."""
     leave = "from pathlib import Path; from edge.outbox import Outbox; from edge.state import DeviceState"
@@ -166,10 +172,14 @@ def test_a_hung_camera_brings_the_watchdog(unit: Machine, broker: Mosquitto, lis
     listener.wait_for(lambda: statuses(listener).count("online") >= 2)
 
 
-def test_the_doctor_has_the_password_of_the_service(unit: Machine, tmp_path: Path) -> None:
-    """From a shell, the broker lets the agent's user in while the service runs; after that, the doctor says why not."""
+def test_the_doctor_has_the_password_and_the_state_of_the_service(unit: Machine, tmp_path: Path) -> None:
+    """From a shell, the broker lets the agent's user in while the service runs; after that, the doctor says why not.
+
+    It looks at the state folder that systemd gives the service, whatever the file names.
+    """
     with locked_broker(tmp_path) as broker:
         lines = configuration(broker, source=FILM).replace("[mqtt]", '[mqtt]\nusername = "hall"')
+        lines = lines.replace("[device]", '[device]\nstate_dir = "/data/state"')
         service.configure(unit, lines)
         unit.write("/etc/credstore/emotion-edge.mqtt_password", "s3cret\n", mode=0o600)
         service.start(unit)
@@ -177,6 +187,8 @@ def test_the_doctor_has_the_password_of_the_service(unit: Machine, tmp_path: Pat
         unit.systemctl("stop", UNIT)
         found_later = as_user(unit, "emotion-edge", "edge", "doctor")
     assert "OK    publish right   granted on emotion/hall/..." in found
+    assert "OK    agent           running, as client " in found
+    assert "OK    state folder    /var/lib/emotion-edge, writable" in found
     assert "FAIL  broker" in found_later
     assert "a systemd credential is there only while its service runs" in found_later
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from edge import camera
 from edge.adapt import AS_CONFIGURED, Level
 from edge.camera import CameraWorker
 from edge.contract.errors import UserError
@@ -109,6 +110,25 @@ def test_the_pauses_between_attempts_grow_to_ten_seconds() -> None:
     assert pauses_s == [pytest.approx(whole_s, rel=0.2) for whole_s in (1, 2, 4, 8, 10, 10)]
 
 
+def test_a_camera_that_fails_after_each_frame_is_tried_less_and_less_often(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bad cable does not fill the log and the topics; once the camera has held for a while, it is as good as new."""
+
+    def flaky() -> ScriptedSource:
+        visit: list[Frame | Exception] = [frame(0), SourceLost("gone")]
+        return ScriptedSource([*([visit] * 6), [frame(1)]])
+
+    with running(Watched(flaky())) as watched:
+        wait_until(lambda: watched.frames == [0] * 6 + [1])
+        assert watched.worker._retry_s == watched.worker._last_retry_s
+        assert [record.message for record in caplog.records].count("camera door: gone. Trying again") == 1
+    monkeypatch.setattr(camera, "_STEADY_S", 0.0)
+    with running(Watched(flaky())) as watched:
+        wait_until(lambda: watched.frames == [0] * 6 + [1])
+        wait_until(lambda: watched.worker._retry_s == watched.worker._first_retry_s)
+
+
 def test_a_lost_camera_ends_the_emotions_that_it_saw() -> None:
     """No visitor stays for ever because the cable was pulled."""
     source = ScriptedSource([[*map(frame, range(10)), SourceLost("gone")], []])
@@ -136,8 +156,11 @@ def test_what_began_ends_though_the_camera_does_not_close() -> None:
         source.let_go.set()
 
 
-def test_a_fault_is_logged_once_until_the_camera_works_again(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_fault_is_logged_once_until_the_camera_works_again(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A camera that is away for a month does not fill the journal; after each return, its next fault is told."""
+    monkeypatch.setattr(camera, "_STEADY_S", 0.0)
     absent, silent = SourceUnavailable("not there"), SourceLost("gave no frame")
     away = (absent, [silent]) * 3
     with running(Watched(ScriptedSource([*away, [frame(0), silent], *away]))) as watched:

@@ -11,6 +11,7 @@ import pytest
 from edge.config import Config, DetectorConfig, load_config
 from edge.detect import DetectorChoice
 from edge.errors import ConfigError, ConfigFaults
+from edge.source import open_source
 from edge.topics import check_device
 
 CAMERA = '[[camera]]\nname = "door"\nsource = 0\n'
@@ -100,6 +101,17 @@ fps = 999
             ":5: mqtt.heartbeat_s: unknown key. Perhaps you meant publish.heartbeat_s.",
         ),
         (CAMERA + "[logging]\nfile = 1\n", ":5: logging.file: unknown key. Known here: level."),
+        (
+            CAMERA.replace("0", '"rtmp://me:secret@cam"'),
+            (
+                ":3: camera[0].source: streams of the kind rtmp:// are not supported; those of rtsp, rtsps, http, "
+                "https are."
+            ),
+        ),
+        (
+            CAMERA.replace("0", '"csi:a"'),
+            ":3: camera[0].source: there is no camera csi:a; the first is csi:0, the second csi:1.",
+        ),
         (
             CAMERA + "[brocker]\n",
             (
@@ -316,11 +328,17 @@ def test_secrets_do_not_show(load: Load, tmp_path: Path) -> None:
 
 
 def test_relative_paths_count_from_the_file(load: Load, tmp_path: Path) -> None:
-    """A service without a working directory finds what lies beside its configuration."""
-    (tmp_path / "clip.mp4").touch()
+    """A service without a working directory finds what lies beside its configuration, or will once a disk is there."""
     config = load(CAMERA.replace("0", '"clip.mp4"') + '[model]\npath = "bundle"\n')
     assert config.model.path == tmp_path / "bundle"
     assert config.camera[0].source == str(tmp_path / "clip.mp4")
+
+
+def test_brackets_in_a_streams_password_are_as_good_as_any(load: Load) -> None:
+    """What would have to be escaped in a web address may stand in a camera's."""
+    source = "rtsp://admin:pa[ss@10.0.0.7/h264"
+    assert load(CAMERA.replace("0", f'"{source}"')).camera[0].source == source
+    open_source(source)
 
 
 def test_an_authority_switches_tls_on_and_the_port_follows(load: Load) -> None:

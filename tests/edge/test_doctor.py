@@ -179,14 +179,17 @@ def test_network_cameras_need_no_rights_here(config_file: Path) -> None:
     assert "camera rights" not in [check.name for chain in chains for check in chain]
 
 
-def _machine(monkeypatch: pytest.MonkeyPatch, folder: Path, *, celsius: float, bits: int) -> None:
+def _machine(monkeypatch: pytest.MonkeyPatch, folder: Path, *, soc: str, celsius: float, bits: int) -> None:
     """What a Raspberry Pi's kernel says of heat and power."""
     (folder / "temp").write_text(f"{celsius * 1000:.0f}\n")
-    (folder / "throttled").write_text(f"{bits:x}\n")
+    firmware = folder / soc / f"{soc}:firmware"
+    firmware.mkdir(parents=True)
+    (firmware / "get_throttled").write_text(f"{bits:x}\n")
     monkeypatch.setattr(system, "_THERMAL", folder / "temp")
-    monkeypatch.setattr(system, "_THROTTLED", folder / "throttled")
+    monkeypatch.setattr(system, "_PLATFORM", folder)
 
 
+@pytest.mark.parametrize("soc", ["soc", "soc@107c000000"])  # a Raspberry Pi 4's, and a 5's
 @pytest.mark.parametrize(
     ("celsius", "bits", "temperature", "throttling"),
     [
@@ -199,13 +202,14 @@ def test_heat_and_weak_power_are_told(
     look: Examine,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
+    soc: str,
     celsius: float,
     bits: int,
     temperature: str,
     throttling: str,
 ) -> None:
     """Faults that come and go are told even when they are over, each with its own remedy."""
-    _machine(monkeypatch, tmp_path, celsius=celsius, bits=bits)
+    _machine(monkeypatch, tmp_path, soc=soc, celsius=celsius, bits=bits)
     found = look("temperature", "throttling")
     assert found["temperature"].detail.startswith(temperature)
     assert found["throttling"].detail == throttling

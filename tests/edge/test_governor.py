@@ -21,7 +21,7 @@ def thermometer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "temp"
     path.write_text("50000\n")
     monkeypatch.setattr(system, "_THERMAL", path)
-    monkeypatch.setattr(system, "_THROTTLED", tmp_path / "none")
+    monkeypatch.setattr(system, "_PLATFORM", tmp_path / "none")
     return path
 
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import subprocess
 import sys
+import threading
 import urllib.request
+from contextlib import ExitStack
 from urllib.error import URLError
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from edge import metrics
 from edge.errors import ConfigError
 from edge.metrics import serve_metrics
 from edge.payloads import AdaptationHealth, CameraHealth, Health, ModelInfo, MqttHealth, Percentiles, Status
-from tests.mosquitto import free_port
+from tests.mosquitto import PATIENCE_S, free_port, wait_until
 
 
 def health(**changes: object) -> Health:
@@ -97,6 +101,24 @@ def test_a_port_that_is_taken_is_an_error_and_a_closed_one_is_free() -> None:
         scrape(port)
     with serve_metrics(health, host="127.0.0.1", port=port):
         assert scrape(port)
+
+
+def test_who_connects_and_says_nothing_is_hung_up_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A service may have only so many threads, and each connection has one. Whoever asks is answered meanwhile."""
+    monkeypatch.setattr(metrics._Scrape, "timeout", 0.1)
+    port = free_port()
+    with serve_metrics(health, host="127.0.0.1", port=port):
+        before = threading.active_count()
+        with ExitStack() as silent:
+            connections = [silent.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(20)]
+            assert scrape(port)
+            for connection in connections:
+                connection.settimeout(PATIENCE_S)
+                assert connection.recv(1) == b""
+            wait_until(lambda: threading.active_count() <= before)
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid"])

@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ def message(number: int, size: int = 0) -> Message:
 
 def waiting(outbox: Outbox, *, after: int = 0, limit: int = 100_000) -> list[int]:
     """The numbers of the messages that wait."""
-    return [int(entry.message.payload) for entry in outbox.pending(after=after, limit=limit)]
+    return [int(entry.message.payload) for entry in outbox.pending(after=after, limit=limit)[0]]
 
 
 def fill(outbox: Outbox, numbers: range, size: int = 0) -> None:
@@ -41,7 +42,7 @@ def fill(outbox: Outbox, numbers: range, size: int = 0) -> None:
 
 def deliver(outbox: Outbox, count: int) -> None:
     """Acknowledges the oldest messages."""
-    for entry in outbox.pending(after=0, limit=count):
+    for entry in outbox.pending(after=0, limit=count)[0]:
         outbox.ack(entry.id)
 
 
@@ -56,11 +57,23 @@ def no_disk_space(limit_bytes: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+def test_topics_that_have_to_wait_are_passed_over_at_once(tmp_path: Path) -> None:
+    """Behind thousands of events that the broker refuses, another topic's are found, and no others looked for again."""
+    with Outbox(folder=tmp_path) as outbox:
+        fill(outbox, range(1000))
+        outbox.put(replace(message(1000), topic="emotion/hall/yard/event"))
+        fill(outbox, range(1001, 1005))
+        entries, seen = outbox.pending(after=0, limit=20, without=["emotion/hall/door/event"])
+        assert [int(entry.message.payload) for entry in entries] == [1000]
+        assert seen == outbox.last_id
+        assert outbox.pending(after=seen, limit=20) == ([], seen)
+
+
 def test_first_in_first_out(tmp_path: Path) -> None:
     """Messages come out as they went in, in batches, until they are acknowledged."""
     with Outbox(folder=tmp_path) as outbox:
         fill(outbox, range(10))
-        first = outbox.pending(after=0, limit=4)
+        first = outbox.pending(after=0, limit=4)[0]
         assert [entry.message for entry in first] == [message(number) for number in range(4)]
         assert waiting(outbox, after=first[-1].id, limit=4) == [4, 5, 6, 7]
         outbox.ack(first[1].id)
@@ -138,7 +151,7 @@ def test_a_dropped_message_may_still_be_acknowledged(tmp_path: Path) -> None:
     """The broker's answer to an event that had to make room meanwhile does no harm."""
     with Outbox(folder=tmp_path, capacity=3) as outbox:
         fill(outbox, range(3))
-        under_way = outbox.pending(after=0, limit=1)
+        under_way = outbox.pending(after=0, limit=1)[0]
         fill(outbox, range(3, 6))
         outbox.ack(under_way[0].id)
         outbox.ack(999)
@@ -285,7 +298,7 @@ def test_several_threads_may_use_it(tmp_path: Path) -> None:
 
     def drain(outbox: Outbox) -> None:
         while len(delivered) < 400:
-            for entry in outbox.pending(after=0, limit=20):
+            for entry in outbox.pending(after=0, limit=20)[0]:
                 delivered.append(int(entry.message.payload))
                 outbox.ack(entry.id)
             outbox.housekeep()

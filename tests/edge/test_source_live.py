@@ -16,9 +16,10 @@ from edge.domain import Frame
 from edge.errors import SourceLost, SourceUnavailable
 from edge.pace import Pace
 from edge.ports import Source
-from edge.source import masked, open_source
+from edge.source import open_source
 from edge.source.live import Capture, LiveSource
 from edge.source.opencv import open_stream
+from edge.source_name import masked
 from tests.http_camera import HttpCamera
 from tests.mosquitto import PATIENCE_S, wait_until
 from tests.sources import read_for, read_frame
@@ -220,8 +221,10 @@ def test_unknown_kind_of_stream_is_refused_by_name() -> None:
     [
         ("rtsp://me:secret@10.0.0.7:554/h264", "rtsp://***@10.0.0.7:554/h264"),
         ("rtsp://me:se/cr#et?@10.0.0.7/h264", "rtsp://***@10.0.0.7/h264"),
-        ("http://cam/video.cgi?user=me&pwd=secret&size=2", "http://cam/video.cgi?user=me&pwd=***&size=2"),
-        ("http://cam/video.cgi?loginPassword=secret", "http://cam/video.cgi?loginPassword=***"),
+        ("rtsp://me:se cret@10.0.0.7/h264", "rtsp://***@10.0.0.7/h264"),
+        ("http://cam/video.cgi?loginuse=admin&loginpas=888888", "http://cam/video.cgi?***"),
+        ("http://cam/video.cgi?u=admin&p=two words", "http://cam/video.cgi?***"),
+        ("rtsp://cam/user=admin_password=secret_channel=1.sdp", "rtsp://cam/user=admin_password=***"),
         ("http://cam/video", "http://cam/video"),
         ("/home/me/holiday@home.mp4", "/home/me/holiday@home.mp4"),
     ],

@@ -182,6 +182,27 @@ def test_what_the_broker_refuses_for_a_while_is_delivered_later(
     assert sorted(arrived(listener, "door")) == [(number, True) for number in range(1, 6)]
 
 
+def test_what_the_broker_takes_just_before_it_leaves_is_not_sent_again(
+    broker: Mosquitto, listener: Listener, build: Build
+) -> None:
+    """A restart of the broker brings subscribers no event twice that it had acknowledged."""
+    taken: list[bytes] = []
+
+    def take_and_leave(packet: bytes) -> bytes | None:
+        if taken or not (acknowledgement := refuse_events(packet, reason=0)):
+            return None
+        taken.append(packet)
+        return acknowledgement + b"\xe0\x02\x8b\x00"  # DISCONNECT: server shutting down
+
+    with Relay(broker.port, answer=take_and_leave) as relay, build(settings(relay.port)) as publisher:
+        publisher.publish(event("door", 1))
+        wait_until(lambda: publisher.stats.reconnects == 1)
+        publisher.publish(event("door", 2))
+        listener.wait_for(lambda: arrived(listener, "door"))
+        wait_until(lambda: publisher.stats.queue_depth == 0)
+    assert [number for number, _ in arrived(listener, "door")] == [2]
+
+
 @pytest.mark.parametrize("reason", [0x90, 0x99])
 def test_what_no_broker_would_take_is_given_up_and_counted(
     broker: Mosquitto, listener: Listener, build: Build, caplog: pytest.LogCaptureFixture, reason: int

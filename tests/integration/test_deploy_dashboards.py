@@ -10,11 +10,13 @@ import tomllib
 from collections.abc import Iterable, Iterator
 from fnmatch import fnmatch
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from pydantic import BaseModel
 
+from edge.config.sections import PublishConfig
 from edge.homeassistant import announce
 from edge.payloads import CameraState, Event, Health
 from edge.topics import Topics
@@ -101,11 +103,21 @@ def publish(port: int, topic: str, payload: str, *options: str) -> None:
 MEASURED: dict[str, type[BaseModel]] = {"emotion_state": CameraState, "emotion_event": Event, "emotion_health": Health}
 
 
+def telegraf() -> dict[str, Any]:
+    """The Telegraf configuration."""
+    return tomllib.loads((DEPLOY / "telegraf/telegraf.conf").read_text(encoding="utf-8"))
+
+
 def telegraf_input(measurement: str) -> dict[str, Any]:
     """The part of the Telegraf configuration that makes a measurement."""
-    inputs = tomllib.loads((DEPLOY / "telegraf/telegraf.conf").read_text(encoding="utf-8"))["inputs"]["mqtt_consumer"]
-    [found] = [entry for entry in inputs if entry["name_override"] == measurement]
+    [found] = [entry for entry in telegraf()["inputs"]["mqtt_consumer"] if entry["name_override"] == measurement]
     return dict(found)
+
+
+def panels() -> list[dict[str, Any]]:
+    """The panels of the Grafana dashboard."""
+    found: list[dict[str, Any]] = json.loads((DEPLOY / "grafana/dashboard.json").read_text(encoding="utf-8"))["panels"]
+    return found
 
 
 def flattened(model: type[BaseModel], prefix: str = "") -> set[str]:
@@ -121,28 +133,61 @@ def flattened(model: type[BaseModel], prefix: str = "") -> set[str]:
 
 def stored(measurement: str) -> set[str]:
     """The fields of a measurement in the database."""
-    if measurement == "emotion_status":
-        return {"value"}  # what the parser of plain values calls it
-    wanted = telegraf_input(measurement)["fieldinclude"]
-    return {name for name in flattened(MEASURED[measurement]) if any(fnmatch(name, pattern) for pattern in wanted)}
+    asked = telegraf_input(measurement)
+    published = flattened(MEASURED[measurement])
+    return matching(published, asked["fieldinclude"]) - matching(published, asked.get("fieldexclude", []))
+
+
+def matching(names: set[str], patterns: list[str]) -> set[str]:
+    """The names that match one of Telegraf's patterns."""
+    return {name for name in names if any(fnmatch(name, pattern) for pattern in patterns)}
 
 
 @pytest.mark.parametrize("measurement", MEASURED)
 def test_telegraf_asks_for_what_is_published(measurement: str) -> None:
     """Every field and tag that Telegraf takes out of a message is in the messages."""
     asked = telegraf_input(measurement)
-    patterns = asked["fieldinclude"] + asked.get("tag_keys", []) + asked.get("json_string_fields", [])
+    keys = ("fieldinclude", "fieldexclude", "tag_keys", "json_string_fields")
     published = flattened(MEASURED[measurement])
-    assert [pattern for pattern in patterns if not any(fnmatch(name, pattern) for name in published)] == []
+    assert [pattern for key in keys for pattern in asked.get(key, []) if not matching(published, [pattern])] == []
+
+
+def test_telegraf_keeps_events_of_the_same_moment_apart() -> None:
+    """Two faces that begin to smile in the same picture leave two points, and an event that comes twice leaves one."""
+    [processor] = telegraf()["processors"]["starlark"]
+    assert processor["namepass"] == ["emotion_event"]
+    assert "seq" in stored("emotion_event")
+    program: dict[str, Any] = {}
+    exec(processor["source"], program)  # noqa: S102 - Starlark is written like Python
+    taken_ns = 1_790_000_000_123_000_000
+
+    def time_of(seq: int) -> int:
+        # Telegraf's JSON parser makes floats of all numbers.
+        event = SimpleNamespace(time=taken_ns, fields={"seq": float(seq)})
+        return int(program["apply"](event).time)
+
+    assert len({time_of(seq) for seq in (17, 18, 18, 999_999, 1_000_000)}) == 4
+    assert {time_of(seq) // 1_000_000 for seq in (1, 999_999, 12_345_678)} == {taken_ns // 1_000_000}
 
 
 def test_grafana_shows_what_telegraf_stores() -> None:
-    """Every panel asks for a measurement and a field that are in the database."""
-    dashboard = json.loads((DEPLOY / "grafana/dashboard.json").read_text(encoding="utf-8"))
-    queries = [target["query"] for panel in dashboard["panels"] for target in panel["targets"]]
+    """Every panel asks for a measurement that is in the database, and for one field of it."""
+    queries = [target["query"] for panel in panels() for target in panel["targets"]]
     assert len(queries) >= len(MEASURED)
     for query in queries:
-        found = re.match(r'SELECT \w+\((?:"(\w+)"|/\^(\S+)\$/)\) FROM "(\w+)"', query)
+        found = re.match(r'SELECT (?:\w+\()+(?:"(\w+)"|/(\S+)/)\)(?:, \d\))? FROM "(\w+)"', query)
         assert found, query
-        field, pattern, measurement = found.groups()
-        assert (field or pattern.replace(".*", "*")) in stored(measurement), query
+        name, pattern, measurement = found.groups()
+        assert len([field for field in stored(measurement) if re.search(pattern or f"^{name}$", field)]) == 1, query
+
+
+def test_a_device_is_online_while_its_reports_come() -> None:
+    """Two intervals hold more than one report at the default pace, and none is shown as offline."""
+    [panel] = [panel for panel in panels() if panel["title"] == "Devices online"]
+    [target] = panel["targets"]
+    assert 'moving_average(count("uptime_s"), 2)' in target["query"]
+    assert target["query"].endswith('GROUP BY time($__interval), "device" fill(0)')
+    assert int(panel["interval"].removesuffix("m")) * 60 > PublishConfig().health_interval_s
+    none, some = panel["fieldConfig"]["defaults"]["mappings"]
+    assert none["options"]["0"]["text"] == "offline"
+    assert (some["options"]["from"], some["options"]["result"]["text"]) == (1 / 2, "online")

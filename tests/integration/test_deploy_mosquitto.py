@@ -89,6 +89,8 @@ class Client:
     def __exit__(self, *exc_info: object) -> None:
         self._client.disconnect()
         self._client.loop_stop()
+        # Its callbacks hold this object: together they would be left to the garbage collector, with sockets open.
+        del self._client
 
     def may_publish(self, topic: str, payload: bytes = b"x") -> bool:
         """Whether the broker takes a message on `topic`."""
@@ -141,9 +143,18 @@ class Client:
         ("homeassistant", "emotion/pi-door/cmd/pause", True),
         ("homeassistant", "emotion/pi-door/door/event", False),
         ("homeassistant", "homeassistant/status", True),
+        ("homeassistant", "homeassistant/device/emotion_pi-door/config", True),
+        ("homeassistant", "emotion/homeassistant/door/event", False),
         ("nodered", "emotion/fleet/all/cmd/pause", True),
+        ("nodered", "emotion/pi-door/cmd/pause", True),
+        ("nodered", "emotion/nodered/door/event", False),
+        ("nodered", "homeassistant/device/emotion_pi-door/config", False),
         ("telegraf", "emotion/pi-door/cmd/pause", False),
+        ("telegraf", "emotion/telegraf/door/event", False),
+        ("telegraf", "homeassistant/device/emotion_pi-door/config", False),
         ("viewer", "emotion/pi-door/status", False),
+        ("viewer", "emotion/viewer/door/event", False),
+        ("viewer", "homeassistant/device/emotion_pi-door/config", False),
     ],
 )
 def test_everyone_says_just_what_is_theirs(broker: Broker, user: str, topic: str, *, allowed: bool) -> None:
@@ -156,12 +167,13 @@ def test_everyone_says_just_what_is_theirs(broker: Broker, user: str, topic: str
     ("listener", "topic"),
     [
         ("homeassistant", "emotion/pi-door/door/emotion"),
+        ("nodered", "emotion/pi-door/door/event"),
         ("telegraf", "emotion/pi-door/health"),
         ("viewer", "emotion/pi-door/door/event"),
     ],
 )
 def test_what_a_device_says_is_heard(broker: Broker, listener: str, topic: str) -> None:
-    """Home Assistant, Telegraf and dashboards get a device's messages."""
+    """Home Assistant, flows, Telegraf and dashboards get a device's messages."""
     with Client(broker, listener) as client, Client(broker, "pi-door") as device:
         client.subscribe("emotion/#")
         assert device.may_publish(topic)
@@ -227,6 +239,23 @@ def test_a_device_hears_its_own_commands_only(broker: Broker) -> None:
         assert home.may_publish("emotion/pi-door/cmd/pause")
         device.wait_for_message("emotion/pi-door/cmd/pause")
         assert "emotion/pi-hall/cmd/pause" not in device.received
+
+
+def test_only_a_device_itself_clears_what_it_said(broker: Broker) -> None:
+    """What deploy/README.md says of a device that goes: its own user makes the broker forget, and no other."""
+
+    def call(program: str, user: str, *arguments: str) -> str:
+        server = ["-h", "localhost", "-p", str(broker.mqtt_port), "--cafile", str(broker.certificates / "ca.crt")]
+        command = [program, *server, "-u", user, "-P", f"secret of {user}", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+
+    def clear(user: str) -> str:
+        topics = ("-t", "emotion/pi-door/#")
+        return call("mosquitto_sub", user, *topics, "--retained-only", "--remove-retained", "-v", "-W", "2")
+
+    said = "emotion/pi-door/status offline\n"
+    call("mosquitto_pub", "pi-door", "-t", "emotion/pi-door/status", "-m", "offline", "-q", "1", "--retain")
+    assert [clear(user) for user in ("homeassistant", "pi-door", "pi-door")] == [said, said, ""]
 
 
 def test_a_web_page_listens_over_websockets(broker: Broker) -> None:

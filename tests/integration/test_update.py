@@ -247,6 +247,14 @@ def spoilt(bundle: Path, copy: Path) -> Path:
     return copy
 
 
+def renamed(bundle: Path, copy: Path) -> Path:
+    """A copy of the bundle whose model has the name `other`."""
+    shutil.copytree(bundle, copy)
+    manifest = json.loads((copy / "manifest.json").read_bytes())
+    (copy / "manifest.json").write_text(json.dumps(manifest | {"name": "other"}))
+    return copy
+
+
 def admit(bundle: Path) -> Edit:
     """Writes the checksum of the present golden vectors into the manifest."""
 
@@ -358,11 +366,32 @@ def test_a_key_that_is_not_trusted_any_more_takes_its_releases_with_it(
     assert newest_classifier(config.model_copy(update={"update": update})).bundle.path == bundle_path
     update = config.update.model_copy(update={"url": None})
     assert newest_classifier(config.model_copy(update={"update": update})).bundle.path == bundle_path
-    other = shutil.copytree(bundle_path, web.parent / "other")
-    manifest = json.loads((other / "manifest.json").read_bytes())
-    (other / "manifest.json").write_text(json.dumps(manifest | {"name": "other"}))
+    other = renamed(bundle_path, web.parent / "other")
     model = config.model.model_copy(update={"path": other})
     assert newest_classifier(config.model_copy(update={"model": model})).bundle.path == other
+
+
+def test_numbers_above_it_that_do_not_count_any_more_do_not_cost_a_release_its_place(
+    config: Config, web: Path, bundle_path: Path
+) -> None:
+    """After a key was stolen, or with another model, the owner's releases begin anew below what lies there still."""
+    for release in (8, 9):
+        publish(web, bundle_path, release, KEY)
+        Device(config).install()
+    key = new_signing_key()
+    update = config.update.model_copy(update={"public_keys": (public_key(key),)})
+    recovered = config.model_copy(update={"update": update})
+    for release in (2, 3):
+        publish(web, bundle_path, release, key)
+        assert Device(recovered).install() is None
+        assert newest_classifier(recovered).bundle.manifest.release == release
+    assert {path.name for path in (config.device.state_dir / "models").iterdir()} == {"2", "3"}
+    other = renamed(bundle_path, web.parent / "other")
+    switched = recovered.model_copy(update={"model": config.model.model_copy(update={"path": other})})
+    publish(web, other, 2, key)
+    assert Device(switched).install() is None
+    assert newest_classifier(switched).bundle.manifest.name == "other"
+    assert {path.name for path in (config.device.state_dir / "models").iterdir()} == {"2"}
 
 
 def test_a_runtime_that_fails_with_a_release_leaves_the_installed_model(
@@ -467,6 +496,13 @@ def test_a_server_that_means_harm_gets_nowhere(
         download.download(url, at_most=5000)
     assert str(refused.value).startswith(f"{url}: {told}")
     assert len(str(refused.value)) < 300
+
+
+def test_an_ipv6_address_is_a_servers_address_too() -> None:
+    """Nothing listens on the web's own port there, and that is what is told; its last group is not taken for a port."""
+    with pytest.raises(UpdateError) as caught:
+        download.download("http://[::1]/manifest.json", at_most=1)
+    assert "Name or service not known" not in str(caught.value)
 
 
 def test_the_doctor_looks_at_the_server_too(config: Config, web: Path, bundle_path: Path, server: UpdateWeb) -> None:
