@@ -14,7 +14,7 @@ demo: $(VENV)/.edge  ## Set up the agent and show emotions arriving on MQTT topi
 	$(BIN)/edge demo $(if $(SOURCE),--source '$(SOURCE)')
 
 test: $(VENV)/.dev  ## Set up everything and run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 train-setup: $(VENV)/.dev  ## Install the trainer beside the agent
 	@echo "Now: . $(BIN)/activate; trainer --help"

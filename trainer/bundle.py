@@ -7,7 +7,7 @@ import io
 import json
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -41,7 +41,8 @@ from trainer.layouts import SIZE_PX
 from trainer.model import PIXEL_CENTRE, PIXEL_SCALE
 from trainer.quantize import calibration_images, to_float, to_int8
 from trainer.robustness import measure_robustness
-from trainer.run import load_network, predict, read_config
+from trainer.run import Provenance as Origin
+from trainer.run import load_network, predict, read_config, require_data
 from trainer.targets import Predictor, tflite_predictor
 
 FRAMING: Final = Framing(eyes_x=0.5, eye_y=0.395, eye_distance=0.358, box_scale=1.137, box_shift_y=-0.034)
@@ -98,7 +99,7 @@ def export(run: Path, out: Path, dataset: Dataset, options: ExportOptions) -> Ma
 
     Raises:
         UserError: The name or version is none, or `out` holds something else than a bundle.
-        CheckpointError: The run cannot be read.
+        CheckpointError: The run cannot be read, or was trained on other data.
         DataError: A split is missing.
         QualityError: Quantization cost more accuracy than `options.max_drop`.
     """
@@ -106,9 +107,10 @@ def export(run: Path, out: Path, dataset: Dataset, options: ExportOptions) -> Ma
     config, origin = read_config(run)
     labels = options.labels or config.labels
     try:
-        draft = _draft_manifest(labels, config, asdict(origin), options)
+        draft = _draft_manifest(labels, config, origin, options)
     except ValidationError as error:
         raise _misnamed(error) from error
+    require_data(run, origin, dataset)
     network = load_network(run, labels)
     train, validation, test = (with_labels(dataset.split(name), labels) for name in ("train", "validation", "test"))
     content = _convert(network, train, config, options)
@@ -158,7 +160,7 @@ def _convert(network: keras.Model, train: FaceSet, config: FitConfig, options: E
     return to_int8(network, calibration_images(train, options.calibration_per_class, config.seed))
 
 
-def _draft_manifest(labels: LabelKind, config: FitConfig, origin: dict[str, Any], options: ExportOptions) -> Manifest:
+def _draft_manifest(labels: LabelKind, config: FitConfig, origin: Origin, options: ExportOptions) -> Manifest:
     """The manifest before anything is measured: temperature 1, no metrics, no files yet."""
     dtype: Any = "int8" if options.quantize else "float32"
     model = f"classifier.{'int8' if options.quantize else 'float'}.tflite"
@@ -178,7 +180,14 @@ def _draft_manifest(labels: LabelKind, config: FitConfig, origin: dict[str, Any]
         preprocessing=Preprocessing(id="gray-affine/1", offset=PIXEL_CENTRE, scale=PIXEL_SCALE, framing=FRAMING),
         calibration=Calibration(label_smoothing=smoothing, temperature=1.0, fitted_on="nothing", unknown_below=0.0),
         metrics=(),
-        training=Provenance(**origin, seed=config.seed, config=config.to_dict()),
+        training=Provenance(
+            data=origin.data,
+            data_sha256=origin.data_sha256,
+            seed=config.seed,
+            git_revision=origin.git_revision,
+            libraries=origin.libraries,
+            config=config.to_dict(),
+        ),
         golden=Golden(file=_GOLDEN_FILE, tolerance=1.0),
         minimum_agent_version="0.1.0",
         licence=options.licence,

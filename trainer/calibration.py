@@ -156,5 +156,6 @@ def threshold_for_gain(logits: Logits, labels: Labels) -> float:
     order = np.argsort(-confidence, kind="stable")
     falling, gain = confidence[order], np.cumsum(np.where(right[order], 1, -1))
     last_of_equals = np.append(falling[1:] < falling[:-1], True)  # a threshold cannot tell equal confidences apart
-    best = int(np.where(last_of_equals, gain, 0).argmax())
+    gain = np.where(last_of_equals, gain, 0)
+    best = int(gain.argmax())
     return float(falling[best]) if gain[best] > 0 else 1.0

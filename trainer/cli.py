@@ -174,7 +174,8 @@ def _add_sign(commands: Commands) -> None:
 
 def _add_recipe(command: argparse.ArgumentParser, default: str) -> None:
     source = command.add_mutually_exclusive_group()
-    source.add_argument("--recipe", choices=tuple(RECIPES), default=default,
+    command.set_defaults(default_recipe=default)  # not that of --recipe, which --resume must know to be given
+    source.add_argument("--recipe", choices=tuple(RECIPES),
                         help=f"which named set of parameters (default: {default})")  # fmt: skip
     source.add_argument("--config", type=Path, metavar="FILE",
                         help="or parameters from best.json of trainer tune, or config.json of a run")  # fmt: skip

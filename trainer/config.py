@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Self
 
@@ -68,17 +69,24 @@ class FitConfig:
     seed: int = 1
 
     def __post_init__(self) -> None:
-        """Refuses images larger than FER-2013's.
+        """Refuses what no run can be made of; people write these values into files.
 
         Raises:
-            ValueError: A stage has a larger side.
+            ValueError: A value is of another type or out of range; the error names it.
         """
-        if too_large := [side for side, _ in self.stages if side > SIZE_PX]:
-            raise ValueError(f"a stage of {too_large[0]} px, where images have {SIZE_PX}")
+        for name, (fits, allowed) in _ALLOWED.items():
+            value = getattr(self, name)
+            if not fits(value):
+                raise ValueError(f"{name} is {value!r}, not {allowed}")
 
     @property
     def epochs(self) -> int:
         return sum(epochs for _, epochs in self.stages)
+
+    @property
+    def learns_votes(self) -> bool:
+        """Whether FER+'s votes are of any concern to the run."""
+        return self.votes_weight > 0 or self.labels == "ferplus"
 
     def side_px(self, epoch: int) -> int:
         """Side of the training images in `epoch`, counted from 0."""
@@ -110,11 +118,92 @@ class FitConfig:
 
         Raises:
             TypeError: A key is unknown.
+            ValueError: There are no stages, or a value is none that a run can be made of.
         """
-        stages = tuple((int(side), int(epochs)) for side, epochs in values["stages"])
-        lists: dict[str, Any] = {name: tuple(values[name]) for name in ("teachers", "blocks") if name in values}
-        return cls(**{**values, **lists, "stages": stages})
+        if "stages" not in values:
+            raise ValueError("it has no stages")
+        return cls(**{name: _as_tuples(value) for name, value in values.items()})
 
+
+def _as_tuples(value: Any) -> Any:
+    """JSON has lists where a `FitConfig` has tuples."""
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
+
+
+_Allowed = tuple[Callable[[Any], bool], str]
+"""Whether a value will do, and in words which do."""
+
+_MUCH: Final = 1_000_000
+"""The end of a range that has no natural one: NaN and infinity, which JSON files can hold too, lie in none."""
+
+
+def _number(low: float, high: float) -> _Allowed:
+    return lambda value: _is_number(value) and low <= value <= high, f"a number from {low} to {high}"
+
+
+def _whole(low: int, high: int) -> _Allowed:
+    return lambda value: _is_whole(value) and low <= value <= high, f"a whole number from {low} to {high}"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, float | int) and not isinstance(value, bool)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _are_stages(value: Any) -> bool:
+    return bool(value) and isinstance(value, tuple) and all(map(_is_stage, value))
+
+
+def _is_stage(value: Any) -> bool:
+    pair = isinstance(value, tuple) and len(value) == 2 and all(map(_is_whole, value))
+    return pair and _LEAST_PX <= value[0] <= SIZE_PX and value[1] >= 1
+
+
+def _are_blocks(value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) == 3 and all(_is_whole(count) and count >= 0 for count in value)
+
+
+def _are_folders(value: Any) -> bool:
+    return isinstance(value, tuple) and all(isinstance(folder, str) for folder in value)
+
+
+_LEAST_PX: Final = 16
+"""The network halves the side four times."""
+
+_SHARE: Final = _number(0, 1)
+_FACTOR: Final = _number(0, _MUCH)
+_FLAG: Final[_Allowed] = (lambda value: isinstance(value, bool), "true or false")
+
+_ALLOWED: Final[dict[str, _Allowed]] = {
+    "stages": (_are_stages, f"one or more pairs of a side, {_LEAST_PX} to {SIZE_PX} px, and a number of epochs"),
+    "batch_size": _whole(1, _MUCH),
+    "peak_lr": _number(1e-9, _MUCH),
+    "warmup_epochs": _FACTOR,
+    "momentum": _SHARE,
+    "muon_lr": _FACTOR,
+    "weight_decay": _FACTOR,
+    "label_smoothing": _number(0, 0.99),  # export takes it out of the probabilities again
+    "votes_weight": _FACTOR,
+    "ema_decay": _SHARE,
+    "dropout": _SHARE,
+    "degrade_share": _SHARE,
+    "erase_share": _SHARE,
+    "mixup": _number(0, 0.5),
+    "teachers": (_are_folders, "a list of the folders of runs"),
+    "live_teachers": _FLAG,
+    "teacher_weight": _SHARE,
+    "initial_weights": (lambda value: value is None or isinstance(value, str), "the folder of a run"),
+    "width": _number(0.1, _MUCH),  # with less, a layer would be left without channels
+    "top_channels": _whole(16, _MUCH),
+    "blocks": (_are_blocks, "three whole numbers from 0"),
+    "bfloat16": _FLAG,
+    "labels": (lambda value: value in ("fer2013", "ferplus"), "fer2013 or ferplus"),
+    "seed": _whole(0, 2**32 - 1),
+}
+"""What each field may be."""
 
 RECIPES: Final[dict[str, FitConfig]] = {
     # trainer fit --data fer2013.csv --votes fer2013new.csv --teacher runs/teacher -o runs/first

@@ -64,24 +64,31 @@ def teaching(kept: Path, teachers: Sequence[str], images: NDArray[np.uint8], lab
     return np.asarray(answers, np.float32)
 
 
-def require_teacher(teacher: Path, labels: str, *, votes_head: bool = False) -> None:
-    """Refuses a folder that is no run, one without weights, and one that learned other labels.
+def require_teacher(teacher: Path, labels: str, data_sha256: str | None = None, *, votes_head: bool = False) -> None:
+    """Refuses a folder that is no run, one without weights, and one that learned other labels or from other images.
 
     Args:
         teacher: Folder of a run.
         labels: What it must have learned.
-        votes_head: Whether it must have learned FER+'s votes beside them.
+        data_sha256: Of the training images that it must have learned from, since among others may be those that judge
+            its pupil; None where that was seen to before.
+        votes_head: Whether it must have learned FER+'s votes beside the labels.
 
     Raises:
         CheckpointError: It cannot teach; the error says why.
     """
-    theirs = read_config(teacher)[0]
+    theirs, origin = read_config(teacher)
     if theirs.labels != labels:
         raise CheckpointError(
             f"learned the labels {theirs.labels}, not {labels}",
             where=teacher,
             remedy="Name a teacher with the same labels",
         )
+    if data_sha256 not in {None, origin.data_sha256}:
+        raise CheckpointError(
+            f"learned from other data ({origin.data}), among which may be what judges this run", where=teacher,
+            remedy="Name a teacher of the same data, or begin with its weights: --initial-weights",
+        )  # fmt: skip
     if votes_head and not theirs.votes_weight:
         raise CheckpointError("has no votes head, which this run would learn from", where=teacher,
                               remedy="Name a teacher that learned --votes, or leave them out here")  # fmt: skip

@@ -128,7 +128,8 @@ def evaluate(
 
     Args:
         faces: At least one image.
-        predictors: The models by name, from uint8 (N, 48, 48) to calibrated logits float32 (N, classes).
+        predictors: The models by name, from uint8 (N, 48, 48) to logits float32 (N, classes). Those of a bundle are
+            calibrated; those of a run are as the network gives them, and so is the calibration that is measured of it.
         labels: The classes that both the logits and the images' labels are indices of.
         leaked: Indices of the images that have a near-duplicate in the training split (`duplicates.leaked`).
         robustness: What corruption leaves of some or all of the models, by name (`robustness.measure_robustness`).

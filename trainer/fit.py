@@ -26,14 +26,16 @@ from trainer.run import (
     HISTORY,
     TEACHING,
     TENSORBOARD,
+    data_sha256,
     held,
     load_full_network,
     load_network,
     provenance,
     read_config,
+    require_data,
     write_config,
 )
-from trainer.training import Training
+from trainer.training import Training, steps_per_epoch
 
 log = logging.getLogger(__name__)
 
@@ -91,16 +93,16 @@ def fit(
     Raises:
         CheckpointError: `run` holds a run already, none to resume, or one that another process trains; a teacher or the
             initial weights cannot be used.
-        DataError: A split or the votes are missing.
+        DataError: A split or the votes are missing, or there are too few images for a batch.
     """
     config = _resumed(run, dataset) if resume else config
-    train = with_labels(dataset.split("train"), config.labels)
-    validation = with_labels(dataset.split("validation"), config.labels)
     if not resume:
         _open_run(run, dataset, config)
+    train = with_labels(dataset.split("train"), config.labels)
+    validation = with_labels(dataset.split("validation"), config.labels)
     with held(run):
         training = _begin(config, train, answers or run / TEACHING)
-        if resume and training.restore(run / CHECKPOINTS):
+        if resume and _take_up(training, run):
             log.info("resuming %s after epoch %d", run, training.epoch)
         elif config.initial_weights:
             training.begin_with(_initial_network(Path(config.initial_weights), config))
@@ -108,14 +110,47 @@ def fit(
     return training.best_accuracy
 
 
+def require_inputs(dataset: Dataset, config: FitConfig) -> None:
+    """Refuses a run of which something is missing, before anything is made.
+
+    Raises:
+        CheckpointError: A teacher or the initial weights cannot be used.
+        DataError: A split or the votes are missing, or there are too few images for a batch.
+    """
+    train = with_labels(dataset.split("train"), config.labels)
+    with_labels(dataset.split("validation"), config.labels)
+    steps_per_epoch(config, train)
+    if config.votes_weight:
+        require_votes(train)
+    votes_head = config.live_teachers and config.votes_weight > 0
+    for teacher in config.teachers:
+        require_teacher(Path(teacher), config.labels, data_sha256(dataset), votes_head=votes_head)
+    if config.initial_weights:
+        _initial_network(Path(config.initial_weights), config)  # only to refuse what cannot be loaded
+
+
 def _train(training: Training, validation: FaceSet, run: Path, listener: Listener) -> None:
     """All epochs that are left."""
     with closing(Writer(DirectoryOutput(str(run / TENSORBOARD)))) as board:
         while training.epoch < training.config.epochs:
             result = _epoch(training, validation, run, listener.on_step)
+            _record(run, result, board)  # first: what is written of an epoch without a checkpoint is dropped again
             training.save(run / CHECKPOINTS)
-            _record(run, result, board)
             listener.on_epoch(result)
+
+
+def _take_up(training: Training, run: Path) -> bool:
+    """Goes back to the last checkpoint, and the history with it; False where there is none yet."""
+    restored, history = training.restore(run / CHECKPOINTS), run / HISTORY
+    lines = history.read_text().splitlines(keepends=True) if history.exists() else []
+    if not restored and len(lines) > 1:
+        raise CheckpointError(
+            f"has no {CHECKPOINTS} to go on from", where=run,
+            remedy="Begin another run; --initial-weights takes the best weights of this one",
+        )  # fmt: skip
+    if len(lines) > training.epoch:
+        history.write_text("".join(lines[: training.epoch]))
+    return restored
 
 
 def _begin(config: FitConfig, train: FaceSet, answers: Path) -> Training:
@@ -146,26 +181,22 @@ def _resumed(run: Path, dataset: Dataset) -> FitConfig:
     if keras.backend.backend() not in origin.libraries:
         raise CheckpointError("was begun with another --backend, whose checkpoints this one cannot read", where=run,
                               remedy="Resume with the --backend that it was begun with")  # fmt: skip
-    if provenance(dataset).data_sha256 != origin.data_sha256:
-        raise CheckpointError(f"was begun with other data ({origin.data})", where=run,
-                              remedy="Resume with that data, or name another folder")  # fmt: skip
+    require_data(run, origin, dataset)
+    if origin.rest_sha256 not in {"", provenance(dataset, config).rest_sha256}:
+        raise CheckpointError("was begun with another PublicTest or with other votes", where=run,
+                              remedy="Resume with the --data and --votes that it was begun with")  # fmt: skip
     return config
 
 
 def _open_run(run: Path, dataset: Dataset, config: FitConfig) -> None:
     """Makes the folder, once all that the run needs is there: a folder with a configuration can only be resumed."""
-    for teacher in config.teachers:
-        require_teacher(Path(teacher), config.labels, votes_head=config.live_teachers and config.votes_weight > 0)
-    if config.initial_weights:
-        _initial_network(Path(config.initial_weights), config)  # only to refuse what cannot be loaded
-    if config.votes_weight:
-        require_votes(dataset.split("train"))
+    require_inputs(dataset, config)
     if (run / CONFIG).exists():
         raise CheckpointError(
             "holds a run already", where=run, remedy="Add --resume to go on with it, or name another folder"
         )
     run.mkdir(parents=True, exist_ok=True)
-    write_config(run, config, provenance(dataset))
+    write_config(run, config, provenance(dataset, config))
 
 
 def _initial_network(initial: Path, config: FitConfig) -> keras.Model:

@@ -17,7 +17,7 @@ import json
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.config import FitConfig
-from trainer.data import Dataset
+from trainer.data import Dataset, FaceSet
 from trainer.errors import CheckpointError
 from trainer.labels import LabelKind, class_names
 from trainer.model import Policy, build_network, heads, normalize
@@ -47,27 +47,54 @@ class Provenance:
 
     Attributes:
         data: File name of the data set.
-        data_sha256: Hash of the training images and labels as they were read, so that every layout gives the same.
+        data_sha256: Hash of the training images and labels as they were read, so that every layout of the same pixels
+            gives the same. Kaggle's JPEGs have other pixels than the challenge's table.
         git_revision: Of the trainer's checkout, or `unknown` outside one.
         libraries: Version of each library that shapes the result.
+        rest_sha256: Hash of PublicTest, and of the votes where they are learned; empty in runs of earlier versions.
     """
 
     data: str
     data_sha256: str
     git_revision: str
     libraries: dict[str, str]
+    rest_sha256: str = ""
 
 
-def provenance(dataset: Dataset) -> Provenance:
-    """Provenance of a run that begins now on `dataset`."""
-    train = dataset.split("train")
-    # Sorted by content, because layouts differ in order.
-    digests = sorted(
-        hashlib.sha256(image.tobytes() + bytes([label])).digest()
-        for image, label in zip(train.images, train.labels, strict=True)
-    )
+def provenance(dataset: Dataset, config: FitConfig) -> Provenance:
+    """Provenance of a run that begins now.
+
+    Raises:
+        DataError: The split `train` or `validation` is missing.
+    """
+    train, validation = dataset.split("train"), dataset.split("validation")
     versions = {name: importlib.metadata.version(name) for name in (keras.backend.backend(), "keras", "numpy")}
-    return Provenance(dataset.path.name, hashlib.sha256(b"".join(digests)).hexdigest(), _git_revision(), versions)
+    rest = [_sha256(validation)]
+    if config.learns_votes:
+        rest += [_sha256(faces, faces.votes) for faces in (train, validation)]
+    rest_sha256 = hashlib.sha256("".join(rest).encode()).hexdigest()
+    return Provenance(dataset.path.name, data_sha256(dataset), _git_revision(), versions, rest_sha256)
+
+
+def data_sha256(dataset: Dataset) -> str:
+    """Hash of the training images and labels, as in `Provenance`.
+
+    Raises:
+        DataError: The split `train` is missing.
+    """
+    return _sha256(dataset.split("train"))
+
+
+def require_data(run: Path, origin: Provenance, dataset: Dataset) -> None:
+    """Refuses training images or labels other than those of a run.
+
+    Raises:
+        CheckpointError: They are others.
+        DataError: The split `train` is missing.
+    """
+    if data_sha256(dataset) != origin.data_sha256:
+        raise CheckpointError(f"was begun with other data ({origin.data})", where=run,
+                              remedy="Give that data, or name another run")  # fmt: skip
 
 
 def lock(path: Path) -> IO[bytes] | None:
@@ -101,10 +128,7 @@ def held(run: Path) -> Iterator[None]:
 
 def write_config(run: Path, config: FitConfig, origin: Provenance) -> None:
     """Writes `config.json`."""
-    document = {
-        "fit": config.to_dict(), "data": origin.data, "data_sha256": origin.data_sha256,
-        "git_revision": origin.git_revision, "libraries": origin.libraries,
-    }  # fmt: skip
+    document = {"fit": config.to_dict(), **asdict(origin)}
     (run / CONFIG).write_text(json.dumps(document, indent=2) + "\n")
 
 
@@ -194,6 +218,16 @@ def predict(network: keras.Model, images: NDArray[np.uint8]) -> NDArray[np.float
         outputs = network(normalize(images[start : start + _PREDICT_BATCH, :, :, np.newaxis]), training=False)
         batches.append(keras.ops.convert_to_numpy(heads(outputs)[0]))
     return np.concatenate(batches)
+
+
+def _sha256(faces: FaceSet, votes: NDArray[np.int64] | None = None) -> str:
+    """Of images with their labels, and of votes int64 (N, 10), whatever the order of the images."""
+    beside = [b""] * len(faces) if votes is None else [row.tobytes() for row in votes]
+    digests = sorted(
+        hashlib.sha256(image.tobytes() + bytes([label]) + more).digest()
+        for image, label, more in zip(faces.images, faces.labels, beside, strict=True)
+    )
+    return hashlib.sha256(b"".join(digests)).hexdigest()
 
 
 def _git_revision() -> str:

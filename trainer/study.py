@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,7 +32,8 @@ _STATES: Final[dict[TrialState, State]] = {
     TrialState.RUNNING: "running", TrialState.WAITING: "running",
 }  # fmt: skip
 _CONDITIONS: Final = "conditions"
-_FAULTS: Final = (optuna.exceptions.OptunaError, SQLAlchemyError)
+_FAULTS: Final = (optuna.exceptions.OptunaError, SQLAlchemyError, OSError, ValueError, KeyError)
+"""Of databases, and of journals that cannot be read, written or understood."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,8 @@ class Trial:
         number: Counted from 0 over the whole study.
         state: `pruned` trials were stopped because others were better at that epoch; `running` ones may be interrupted.
         params: The values tried, by the name of the field of `FitConfig`.
-        curve: PublicTest accuracy after each epoch, 0 to 1.
+        curve: PublicTest accuracy after each epoch that was reported, 0 to 1.
+        best: PublicTest accuracy of the whole run, 0 to 1; None while it is not complete.
         seconds: Wall time of its epochs.
         fault: Why it failed.
     """
@@ -51,13 +54,14 @@ class Trial:
     state: State
     params: dict[str, float]
     curve: tuple[float, ...] = ()
+    best: float | None = None
     seconds: float = 0.0
     fault: str = ""
 
     @property
     def accuracy(self) -> float:
-        """The best of the curve; 0 where no epoch was finished."""
-        return max(self.curve, default=0.0)
+        """That of the whole run, or else the best of the curve; 0 where no epoch was finished."""
+        return max(self.curve, default=0.0) if self.best is None else self.best
 
 
 def open_study(storage: str, name: str, *, seed: int, epochs: int) -> optuna.Study:
@@ -80,9 +84,9 @@ def open_study(storage: str, name: str, *, seed: int, epochs: int) -> optuna.Stu
             load_if_exists=True,
             direction="maximize",
             sampler=_SeededByTrial(seed),
-            pruner=optuna.pruners.MedianPruner(n_warmup_steps=int(SHARE_BEFORE_PRUNING * epochs)),
+            pruner=optuna.pruners.MedianPruner(n_warmup_steps=math.ceil(SHARE_BEFORE_PRUNING * epochs)),
         )
-    except (*_FAULTS, ImportError, OSError, ValueError, KeyError) as error:
+    except (*_FAULTS, ImportError) as error:
         raise _unusable(storage, error) from error
 
 
@@ -91,6 +95,8 @@ def storage_faults(storage: str) -> Iterator[None]:
     """Tells what goes wrong with the storage inside the block as a `CheckpointError`."""
     try:
         yield
+    except BrokenPipeError:  # of our own output
+        raise
     except _FAULTS as error:
         raise _unusable(storage, error) from error
 
@@ -164,6 +170,7 @@ def _trial(frozen: FrozenTrial) -> Trial:
         state=_STATES[frozen.state],
         params=dict(frozen.params),
         curve=tuple(accuracy for _, accuracy in sorted(frozen.intermediate_values.items())),
+        best=frozen.value if frozen.state == TrialState.COMPLETE else None,  # a pruned one has its last epoch's
         seconds=float(frozen.user_attrs.get("seconds", 0.0)),
         fault=str(frozen.user_attrs.get("fault", "")),
     )

@@ -18,11 +18,32 @@ from numpy.typing import NDArray
 from trainer.augment import Dice, augment, mix
 from trainer.config import FitConfig
 from trainer.data import FaceSet
-from trainer.errors import DataError
+from trainer.errors import CheckpointError, DataError
 from trainer.labels import class_names, vote_shares
 from trainer.model import Policy, Tensor, grow, heads, normalize
 from trainer.muon import KernelMuon, is_hidden_kernel
 from trainer.run import network_for
+
+
+def steps_per_epoch(config: FitConfig, train: FaceSet) -> int:
+    """How many whole batches the training images make, at least 1.
+
+    Raises:
+        DataError: There are fewer images than a batch takes.
+    """
+    steps = len(train) // config.batch_size
+    if not steps:
+        raise DataError(f"holds {len(train)} training images, which do not make a batch of {config.batch_size}",
+                        remedy="Add images, or train with a smaller batch_size in --config")  # fmt: skip
+    return steps
+
+
+def unreadable(checkpoints: Path, error: Exception) -> CheckpointError:
+    """What to say of a folder from whose checkpoints a run cannot go on."""
+    return CheckpointError(
+        f"holds no checkpoint that can be read ({str(error).strip() or type(error).__name__})", where=checkpoints,
+        remedy="Begin another run; --initial-weights takes the best weights of this one",
+    )  # fmt: skip
 
 
 class Training(ABC):
@@ -52,10 +73,7 @@ class Training(ABC):
         self.config = config
         self.epoch = 0
         self.best_accuracy = 0.0
-        self.steps_per_epoch = len(train) // config.batch_size
-        if not self.steps_per_epoch:
-            raise DataError(f"holds {len(train)} training images, which do not make a batch of {config.batch_size}",
-                            remedy="Add images, or train with a smaller batch_size in --config")  # fmt: skip
+        self.steps_per_epoch = steps_per_epoch(config, train)
         self._size = len(train)
         self._arrays = [train.images, *self._targets(train, taught)]
         self._teachers: Sequence[keras.Model] = ()
@@ -78,7 +96,11 @@ class Training(ABC):
 
     @abstractmethod
     def restore(self, folder: Path) -> bool:
-        """Reads what `save` wrote; False where there is nothing yet."""
+        """Reads what `save` wrote; False where there is nothing yet.
+
+        Raises:
+            CheckpointError: What is there is damaged, or of another version.
+        """
 
     def begin_with(self, network: keras.Model) -> None:
         """Begins with the weights of a finished run, of this network or a narrower one, in place of random ones."""

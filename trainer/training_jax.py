@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
@@ -16,9 +18,11 @@ from trainer.config import FitConfig
 from trainer.data import FaceSet
 from trainer.model import Policy, Tensor, heads, normalize
 from trainer.run import load_full_network
-from trainer.training import Training
+from trainer.training import Training, unreadable
 
 _CHECKPOINT: Final = "state.npz"
+_DAMAGE: Final = (OSError, EOFError, LookupError, ValueError, zipfile.BadZipFile, zlib.error)
+"""What numpy raises for a file that is cut off, changed, or of other variables."""
 _EVALUATION_BATCH: Final = 512
 
 _Values = list[jax.Array]
@@ -77,12 +81,18 @@ class JaxTraining(Training):
     def restore(self, folder: Path) -> bool:
         if not (folder / _CHECKPOINT).exists():
             return False
-        with np.load(folder / _CHECKPOINT) as arrays:
+        try:
+            self._load(folder / _CHECKPOINT)
+        except _DAMAGE as error:
+            raise unreadable(folder, error) from error
+        return True
+
+    def _load(self, checkpoint: Path) -> None:
+        with np.load(checkpoint) as arrays:
             variables = [variable for group in self._variables() for variable in group]
             for index, variable in enumerate(variables):
                 variable.assign(arrays[f"arr_{index}"])
             self.epoch, self.best_accuracy = int(arrays["epoch"]), float(arrays["best_accuracy"])
-        return True
 
     def _variables(self) -> list[list[keras.Variable]]:
         """All that an epoch changes: what the gradient moves, the rest of the network, the optimizer, the averages."""

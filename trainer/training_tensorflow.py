@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import tensorflow as tf
@@ -12,7 +14,12 @@ from numpy.typing import NDArray
 from trainer.config import FitConfig
 from trainer.data import FaceSet
 from trainer.run import load_full_network, predict
-from trainer.training import Training
+from trainer.training import Training, unreadable
+
+log = logging.getLogger(__name__)
+
+_DAMAGE: Final = (tf.errors.OpError, LookupError, ValueError, AssertionError)
+"""What TensorFlow raises for a checkpoint that is cut off, changed, or of other variables."""
 
 _Step = Callable[[NDArray[np.int64]], tf.Tensor]
 
@@ -65,19 +72,32 @@ class TensorFlowTraining(Training):
         self._manager(folder).save()
 
     def restore(self, folder: Path) -> bool:
-        latest = self._manager(folder).latest_checkpoint
-        if latest is None:
+        if not any(folder.glob("*.index")):
             return False
-        self._checkpoint.restore(latest).assert_consumed()
+        try:
+            self._restore_newest(folder)
+        except _DAMAGE as error:
+            raise unreadable(folder, error) from error
         self.epoch, self.best_accuracy = int(self._epoch.numpy()), float(self._best_accuracy.numpy())
         return True
+
+    def _restore_newest(self, folder: Path) -> None:
+        """Reads the last checkpoint, or the one before where that is damaged."""
+        last, *before = reversed(self._manager(folder).checkpoints)
+        try:
+            self._checkpoint.restore(last).assert_consumed()
+        except _DAMAGE as error:
+            if not before:
+                raise
+            log.warning("%s cannot be read, going on from the one before (%s)", last, error)
+            self._checkpoint.restore(before[0]).assert_consumed()
 
     def _manager(self, folder: Path) -> tf.train.CheckpointManager:
         return tf.train.CheckpointManager(self._checkpoint, str(folder), max_to_keep=2)
 
     def _all_that_changes(self) -> tf.train.Checkpoint:
         self._epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
-        self._best_accuracy = tf.Variable(0.0, trainable=False)
+        self._best_accuracy = tf.Variable(0.0, dtype=tf.float64, trainable=False)  # or a tie would win
         seeds = [layer.seed_generator.state.value for layer in self.network.layers if hasattr(layer, "seed_generator")]
         return tf.train.Checkpoint(
             network=self.network,

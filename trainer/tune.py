@@ -18,8 +18,7 @@ from edge.contract.errors import UserError
 from trainer.config import FitConfig
 from trainer.data import Dataset
 from trainer.errors import CheckpointError
-from trainer.fit import EpochResult, Listener, fit
-from trainer.labels import with_labels
+from trainer.fit import EpochResult, Listener, fit, require_inputs
 from trainer.run import CONFIG, TEACHING, lock, provenance
 from trainer.study import Trial, agree, done, open_study, reopen, storage_faults, trials
 
@@ -99,11 +98,11 @@ def begin(dataset: Dataset, output: Path, search: Search) -> optuna.Study:
         search: What to search.
 
     Raises:
-        CheckpointError: The storage is unusable, or its study was begun under other conditions.
-        DataError: A split or the votes are missing.
+        CheckpointError: The storage is unusable, its study was begun under other conditions, or a teacher or the
+            initial weights cannot be used.
+        DataError: A split or the votes are missing, or there are too few images for a batch.
     """
-    for split in ("train", "validation"):
-        with_labels(dataset.split(split), search.base.labels)
+    require_inputs(dataset, search.base)
     output.mkdir(parents=True, exist_ok=True)
     study = open_study(search.storage, search.name, seed=search.seed, epochs=search.base.epochs)
     with storage_faults(search.storage):
@@ -138,7 +137,8 @@ def _conditions(dataset: Dataset, search: Search) -> dict[str, Any]:
     own = {*search.space, "bfloat16"}
     recipe = {name: value for name, value in search.base.to_dict().items() if name not in own}
     ranges = {name: (one.low, one.high) for name, one in search.space.items()}
-    conditions = {**recipe, "ranges": ranges, "data_sha256": provenance(dataset).data_sha256}
+    origin = provenance(dataset, search.base)
+    conditions = {**recipe, "ranges": ranges, "data_sha256": origin.data_sha256, "rest_sha256": origin.rest_sha256}
     as_stored: dict[str, Any] = json.loads(json.dumps(conditions))
     return as_stored
 
@@ -154,7 +154,7 @@ def _run_trials(study: optuna.Study, dataset: Dataset, output: Path, search: Sea
         follower.on_result(result)
         failures = failures + 1 if result.state == "failed" else 0
         if failures == _FAILURES_IN_A_ROW:
-            raise UserError(f"trial after trial fails, the last one with: {result.fault}",
+            raise UserError(f"trial after trial fails, the last one with: {result.fault.rstrip('.')}",
                             where=run_folder(output, result.number),
                             remedy="Put that right and repeat the command, which goes on")  # fmt: skip
 
@@ -165,7 +165,6 @@ def _run_trial(
     """Trains, and tells the study what came of it. What a Ctrl-C leaves is a trial that still runs, to be taken up."""
     run, config = run_folder(output, trial.number), search.config(trial.params)
     resumed = (run / CONFIG).exists()
-    trial.set_user_attr("config", config.to_dict())
     follower.on_trial(trial.number, resumed=resumed)
     try:
         accuracy = fit(

@@ -1,7 +1,7 @@
 """Cuts a face out of a picture the way the model's training images are framed.
 
-The trainer measures accuracy on photographs through this code, and the agent runs it: what is measured is what is
-deployed.
+The agent runs this code, and what is measured of a detector's crops goes through it too: the trainer's corruption of
+that name, and the benchmark of the framing.
 """
 
 from __future__ import annotations

@@ -454,6 +454,7 @@ def answering(*parts: bytes, for_ever: bool = False) -> Iterator[str]:
         def serve() -> None:
             connection, _ = listening.accept()
             with connection:
+                connection.settimeout(5)  # who has gone may leave it waiting for minutes
                 connection.recv(1000)
                 with suppress(OSError):  # who asked has gone
                     for part in parts:

@@ -117,6 +117,14 @@ def test_what_a_manifest_cannot_say_is_told_first(
         export(run, tmp_path / "out", dataset, options)
 
 
+def test_a_run_is_not_measured_on_other_data(run: Path, dataset: Dataset, tmp_path: Path) -> None:
+    """Or the bundle would give figures of those as figures of what it names."""
+    other = Dataset(Path("mine"), {**dataset.splits, "train": dataset.split("test")})
+    with pytest.raises(CheckpointError, match=r"tiny: was begun with other data \(stripes.csv\)\. Give that data"):
+        export(run, tmp_path / "out", other, OPTIONS)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_bundle_that_lost_too_much_is_not_written(run: Path, dataset: Dataset, tmp_path: Path) -> None:
     """Where int8 loses more than is allowed, the error says what to try, and nothing is replaced."""
     export(run, tmp_path / "tiny", dataset, OPTIONS)

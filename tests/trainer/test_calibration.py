@@ -116,3 +116,4 @@ def test_threshold_does_not_split_equal_confidences() -> None:
     """Quantized models state the same confidence often: all such answers are given or none."""
     logits, labels = confident([0.9, 0.8, 0.8, 0.8]), np.array([0, 0, 1, 1])
     assert threshold_for_gain(logits, labels) == pytest.approx(0.9, abs=1e-6)
+    assert threshold_for_gain(confident([0.8, 0.8, 0.8]), np.array([0, 1, 1])) == 1.0

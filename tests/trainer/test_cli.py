@@ -60,14 +60,35 @@ def test_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert "usage: trainer evaluate" in capsys.readouterr().err
 
 
-def test_a_resumed_run_takes_no_other_parameters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """They would be ignored, so they are refused."""
+@pytest.fixture
+def few(tmp_path: Path) -> list[str]:
+    """A command that fits on one image."""
     data = tmp_path / "plain"
     for split in ("train", "validation", "test"):
         (data / split / "happy").mkdir(parents=True)
         cv2.imwrite(str(data / split / "happy" / "1.png"), np.zeros((48, 48), np.uint8))
-    assert main(["fit", "--data", str(data), "-o", str(tmp_path / "run"), "--resume", "--epochs", "9"]) == 1
-    assert "--resume goes on with the run as it was begun, and cannot take --epochs" in capsys.readouterr().err
+    return ["fit", "--data", str(data), "-o", str(tmp_path / "run")]
+
+
+@pytest.mark.parametrize("more", [["--epochs", "9"], ["--recipe", "teacher"], ["--no-bfloat16"]])
+def test_a_resumed_run_takes_no_other_parameters(
+    more: list[str], few: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They would be ignored, so they are refused."""
+    assert main([*few, "--resume", *more]) == 1
+    refused = more[0].replace("--no-", "--")
+    assert f"--resume goes on with the run as it was begun, and cannot take {refused}." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", ['"stages": []', '"stages": [[48, 1]], "labels": "FERPlus"'])
+def test_parameters_that_make_no_sense(
+    value: str, few: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file that a person wrote ends with exit code 11 and names the value, before a run is begun."""
+    (tmp_path / "mine.json").write_text(f"{{{value}}}")
+    assert main([*few, "--config", str(tmp_path / "mine.json")]) == 11
+    assert f"error: {tmp_path / 'mine.json'}: holds no configuration of a run (" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_network_is_as_wide_as_its_initial_weights() -> None:

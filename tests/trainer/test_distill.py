@@ -16,7 +16,7 @@ from trainer.data import Dataset, FaceSet
 from trainer.distill import teaching
 from trainer.errors import CheckpointError
 from trainer.fit import fit
-from trainer.run import TEACHING
+from trainer.run import TEACHING, provenance, write_config
 
 TEACHER = FitConfig(
     stages=((48, 8),), batch_size=16, peak_lr=0.05, warmup_epochs=1, ema_decay=0.8, votes_weight=0.0, width=1.25
@@ -37,6 +37,7 @@ def teacher(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
 def mislabelled(dataset: Dataset) -> Dataset:
     """The same data with training labels that mean nothing."""
     train = dataset.split("train")
@@ -44,18 +45,27 @@ def mislabelled(dataset: Dataset) -> Dataset:
     return Dataset(dataset.path, {**dataset.splits, "train": nonsense})
 
 
-def test_a_student_learns_what_its_teacher_knows(dataset: Dataset, teacher: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def wise(teacher: Path, mislabelled: Dataset) -> Path:
+    """The teacher as if it had learned from those labels, and knew better."""
+    path = teacher.with_name("wise")
+    shutil.copytree(teacher, path)
+    write_config(path, TEACHER, provenance(mislabelled, TEACHER))
+    return path
+
+
+def test_a_student_learns_what_its_teacher_knows(mislabelled: Dataset, wise: Path, tmp_path: Path) -> None:
     """Where all labels are wrong, the teacher's answers alone make the student right, and its card declares them."""
-    config = replace(TEACHER, width=1.0, teachers=(str(teacher),), teacher_weight=1.0)
-    assert fit(mislabelled(dataset), tmp_path / "student", config) > 0.6
-    export(tmp_path / "student", tmp_path / "bundle", dataset, ExportOptions(name="student", max_drop=None))
-    assert f"learned from `{teacher}`" in (tmp_path / "bundle" / "MODEL_CARD.md").read_text()
+    config = replace(TEACHER, width=1.0, teachers=(str(wise),), teacher_weight=1.0)
+    assert fit(mislabelled, tmp_path / "student", config) > 0.6
+    export(tmp_path / "student", tmp_path / "bundle", mislabelled, ExportOptions(name="student", max_drop=None))
+    assert f"learned from `{wise}`" in (tmp_path / "bundle" / "MODEL_CARD.md").read_text()
 
 
-def test_a_teacher_that_is_asked_live_teaches_the_same(dataset: Dataset, teacher: Path, tmp_path: Path) -> None:
+def test_a_teacher_that_is_asked_live_teaches_the_same(mislabelled: Dataset, wise: Path, tmp_path: Path) -> None:
     """It is right about each image as the student sees it, two mixed into one too, and nothing has to be kept."""
-    config = replace(TEACHER, width=1.0, teachers=(str(teacher),), teacher_weight=1.0, live_teachers=True, mixup=0.3)
-    assert fit(mislabelled(dataset), tmp_path / "student", config) > 0.6
+    config = replace(TEACHER, width=1.0, teachers=(str(wise),), teacher_weight=1.0, live_teachers=True, mixup=0.3)
+    assert fit(mislabelled, tmp_path / "student", config) > 0.6
     assert not (tmp_path / "student" / TEACHING).exists()
 
 
@@ -96,6 +106,15 @@ def test_answers_of_other_teachers_are_refused(dataset: Dataset, teacher: Path, 
     teaching(kept, [str(teacher)], images, "fer2013")
     with pytest.raises(CheckpointError, match=r"teaching.npz: holds what other teachers say\. Name the teachers"):
         teaching(kept, [str(tmp_path / "another")], images, "fer2013")
+
+
+def test_a_teacher_of_other_data_is_refused(mislabelled: Dataset, teacher: Path, tmp_path: Path) -> None:
+    """It may have learned what judges its pupil by heart. Its weights may be begun with all the same."""
+    taught = replace(TEACHER, teachers=(str(teacher),))
+    with pytest.raises(CheckpointError, match=r"teacher: learned from other data \(stripes.csv\).* --initial-weights"):
+        fit(mislabelled, tmp_path / "student", taught)
+    assert not (tmp_path / "student").exists()
+    fit(mislabelled, tmp_path / "student", replace(TEACHER, stages=((16, 1),), initial_weights=str(teacher)))
 
 
 def test_a_teacher_of_other_labels_is_refused(dataset: Dataset, teacher: Path, tmp_path: Path) -> None:

@@ -203,6 +203,15 @@ class TestCommand:
         assert main(["evaluate", *bundles, "--data", str(table), "--format", "json"]) == 0
         assert set(json.loads(capsys.readouterr().out)["models"]) == {f"int8 of {bundle}" for bundle in bundles}
 
+    def test_long_names_are_told_apart(
+        self, target: Target, arguments: Callable[..., argparse.Namespace], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Where the output goes to a file or another program, no name is cut off."""
+        paths = [f"/srv/models/of/the/third/quarter/with/all/that/they/learned/{day}" for day in ("monday", "tuesday")]
+        assert evaluate_targets([Target(path, EMOTIONS, target.predictors) for path in paths], arguments()) == 0
+        header = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("┃"))
+        assert header.split("┃")[2:-1] == [f" {kind} of {path} " for path in paths for kind in ("int8", "float")]
+
     def test_targets_of_different_labels(self, target: Target, arguments: Callable[..., argparse.Namespace]) -> None:
         """Models of seven and of eight emotions cannot be measured together."""
         other = Target("plus", FERPLUS_EMOTIONS, target.predictors)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
+import shutil
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,7 @@ class StopAfter(Listener):
 
 
 DEEPER = replace(TINY, blocks=(1, 2, 1), mixup=0.3)
+ONE_SIZE = replace(TINY, stages=((16, 3),))
 
 
 @pytest.mark.parametrize("config", [TINY, replace(TINY, muon_lr=0.02), DEEPER], ids=["sgd", "muon", "deeper"])
@@ -67,6 +70,68 @@ def test_a_stopped_run_goes_on_as_if_it_had_never_stopped(config: FitConfig, tmp
     np.testing.assert_allclose(whole, broken, atol=1e-4)
     lines = [json.loads(line) for line in (tmp_path / "broken" / "history.jsonl").read_text().splitlines()]
     assert [(line["epoch"], line["side_px"]) for line in lines] == [(1, 16), (2, 32), (3, 32)]
+
+
+@pytest.mark.parametrize("unwritable", ["history.jsonl", "checkpoint"])
+def test_an_epoch_that_was_not_wholly_written_is_trained_again(
+    unwritable: str, tmp_path: Path, dataset: Dataset
+) -> None:
+    """Whichever file the disk refused, the resumed run's history has each epoch once."""
+    run, aside = tmp_path / "run", tmp_path / "aside"
+
+    class FailInSecond(Listener):
+        def on_step(self, epoch: int, step: int, steps: int, loss: float) -> None:  # noqa: ARG002
+            if (epoch, step) == (2, 1):
+                (run / unwritable).rename(aside)
+                (run / unwritable).symlink_to(tmp_path / "nowhere" / "on" / "disk")
+
+    with pytest.raises((OSError, tf.errors.OpError)):
+        fit(dataset, run, ONE_SIZE, listener=FailInSecond())
+    (run / unwritable).unlink()
+    aside.rename(run / unwritable)
+    fit(dataset, run, ONE_SIZE, resume=True)
+    assert epochs_written(run) == [1, 2, 3]
+
+
+def test_a_damaged_checkpoint_costs_an_epoch_or_is_a_clear_error(tmp_path: Path, dataset: Dataset) -> None:
+    """The one before takes its place; without any the folder is named, and what is left of the run stays as it is."""
+    run, hopeless = tmp_path / "run", tmp_path / "hopeless"
+    with pytest.raises(KeyboardInterrupt):
+        fit(dataset, run, ONE_SIZE, listener=StopAfter(2))
+    shutil.copytree(run, hopeless)
+    damage(run / "checkpoint" / "ckpt-2.data-00000-of-00001")
+    fit(dataset, run, ONE_SIZE, resume=True)
+    assert epochs_written(run) == [1, 2, 3]
+
+    for data in (hopeless / "checkpoint").glob("*.data-*"):
+        damage(data)
+    with pytest.raises(CheckpointError, match=r"hopeless/checkpoint: holds no checkpoint that can be read .*Begin"):
+        fit(dataset, hopeless, ONE_SIZE, resume=True)
+    shutil.rmtree(hopeless / "checkpoint")
+    with pytest.raises(CheckpointError, match=r"hopeless: has no checkpoint to go on from\. Begin another run"):
+        fit(dataset, hopeless, ONE_SIZE, resume=True)
+    assert epochs_written(hopeless) == [1, 2]
+
+
+def epochs_written(run: Path) -> list[int]:
+    """The epochs in the history."""
+    return [json.loads(line)["epoch"] for line in (run / "history.jsonl").read_text().splitlines()]
+
+
+def damage(file: Path) -> None:
+    """Leaves half of it, as a power cut may."""
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+
+
+def test_a_tie_with_the_best_is_no_better_after_a_stop(tmp_path: Path, dataset: Dataset) -> None:
+    """The best accuracy comes back from the checkpoint as it was, to the last digit."""
+    training = begin(TINY, dataset.split("train"))
+    training.best_accuracy = 49 / 70  # which single precision would make smaller
+    training.save(tmp_path / "checkpoint")
+    resumed = begin(TINY, dataset.split("train"))
+    assert resumed.restore(tmp_path / "checkpoint")
+    assert resumed.best_accuracy == 49 / 70
 
 
 def test_the_network_learns(tmp_path: Path, dataset: Dataset) -> None:
@@ -193,26 +258,44 @@ def test_a_run_that_cannot_begin_leaves_nothing_to_be_resumed(tmp_path: Path, da
     with pytest.raises(CheckpointError, match="nobody"):
         fit(dataset, tmp_path / "run", replace(TINY, teachers=(str(tmp_path / "nobody"),)))
     (tmp_path / "begun").mkdir()
-    write_config(tmp_path / "begun", TINY, provenance(dataset))
+    write_config(tmp_path / "begun", TINY, provenance(dataset, TINY))
     with pytest.raises(CheckpointError, match=r"begun: has no best.weights.h5 to teach with"):
         fit(dataset, tmp_path / "run", replace(TINY, teachers=(str(tmp_path / "begun"),)))
     assert not (tmp_path / "run").exists()
 
 
 def test_a_run_is_not_resumed_with_other_data(tmp_path: Path, dataset: Dataset) -> None:
-    """Half a run on one data set and half on another would be a model of neither."""
+    """Half a run on one data set and half on another would be a model of neither, nor may its judge or votes change."""
     with pytest.raises(KeyboardInterrupt):
-        fit(dataset, tmp_path / "run", TINY, listener=StopAfter(1))
-    other = Dataset(dataset.path, {**dataset.splits, "train": stripes(64, 9)})
-    with pytest.raises(CheckpointError, match="was begun with other data"):
-        fit(other, tmp_path / "run", TINY, resume=True)
+        fit(dataset, tmp_path / "run", replace(TINY, votes_weight=0.5), listener=StopAfter(1))
+    train = dataset.split("train")
+    without_votes = FaceSet(train.images, train.labels, train.names)
+    for changed, told in (
+        ({"train": stripes(64, 9)}, r"run: was begun with other data \(stripes.csv\)"),
+        ({"validation": stripes(70, 9)}, "run: was begun with another PublicTest or with other votes"),
+        ({"train": without_votes}, "with other votes. Resume with the --data and --votes that it was begun with"),
+    ):
+        with pytest.raises(CheckpointError, match=told):
+            fit(Dataset(dataset.path, {**dataset.splits, **changed}), tmp_path / "run", TINY, resume=True)
+
+
+def test_a_run_of_an_earlier_version_goes_on(tmp_path: Path, dataset: Dataset) -> None:
+    """Its configuration lacks the hash of PublicTest and votes, and the fields of `FitConfig` that came later."""
+    with pytest.raises(KeyboardInterrupt):
+        fit(dataset, tmp_path / "run", ONE_SIZE, listener=StopAfter(1))
+    document = json.loads((tmp_path / "run" / "config.json").read_text())
+    del document["rest_sha256"], document["fit"]["mixup"]
+    (tmp_path / "run" / "config.json").write_text(json.dumps(document))
+    fit(dataset, tmp_path / "run", ONE_SIZE, resume=True)
+    assert epochs_written(tmp_path / "run") == [1, 2, 3]
 
 
 def test_too_few_images_for_a_batch_are_a_clear_error(tmp_path: Path, dataset: Dataset) -> None:
-    """In place of a run without a step."""
+    """In place of a run without a step; the folder is free for another try."""
     few = Dataset(dataset.path, {**dataset.splits, "train": stripes(7, 1)})
     with pytest.raises(DataError, match="holds 7 training images"):
         fit(few, tmp_path / "run", TINY)
+    assert not (tmp_path / "run").exists()
 
 
 def test_resuming_what_is_no_run_is_a_clear_error(tmp_path: Path, dataset: Dataset) -> None:
@@ -229,6 +312,33 @@ def test_a_file_that_is_no_configuration_is_a_clear_error(content: str, tmp_path
     (tmp_path / "best.json").write_text(content)
     with pytest.raises(CheckpointError, match=r"best.json: holds no configuration .* Give best.json of trainer tune"):
         read_recipe(tmp_path / "best.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("stages", []), ("stages", [48, 1]), ("stages", [[48]]), ("stages", [["48", 1]]), ("stages", [[48, 1.5]]),
+        ("stages", [[48, 0]]), ("stages", [[8, 1]]), ("stages", [[64, 1]]), ("stages", "48"),
+        ("batch_size", 0), ("batch_size", "14"), ("batch_size", 14.5), ("batch_size", True),
+        ("peak_lr", "fast"), ("peak_lr", 0), ("peak_lr", math.nan), ("weight_decay", math.inf), ("warmup_epochs", -1),
+        ("momentum", 1.1), ("label_smoothing", 1), ("mixup", 0.6), ("dropout", None), ("votes_weight", False),
+        ("seed", -1), ("seed", 2**32), ("width", 0), ("top_channels", 8), ("blocks", [1, 1]), ("blocks", [0, -1, 1]),
+        ("teachers", "runs/first"), ("teachers", [1]), ("initial_weights", 1), ("live_teachers", 1),
+        ("bfloat16", "yes"), ("labels", "FERPlus"), ("labels", ["fer2013"]),
+    ],
+)  # fmt: skip
+def test_a_value_that_no_run_can_be_made_of_is_named(name: str, value: object, tmp_path: Path) -> None:
+    """In place of a traceback, or of a run that is not what its file says."""
+    (tmp_path / "mine.json").write_text(json.dumps({"stages": [[48, 1]], name: value}))
+    with pytest.raises(CheckpointError, match=rf"mine.json: holds no configuration of a run \({name} is .*, not "):
+        read_recipe(tmp_path / "mine.json")
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(FitConfig)])
+def test_no_field_takes_just_anything(name: str) -> None:
+    """One that is added has to say what it takes."""
+    with pytest.raises(ValueError, match=f"^{name} is "):
+        replace(TINY, **{name: {}})  # type: ignore[arg-type]
 
 
 def test_learning_votes_without_votes_is_a_clear_error(tmp_path: Path, dataset: Dataset) -> None:

@@ -19,18 +19,26 @@ from trainer.run import load_network, predict
 ROOT = Path(__file__).parents[2]
 
 
-def in_jax(program: str, *arguments: str) -> str:
-    """What a program prints that runs with Keras on JAX; this process has Keras on TensorFlow."""
+def in_jax(program: str, *arguments: str, compiled: Path) -> str:
+    """What a program prints that runs with Keras on JAX; this process has Keras on TensorFlow.
+
+    What the compiler makes is kept in `compiled`, because the same network is compiled for each run.
+    """
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(compiled), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     done = subprocess.run(
         [sys.executable, "-c", program, *arguments],
-        env={**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}, capture_output=True, text=True, cwd=ROOT,
+        env={**os.environ, **cache, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"},
+        capture_output=True, text=True, cwd=ROOT,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
 
 def test_a_run_learns_from_a_live_teacher_and_goes_on_after_a_stop(tmp_path: Path) -> None:
-    """A stopped and an unbroken run end alike, and TensorFlow, which exports, gives the answers that JAX gave."""
+    """A stopped and an unbroken run end alike, and TensorFlow, which exports, gives the answers that JAX gave.
+
+    A checkpoint that is cut off is a clear error.
+    """
     program = """
 import sys
 from dataclasses import replace
@@ -38,6 +46,7 @@ from pathlib import Path
 import numpy as np
 from tests.trainer.stripes import stripe_dataset
 from trainer.config import FitConfig
+from trainer.errors import CheckpointError
 from trainer.fit import Listener, fit
 from trainer.run import load_network, predict
 
@@ -55,11 +64,17 @@ try:
     fit(dataset, folder / "broken", student, listener=StopAfterFirst())
 except KeyboardInterrupt:
     fit(dataset, folder / "broken", student, resume=True)
+(folder / "broken/checkpoint/state.npz").write_bytes((folder / "broken/checkpoint/state.npz").read_bytes()[:5000])
+try:
+    fit(dataset, folder / "broken", student, resume=True)
+except CheckpointError as error:
+    print(error)
 images = dataset.split("test").images
 np.savez(folder / "answers.npz", **{name: predict(load_network(folder / name), images)
                                     for name in ("teacher", "whole", "broken")})
 """
-    in_jax(program, str(tmp_path))
+    told = in_jax(program, str(tmp_path), compiled=tmp_path)
+    assert f"{tmp_path}/broken/checkpoint: holds no checkpoint that can be read" in told
     losses = [json.loads(line)["loss"] for line in (tmp_path / "teacher" / "history.jsonl").read_text().splitlines()]
     assert losses[-1] < 0.7 * losses[0]
     images = stripe_dataset().split("test").images
@@ -89,7 +104,7 @@ def test_the_command_takes_a_backend_and_keeps_to_it(tmp_path: Path, capsys: pyt
         str(tmp_path / "run"),
     ]
     start = ["fit", "--backend", "jax", "--config", str(tmp_path / "config.json"), *data]
-    told = in_jax("import sys; from trainer.cli import main; sys.exit(main(sys.argv[1:]))", *start)
+    told = in_jax("import sys; from trainer.cli import main; sys.exit(main(sys.argv[1:]))", *start, compiled=tmp_path)
     assert "epoch   1/1" in told
     assert "jax" in json.loads((tmp_path / "run" / "config.json").read_text())["libraries"]
     assert main(["fit", "--resume", *data]) == 11

@@ -6,6 +6,8 @@ import base64
 import json
 import shlex
 import subprocess
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -16,8 +18,8 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import TrialState, create_trial
 
 from edge.contract.errors import UserError
-from tests.trainer.conftest import Example, write_table
-from tests.trainer.stripes import stripe_dataset
+from tests.trainer.conftest import Example, write_table, write_votes
+from tests.trainer.stripes import stripe_dataset, stripes
 from tests.trainer.test_cli import ROOT, TRAINER
 from tests.trainer.test_report import Page
 from trainer.cli import main
@@ -25,9 +27,11 @@ from trainer.config import RECIPES, FitConfig
 from trainer.data import Dataset
 from trainer.errors import CheckpointError
 from trainer.fit import EpochResult
+from trainer.metrics import proportion
 from trainer.run import load_network, read_config, read_recipe
 from trainer.study import Trial, importances, open_study, ranking, trials
 from trainer.study_report import study_report
+from trainer.text import percent
 from trainer.tune import Follower, Search, begin, claim, tune
 
 BASE = FitConfig(stages=((16, 1), (32, 1)), batch_size=32, warmup_epochs=0.5, votes_weight=0.0, seed=3)
@@ -114,6 +118,33 @@ def test_the_printed_command_trains_the_best_trial_again(found: tuple[Path, str]
     study = open_study(str(output / "study.journal"), "tune", seed=3, epochs=2)
     accuracy = float(done.stdout.split("Best accuracy on PublicTest: ")[1].split("%")[0]) / 100
     assert accuracy == pytest.approx(ranking(trials(study))[0].accuracy, abs=0.05)
+
+
+def test_only_images_with_a_majority_count(
+    options: list[str], dataset: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The interval of the best accuracy, and what is said of the run that the printed command begins, are of those.
+
+    That command computes as the trials did, whatever the processor is good at.
+    """
+    usages = {"train": "Training", "validation": "PublicTest", "test": "PrivateTest"}
+    write_votes(tmp_path / "votes.csv", [usages[name] for name, faces in dataset.splits.items() for _ in faces.labels])
+    header, *rows = (tmp_path / "votes.csv").read_text().splitlines()
+    undecided = [row.replace(",2,0,8,", ",5,0,5,") if number % 2 else row for number, row in enumerate(rows)]
+    (tmp_path / "votes.csv").write_text("\n".join([header, *undecided]) + "\n")
+
+    command = ["tune", *options, "--votes", str(tmp_path / "votes.csv"), "-o", str(tmp_path / "study")]
+    assert main([*command, "--labels", "ferplus", "--no-bfloat16", "--epochs", "1", "--trials", "1"]) == 0
+    program, *printed = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    assert (program, "--no-bfloat16" in printed) == ("trainer", True)
+    study = open_study(str(tmp_path / "study" / "study.journal"), "tune", seed=3, epochs=1)
+    of_35 = proportion(round(trials(study)[0].accuracy * 35), 35)
+    shown = f"95 % interval {percent(of_35.low)} to {percent(of_35.high)}"
+    assert shown in Page((tmp_path / "study" / "report.html").read_text()).words
+
+    assert main(printed) == 0
+    assert "on 112 images of" in (told := capsys.readouterr().out)
+    assert "choosing on 35 of PublicTest" in told
 
 
 def test_the_report_is_one_file_and_shows_the_search(found: tuple[Path, str]) -> None:
@@ -208,9 +239,9 @@ def test_trial_after_trial_failing_ends_the_search(tmp_path: Path, dataset: Data
 
     class FailAll(Follower):
         def on_step(self, epoch: int, step: int, steps: int, loss: float) -> None:  # noqa: ARG002
-            raise OSError(28, "No space left on device")
+            raise UserError("no space left on device")
 
-    with pytest.raises(UserError, match="No space left"):
+    with pytest.raises(UserError, match=r"the last one with: no space left on device\. Put that right"):
         run_search(dataset, tmp_path, search(tmp_path, count=9), FailAll())
     assert [t.state for t in trials(begin(dataset, tmp_path, search(tmp_path)))] == ["failed"] * 3
 
@@ -231,6 +262,9 @@ def test_a_study_is_not_mixed_with_another(tmp_path: Path, dataset: Dataset) -> 
     longer = replace(BASE, stages=((32, 9),))
     with pytest.raises(CheckpointError, match=r"stages \[\[16, 1\], \[32, 1\]\].*--study"):
         begin(dataset, tmp_path, search(tmp_path, base=longer))
+    judged_otherwise = Dataset(dataset.path, {**dataset.splits, "validation": stripes(70, 9)})
+    with pytest.raises(CheckpointError, match=r"begun under other conditions \(rest_sha256 [0-9a-f]{64}\)"):
+        begin(judged_otherwise, tmp_path, search(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -244,6 +278,36 @@ def test_unusable_storage(storage: str, tmp_path: Path, options: list[str], caps
     address = storage.format(folder=tmp_path)
     assert main(["tune", *options, "-o", str(tmp_path / "out"), "--storage", address]) == 11
     assert f"trainer: error: {address}: cannot be used as the storage of a study" in capsys.readouterr().err
+
+
+def test_storage_that_fails_on_the_way(options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is told as if it had been unusable from the start, whatever the conclusion finds there."""
+    output = tmp_path / "out"
+
+    def spoil() -> None:
+        while not (output / "trial-000" / "config.json").exists():
+            time.sleep(0.01)
+        with (output / "study.journal").open("a") as journal:
+            journal.write("a shopping list\nand more\n")
+
+    spoiler = threading.Thread(target=spoil, daemon=True)
+    spoiler.start()
+    assert main(["tune", *options, "-o", str(output), "--epochs", "1"]) == 11
+    spoiler.join()
+    assert f"error: {output}/study.journal: cannot be used as the storage of a study (" in capsys.readouterr().err
+
+
+def test_what_no_trial_could_do_with_is_refused_before_the_first(
+    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A slip of the pen in the path of a teacher leaves no study that knows only this teacher."""
+    output = tmp_path / "out"
+    assert main(["tune", *options, "-o", str(output), "--teacher", str(tmp_path / "nobody")]) == 11
+    assert f"error: {tmp_path / 'nobody'}: is not a run folder" in capsys.readouterr().err
+    (tmp_path / "large.json").write_text(json.dumps({**BASE.to_dict(), "batch_size": 999}))
+    assert main(["tune", *options[:2], "--config", str(tmp_path / "large.json"), "-o", str(output)]) == 10
+    assert "holds 224 training images, which do not make a batch of 999" in capsys.readouterr().err
+    assert not output.exists()
 
 
 def test_a_password_is_not_shown(tmp_path: Path, dataset: Dataset) -> None:
@@ -292,6 +356,32 @@ def test_stages_scale_with_the_epochs(epochs: int, stages: tuple[tuple[int, int]
     assert RECIPES["default"].with_epochs(epochs).epochs == epochs
 
 
+def test_every_trial_has_a_quarter_of_the_epochs(tmp_path: Path) -> None:
+    """Of ten, three: the second epoch ends before the quarter does."""
+    what = search(tmp_path)
+    study = open_study(what.storage, what.name, seed=1, epochs=10)
+    fill(study, what, [0.9] * 5, epochs=10)
+    trial = study.ask(dict(what.space))
+    pruned = []
+    for epoch in (1, 2, 3):
+        trial.report(0.1, epoch)
+        pruned.append(trial.should_prune())
+    assert pruned == [False, False, True]
+
+
+def test_a_whole_trial_is_as_good_as_its_run(tmp_path: Path) -> None:
+    """Where it was stopped between the end of its best epoch and the report of it, the curve lacks that epoch."""
+    what = search(tmp_path)
+    study = open_study(what.storage, what.name, seed=1, epochs=3)
+    for curve, told in (((0.5, 0.6, 0.7), 0.7), ((0.5, 0.6), 0.9), ((0.8, 0.7), None)):
+        trial = study.ask(dict(what.space))
+        for epoch, accuracy in enumerate(curve, start=1):
+            trial.report(accuracy, epoch)
+        study.tell(trial, told, state=TrialState.COMPLETE if told else TrialState.PRUNED)
+    assert [trial.accuracy for trial in trials(study)] == [0.7, 0.9, 0.8]
+    assert [trial.number for trial in ranking(trials(study))] == [1, 0]
+
+
 def test_importances_name_what_decides(tmp_path: Path) -> None:
     """With enough trials the report ranks the parameters, and shows pruned and failed trials for what they are."""
     what = search(tmp_path)
@@ -313,12 +403,12 @@ def test_importances_name_what_decides(tmp_path: Path) -> None:
     assert len(Page(html).references) == 4
 
 
-def fill(study: optuna.Study, what: Search, accuracies: list[float]) -> None:
+def fill(study: optuna.Study, what: Search, accuracies: list[float], epochs: int = 2) -> None:
     """Adds trials as other workstations would."""
     ranges: dict[str, BaseDistribution] = dict(what.space)
     for number, accuracy in enumerate(accuracies):
         params = {name: one.low + (one.high - one.low) * number / 9 for name, one in what.space.items()}
-        curve = {1: accuracy, 2: accuracy}
+        curve = dict.fromkeys(range(1, epochs + 1), accuracy)
         study.add_trial(
             create_trial(value=accuracy, params=params, distributions=ranges, intermediate_values=curve)
         )  # fmt: skip

@@ -14,6 +14,7 @@ from edge.contract import UserError
 from trainer.config import RECIPES, FitConfig
 from trainer.data import Dataset, load_dataset
 from trainer.fit import EpochResult, Listener, fit
+from trainer.labels import with_labels
 from trainer.processor import computes_bfloat16
 from trainer.run import read_config, read_recipe
 
@@ -37,8 +38,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _kept_config(arguments: argparse.Namespace) -> FitConfig:
     """That of the run to go on with, which nothing on the command line can change."""
-    given = [f"--{name}" for name in ("config", "labels", "teacher", "initial-weights", "epochs", "bfloat16", "seed")
-             if getattr(arguments, name.replace("-", "_")) is not None]  # fmt: skip
+    options = ("recipe", "config", "labels", "teacher", "initial-weights", "epochs", "bfloat16", "seed")
+    given = [f"--{name}" for name in options if getattr(arguments, name.replace("-", "_")) is not None]
     if given:
         raise UserError(f"--resume goes on with the run as it was begun, and cannot take {', '.join(given)}",
                         where=arguments.output, remedy="Leave them out, or begin another run")  # fmt: skip
@@ -47,7 +48,8 @@ def _kept_config(arguments: argparse.Namespace) -> FitConfig:
 
 def requested_config(arguments: argparse.Namespace, console: Console) -> FitConfig:
     """What the options ask for: a recipe or a file, with changes."""
-    config = read_recipe(arguments.config) if arguments.config else RECIPES[arguments.recipe]
+    recipe = RECIPES[arguments.recipe or arguments.default_recipe]
+    config = read_recipe(arguments.config) if arguments.config else recipe
     changes = {name: getattr(arguments, name) for name in ("labels", "seed") if getattr(arguments, name) is not None}
     if arguments.teacher:
         changes["teachers"] = tuple(str(teacher) for teacher in arguments.teacher)
@@ -74,11 +76,11 @@ def requested_config(arguments: argparse.Namespace, console: Console) -> FitConf
 
 def _announce(console: Console, dataset: Dataset, config: FitConfig, arguments: argparse.Namespace) -> None:
     stages = ", ".join(f"{epochs} epochs at {side} px" for side, epochs in config.stages)
-    train, validation = dataset.split("train"), dataset.split("validation")
+    train, validation = (len(with_labels(dataset.split(name), config.labels)) for name in ("train", "validation"))
     asked = ", asked about each image as it comes" if config.live_teachers else ", asked first"
     console.print(
         f"{'Resuming' if arguments.resume else 'Training'} {arguments.output} "
-        f"on {len(train)} images of {dataset.path}, choosing on {len(validation)} of PublicTest.\n"
+        f"on {train} images of {dataset.path}, choosing on {validation} of PublicTest.\n"
         f"{stages}; labels {config.labels}, batches of {config.batch_size}, seed {config.seed}, "
         f"{'bfloat16' if config.bfloat16 else 'float32'}"
         f"{', learning from ' + ', '.join(config.teachers) + asked if config.teachers else ''}"

@@ -12,7 +12,7 @@ from rich.console import Console, RenderableType
 
 log = logging.getLogger(__name__)
 
-_WIDTH_IN_FILES = 120
+_WIDTH_IN_FILES = 10_000
 
 
 def show(content: RenderableType) -> None:

@@ -16,7 +16,8 @@ from rich.table import Table
 from trainer.commands.fit import requested_config
 from trainer.commands.output import show, to_json, write
 from trainer.data import load_dataset
-from trainer.study import Trial, done, importances, ranking, trials
+from trainer.labels import with_labels
+from trainer.study import Trial, done, importances, ranking, storage_faults, trials
 from trainer.study_report import study_report
 from trainer.text import percent
 from trainer.tune import Follower, Search, begin, tune
@@ -39,7 +40,8 @@ def run(arguments: argparse.Namespace) -> int:
         with _Display(console, search) as display:
             tune(study, dataset, arguments.output, search, display)
     finally:  # after Ctrl-C too: what is done is kept, and shown
-        _conclude(console, study, len(dataset.split("validation")), search, arguments)
+        judges = with_labels(dataset.split("validation"), search.base.labels)
+        _conclude(console, study, len(judges), search, arguments)
     return 0
 
 
@@ -51,10 +53,12 @@ def _search(arguments: argparse.Namespace, console: Console) -> Search:
 
 def _announce(console: Console, study: optuna.Study, search: Search, output: Path) -> None:
     stages = ", ".join(f"{epochs} epochs at {side} px" for side, epochs in search.base.stages)
+    with storage_faults(search.storage):
+        finished = done(study)
     console.print(
         f"Searching {', '.join(search.space)}.\n"
         f"A trial: {stages}; those without prospects end early. Runs in {output}.\n"
-        f"Study {search.name}: {done(study)} of {search.trials} trials are done. "
+        f"Study {search.name}: {finished} of {search.trials} trials are done. "
         f"Ctrl-C stops it at any time; the same command goes on."
     )
 
@@ -63,7 +67,8 @@ def _conclude(
     console: Console, study: optuna.Study, images: int, search: Search, arguments: argparse.Namespace
 ) -> None:
     """Shows the best trials; writes the best configuration and the report."""
-    found = trials(study)
+    with storage_faults(search.storage):
+        found, weights = trials(study), importances(study)
     ranked = ranking(found)
     if not ranked:
         console.print("No trial is complete yet.")
@@ -72,7 +77,7 @@ def _conclude(
     best_file, report_file = arguments.output / BEST, arguments.output / REPORT
     command = _fit_command(arguments, best_file)
     report = study_report(
-        search.name, found, importances=importances(study), images=images, best=best, command=command
+        search.name, found, importances=weights, images=images, best=best, command=command
     )  # fmt: skip
     write(best_file, to_json(best.to_dict()))
     write(report_file, report)
@@ -85,7 +90,9 @@ def _conclude(
 def _fit_command(arguments: argparse.Namespace, best: Path) -> str:
     votes = ["--votes", str(arguments.votes)] if arguments.votes else []
     backend = [] if arguments.backend == "tensorflow" else ["--backend", arguments.backend]
-    words = ["trainer", "fit", *backend, "--config", str(best), "--data", str(arguments.data), *votes, "-o"]
+    # Left out, it would be what the processor is good at, whatever the file says.
+    bfloat16 = [] if arguments.bfloat16 is None else ["--bfloat16" if arguments.bfloat16 else "--no-bfloat16"]
+    words = ["trainer", "fit", *backend, *bfloat16, "--config", str(best), "--data", str(arguments.data), *votes, "-o"]
     return shlex.join([*words, str(arguments.output / "best")])
 
 

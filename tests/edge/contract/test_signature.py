@@ -47,7 +47,7 @@ def test_a_signature_holds_for_these_bytes_and_this_key_alone() -> None:
         require_signature(b"{}", signature, [], where="here")
 
 
-@pytest.mark.parametrize("text", ["", "no key", "c2hvcnQ=", "é" * 44, public_key(new_signing_key())[:-4]])
+@pytest.mark.parametrize("text", ["", "no key", "c2hvcnQ=", "é" * 44, "A" * 40])
 def test_what_is_no_key_is_refused(text: str) -> None:
     """In the configuration, and before anything is signed with it."""
     with pytest.raises(ValueError, match="is no key: 32 bytes in base64, as `trainer keygen` writes them"):
