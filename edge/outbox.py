@@ -92,7 +92,7 @@ class Outbox:
             without: Topics whose messages are passed over.
 
         Returns:
-            The messages, and the id up to which that were all.
+            The messages, and the id up to which there are no others.
         """
         with self._lock:
             on_disk = self._read(after, limit + len(self._acknowledged), without)

@@ -6,7 +6,7 @@ import re
 from enum import Enum, auto
 from typing import Final
 
-STREAM_SCHEMES: Final = ("rtsp", "rtsps", "http", "https")
+_STREAM_SCHEMES: Final = ("rtsp", "rtsps", "http", "https")
 
 _CREDENTIALS: Final = re.compile(r"(?<=://).*@")  # to the last @: passwords with / ? # or spaces in them are common
 _QUERY: Final = re.compile(r"\?.*")  # whole: makers have many names for a password, and some none
@@ -47,8 +47,9 @@ def source_kind(name: str) -> SourceKind:
     scheme, is_address, _ = name.partition("://")
     if not is_address:
         return SourceKind.RECORDING
-    if scheme.lower() not in STREAM_SCHEMES:
-        raise ValueError(f"streams of the kind {scheme}:// are not supported; those of {', '.join(STREAM_SCHEMES)} are")
+    if scheme.lower() not in _STREAM_SCHEMES:
+        known = ", ".join(_STREAM_SCHEMES)
+        raise ValueError(f"streams of the kind {scheme}:// are not supported; those of {known} are")
     return SourceKind.STREAM
 
 

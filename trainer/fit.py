@@ -123,8 +123,9 @@ def require_inputs(dataset: Dataset, config: FitConfig) -> None:
     if config.votes_weight:
         require_votes(train)
     votes_head = config.live_teachers and config.votes_weight > 0
+    images = data_sha256(dataset) if config.teachers else None
     for teacher in config.teachers:
-        require_teacher(Path(teacher), config.labels, data_sha256(dataset), votes_head=votes_head)
+        require_teacher(Path(teacher), config.labels, images, votes_head=votes_head)
     if config.initial_weights:
         _initial_network(Path(config.initial_weights), config)  # only to refuse what cannot be loaded
 
