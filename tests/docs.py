@@ -6,9 +6,12 @@ import argparse
 import io
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from pydantic import TypeAdapter
 from pydantic.fields import FieldInfo
 
 from edge import asyncapi, cli, errors
@@ -22,9 +25,15 @@ from edge.metrics import HealthCollector
 from tests.edge.test_metrics import health
 from trainer import cli as trainer_cli
 from trainer import errors as trainer_errors
+from trainer.calibration import Calibration, RiskPoint
+from trainer.card import model_card
+from trainer.evaluate import Evaluation, ModelResult
+from trainer.metrics import Classification, Comparison
+from trainer.robustness import Robustness
 
 README = Path(__file__).parents[1] / "README.md"
 DOCS = README.parent / "docs"
+MODELS = README.parent / "models"
 
 _NOTICE = "<!-- Made by `make docs` from the program itself; a test fails when the two differ. -->"
 
@@ -250,8 +259,8 @@ def _figures() -> str:
     names = {"validation": "PublicTest, which chose the weights", "test": "**PrivateTest**, reported"}
     rows = []
     for model, labels in (("ferplus", "the crowd's eight, strict majority"), ("default", "FER-2013's own seven")):
-        manifest = read_manifest(README.parent / "models" / model)
-        report = json.loads((README.parent / "models" / model / "report.json").read_text())
+        manifest = read_manifest(MODELS / model)
+        report = json.loads((MODELS / model / "report.json").read_text())
         size_kb = round(manifest.files[manifest.model].size / 1000)
         for one in manifest.metrics:
             low, high = one.interval_95
@@ -268,12 +277,45 @@ def _figures() -> str:
     return "\n".join([*header, *rows])
 
 
+def card(model: str) -> str:
+    """`MODEL_CARD.md` of a committed model, as `trainer export` wrote it from what it had measured."""
+    return model_card(read_manifest(MODELS / model), evaluations(model))
+
+
+def evaluations(model: str) -> dict[str, Evaluation]:
+    """What `report.json` of a committed model says, by split."""
+    report = json.loads((MODELS / model / "report.json").read_text())
+    return {split: _evaluation(measured) for split, measured in report.items()}
+
+
+def _evaluation(measured: dict[str, Any]) -> Evaluation:
+    """The inverse of `Evaluation.to_dict`, without the probabilities, which are not in it."""
+    return Evaluation(
+        labels=tuple(measured["labels"]),
+        images=measured["images"],
+        leaked=measured["leaked"],
+        models={
+            name: ModelResult(
+                classification=TypeAdapter(Classification).validate_python(model),
+                without_leaked=TypeAdapter(Classification | None).validate_python(model["without_leaked"]),
+                calibration=TypeAdapter(Calibration).validate_python(model["calibration"]),
+                risk_coverage=TypeAdapter(tuple[RiskPoint, ...]).validate_python(model["risk_coverage"]),
+                robustness=TypeAdapter(Robustness | None).validate_python(model["robustness"]),
+                probabilities=np.empty((0, len(measured["labels"])), np.float32),
+            )
+            for name, model in measured["models"].items()
+        },
+        comparisons=TypeAdapter(tuple[Comparison, ...]).validate_python(measured["comparisons"]),
+    )
+
+
 PAGES: dict[Path, Callable[[], str]] = {
     README: readme,
     DOCS / "configuration.md": configuration_page,
     DOCS / "cli.md": cli_page,
     DOCS / "metrics.md": metrics_page,
     DOCS / "schema" / "manifest.json": manifest_schema,
+    **{MODELS / model / "MODEL_CARD.md": partial(card, model) for model in ("default", "ferplus")},
 }
 """Each page, and what makes it."""
 

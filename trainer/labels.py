@@ -18,7 +18,8 @@ FERPLUS_EMOTIONS: Final = (*EMOTIONS, "contempt")
 """FER+ adds contempt; the other seven keep FER-2013's order."""
 
 _COLUMN_OF: Final = {"angry": "anger", "happy": "happiness", "sad": "sadness"}
-_ORDER: Final = [VOTE_COLUMNS.index(_COLUMN_OF.get(emotion, emotion)) for emotion in FERPLUS_EMOTIONS]
+FERPLUS_COLUMNS: Final = [VOTE_COLUMNS.index(_COLUMN_OF.get(emotion, emotion)) for emotion in FERPLUS_EMOTIONS]
+"""Of the votes, the column of each."""
 
 
 def class_names(kind: LabelKind) -> tuple[str, ...]:
@@ -41,8 +42,8 @@ def with_labels(faces: FaceSet, kind: LabelKind) -> FaceSet:
     clean = np.where(votes > 1, votes, 0)
     winner = clean.argmax(axis=1)
     majority = 2 * clean.max(axis=1) > clean.sum(axis=1)
-    kept = np.flatnonzero(majority & np.isin(winner, _ORDER))
-    position = {column: index for index, column in enumerate(_ORDER)}
+    kept = np.flatnonzero(majority & np.isin(winner, FERPLUS_COLUMNS))
+    position = {column: index for index, column in enumerate(FERPLUS_COLUMNS)}
     labels = np.array([position[column] for column in winner[kept]], np.int64)
     chosen = faces.take(kept)
     return FaceSet(chosen.images, labels, chosen.names, chosen.votes)
@@ -54,7 +55,7 @@ def vote_shares(faces: FaceSet) -> NDArray[np.float32]:
     Raises:
         DataError: There are no votes.
     """
-    emotions = require_votes(faces)[:, _ORDER].astype(np.float32)
+    emotions = require_votes(faces)[:, FERPLUS_COLUMNS].astype(np.float32)
     return np.asarray(emotions / np.maximum(emotions.sum(axis=1, keepdims=True), 1), np.float32)
 
 

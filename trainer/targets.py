@@ -25,11 +25,13 @@ class Target:
         name: For people.
         labels: The classes of its logits.
         predictors: By the kind of arithmetic, `int8` or `float`.
+        calibrated: Whether confidence can be read off the logits: a bundle's can, a run's not before it is exported.
     """
 
     name: str
     labels: tuple[str, ...]
     predictors: Mapping[str, Predictor]
+    calibrated: bool = True
 
 
 def open_target(path: Path) -> Target:
@@ -72,4 +74,5 @@ def _run_target(path: Path) -> Target:
 
     config, _ = read_config(path)
     network = load_network(path)
-    return Target(path.name, class_names(config.labels), {"float": lambda images: predict(network, images)})
+    predictors = {"float": lambda images: predict(network, images)}
+    return Target(path.name, class_names(config.labels), predictors, calibrated=False)

@@ -6,6 +6,7 @@ import argparse
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -20,7 +21,7 @@ from trainer.data import FaceSet, load_dataset, load_folder
 from trainer.errors import CheckpointError, DataError
 from trainer.evaluate import Evaluation, Subject, document, evaluate
 from trainer.labels import FERPLUS_EMOTIONS
-from trainer.targets import Predictor, Target
+from trainer.targets import Predictor, Target, open_target
 
 MODELS = Path(__file__).parents[2] / "models"
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "schema" / "evaluation.json").read_text())
@@ -192,6 +193,28 @@ class TestCommand:
         printed = json.loads(capsys.readouterr().out)
         assert set(printed["models"]) == {"int8 of any 1.0.0", "float", "int8 of other"}
         assert len(printed["comparisons"]) == 3
+
+    def test_what_is_not_calibrated_is_called_so(
+        self, target: Target, arguments: Callable[..., argparse.Namespace], tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:  # fmt: skip
+        """The confidence of a run beside that of a bundle is not taken for what int8 costs, in text, page and JSON."""
+        bundle = Target("any 1.0.0", EMOTIONS, {"int8": target.predictors["int8"]})
+        run = Target("first", EMOTIONS, {"float": target.predictors["float"]}, calibrated=False)
+        report = tmp_path / "out"
+        assert evaluate_targets([bundle, run], arguments("--report", str(report))) == 0
+        assert " float (not calibrated) ┃" in capsys.readouterr().out
+        assert "float (not calibrated): accuracy" in (report / "report.html").read_text()
+        written = json.loads((report / "evaluation.json").read_text())
+        assert list(written["models"]) == ["int8", "float (not calibrated)"]
+        assert evaluate_targets([run, replace(run, name="second")], arguments("--format", "json")) == 0
+        printed = json.loads(capsys.readouterr().out)
+        assert list(printed["models"]) == [f"float (not calibrated) of {name}" for name in ("first", "second")]
+
+    def test_a_bundle_is_calibrated_and_a_run_is_not(self) -> None:
+        """What is opened knows whether its confidence can be believed."""
+        assert open_target(MODELS / "ferplus").calibrated
+        assert not open_target(MODELS / "runs" / "default").calibrated
 
     def test_two_bundles_of_one_name_are_told_apart(
         self, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

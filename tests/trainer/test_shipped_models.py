@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.bench.crowd import agreement, joined
 from tests.trainer.conftest import REAL
 from trainer.data import load_dataset
 from trainer.labels import FERPLUS_EMOTIONS, LabelKind, with_labels
 from trainer.run import load_network, predict, read_recipe
 from trainer.targets import open_target
+from trainer.text import percent
 
 MODELS = Path(__file__).parents[2] / "models"
 FLOORS = {"default": 0.72, "ferplus": 0.88}
@@ -67,6 +69,20 @@ def test_a_run_can_be_made_again(run: Path) -> None:
     config = read_recipe(run / "config.json")
     history = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
     assert [config.side_px(epoch) for epoch in range(config.epochs)] == [line["side_px"] for line in history]
+
+
+def test_what_is_said_of_the_labels_can_be_counted() -> None:
+    """The shares that README and card quote are those of FER-2013's labels and FER+'s votes."""
+    table, votes = REAL / "fer2013.csv.gz", REAL / "fer2013new.csv"
+    if not (table.exists() and votes.exists()):
+        pytest.skip(f"the real data set is not at {REAL}")
+    counted = {row.label: row for row in agreement(joined(load_dataset(table, votes)))}
+    card = " ".join((MODELS / "default" / "MODEL_CARD.md").read_text().split())
+    shares = {name: percent(row.most_said) for name, row in counted.items()}
+    quoted = "only {all} of the images (fear {fear}, disgust {disgust}, sad {sad})".format_map(shares)
+    assert f"{quoted}, and on {percent(counted['all'].majority)} of those" in card
+    readme = " ".join((MODELS.parent / "README.md").read_text().split())
+    assert "only {all} of the images (fear {fear}, sad {sad}, happy {happy};".format_map(shares) in readme
 
 
 def test_the_committed_figure_can_be_reproduced(bundle: Path, report: dict[str, Any]) -> None:

@@ -71,12 +71,14 @@ def _common_labels(targets: Sequence[Target]) -> tuple[str, ...]:
 
 def _predictors(targets: Sequence[Target]) -> Mapping[str, Predictor]:
     """The models of all targets, named by their kind, and by their target too where two would have the same name."""
-    kinds = [kind for target in targets for kind in target.predictors]
-    return {
-        kind if kinds.count(kind) == 1 else f"{kind} of {target.name}": predictor
-        for target in targets
-        for kind, predictor in target.predictors.items()
-    }
+    models = [(_kind(kind, target), target.name, one) for target in targets for kind, one in target.predictors.items()]
+    kinds = [kind for kind, *_ in models]
+    return {kind if kinds.count(kind) == 1 else f"{kind} of {name}": one for kind, name, one in models}
+
+
+def _kind(arithmetic: str, target: Target) -> str:
+    """The arithmetic, and that confidence is as the network gives it, lest that is taken for a cost of int8."""
+    return arithmetic if target.calibrated else f"{arithmetic} (not calibrated)"
 
 
 def _read_faces(arguments: argparse.Namespace, labels: tuple[str, ...]) -> tuple[FaceSet, NDArray[np.int64] | None]:

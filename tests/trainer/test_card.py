@@ -1,0 +1,59 @@
+"""The model card: what it says of FER-2013 and of other data, and of what a run began with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from edge.contract import Manifest
+from edge.contract.manifest import read_manifest
+from tests.docs import MODELS, evaluations
+from trainer.card import model_card
+
+JPEGS = "2ee0fea31a3fe4e1b303aa7094f4c032ca802e02e40fdd22cbb02946daddea81"
+"""`data_sha256` of Kaggle's images."""
+
+
+def card(model: str, config: dict[str, Any] | None = None, **training: str) -> str:
+    """The card of a committed model, had it been trained otherwise."""
+    manifest: Manifest = read_manifest(MODELS / model)
+    origin = manifest.training
+    origin = origin.model_copy(update={"config": {**origin.config, **(config or {})}, **training})
+    return model_card(manifest.model_copy(update={"training": origin}), evaluations(model))
+
+
+@pytest.mark.parametrize("model", ["default", "ferplus"])
+def test_of_other_data_no_fact_of_fer2013_is_told(model: str) -> None:
+    """Nobody reads of images that were never trained on."""
+    mine = card(model, data="mine", data_sha256="0" * 64)
+    for fact in ("FER-2013", "Goodfellow", "PublicTest", "PrivateTest", "436", "119", "88 %", "62.3 %"):
+        assert fact not in mine
+    for known in ("on `mine` by", "- Data: `mine`;", "the test split (reported)", "groups of people is not known"):
+        assert known in mine
+
+
+@pytest.mark.parametrize(("data", "data_sha256"), [("archive.zip", JPEGS), ("fer2013.csv", "0" * 64)])
+def test_fer2013_is_known_in_every_layout(data: str, data_sha256: str) -> None:
+    """By the hash of its images or by the name of its table."""
+    told = card("default", data=data, data_sha256=data_sha256)
+    for fact in (f"FER-2013 (Goodfellow et al. 2013), {data};", "Disgust has 436", "PrivateTest (reported)"):
+        assert fact in told
+
+
+@pytest.mark.parametrize(
+    ("initial", "told"), [(None, "random weights"), ("runs/refined", "the weights of `runs/refined`")]
+)
+def test_what_the_run_began_with_is_told_first_and_last(initial: str | None, told: str) -> None:
+    """A run that went on from another is not called trained from scratch."""
+    text = card("default", {"initial_weights": initial})
+    assert f"trained from {told} on FER-2013" in text
+    assert f"- It began with {told}." in text
+    assert "scratch" not in text
+
+
+def test_the_crowd_s_card_says_where_its_confidence_holds() -> None:
+    """Who reads of a calibration error reads on which faces it was measured."""
+    assert "its confidence is calibrated there alone" in card("ferplus")
+    assert "its confidence is calibrated there alone" in card("ferplus", data="mine", data_sha256="0" * 64)
+    assert "calibrated there alone" not in card("default")

@@ -1,0 +1,53 @@
+"""What the raters say of labels and of a bundle's confidence, as the README and the cards quote it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from edge.contract import EMOTIONS, softmax
+from tests.bench.crowd import agreement, trust
+from trainer.data import FaceSet
+from trainer.labels import FERPLUS_EMOTIONS
+from trainer.layouts import VOTE_COLUMNS
+
+VOTES: list[dict[str, int]] = [
+    {"fear": 8, "neutral": 2},  # a majority for the label
+    {"surprise": 8, "fear": 2},  # one against it
+    {"fear": 4, "surprise": 3, "sadness": 3},  # none, and the label said most often
+    {"sadness": 5, "fear": 5},  # a tie, of which the first counts
+    {"unknown": 6, "happiness": 4},  # nothing that can be known
+    {"NF": 10},  # no vote for an emotion
+]
+
+
+@pytest.fixture
+def faces(make_faces: Callable[..., FaceSet]) -> FaceSet:
+    """Five images labelled fear, and one, the fifth, labelled happy."""
+    made = make_faces([EMOTIONS.index(name) for name in ("fear", "fear", "fear", "fear", "happy", "fear")])
+    return replace(made, votes=np.array([[one.get(column, 0) for column in VOTE_COLUMNS] for one in VOTES]))
+
+
+def test_both_ways_of_asking_the_raters(faces: FaceSet) -> None:
+    """What they say most often, `unknown` among it, and their strict majority where there is one."""
+    happy, fear = sorted(agreement(faces)[:-1], key=lambda row: row.images)
+    every = agreement(faces)[-1]
+    assert (fear.label, fear.images, fear.most_said, fear.decided, fear.majority) == ("fear", 5, 2 / 5, 2, 1 / 2)
+    assert (happy.label, happy.most_said, happy.decided) == ("happy", 0, 0)
+    assert np.isnan(happy.majority)
+    assert (every.label, every.images, every.most_said, every.decided) == ("all", 6, 2 / 6, 2)
+
+
+def test_confidence_with_and_without_a_majority(faces: FaceSet) -> None:
+    """A bundle that always answers fear is right where that is said most often; an image without a vote is left out."""
+    logits = np.tile(2 * np.eye(8, dtype=np.float32)[FERPLUS_EMOTIONS.index("fear")], (len(faces), 1))
+    confidence = float(softmax(logits)[0].max())
+    decided, undecided, both = trust(logits, faces)
+    assert [row.images for row in (decided, undecided, both)] == [2, 3, 5]
+    # Of equal emotions the first in FER-2013's order is right, and that is fear.
+    assert [row.right for row in (decided, undecided, both)] == [1 / 2, 2 / 3, 3 / 5]
+    assert both.confidence == pytest.approx(confidence)
+    assert undecided.error == pytest.approx(abs(confidence - 2 / 3))
