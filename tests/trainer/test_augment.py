@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from trainer.augment import augment, mix
@@ -39,6 +42,53 @@ def test_degraded_images_are_blurred() -> None:
     """A pattern of single pixels loses most of its contrast, which noise alone would not take."""
     sharp, blurred = varied(CHECKERBOARD).std(), varied(CHECKERBOARD, degrade=1.0).std()
     assert blurred < 0.7 * sharp
+
+
+def dots(row: int, column: int) -> np.ndarray:
+    """Black images with a bright dot there, uint8 (256, 48, 48)."""
+    image = np.zeros((48, 48), np.uint8)
+    image[row - 2 : row + 3, column - 2 : column + 3] = 255
+    return np.tile(image, (256, 1, 1))
+
+
+def centres(pixels: np.ndarray) -> np.ndarray:
+    """Where the dots lie, (N, 2) in x and y from the middle of the image, in pixels."""
+    brighter = pixels - np.median(pixels, axis=(1, 2), keepdims=True)
+    along = np.arange(pixels.shape[1]) - (pixels.shape[1] - 1) / 2
+    x, y = np.einsum("nyx,x->n", brighter, along), np.einsum("nyx,y->n", brighter, along)
+    return np.asarray(np.stack([x, y], axis=1) / brighter.sum(axis=(1, 2))[:, None])
+
+
+def test_images_are_mirrored_turned_zoomed_and_shifted_as_far_as_is_said() -> None:
+    """Half of them are mirrored; the turn is up to 12 degrees, the zoom 15 %, the shift a tenth, all evenly spread.
+
+    The same dice on a dot at the left and on one at the right tell where the line between them went.
+    """
+    left, right = (centres(varied(dots(24, column))) for column in (16, 32))
+    line = right - left
+    assert 0.35 < np.mean(line[:, 0] < 0) < 0.65
+    angle = np.degrees(np.arctan2(line[:, 1], np.abs(line[:, 0])))
+    assert np.abs(angle).max() < 12.5
+    assert angle.std() == pytest.approx(12 / math.sqrt(3), rel=0.2)
+    zoom = np.log(np.hypot(*line.T) / 16 * 48 / 40)
+    assert np.abs(zoom).max() < 0.17
+    assert zoom.std() == pytest.approx(0.15 / math.sqrt(3), rel=0.2)
+    middle = (left + right) / 2 / 40
+    assert np.abs(middle).max() < 0.10 * math.exp(0.15) + 0.02
+    assert middle.std(axis=0) == pytest.approx([0.1 / math.sqrt(3)] * 2, rel=0.25)
+
+
+def test_light_and_contrast_vary_as_far_as_is_said() -> None:
+    """The light changes by up to 40 gray levels, the contrast by a factor of up to exp(0.3), both evenly spread."""
+    halves = np.tile(np.repeat(np.array([108, 148], np.uint8), 24), (256, 48, 1))
+    pixels = varied(halves)
+    dark, bright = pixels.min(axis=(1, 2)), pixels.max(axis=(1, 2))
+    contrast = np.log((bright - dark) / 40)
+    assert np.abs(contrast).max() < 0.31
+    assert contrast.std() == pytest.approx(0.3 / math.sqrt(3), rel=0.2)
+    light = varied(np.full((256, 48, 48), 128, np.uint8)).mean(axis=(1, 2)) - 128
+    assert np.abs(light).max() < 40.5
+    assert light.std() == pytest.approx(40 / math.sqrt(3), rel=0.2)
 
 
 def test_mixed_images_bring_their_targets_along() -> None:
