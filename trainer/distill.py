@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -27,6 +28,9 @@ _SHIFTS_PX: Final = ((0, 0), (3, 3), (3, -3), (-3, 3), (-3, -3))
 """Five places of the crop, each upright and mirrored: the ten views that are customary in evaluation."""
 
 _BATCH: Final = 256
+
+_DAMAGE: Final = (zipfile.BadZipFile, LookupError, EOFError, ValueError)
+"""What numpy raises for a file that is cut off or changed."""
 
 _Ask = Callable[[NDArray[np.uint8]], Tensor]
 """uint8 (N, 48, 48, 1) to probabilities float32 (N, classes)."""
@@ -49,19 +53,38 @@ def teaching(kept: Path, teachers: Sequence[str], images: NDArray[np.uint8], lab
     """
     images_sha256 = hashlib.sha256(images.tobytes()).hexdigest()
     if kept.exists():
-        with np.load(kept) as arrays:
-            if list(arrays.get("teachers", ())) != list(teachers):
-                raise CheckpointError("holds what other teachers say", where=kept,
-                                      remedy="Name the teachers that it began with, or another folder")  # fmt: skip
-            if str(arrays["images_sha256"]) != images_sha256:
-                raise CheckpointError("belongs to other images, or to the same in another order", where=kept,
-                                      remedy="Resume with the very files that the run began with")  # fmt: skip
-            return np.asarray(arrays["probabilities"], np.float32)
+        try:
+            return _read(kept, teachers, images_sha256)
+        except _DAMAGE as error:
+            log.warning("%s cannot be read, asking the teachers again (%s)", kept, error)
+    weights = [_weights_sha256(teacher) for teacher in teachers]  # before they are asked: one may still be in training
     answers = np.mean([_taught_by(Path(teacher), images, labels) for teacher in teachers], axis=0, dtype=np.float32)
     partial = kept.with_name(f"partial.{os.getpid()}.{kept.name}")
-    np.savez(partial, probabilities=answers, images_sha256=images_sha256, teachers=list(teachers))
+    np.savez(partial, probabilities=answers, images_sha256=images_sha256, teachers=list(teachers), weights=weights)
     partial.replace(kept)
     return np.asarray(answers, np.float32)
+
+
+def _read(kept: Path, teachers: Sequence[str], images_sha256: str) -> NDArray[np.float32]:
+    with kept.open("rb") as file, np.load(file) as arrays:  # given a path, numpy leaves a damaged file open
+        if list(arrays.get("teachers", ())) != list(teachers):
+            raise CheckpointError("holds what other teachers say", where=kept,
+                                  remedy="Name the teachers that it began with, or another folder")  # fmt: skip
+        if str(arrays["images_sha256"]) != images_sha256:
+            raise CheckpointError("belongs to other images, or to the same in another order", where=kept,
+                                  remedy="Resume with the very files that the run began with")  # fmt: skip
+        # Those that are gone have been asked already; files of earlier versions do not say what their weights were.
+        for teacher, weights in zip(teachers, arrays.get("weights", ()), strict=False):
+            if _weights_sha256(teacher) not in {"", weights}:
+                raise CheckpointError(f"holds what {teacher} said before its weights changed", where=kept,
+                                      remedy="Give it the former weights, or name another folder")  # fmt: skip
+        return np.asarray(arrays["probabilities"], np.float32)
+
+
+def _weights_sha256(teacher: str) -> str:
+    """Of a teacher's weights; empty where there are none."""
+    weights = Path(teacher) / BEST_WEIGHTS
+    return hashlib.sha256(weights.read_bytes()).hexdigest() if weights.exists() else ""
 
 
 def require_teacher(teacher: Path, labels: str, data_sha256: str | None = None, *, votes_head: bool = False) -> None:

@@ -16,7 +16,7 @@ from trainer.data import Dataset, FaceSet
 from trainer.distill import teaching
 from trainer.errors import CheckpointError
 from trainer.fit import fit
-from trainer.run import TEACHING, provenance, write_config
+from trainer.run import BEST_WEIGHTS, TEACHING, provenance, write_config
 
 TEACHER = FitConfig(
     stages=((48, 8),), batch_size=16, peak_lr=0.05, warmup_epochs=1, ema_decay=0.8, votes_weight=0.0, width=1.25
@@ -106,6 +106,35 @@ def test_answers_of_other_teachers_are_refused(dataset: Dataset, teacher: Path, 
     teaching(kept, [str(teacher)], images, "fer2013")
     with pytest.raises(CheckpointError, match=r"teaching.npz: holds what other teachers say\. Name the teachers"):
         teaching(kept, [str(tmp_path / "another")], images, "fer2013")
+
+
+def test_answers_from_before_a_teacher_s_weights_changed_are_refused(
+    dataset: Dataset, teacher: Path, tmp_path: Path
+) -> None:
+    """What is kept of a teacher is of these weights; files of earlier versions, which do not say so, are believed."""
+    images, kept, another = dataset.split("train").images[:7], tmp_path / TEACHING, tmp_path / "another"
+    shutil.copytree(teacher, another)
+    first = teaching(kept, [str(another)], images, "fer2013")
+    with np.load(kept) as arrays:
+        without = {name: values for name, values in arrays.items() if name != "weights"}
+    fit(dataset, tmp_path / "run", replace(TEACHER, stages=((48, 1),)))
+    (tmp_path / "run" / BEST_WEIGHTS).replace(another / BEST_WEIGHTS)
+    with pytest.raises(CheckpointError, match=rf"{TEACHING}: holds what {another} said before its weights changed"):
+        teaching(kept, [str(another)], images, "fer2013")
+    np.savez(kept, **without)
+    np.testing.assert_array_equal(teaching(kept, [str(another)], images, "fer2013"), first)
+
+
+@pytest.mark.parametrize("left", [0.0, 0.5, 0.99])
+def test_damaged_answers_are_asked_for_again(left: float, dataset: Dataset, teacher: Path, tmp_path: Path) -> None:
+    """A file that a crash has cut off costs the asking, and no run."""
+    images, kept = dataset.split("train").images[:7], tmp_path / TEACHING
+    first = teaching(kept, [str(teacher)], images, "fer2013")
+    whole = kept.read_bytes()
+    for damaged in (whole[: int(left * len(whole))], whole.replace(b"images_sha256", b"images_sha265")):
+        kept.write_bytes(damaged)
+        np.testing.assert_allclose(teaching(kept, [str(teacher)], images, "fer2013"), first, atol=1e-6)
+        assert kept.stat().st_size == len(whole)
 
 
 def test_a_teacher_of_other_data_is_refused(mislabelled: Dataset, teacher: Path, tmp_path: Path) -> None:
