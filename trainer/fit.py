@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -14,6 +15,7 @@ import keras
 import numpy as np
 from tensorboard.summary import DirectoryOutput, Writer
 
+from edge.contract import UserError
 from trainer.config import FitConfig
 from trainer.data import Dataset, FaceSet
 from trainer.distill import require_teacher, teaching
@@ -94,6 +96,7 @@ def fit(
         CheckpointError: `run` holds a run already, none to resume, or one that another process trains; a teacher or the
             initial weights cannot be used.
         DataError: A split or the votes are missing, or there are too few images for a batch.
+        UserError: The run diverged; nothing is kept of the epoch in which it did.
     """
     config = _resumed(run, dataset) if resume else config
     if not resume:
@@ -108,6 +111,18 @@ def fit(
             training.begin_with(_initial_network(Path(config.initial_weights), config))
         _train(training, validation, run, listener or Listener())
     return training.best_accuracy
+
+
+def require_new(run: Path) -> None:
+    """Refuses a folder that holds a run.
+
+    Raises:
+        CheckpointError: It does.
+    """
+    if (run / CONFIG).exists():
+        raise CheckpointError(
+            "holds a run already", where=run, remedy="Add --resume to go on with it, or name another folder"
+        )
 
 
 def require_inputs(dataset: Dataset, config: FitConfig) -> None:
@@ -191,11 +206,8 @@ def _resumed(run: Path, dataset: Dataset) -> FitConfig:
 
 def _open_run(run: Path, dataset: Dataset, config: FitConfig) -> None:
     """Makes the folder, once all that the run needs is there: a folder with a configuration can only be resumed."""
+    require_new(run)
     require_inputs(dataset, config)
-    if (run / CONFIG).exists():
-        raise CheckpointError(
-            "holds a run already", where=run, remedy="Add --resume to go on with it, or name another folder"
-        )
     run.mkdir(parents=True, exist_ok=True)
     write_config(run, config, provenance(dataset, config))
 
@@ -230,6 +242,9 @@ def _epoch(
     started = time.monotonic()
     epoch = training.epoch
     loss = training.run_epoch(lambda step, loss: on_step(epoch + 1, step, training.steps_per_epoch, loss))
+    if not math.isfinite(loss):
+        raise UserError(f"diverged in epoch {epoch + 1}: its loss is {loss}", where=run,
+                        remedy="Begin another run with a lower peak_lr in --config")  # fmt: skip
     accuracy = float(np.mean(training.logits(validation.images).argmax(axis=1) == validation.labels))
     best = accuracy > training.best_accuracy
     if best:

@@ -194,7 +194,10 @@ class Training(ABC):
         return [sum(of_head) / len(answers) for of_head in zip(*answers, strict=False)]
 
     def _cross_entropy(self, outputs: Tensor, targets: Sequence[Tensor]) -> Tensor:
-        """Of all heads. An image without a vote for an emotion has a target of zeros, and teaches it nothing."""
+        """Of all heads. A target of zeros teaches a head nothing, as that of an image without a vote for an emotion.
+
+        Teachers that are asked live put their answer in its place.
+        """
         weights = (1.0, self.config.votes_weight)
         losses = [
             weight * ops.mean(-ops.sum(target * ops.log_softmax(ops.cast(logits, "float32")), axis=-1))

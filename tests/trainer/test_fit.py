@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from edge.contract import UserError
 from tests.trainer.stripes import stripe_dataset, stripes
 from trainer.config import FitConfig
 from trainer.data import Dataset, FaceSet
@@ -132,6 +133,81 @@ def test_a_tie_with_the_best_is_no_better_after_a_stop(tmp_path: Path, dataset: 
     resumed = begin(TINY, dataset.split("train"))
     assert resumed.restore(tmp_path / "checkpoint")
     assert resumed.best_accuracy == 49 / 70
+
+
+def test_private_test_is_not_needed(tmp_path: Path, dataset: Dataset) -> None:
+    """A run without it comes to its end: nothing was chosen on it."""
+    fit(Dataset(dataset.path, {name: dataset.split(name) for name in ("train", "validation")}), tmp_path, ONE_SIZE)
+    assert epochs_written(tmp_path) == [1, 2, 3]
+
+
+def test_the_best_weights_are_chosen_on_public_test(tmp_path: Path, dataset: Dataset) -> None:
+    """The accuracies of a run are those of PublicTest, and its best weights have the best of them."""
+    best = fit(dataset, tmp_path, ONE_SIZE)
+    validation = dataset.split("validation")
+    right = predict(load_network(tmp_path), validation.images).argmax(axis=1) == validation.labels
+    assert np.mean(right) == pytest.approx(best, abs=1e-6)
+    lines = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    assert max(line["accuracy"] for line in lines) == best
+
+
+def test_a_run_that_diverges_ends_and_keeps_what_was_good(tmp_path: Path, dataset: Dataset) -> None:
+    """The epoch and what helps are named; best weights, history and checkpoint are those of the epoch before."""
+    run = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        fit(dataset, run, ONE_SIZE, listener=StopAfter(1))
+    good = (run / "best.weights.h5").read_bytes()
+    write_config(run, replace(ONE_SIZE, peak_lr=1e6), read_config(run)[1])
+    with pytest.raises(UserError, match=r"run: diverged in epoch 2: its loss is nan\. .* a lower peak_lr"):
+        fit(dataset, run, ONE_SIZE, resume=True)
+    assert (run / "best.weights.h5").read_bytes() == good
+    assert epochs_written(run) == [1]
+    assert not list((run / "checkpoint").glob("ckpt-2*"))
+
+
+def test_the_rate_rises_to_its_peak_and_falls_to_zero(dataset: Dataset) -> None:
+    """Evenly over the warm-up, then along half a cosine to the last step; the optimizer follows it."""
+    training = begin(replace(TINY, warmup_epochs=1.0), dataset.split("train"))  # three epochs of 14 steps
+    rate = training._schedule()
+    reached = [float(rate(step)) for step in (0, 7, 14, 21, 28, 35, 42)]
+    falling = [0.01 * (1 + math.cos(math.pi * share)) for share in (0, 0.25, 0.5, 0.75, 1)]
+    assert reached == pytest.approx([0, 0.01, *falling], abs=1e-7)
+    training.optimizer.iterations.assign(28)
+    assert float(training.optimizer.learning_rate) == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize("muon_lr", [0.0, 0.02])
+def test_the_weight_decay_pulls_at_kernels_alone(muon_lr: float, dataset: Dataset) -> None:
+    """By its share of each weight of those that SGD moves, and neither at biases nor at what scales a layer."""
+    training = begin(replace(TINY, weight_decay=0.01, muon_lr=muon_lr), dataset.split("train"))
+    weights = training.network.trainable_variables
+    with tf.GradientTape() as tape:
+        penalty = training._penalty()
+    for weight, pull in zip(weights, tape.gradient(penalty, [weight.value for weight in weights]), strict=True):
+        if weight.ndim == 1 or (muon_lr and is_hidden_kernel(weight)):
+            assert pull is None
+        else:
+            np.testing.assert_allclose(pull, 0.01 * weight.numpy(), rtol=1e-5)
+
+
+def test_the_weight_decay_takes_part_in_training(dataset: Dataset) -> None:
+    """With a strong one, the same epoch leaves much smaller kernels."""
+    lengths = []
+    for weight_decay in (0.0, 1.0):
+        training = begin(replace(ONE_SIZE, weight_decay=weight_decay), dataset.split("train"))
+        training.run_epoch(lambda _step, _loss: None)
+        kernels = [weight.numpy() for weight in training.network.trainable_variables if weight.ndim > 1]
+        lengths.append(math.sqrt(sum(np.square(kernel).sum() for kernel in kernels)))
+    assert lengths[1] < 0.9 * lengths[0]
+
+
+def test_targets_are_softened_and_blended_with_what_teachers_say(dataset: Dataset) -> None:
+    """A share of the label is spread evenly over the classes; of all that, the teachers' answer takes its share."""
+    train, config = dataset.split("train"), replace(TINY, label_smoothing=0.07, teacher_weight=0.6)
+    training, softened = begin(config, train), np.where(np.eye(7)[train.labels], 0.94, 0.01)
+    np.testing.assert_allclose(training._targets(train, None)[0], softened, atol=1e-6)
+    taught = np.full((len(train), 7), 1 / 7, np.float32)
+    np.testing.assert_allclose(training._targets(train, taught)[0], 0.4 * softened + 0.6 / 7, atol=1e-6)
 
 
 def test_the_network_learns(tmp_path: Path, dataset: Dataset) -> None:

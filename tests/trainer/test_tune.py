@@ -14,7 +14,7 @@ from xml.etree import ElementTree as ET
 
 import optuna
 import pytest
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 
 from edge.contract.errors import UserError
@@ -32,7 +32,7 @@ from trainer.run import load_network, read_config, read_recipe
 from trainer.study import Trial, importances, open_study, ranking, trials
 from trainer.study_report import study_report
 from trainer.text import percent
-from trainer.tune import Follower, Search, begin, claim, tune
+from trainer.tune import Follower, Search, begin, claim, run_folder, tune
 
 BASE = FitConfig(stages=((16, 1), (32, 1)), batch_size=32, warmup_epochs=0.5, votes_weight=0.0, seed=3)
 
@@ -232,6 +232,21 @@ def test_a_failed_trial_is_recorded_and_told_and_the_search_goes_on(tmp_path: Pa
 
     run_search(dataset, tmp_path, search(tmp_path, count=1), FailFirst())
     assert [(trial.state, trial.fault) for trial in told] == [("failed", "no room for the images"), ("complete", "")]
+
+
+def test_a_trial_that_diverges_has_failed(tmp_path: Path, dataset: Dataset) -> None:
+    """It does not count as a result, and says why; the next one takes its place."""
+    what = search(tmp_path, count=1)
+    study = begin(dataset, tmp_path, what)
+    wild = {**{name: one.low for name, one in what.space.items()}, "peak_lr": 1e6, "weight_decay": 1e6}
+    wide: dict[str, BaseDistribution] = {
+        name: FloatDistribution(one.low, 1e6, log=one.log) for name, one in what.space.items()
+    }
+    study.add_trial(create_trial(state=TrialState.RUNNING, params=wild, distributions=wide))
+    run_folder(tmp_path, 0).mkdir()
+    tune(study, dataset, tmp_path, what)
+    assert [trial.state for trial in trials(study)] == ["failed", "complete"]
+    assert "diverged in epoch" in trials(study)[0].fault
 
 
 def test_trial_after_trial_failing_ends_the_search(tmp_path: Path, dataset: Dataset) -> None:
