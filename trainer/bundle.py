@@ -57,6 +57,7 @@ _GOLDEN_TOLERANCE_STEPS: Final = 16
 
 _FLOAT_TOLERANCE: Final = 0.05
 
+_LICENCE: Final = "Apache-2.0"
 _INTENDED_USE: Final = (
     "Showing which expression a face displays, for art, robots, games, research and accessibility, with the "
     "consent of those in view. Not for judging people, and not at work or in education, where the EU AI Act forbids it."
@@ -74,7 +75,6 @@ class ExportOptions:
         quantize: int8 instead of float32.
         max_drop: Largest loss of PublicTest accuracy to int8, as a share; None for any.
         calibration_per_class: Training images of each class from which the ranges of the activations are read.
-        licence: SPDX identifier.
         labels: Whose labels the bundle speaks; None for those of the run's main head.
     """
 
@@ -84,7 +84,6 @@ class ExportOptions:
     quantize: bool = True
     max_drop: float | None = 0.005
     calibration_per_class: int = 60
-    licence: str = "Apache-2.0"
     labels: LabelKind | None = None
 
 
@@ -103,7 +102,7 @@ def export(run: Path, out: Path, dataset: Dataset, options: ExportOptions) -> Ma
         DataError: A split is missing.
         QualityError: Quantization cost more accuracy than `options.max_drop`.
     """
-    _require_place(out)
+    require_place(out)
     config, origin = read_config(run)
     labels = options.labels or config.labels
     try:
@@ -190,7 +189,7 @@ def _draft_manifest(labels: LabelKind, config: FitConfig, origin: Origin, option
         ),
         golden=Golden(file=_GOLDEN_FILE, tolerance=1.0),
         minimum_agent_version="0.1.0",
-        licence=options.licence,
+        licence=_LICENCE,
         intended_use=_INTENDED_USE,
     )
 
@@ -271,8 +270,12 @@ def _metrics(split: str, evaluation: Evaluation, manifest: Manifest, labels: Lab
     )
 
 
-def _require_place(out: Path) -> None:
-    """Nothing but a bundle is ever replaced by one."""
+def require_place(out: Path) -> None:
+    """Nothing but a bundle is ever replaced by one.
+
+    Raises:
+        UserError: `out` holds something else.
+    """
     holds_something = out.is_dir() and any(out.iterdir())
     if (out.exists() and not out.is_dir()) or (holds_something and not (out / MANIFEST_FILE).exists()):
         raise UserError("is there already and no bundle", where=out, remedy="Name a new folder, or a bundle to replace")

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import os
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from importlib import import_module, metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -37,7 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         _choose_backend(getattr(arguments, "backend", None))
         # Imported only now: some of them bring TensorFlow, which takes seconds.
-        code: int = import_module(f"trainer.commands.{arguments.module}").run(arguments)
+        with nullcontext() if arguments.verbose else _without_chatter():
+            command = import_module(f"trainer.commands.{arguments.module}")
+        code: int = command.run(arguments)
         sys.stdout.flush()
     except UserError as error:
         return _complain(str(error), error.exit_code)
@@ -57,6 +62,24 @@ def _choose_backend(asked: str | None) -> None:
     os.environ["KERAS_BACKEND"] = asked or "tensorflow"
     if asked and find_spec(asked) is None:
         raise UserError(f"--backend {asked}: this library is not installed", remedy=_INSTALL[asked])
+
+
+@contextmanager
+def _without_chatter() -> Iterator[None]:
+    """Keeps to itself what TensorFlow says of the machine whenever it is imported.
+
+    The variable silences it from then on. What comes before its logging is set up goes to the file descriptor whatever
+    the variable says, and so this is bent aside.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    standard_error = os.dup(2)
+    try:
+        with tempfile.TemporaryFile() as aside:
+            os.dup2(aside.fileno(), 2)
+            yield
+    finally:
+        os.dup2(standard_error, 2)
+        os.close(standard_error)
 
 
 def _complain(message: str, exit_code: int) -> int:
@@ -135,7 +158,7 @@ def _add_evaluate(commands: Commands) -> None:
     command.add_argument("targets", type=Path, nargs="+", metavar="TARGET",
                          help="bundle (through the TFLite runtime) or training run; several are compared")  # fmt: skip
     _add_dataset(command)
-    command.add_argument("--split", choices=SPLITS, default="test",
+    command.add_argument("--split", choices=SPLITS,
                          help="validation is PublicTest, test is PrivateTest (default: test)")  # fmt: skip
     command.add_argument("--folder", action="store_true",
                          help="--data is a folder of <emotion>/*.png or *.jpg of any size, without splits")  # fmt: skip
@@ -196,23 +219,24 @@ def _add_recipe(command: argparse.ArgumentParser, default: str) -> None:
 
 
 def _count(text: str) -> int:
-    count = int(text)
-    if count < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return count
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1")
+    return int(text)
 
 
 def _seed(text: str) -> int:
-    seed = int(text)
-    if not 0 <= seed < 2**32:
-        raise argparse.ArgumentTypeError("must be 0 to 4294967295")
-    return seed
+    if not text.isdecimal() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 to 4294967295")
+    return int(text)
 
 
 def _points(text: str) -> float:
-    points = float(text)
+    try:
+        points = float(text)
+    except ValueError:
+        points = math.nan
     if not 0 <= points <= 100:
-        raise argparse.ArgumentTypeError("must be 0 to 100")
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 to 100")
     return points
 
 

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.contract import EMOTIONS
 from trainer.errors import DataError
 from trainer.layouts import LAYOUT_HINT, SIZE_PX, Item, read_classes, read_layout
 
@@ -84,13 +85,17 @@ def load_dataset(path: Path, votes: Path | None = None) -> Dataset:
     return _collect(read_layout(path, votes), path)
 
 
-def load_folder(path: Path) -> Dataset:
+def load_folder(path: Path, labels: tuple[str, ...] = EMOTIONS) -> Dataset:
     """Reads `<emotion>/*.{png,jpg}` of any size as one split called `test`.
+
+    Args:
+        path: The folder.
+        labels: The emotions that its folders may be called, and that the images' labels are indices of.
 
     Raises:
         DataError: No such folder, an unknown emotion, or no readable image.
     """
-    return _collect(read_classes(path), path)
+    return _collect(read_classes(path, labels), path)
 
 
 def _collect(items: Iterable[Item], path: Path) -> Dataset:

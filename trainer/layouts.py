@@ -78,15 +78,16 @@ def read_layout(path: Path, votes: Path | None) -> Iterator[Item]:
         raise DataError("no such file or folder", where=path, remedy=LAYOUT_HINT)
     if path.is_dir():
         return _read_folder(path, votes)
-    if path.suffix == ".zip":
+    name = path.name.lower()
+    if name.endswith(".zip"):
         return _read_zip(path, votes)
-    if path.name.endswith((".csv", ".csv.gz")):
+    if name.endswith((".csv", ".csv.gz")):
         return _read_table_file(path, votes)
     raise DataError("is neither a folder, a .zip, a .csv nor a .csv.gz", where=path, remedy=LAYOUT_HINT)
 
 
-def read_classes(path: Path) -> Iterator[Item]:
-    """Reads a folder of `<emotion>/*.{png,jpg}` without splits, as `test`.
+def read_classes(path: Path, emotions: tuple[str, ...] = EMOTIONS) -> Iterator[Item]:
+    """Reads a folder of `<emotion>/*.{png,jpg}` without splits, as `test`; labels are indices into `emotions`.
 
     Raises:
         DataError: No such folder, or an unknown emotion.
@@ -96,7 +97,7 @@ def read_classes(path: Path) -> Iterator[Item]:
     for file in sorted(path.glob("*/*")):
         if _is_image(file.name):
             name = f"{file.parent.name}/{file.name}"
-            yield Item("test", _label(file.parent.name, path), name, decode(file.read_bytes()))
+            yield Item("test", _label(file.parent.name, path, emotions), name, decode(file.read_bytes()))
 
 
 def decode(encoded: bytes) -> NDArray[np.uint8] | None:
@@ -158,17 +159,17 @@ def _is_image(name: str) -> bool:
     return file.suffix.lower() in _IMAGE_SUFFIXES and not file.name.startswith("._")
 
 
-def _label(folder: str, path: Path) -> int:
+def _label(folder: str, path: Path, emotions: tuple[str, ...] = EMOTIONS) -> int:
     name = folder.lower()
     try:
-        return EMOTIONS.index(_ALIASES.get(name, name))
+        return emotions.index(_ALIASES.get(name, name))
     except ValueError:
         raise DataError(f"unknown emotion {folder!r}", where=path, remedy=LAYOUT_HINT) from None
 
 
 def _read_table_file(path: Path, votes: Path | None) -> Iterator[Item]:
     with path.open("rb") as file:
-        yield from _read_table_stream(file, path.suffix == ".gz", path, votes)
+        yield from _read_table_stream(file, path.suffix.lower() == ".gz", path, votes)
 
 
 def _read_table_stream(file: IO[bytes], compressed: bool, path: Path, votes: Path | None) -> Iterator[Item]:  # noqa: FBT001
@@ -242,5 +243,7 @@ def _read_votes(path: Path) -> list[_Votes]:
             return [_Votes(row["Usage"], tuple(int(row[column]) for column in VOTE_COLUMNS)) for row in rows]
     except FileNotFoundError as error:
         raise DataError("no such file", where=path, remedy=remedy) from error
+    except OSError as error:
+        raise DataError(f"cannot be read ({error.strerror})", where=path, remedy=remedy) from error
     except (KeyError, ValueError, TypeError, csv.Error) as error:
         raise DataError(f"is not FER+'s table ({error})", where=path, remedy=remedy) from error

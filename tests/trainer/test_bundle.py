@@ -14,7 +14,7 @@ from edge.contract import UserError, calibrated, load_bundle
 from tests.trainer.stripes import stripe_dataset
 from trainer.bundle import ExportOptions, export
 from trainer.config import FitConfig
-from trainer.data import Dataset
+from trainer.data import Dataset, FaceSet
 from trainer.errors import CheckpointError, QualityError
 from trainer.fit import fit
 from trainer.run import read_config
@@ -80,6 +80,19 @@ def test_what_corruption_leaves_stands_in_report_and_card(int8: Path) -> None:
         assert f"| {score['name'].replace('_', ' ')} | {score['accuracies'][0]:.1%} |" in card
     assert report["test"]["models"]["float"]["robustness"] is None
     assert report["validation"]["models"]["int8"]["robustness"] is None
+
+
+def test_temperature_and_threshold_are_not_fitted_on_what_is_reported(
+    int8: Path, run: Path, dataset: Dataset, tmp_path: Path
+) -> None:
+    """With other labels on PrivateTest the report is another, and the calibration is the same."""
+    test = dataset.split("test")
+    shuffled = FaceSet(test.images, np.random.default_rng(1).permutation(test.labels), test.names, test.votes)
+    changed = Dataset(dataset.path, {**dataset.splits, "test": shuffled})
+    before, after = load_bundle(int8).manifest, export(run, tmp_path / "tiny", changed, OPTIONS)
+    assert after.calibration == before.calibration
+    assert after.metrics[0] == before.metrics[0]
+    assert after.metrics[1].accuracy < before.metrics[1].accuracy - 0.2
 
 
 def test_without_quantize_the_bundle_is_float_and_exact(run: Path, dataset: Dataset, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -70,6 +71,84 @@ def few(tmp_path: Path) -> list[str]:
     return ["fit", "--data", str(data), "-o", str(tmp_path / "run")]
 
 
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        (["fit", "--config", "mine.json", "-o", "run"], "mine.json: holds no configuration"),
+        (["fit", "--resume", "-o", "run"], "run: is not a run folder"),
+        (["fit", "-o", str(ROOT / "models/runs/default")], "default: holds a run already"),
+        (["tune", "--config", "mine.json", "-o", "study"], "mine.json: holds no configuration"),
+        (["export", "run", "-o", "bundle"], "run: is not a run folder"),
+        (["export", "run", "-o", str(ROOT / "docs")], "docs: is there already and no bundle"),
+    ],
+)
+def test_what_can_be_told_at_once_is_told_before_the_data_are_read(
+    command: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Reading them takes a while."""
+    assert main([*command, "--data", "nowhere"]) in {1, 11}
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "told"),
+    [
+        ("--epochs", "abc", "'abc' is no whole number from 1"),
+        ("--epochs", "1.5", "'1.5' is no whole number from 1"),
+        ("--epochs", "0", "'0' is no whole number from 1"),
+        ("--seed", "x", "'x' is no whole number from 0 to 4294967295"),
+        ("--seed", "4294967296", "'4294967296' is no whole number from 0 to 4294967295"),
+        ("--max-drop", "x", "'x' is no number from 0 to 100"),
+        ("--max-drop", "nan", "'nan' is no number from 0 to 100"),
+        ("--max-drop", "101", "'101' is no number from 0 to 100"),
+    ],
+)
+def test_a_number_that_is_none_is_told_in_words(
+    option: str, value: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With what the option takes."""
+    command = ["export", "run"] if option == "--max-drop" else ["fit"]
+    with pytest.raises(SystemExit):
+        main([*command, "--data", "nowhere", "-o", "out", option, value])
+    assert capsys.readouterr().err.endswith(f"error: argument {option}: {told}\n")
+
+
+def test_more_epochs_than_a_run_can_have(few: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """The option is named, without a traceback."""
+    assert main([*few, "--epochs", "100000000"]) == 1
+    assert "error: --epochs 100000000 is more than a run can have. Name fewer." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_tensorflow_says_nothing_of_the_machine_unasked(verbose: bool, tmp_path: Path) -> None:
+    """An error is all that is on standard error, and with --verbose all that is said on the way."""
+    command = ["export", str(tmp_path), "--data", "nowhere", "-o", str(tmp_path / "bundle")]
+    environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+    done = subprocess.run([*TRAINER, *command, *["-v"] * verbose], capture_output=True, text=True, cwd=ROOT,
+                          env=environment, check=False)  # fmt: skip
+    others = [line for line in done.stderr.splitlines() if not line.startswith("trainer: error: ")]
+    assert done.returncode == 11
+    assert bool(others) == verbose
+
+
+@pytest.mark.parametrize("more", [["--votes", "votes.csv"], ["--split", "test"]])
+def test_a_folder_of_faces_takes_neither_votes_nor_split(more: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """They would be ignored, so they are refused."""
+    assert main(["evaluate", str(ROOT / "models/default"), "--folder", "--data", "mine", *more]) == 1
+    assert f"--folder has neither splits nor votes, and cannot take {more[0]}." in capsys.readouterr().err
+
+
+def test_a_folder_of_faces_may_show_what_the_model_knows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Contempt is an emotion for a model of the crowd's labels, and none for another."""
+    (tmp_path / "contempt").mkdir()
+    cv2.imwrite(str(tmp_path / "contempt" / "1.png"), np.zeros((48, 48), np.uint8))
+    command = ["--folder", "--data", str(tmp_path), "--format", "json"]
+    assert main(["evaluate", str(ROOT / "models/ferplus"), *command]) == 0
+    assert json.loads(capsys.readouterr().out)["models"]["int8"]["classes"][7]["support"] == 1
+    assert main(["evaluate", str(ROOT / "models/default"), *command]) == 10
+    assert "unknown emotion 'contempt'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("more", [["--epochs", "9"], ["--recipe", "teacher"], ["--no-bfloat16"]])
 def test_a_resumed_run_takes_no_other_parameters(
     more: list[str], few: list[str], capsys: pytest.CaptureFixture[str]
@@ -101,21 +180,57 @@ def test_the_network_is_as_wide_as_its_initial_weights() -> None:
     assert requested_config(parser().parse_args([*command, *narrow]), Console(quiet=True)).width == 2.0
 
 
-def test_report_that_cannot_be_written(kaggle_zip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Where the disk refuses, the user is told which path, without a traceback."""
+@pytest.mark.parametrize("place", ["taken", "taken/below/it"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["data", "check", "nowhere", "--report"],
+        ["evaluate", "nobody", "--data", "nowhere", "--report"],
+        ["fit", "--data", "nowhere", "-o"],
+        ["tune", "--data", "nowhere", "-o"],
+        ["export", "nobody", "--data", "nowhere", "-o"],
+    ],
+)
+def test_where_nothing_can_be_written(
+    command: list[str], place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is told before the first look at data and models, which may take hours, with the path and what to do."""
     (tmp_path / "taken").touch()
-    assert main(["data", "check", str(kaggle_zip), "--report", str(tmp_path / "taken")]) == 1
-    assert f"trainer: error: [Errno 17] File exists: '{tmp_path / 'taken'}'" in capsys.readouterr().err
+    assert main([*command, str(tmp_path / place)]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith(f"trainer: error: {tmp_path / 'taken'}")
+    assert "cannot be written to (Not a directory). Name a folder" in told or "is there already and no bundle" in told
 
 
-def test_reader_that_has_seen_enough(kaggle_zip: Path) -> None:
-    """`trainer ... | head` ends quietly."""
-    command = [*TRAINER, "data", "check", str(kaggle_zip), "--format", "json"]
+def test_no_folder_is_left_where_nothing_was_written(tmp_path: Path) -> None:
+    """The look at a place leaves nothing there."""
+    assert main(["data", "check", "nowhere", "--report", str(tmp_path / "a" / "b")]) == 10
+    assert not list(tmp_path.iterdir())
+
+
+def test_results_are_printed_before_they_are_written(
+    kaggle_zip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A disk that fills up meanwhile does not take them."""
+    (tmp_path / "report" / "audit.json").mkdir(parents=True)
+    assert main(["data", "check", str(kaggle_zip), "--report", str(tmp_path / "report")]) == 1
+    assert "Images in" in capsys.readouterr().out
+    (tmp_path / "report" / "evaluation.json").mkdir(parents=True)
+    command = ["evaluate", str(ROOT / "models/default"), "--data", str(kaggle_zip)]
+    assert main([*command, "--report", str(tmp_path / "report")]) == 1
+    assert "macro F1" in capsys.readouterr().out
+
+
+def test_reader_that_has_seen_enough(kaggle_zip: Path, tmp_path: Path) -> None:
+    """`trainer ... | head` ends quietly, and its report is written all the same."""
+    report = tmp_path / "report"
+    command = [*TRAINER, "data", "check", str(kaggle_zip), "--format", "json", "--report", str(report)]
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, cwd=ROOT, check=False)
     os.close(writer)
     assert (done.returncode, done.stderr) == (141, b"")
+    assert (report / "audit.json").exists()
 
 
 def test_interrupt(tmp_path: Path) -> None:

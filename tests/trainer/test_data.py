@@ -50,6 +50,13 @@ def test_table_as_other_programs_save_it(table: Path) -> None:
     assert len(load_dataset(table).split("train")) == 28
 
 
+def test_suffixes_in_capitals(table: Path, table_gz: Path, kaggle_zip: Path) -> None:
+    """Windows and cameras write them so."""
+    for path in (table, table_gz, kaggle_zip):
+        capital = path.rename(path.with_name(path.name.upper()))
+        assert len(load_dataset(capital).split("train")) == 28
+
+
 def test_other_names_of_emotions_and_files_of_macos(plain_folder: Path) -> None:
     """`happiness` is happy, and the shadow files that macOS adds are no images."""
     (plain_folder / "train" / "happy").rename(plain_folder / "train" / "Happiness")
@@ -247,8 +254,9 @@ class TestBadInput:
         self.refused(table, "row 1 is of another split than in fer2013.csv", votes)
 
     def test_votes_that_are_none(self, table: Path, tmp_path: Path) -> None:
-        """The table was given in place of the votes, or a path where nothing is."""
+        """The table was given in place of the votes, a folder, or a path where nothing is."""
         self.refused(table, "no such file", tmp_path / "fer2013new.csv")
+        self.refused(table, r"cannot be read \(Is a directory\)\. FER\+ votes come as", tmp_path)
         with pytest.raises(DataError, match="is not FER"):
             load_dataset(table, table)
 

@@ -42,6 +42,13 @@ def test_a_key_is_never_overwritten(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "fleet.key: is there already. Name another file" in capsys.readouterr().err
 
 
+def test_a_key_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The path is named, with what would do."""
+    assert main(["keygen", str(tmp_path / "nowhere" / "fleet.key")]) == 1
+    told = "fleet.key: cannot be written (No such file or directory). Name a file in a folder that you may write to."
+    assert told in capsys.readouterr().err
+
+
 def test_what_cannot_be_signed_is_told(tmp_path: Path, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A bundle that is damaged is not signed; a key that is none is named."""
     key, other = tmp_path / "fleet.key", tmp_path / "other"

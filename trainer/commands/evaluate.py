@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from trainer.commands.output import show, show_json, to_json, write
+from edge.contract import UserError
+from trainer.commands.output import require_writable, show, show_json, to_json, write
 from trainer.data import FaceSet, load_dataset, load_folder
 from trainer.duplicates import leaked
 from trainer.errors import DataError
@@ -27,6 +28,12 @@ from trainer.text import evaluation_text
 
 def run(arguments: argparse.Namespace) -> int:
     """Measures the targets, prints the result and returns 0."""
+    ignored = [name for name in ("votes", "split") if getattr(arguments, name) is not None]
+    if arguments.folder and ignored:
+        raise UserError(f"--folder has neither splits nor votes, and cannot take --{', --'.join(ignored)}",
+                        remedy="Leave one or the other out")  # fmt: skip
+    if arguments.report:
+        require_writable(arguments.report)
     return evaluate_targets(_told_apart(arguments.targets), arguments)
 
 
@@ -47,15 +54,21 @@ def evaluate_targets(targets: Sequence[Target], arguments: argparse.Namespace) -
     predictors = _predictors(targets)
     robustness = measure_robustness(faces, predictors, _shown) if arguments.robustness else None
     evaluation = evaluate(faces, predictors, labels=labels, leaked=known, robustness=robustness)
-    split = FOLDER if arguments.folder else arguments.split
+    split = FOLDER if arguments.folder else _split(arguments)
     subject = Subject(", ".join(target.name for target in targets), str(arguments.data), split)
-    if arguments.report:
-        _write_report(arguments.report, subject, evaluation, faces)
-    if arguments.format == "json":
-        show_json(document(subject, evaluation))
-    else:
-        show(evaluation_text(subject, evaluation))
+    try:
+        if arguments.format == "json":
+            show_json(document(subject, evaluation))
+        else:
+            show(evaluation_text(subject, evaluation))
+    finally:  # a reader who has seen enough takes no file away, and a full disk nothing that is read
+        if arguments.report:
+            _write_report(arguments.report, subject, evaluation, faces)
     return 0
+
+
+def _split(arguments: argparse.Namespace) -> str:
+    return arguments.split or "test"
 
 
 def _common_labels(targets: Sequence[Target]) -> tuple[str, ...]:
@@ -85,11 +98,11 @@ def _read_faces(arguments: argparse.Namespace, labels: tuple[str, ...]) -> tuple
     """The images to measure on, and which of them have a near-duplicate in the training split, where there is one."""
     if arguments.folder:
         # FER+ only adds a class, so a folder's labels stand for both kinds of model.
-        return load_folder(arguments.data).split("test"), None
-    dataset = load_dataset(arguments.data, arguments.votes)
-    faces = with_labels(dataset.split(arguments.split), "ferplus" if labels == FERPLUS_EMOTIONS else "fer2013")
+        return load_folder(arguments.data, labels).split("test"), None
+    dataset, split = load_dataset(arguments.data, arguments.votes), _split(arguments)
+    faces = with_labels(dataset.split(split), "ferplus" if labels == FERPLUS_EMOTIONS else "fer2013")
     train = dataset.splits.get("train")
-    return faces, None if train is None or arguments.split == "train" else leaked(faces, into=train)
+    return faces, None if train is None or split == "train" else leaked(faces, into=train)
 
 
 def _shown(steps: Sequence[Step]) -> Iterable[Step]:

@@ -7,8 +7,10 @@ import argparse
 import keras
 from rich.console import Console
 
-from trainer.bundle import ExportOptions, export
+from trainer.bundle import ExportOptions, export, require_place
+from trainer.commands.output import require_writable
 from trainer.data import load_dataset
+from trainer.run import read_config
 
 _SPLIT_NAMES = {"validation": "PublicTest", "test": "PrivateTest"}
 
@@ -25,6 +27,10 @@ def run(arguments: argparse.Namespace) -> int:
         max_drop=arguments.max_drop / 100,
         calibration_per_class=arguments.calibration_per_class,
     )
+    # What can be told at once, before the data are read.
+    require_place(arguments.output)
+    require_writable(arguments.output.parent)
+    read_config(arguments.run)
     dataset = load_dataset(arguments.data, arguments.votes)
     manifest = export(arguments.run, arguments.output, dataset, options)
     console = Console(highlight=False, soft_wrap=True)

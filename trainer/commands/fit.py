@@ -11,9 +11,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from edge.contract import UserError
+from trainer.commands.output import require_writable
 from trainer.config import RECIPES, FitConfig
 from trainer.data import Dataset, load_dataset
-from trainer.fit import EpochResult, Listener, fit
+from trainer.fit import EpochResult, Listener, fit, require_new
 from trainer.labels import with_labels
 from trainer.processor import computes_bfloat16
 from trainer.run import read_config, read_recipe
@@ -25,8 +26,12 @@ _STEPS_BEFORE_ESTIMATE = 30
 def run(arguments: argparse.Namespace) -> int:
     """Trains and returns 0."""
     console = Console(highlight=False, soft_wrap=True)
-    dataset = load_dataset(arguments.data, arguments.votes)
+    # What can be told at once, before the data are read.
     config = _kept_config(arguments) if arguments.resume else requested_config(arguments, console)
+    if not arguments.resume:
+        require_new(arguments.output)
+    require_writable(arguments.output)
+    dataset = load_dataset(arguments.data, arguments.votes)
     _announce(console, dataset, config, arguments)
     with _Display(console, config) as display:
         best = fit(dataset, arguments.output, config, resume=arguments.resume, listener=display)
@@ -65,13 +70,20 @@ def requested_config(arguments: argparse.Namespace, console: Console) -> FitConf
     changes["bfloat16"] = computes_bfloat16() if arguments.bfloat16 is None else arguments.bfloat16
     config = replace(config, **changes)
     if arguments.epochs:
-        config = config.with_epochs(arguments.epochs)
+        config = _with_epochs(config, arguments.epochs)
     if config.labels == "ferplus":
         return replace(config, votes_weight=0.0)  # the main head learns the votes already
     if arguments.votes is None and config.votes_weight:
         console.print("No --votes: the second head, which learns FER+'s votes beside the labels, is left out.")
         config = replace(config, votes_weight=0.0)
     return config
+
+
+def _with_epochs(config: FitConfig, epochs: int) -> FitConfig:
+    try:
+        return config.with_epochs(epochs)
+    except ValueError as error:
+        raise UserError(f"--epochs {epochs} is more than a run can have", remedy="Name fewer") from error
 
 
 def _announce(console: Console, dataset: Dataset, config: FitConfig, arguments: argparse.Namespace) -> None:

@@ -19,6 +19,9 @@ def run(arguments: argparse.Namespace) -> int:
     except FileExistsError as error:
         remedy = "Name another file: devices that trust a key that is gone take no update"
         raise UserError("is there already", where=arguments.key, remedy=remedy) from error
+    except OSError as error:
+        raise UserError(f"cannot be written ({error.strerror})", where=arguments.key,
+                        remedy="Name a file in a folder that you may write to") from error  # fmt: skip
     with os.fdopen(descriptor, "w") as file:
         file.write(f"{signing_key}\n")
     console = Console(highlight=False, soft_wrap=True)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console, RenderableType
+
+from edge.contract import UserError
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +32,21 @@ def show_json(document: dict[str, Any]) -> None:
 def to_json(document: dict[str, Any]) -> str:
     """JSON as people and line-based tools can read it."""
     return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def require_writable(folder: Path) -> None:
+    """Refuses a folder that cannot be made or written to, before any work is done whose results would be lost.
+
+    Raises:
+        UserError: It cannot.
+    """
+    try:
+        there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+        with tempfile.TemporaryDirectory(dir=there, prefix=".trainer-"):
+            pass  # the only sure way to know
+    except OSError as error:
+        raise UserError(f"cannot be written to ({error.strerror})", where=folder,
+                        remedy="Name a folder in a place that you may write to") from error  # fmt: skip
 
 
 def write(path: Path, text: str) -> None:

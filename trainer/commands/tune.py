@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from trainer.commands.fit import requested_config
-from trainer.commands.output import show, to_json, write
+from trainer.commands.output import require_writable, show, to_json, write
 from trainer.data import load_dataset
 from trainer.labels import with_labels
 from trainer.study import Trial, done, importances, ranking, storage_faults, trials
@@ -32,8 +32,10 @@ def run(arguments: argparse.Namespace) -> int:
     # TensorFlow takes it for a mistake that each trial compiles a network of its own, and would say so again and again.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     console = Console(highlight=False, soft_wrap=True)
-    dataset = load_dataset(arguments.data, arguments.votes)
+    # What can be told at once, before the data are read.
     search = _search(arguments, console)
+    require_writable(arguments.output)
+    dataset = load_dataset(arguments.data, arguments.votes)
     study = begin(dataset, arguments.output, search)
     _announce(console, study, search, arguments.output)
     try:
