@@ -35,7 +35,7 @@ def brightest(crop: NDArray[np.uint8], half: slice) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("angle_deg", [-30, 0, 20])
-@pytest.mark.parametrize("distance", [30, 60, 120])
+@pytest.mark.parametrize("distance", [30, 60, 90, 120, 200])
 def test_the_eyes_come_to_lie_where_the_model_expects_them(angle_deg: float, distance: float) -> None:
     """Near or far, upright or tilted: every crop has its eyes in the same place."""
     along = np.array([math.cos(math.radians(angle_deg)), math.sin(math.radians(angle_deg))]) * distance / 2
