@@ -133,8 +133,7 @@ class Agent:
         return f"{cameras}; {link} the broker; model {self._reporter.model_name}"
 
     def _publish_health(self) -> None:
-        expiry_s = round(3 * self._health_interval_s)
-        self._publisher.publish(health_message(self._topics, self.health(), expiry_s=expiry_s))
+        self._publisher.publish(health_message(self._topics, self.health(), interval_s=self._health_interval_s))
 
     def _stop_workers(self) -> None:
         for worker in self._workers.values():

@@ -21,10 +21,19 @@ from edge.contract import Manifest, UserError, load_bundle
 from edge.contract.manifest import read_manifest
 from edge.controls import Controls
 from edge.detect import BlazeFaceDetector, HaarDetector, create_detector
+from edge.disk import require_room
 from edge.domain import Message
 from edge.governor import Governor
 from edge.health import HealthReporter
-from edge.message import Composer, camera_status_message, clearing_message, info_message, update_message
+from edge.message import (
+    Composer,
+    camera_status_message,
+    clearing_message,
+    expiry_s,
+    info_message,
+    state_expiry_s,
+    update_message,
+)
 from edge.mqtt import BrokerSettings, Tls
 from edge.outbox import Outbox
 from edge.pace import Pace
@@ -107,9 +116,11 @@ def require_usable(config: Config) -> None:
     Raises:
         BundleError: The model that it names cannot be used.
         ConfigError: A file that it names cannot.
+        StateError: The disk under the state folder takes nothing.
     """
     load_bundle(config.model.path)
     broker_settings(config, new_client_id()).check_files()
+    require_room(config.device.state_dir)
 
 
 def update_server(config: Config, url: str) -> UpdateServer:
@@ -186,7 +197,7 @@ class _Assembly:
             outbox=outbox,
             commands=controls.handlers,
             groups=self._config.device.groups,
-            home_assistant_status=f"{mqtt.homeassistant_prefix}/status" if mqtt.homeassistant else None,
+            home_assistant_status=homeassistant.status_topic(mqtt.homeassistant_prefix) if mqtt.homeassistant else None,
             on_delivered=self._state.delivered,
         )
 
@@ -213,8 +224,8 @@ class _Assembly:
             topics=self.topics,
             cameras=self._cameras,
             agent_version=_AGENT_VERSION,
-            state_expiry_s=round(3 * publish.heartbeat_s),
-            health_expiry_s=round(3 * publish.health_interval_s),
+            state_expiry_s=state_expiry_s(publish.heartbeat_s),
+            health_expiry_s=expiry_s(publish.health_interval_s),
             announced=self._state.retained,
             updates=self._config.update.url is not None,
             discovery_prefix=mqtt.homeassistant_prefix,

@@ -91,7 +91,8 @@ class CameraWorker:
         self._thread = threading.Thread(target=self._run, name=f"camera-{name}", daemon=True)
 
     def start(self) -> None:
-        """Begins to look."""
+        """Begins to look. What an agent that was killed has said of this camera is taken back first."""
+        self.pipeline.vacate()
         self._on_status(self.name, self.status)
         self._thread.start()
 

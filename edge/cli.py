@@ -98,8 +98,10 @@ def _add_doctor(commands: Commands) -> None:
 
 def _add_watch(commands: Commands) -> None:
     command = _add(commands, "watch", "show the devices of a broker and the emotions that they see, live")
-    command.add_argument("--host", default="localhost", help="the broker's name or address (default: %(default)s)")
-    command.add_argument("--port", type=int, help="the broker's port (default: 8883 with TLS, else 1883)")
+    command.add_argument(
+        "--host", type=_host, default="localhost", help="the broker's name or address (default: %(default)s)"
+    )
+    command.add_argument("--port", type=_port, help="the broker's port (default: 8883 with TLS, else 1883)")
     command.add_argument("--username", help="user name at the broker")
     command.add_argument("--password-file", type=Path, metavar="FILE", help="file with the password in its first line")
     command.add_argument("--tls", action="store_true", help="encrypt the connection")
@@ -134,6 +136,18 @@ def _add_demo(commands: Commands) -> None:
                          "public-domain photographs, filmed")  # fmt: skip
     command.add_argument("--seconds", type=float, metavar="N", help="stop after this time (default: when told to)")
     _add_model(command)
+
+
+def _host(name: str) -> str:
+    if not name:
+        raise argparse.ArgumentTypeError("a host has a name")
+    return name
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port from 1 to 65535")
+    return int(text)
 
 
 def _source(name: str) -> str:

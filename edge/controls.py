@@ -5,19 +5,16 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Callable, Mapping
-from typing import Final
 
 from pydantic import JsonValue
 
 from edge.camera import CameraWorker
 from edge.contract.errors import UserError
 from edge.mqtt.commands import CommandHandler
+from edge.pace import LOWEST_FPS
 from edge.payloads import CommandRequest, timestamp
 from edge.snapshot import as_jpeg
 from edge.state import DeviceState
-
-_LOWEST_FPS: Final = 0.1
-"""A state that is not sent again in time expires."""
 
 
 class Controls:
@@ -54,6 +51,9 @@ class Controls:
         """`value: false` takes a pause back, so that one topic serves a switch with two positions."""
         if request.value is False:
             return self._resume(request)
+        if request.value not in (None, True):
+            raise UserError(f"{request.value!r} is neither true nor false",
+                            remedy="Leave `value` out to pause, or give false to resume")  # fmt: skip
         for worker in self._meant(request):
             self._state.pause(worker.name)
             worker.pause()
@@ -125,7 +125,7 @@ def _frames_a_second(request: CommandRequest) -> float | None:
     value = request.value
     if value is None or (value == 0 and value is not False):
         return None
-    if isinstance(value, bool | str) or not _LOWEST_FPS <= value < math.inf:
+    if isinstance(value, bool | str) or not LOWEST_FPS <= value < math.inf:
         raise UserError(f"{value!r} is no frame rate", remedy="Give `value` as frames a second, at least "
-                        f"{_LOWEST_FPS}, or 0 to lift the limit; `pause` stops a camera")  # fmt: skip
+                        f"{LOWEST_FPS}, or 0 to lift the limit; `pause` stops a camera")  # fmt: skip
     return value

@@ -83,6 +83,11 @@ def announce(
     return Announcement((message,), {topic: platforms})
 
 
+def status_topic(discovery_prefix: str) -> str:
+    """Where Home Assistant says that it has started."""
+    return f"{discovery_prefix}/status"
+
+
 def probe_topic(topics: Topics, discovery_prefix: str) -> str:
     """Where `edge doctor` tries whether the device may announce itself: Home Assistant knows no such device."""
     return f"{discovery_prefix}/device/{_object_id(topics)}-probe/config"
@@ -174,6 +179,19 @@ def _camera_components(topics: Topics, camera: str, state_expiry_s: int, health_
             "state_class": "measurement",
             "value_template": "{{ none if value_json.confidence is none else "
             "(value_json.confidence * 100) | round(0) | int }}",
+        },
+        f"{camera}_event": {
+            "platform": "event",
+            "name": f"{label} event",
+            "icon": "mdi:emoticon-outline",
+            "event_types": ["start", "change", "end"],
+            "state_topic": topics.event(camera),
+            # What had to wait is told to those who count, and starts no automation long after.
+            "value_template": "{% if not value_json.historical %}{{ {'event_type': value_json.event, "
+            "'emotion': value_json.emotion, 'previous': value_json.previous, 'confidence': value_json.confidence, "
+            "'track_id': value_json.track_id} | to_json }}{% endif %}",
+            "qos": 1,
+            **_available(topics, camera),
         },
         f"{camera}_faces": {
             **seen,

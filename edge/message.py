@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from edge.contract import EMOTIONS
 from edge.domain import Box, Message, Reading, Transition
+from edge.pace import LOWEST_FPS
 from edge.payloads import (
     CameraState,
     Event,
@@ -25,13 +26,28 @@ from edge.payloads import (
 )
 from edge.topics import Topics, check_camera
 
-_TAKEOVER = 1.25
+CLIENT_ID: Final = "client_id"
+"""The user property (MQTT 5) that names who is there."""
+_TAKEOVER: Final = 1.25
 """How many times larger another face must be before it counts as the most prominent one instead."""
 
 
-def status_message(topics: Topics, status: Status, *, session: int) -> Message:
-    """Says whether the device is there. As `offline` it is also the last will, tied to its birth by the session."""
-    return _status(topics.status, status, session)
+def expiry_s(interval_s: float) -> int:
+    """After how many seconds without news what is said every `interval_s` counts as unknown."""
+    return max(1, round(3 * interval_s))
+
+
+def state_expiry_s(heartbeat_s: float) -> int:
+    """The same for a camera's state, which is sent with a frame: no less than at the lowest rate of frames."""
+    return expiry_s(max(heartbeat_s, 1 / LOWEST_FPS))
+
+
+def status_message(topics: Topics, status: Status, *, session: int, client_id: str) -> Message:
+    """Says whether the device is there. As `offline` it is also the last will, tied to its birth by the session.
+
+    The client id tells two devices apart that were given one name.
+    """
+    return _status(topics.status, status, session, (CLIENT_ID, client_id))
 
 
 def camera_status_message(topics: Topics, camera: str, status: Status, *, session: int) -> Message:
@@ -44,9 +60,9 @@ def info_message(topics: Topics, info: Info) -> Message:
     return json_message(topics.info, info, qos=1, retain=True)
 
 
-def health_message(topics: Topics, health: Health, *, expiry_s: int) -> Message:
-    """Says how the device fares; forgotten by the broker after `expiry_s` without a newer one."""
-    return json_message(topics.health, health, retain=True, expiry_s=expiry_s)
+def health_message(topics: Topics, health: Health, *, interval_s: float) -> Message:
+    """Says how the device fares, as it does every `interval_s`."""
+    return json_message(topics.health, health, retain=True, expiry_s=expiry_s(interval_s))
 
 
 def update_message(topics: Topics, update: Update) -> Message:
@@ -80,20 +96,29 @@ def json_message(
     )
 
 
-def _status(topic: str, status: Status, session: int) -> Message:
+def _status(topic: str, status: Status, session: int, *more: tuple[str, str]) -> Message:
     return Message(
         topic,
         status.encode(),
         qos=1,
         retain=True,
         content_type="text/plain",
-        user_properties=(("session", str(session)),),
+        user_properties=(("session", str(session)), *more),
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Moment:
-    """One call of the composer: when it is, and how large the frame."""
+class Moment:
+    """When something is said, and of a frame of what size.
+
+    Attributes:
+        width, height: The frame's, in pixels.
+        time_s: The frame's `time_s`, the clock of `Reading.since_s`.
+        wall_s: UTC seconds since 1970 at capture.
+        mono_s: The machine's monotonic clock; it paces the states, also when a file runs faster than time.
+        latency_ms: From capture to now.
+        time_synced: Whether `wall_s` can be trusted.
+    """
 
     width: int
     height: int
@@ -137,7 +162,6 @@ class Composer:
         model: The model bundle in use.
         heartbeat_s: After how long an unchanged state is sent again.
         min_interval_s: Least time between two states.
-        expiry_s: After how many seconds without a newer state the broker forgets it; three heartbeats if not given.
 
     Raises:
         ValueError: The camera's name cannot be part of a topic.
@@ -152,7 +176,6 @@ class Composer:
         model: ModelInfo,
         heartbeat_s: float = 30.0,
         min_interval_s: float = 1.0,
-        expiry_s: int | None = None,
     ) -> None:
         self._topics = topics
         self._camera = check_camera(camera)
@@ -160,53 +183,26 @@ class Composer:
         self._model = model
         self._heartbeat_s = heartbeat_s
         self._min_interval_s = min_interval_s
-        self._expiry_s = expiry_s if expiry_s is not None else max(1, round(3 * heartbeat_s))
+        self._expiry_s = state_expiry_s(heartbeat_s)
         self._seq = 0
         self._prominent_id: int | None = None
         self._sent_view: frozenset[tuple[int, str, bool]] | None = None
         self._sent_s = float("-inf")
 
-    def compose(
-        self,
-        readings: Sequence[Reading],
-        transitions: Sequence[Transition],
-        *,
-        frame_width: int,
-        frame_height: int,
-        time_s: float,
-        wall_s: float,
-        mono_s: float,
-        latency_ms: float,
-        time_synced: bool,
-    ) -> list[Message]:
+    def compose(self, readings: Sequence[Reading], transitions: Sequence[Transition], moment: Moment) -> list[Message]:
         """The messages that one frame gives rise to. To be called for every frame, also when nobody is on it.
 
         Args:
             readings: One for each face in view.
             transitions: What began, changed or ended with this frame, in order.
-            frame_width: In pixels.
-            frame_height: In pixels.
-            time_s: The frame's `time_s`, the clock of `Reading.since_s`.
-            wall_s: UTC seconds since 1970 at capture.
-            mono_s: The machine's monotonic clock; it paces the states, also when a file runs faster than time.
-            latency_ms: From capture to now.
-            time_synced: Whether `wall_s` can be trusted.
+            moment: The frame's.
 
         Returns:
             The events in the order of `transitions`, then the state if it is due.
         """
-        moment = _Moment(
-            width=frame_width,
-            height=frame_height,
-            time_s=time_s,
-            wall_s=wall_s,
-            mono_s=mono_s,
-            latency_ms=latency_ms,
-            time_synced=time_synced,
-        )
         messages = [self._event(transition, moment) for transition in transitions]
         ordered = self._by_prominence(readings)
-        if self._due(ordered, mono_s):
+        if self._due(ordered, moment.mono_s):
             messages.append(self._state(ordered, moment))
         return messages
 
@@ -215,7 +211,7 @@ class Composer:
 
         Without it, the last emotion would stand on the topic until it expires while the camera is paused or broken.
         """
-        moment = _Moment(
+        moment = Moment(
             width=1, height=1, time_s=0.0, wall_s=wall_s, mono_s=mono_s, latency_ms=0.0, time_synced=time_synced
         )
         return self._state((), moment)
@@ -237,7 +233,7 @@ class Composer:
         self._prominent_id = ordered[0].track_id if ordered else None
         return ordered
 
-    def _event(self, transition: Transition, moment: _Moment) -> Message:
+    def _event(self, transition: Transition, moment: Moment) -> Message:
         self._seq += 1
         event = Event(
             **self._envelope(moment),
@@ -250,7 +246,7 @@ class Composer:
         )
         return json_message(self._topics.event(self._camera), event, qos=1, durable=True)
 
-    def _state(self, ordered: Sequence[Reading], moment: _Moment) -> Message:
+    def _state(self, ordered: Sequence[Reading], moment: Moment) -> Message:
         self._sent_view = _view(ordered)
         self._sent_s = moment.mono_s
         faces = tuple(moment.face(reading) for reading in ordered)
@@ -268,7 +264,7 @@ class Composer:
         )
         return json_message(self._topics.emotion(self._camera), state, retain=True, expiry_s=self._expiry_s)
 
-    def _envelope(self, moment: _Moment) -> dict[str, Any]:
+    def _envelope(self, moment: Moment) -> dict[str, Any]:
         return {
             "device": self._topics.device,
             "camera": self._camera,

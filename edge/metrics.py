@@ -71,9 +71,15 @@ def _serve_when_possible(registry: CollectorRegistry, host: str, port: int) -> I
     stopping = threading.Event()
 
     def serve() -> None:
+        told = ""
         while not stopping.wait(_RETRY_S):
-            with suppress(UserError), _serve(registry, host, port):
-                stopping.wait()
+            try:
+                with _serve(registry, host, port):
+                    stopping.wait()
+            except UserError as error:
+                if not isinstance(error, AddressAbsent) and str(error) != told:
+                    told = str(error)
+                    log.warning("%s Trying again", told)
 
     thread = threading.Thread(target=serve, name="metrics", daemon=True)
     thread.start()

@@ -1,10 +1,11 @@
 """Where events wait until the broker has acknowledged them: a bounded queue on disk that survives a crash.
 
 The queue is a SQLite database in WAL mode with `synchronous=NORMAL`. Each `put` is committed before it returns, which
-hands it to the operating system: a killed agent loses nothing. It does not wait for the disk: a flush for every event
-would wear an SD card out. Flushed (by a checkpoint) is only what has been waiting for `flush_interval_s`, so a power
-cut costs at most the events of that time, and only while the broker is away; events that are delivered at once are
-hardly ever flushed. Deletions ride along with the next `put`: a crash may deliver an event twice, and never loses one.
+hands it to the operating system: a killed agent loses nothing. Only the first one after a flush waits for the disk: to
+flush every event would wear an SD card out. Flushed (by a checkpoint) is what has been waiting for
+`flush_interval_s`, so a power cut costs at most the events of that time, and only while the broker is away; events
+that are delivered at once are hardly ever flushed. Deletions ride along with the next `put`: a crash may deliver an
+event twice, and never loses one.
 
 A disk that is full or read-only while the agent runs does not stop it: events wait in memory, in a smaller queue,
 until the disk takes them again.
@@ -145,13 +146,13 @@ class Outbox:
 
     @property
     def dropped(self) -> int:
-        """How many messages were lost since the start because there was no room."""
+        """How many messages were lost since the start because there was no room, or with a damaged file."""
         with self._lock:
             return self._dropped
 
     @property
     def last_id(self) -> int:
-        """The id of the newest message ever put."""
+        """The id of the newest message: put since the start, or found in the file then; 0 without either."""
         with self._lock:
             return self._last_id
 
@@ -204,7 +205,10 @@ class Outbox:
         except StateError as error:
             log.debug("not yet: %s", error)
             return False
-        self._count_dropped(count - self._file.count)
+        lost = count - len(self._acknowledged) - self._file.count
+        if lost > 0:
+            log.error("%s: %d events are lost with the damaged file", self._path, lost)
+            self._dropped += lost
         return True
 
     def _note_refusal(self, error: sqlite3.Error) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from edge.disk import REMEDY
 from edge.domain import Message
 from edge.errors import StateError
 
@@ -47,14 +48,14 @@ class OutboxFile:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = _open_or_replace(path)
-            # A connection of its own, so that nobody who writes has to wait for the disk.
+            # A connection of its own, so that nobody who writes has to wait for a checkpoint.
             self._flusher = _connect(path)
             self._count: int = self._db.execute("SELECT count(*) FROM outbox").fetchone()[0]
         except (OSError, sqlite3.Error) as error:
             raise StateError(
                 f"the outbox cannot be opened for writing ({error})",
                 where=path,
-                remedy="Make the state folder writable for the agent's user and see that the disk is not full",
+                remedy=REMEDY,
             ) from error
 
     @property

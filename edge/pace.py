@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+LOWEST_FPS: Final = 0.1
+"""The lowest limit that may be asked for, in frames a second: a state that is not sent again in time expires."""
+
 
 class Pace:
     """Says when the next frame's turn is. Any thread may ask, and set limits.

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictInt
 
 from edge.adapt import Reason
 
@@ -118,7 +118,9 @@ class Probabilities(Part):
 class FaceReading(Part):
     """What one face shows."""
 
-    track_id: int = Field(ge=1, description="Ephemeral number of a face while it is in view; it identifies nobody.")
+    track_id: int = Field(
+        ge=1, description="Ephemeral number of a face while it is in view, unique in its session; it identifies nobody."
+    )
     emotion: Emotion
     confidence: Fraction = Field(description="Probability of `emotion`; of the likeliest label while it is unknown.")
     probs: Probabilities
@@ -131,7 +133,10 @@ class DevicePayload(Payload):
     """What every payload of a device says about itself."""
 
     device: str
-    session: Count = Field(description="Number of the agent's start; it grows by one with each.")
+    session: Count = Field(
+        description="Number of the agent's start; it grows by one with each, also with a reload and a newer model. A "
+        "device that has lost its memory goes on from the time in Unix seconds."
+    )
     ts: Timestamp = Field(description="When it was composed, by the wall clock.")
     mono_ms: Count = Field(description="The same moment on the machine's monotonic clock.")
     time_synced: bool = Field(description="Whether `ts` can be trusted.")
@@ -147,12 +152,19 @@ class CameraPayload(DevicePayload):
 
 
 class Event(FaceReading, CameraPayload):
-    """An emotion that began, changed or ended on one face. `session` and `seq` order events without gaps."""
+    """An emotion that began, changed or ended on one face.
+
+    `device`, `camera`, `session` and `seq` name an event: one that comes twice, as it may after a crash, has them all
+    the same. `session` and `seq` order a camera's events, and `seq` has no gaps. A higher session ends what is still
+    open in the lower ones: an agent that was killed could not say so.
+    """
 
     schema_id: Literal["emotion.event/1"] = Field(default="emotion.event/1", alias="schema")
     seq: int = Field(ge=1, description="Counts the camera's events from 1 in each session.")
-    event: Literal["start", "change", "end"] = Field(description="At `end`, the reading is the last one.")
-    previous: Emotion | None = Field(description="The emotion before; null at `start`.")
+    event: Literal["start", "change", "end"] = Field(
+        description="At `end`, the reading is the last one, and `ts` when the face was missed for good."
+    )
+    previous: Emotion | None = Field(description="The emotion before; null at `start`, at `end` the one that ends.")
     historical: bool = Field(description="True if it had to wait: for a connection, or because the broker refused it.")
     model: ModelInfo
     latency_ms: Milliseconds = Field(description="From the picture to this message.")
@@ -280,7 +292,7 @@ class CommandRequest(Part):
 
     model_config = ConfigDict(json_schema_extra={})
 
-    id: Annotated[str, Field(min_length=1, max_length=128)] | int = Field(description="Echoed in the response.")
+    id: Annotated[str, Field(min_length=1, max_length=128)] | StrictInt = Field(description="Echoed in the response.")
     camera: str | None = Field(default=None, description="The camera that is meant; all of them if null.")
     value: bool | float | str | None = Field(
         default=None, description="The argument of `rate` (frames per second) and `pause`."

@@ -12,7 +12,7 @@ from edge.adapt import AS_CONFIGURED, Level
 from edge.align import align
 from edge.contract.manifest import Framing
 from edge.domain import Face, Frame, Message, Observation, Reading, Transition
-from edge.message import Composer
+from edge.message import Composer, Moment
 from edge.ports import Classifier, Detector, Publisher
 from edge.smooth import Smoother
 from edge.timing import StageTimes
@@ -90,9 +90,12 @@ class Pipeline:
     def finish(self) -> None:
         """Ends what is open, because the camera stops looking: every emotion that began also ends."""
         frame, self._newest = self._newest, None
-        if frame is None:
-            return
-        self._end_tracks(frame)
+        if frame is not None:
+            self._end_tracks(frame)
+            self.vacate()
+
+    def vacate(self) -> None:
+        """Says that nobody is seen, in place of the last that was said."""
         vacant = self._composer.vacate(wall_s=time.time(), mono_s=time.monotonic(), time_synced=self._time_synced())
         self._publish([vacant])
 
@@ -119,11 +122,9 @@ class Pipeline:
         return [Observation(*parts) for parts in zip(faces, logits, qualities, strict=True)]
 
     def _compose(self, frame: Frame, readings: list[Reading], transitions: list[Transition]) -> list[Message]:
-        return self._composer.compose(
-            readings,
-            transitions,
-            frame_width=frame.width_px,
-            frame_height=frame.height_px,
+        moment = Moment(
+            width=frame.width_px,
+            height=frame.height_px,
             time_s=frame.time_s,
             wall_s=frame.wall_s,
             mono_s=time.monotonic(),
@@ -131,6 +132,7 @@ class Pipeline:
             latency_ms=(time.time() - frame.wall_s) * 1000,
             time_synced=self._time_synced(),
         )
+        return self._composer.compose(readings, transitions, moment)
 
     def _publish(self, messages: list[Message]) -> None:
         for message in messages:

@@ -17,7 +17,7 @@ from typing import Self
 from edge.contract.errors import UserError
 from edge.domain import Message
 from edge.errors import BrokerUnreachable
-from edge.message import status_message
+from edge.message import CLIENT_ID, status_message
 from edge.mqtt.backoff import Backoff
 from edge.mqtt.bell import Bell
 from edge.mqtt.commands import CommandHandler, Commands, without_result
@@ -81,9 +81,9 @@ class MqttPublisher:
         self._announce_within_s = announce_within_s
         self._backoff = backoff or Backoff()
         self._stop_timeout_s = stop_timeout_s
-        self._online = status_message(topics, Status.ONLINE, session=session)
-        self._offline = status_message(topics, Status.OFFLINE, session=session)
-        self._subscriptions = self._what_to_hear(groups)
+        self._online = status_message(topics, Status.ONLINE, session=session, client_id=settings.client_id)
+        self._offline = status_message(topics, Status.OFFLINE, session=session, client_id=settings.client_id)
+        self._heard_commands = [Subscription(topic, tell_retained=True) for topic in topics.commands(groups)]
         self._states = States(rank=self._rank)
         self._bell = Bell()
         self._stopping = threading.Event()
@@ -118,12 +118,9 @@ class MqttPublisher:
         """How delivery fares now."""
         return self._logbook.stats(queue_depth=self._outbox.depth, dropped=self._outbox.dropped)
 
-    def _what_to_hear(self, groups: Sequence[str]) -> list[Subscription]:
-        commands = [self._topics.command("+"), *(self._topics.fleet_command(group, "+") for group in groups)]
-        notices = [self._topics.status]
-        if self._home_assistant_status is not None:
-            notices.append(self._home_assistant_status)
-        return [Subscription(topic, tell_retained=True) for topic in commands] + [Subscription(t) for t in notices]
+    def _notices_to_hear(self) -> list[Subscription]:
+        topics = [self._topics.status, self._home_assistant_status]
+        return [Subscription(topic) for topic in topics if topic is not None]
 
     def _rank(self, topic: str) -> int:
         """After the birth: what the device is, then its announcement to Home Assistant, then how things stand."""
@@ -166,7 +163,7 @@ class MqttPublisher:
             BrokerError: The connection broke.
         """
         delivery = Delivery(outbox=self._outbox, connection=connection)
-        connection.subscribe(self._subscriptions)
+        connection.subscribe([*self._heard_commands, *self._notices_to_hear()])
         connection.send(self._online)
         self._states.resend()
         while connection.fault is None:
@@ -207,12 +204,18 @@ class MqttPublisher:
                 self._hear_own_status(received, connection)
             elif received.topic == self._home_assistant_status:
                 self._hear_home_assistant(received)
-            else:
+            elif any(command.matches(received.topic) for command in self._heard_commands):
                 self._obey(received, connection)
+            else:
+                # A session that the broker has kept listens to what was subscribed under an earlier configuration.
+                log.debug("%s: not meant for this device any more", received.topic)
 
     def _hear_own_status(self, received: Received, connection: Connection) -> None:
         if received.retained:
             return
+        speaker = dict(received.user_properties).get(CLIENT_ID, self._settings.client_id)
+        if speaker != self._settings.client_id:
+            self._logbook.namesake(self._topics.device, speaker)
         if received.payload == self._offline.payload:
             log.info("a late will said that this device is offline; corrected")
             connection.send(self._online)

@@ -13,12 +13,12 @@ from typing import Final
 from edge.contract.errors import BundleError
 from edge.contract.manifest import MANIFEST_FILE, Manifest, parse_manifest
 from edge.contract.signature import SIGNATURE_FILE, require_signature
+from edge.disk import REMEDY, flush_folder
 from edge.errors import StateError
 
 log = logging.getLogger(__name__)
 
 _INCOMING: Final = "incoming"
-_REMEDY: Final = "Make the state folder writable for the agent's user and see that the disk is not full"
 
 
 class Releases:
@@ -40,7 +40,11 @@ class Releases:
 
     def tidy(self) -> None:
         """Takes away what a power cut left half written. Not while another agent is at work here."""
-        shutil.rmtree(self._folder / _INCOMING, ignore_errors=True)
+        if self._keeping.acquire(blocking=False):  # otherwise what is half written is being written
+            try:
+                self._clear()
+            finally:
+                self._keeping.release()
 
     def newer_than(self, base: Manifest) -> Iterator[Path]:
         """The releases of the same model above the release of `base`, newest first.
@@ -72,7 +76,7 @@ class Releases:
         try:
             with self._keeping:
                 self._folder.mkdir(parents=True, exist_ok=True)
-                self.tidy()
+                self._clear()
                 try:
                     self._require_room(files)
                     _write(incoming, files)
@@ -80,13 +84,13 @@ class Releases:
                     shutil.rmtree(place, ignore_errors=True)  # one that was damaged
                     incoming.rename(place)
                 finally:
-                    self.tidy()
-                _flush(self._folder)
-                _flush(self._folder.parent)
+                    self._clear()
+                flush_folder(self._folder)
+                flush_folder(self._folder.parent)
                 self._take_away_all_but(release)
         except OSError as error:
             raise StateError(
-                f"an update cannot be kept ({error.strerror})", where=self._folder, remedy=_REMEDY
+                f"an update cannot be kept ({error.strerror})", where=self._folder, remedy=REMEDY
             ) from error
 
     def _take_away_all_but(self, release: int) -> None:
@@ -120,6 +124,9 @@ class Releases:
             raise StateError(f"an update needs {needed} bytes, of which {free} are free", where=self._folder,
                              remedy="Make room on the disk")  # fmt: skip
 
+    def _clear(self) -> None:
+        shutil.rmtree(self._folder / _INCOMING, ignore_errors=True)
+
     def _manifest(self, path: Path) -> Manifest:
         try:
             manifest, signature = ((path / name).read_bytes() for name in (MANIFEST_FILE, SIGNATURE_FILE))
@@ -136,13 +143,4 @@ def _write(folder: Path, files: Mapping[str, bytes]) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-    _flush(folder)
-
-
-def _flush(folder: Path) -> None:
-    """Sees that the names in it outlive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    flush_folder(folder)

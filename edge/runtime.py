@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib import import_module, metadata
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edge.contract.errors import BundleError, BundleMissing
+from edge.contract.inference import Interpreter
 from edge.errors import RuntimeMissing
 
 RuntimeChoice = Literal["auto", "litert", "tflite-runtime"]
@@ -19,20 +19,6 @@ RuntimeChoice = Literal["auto", "litert", "tflite-runtime"]
 _FILE_IDENTIFIER = b"TFL3"
 _INSTALL = "Install one with `pip install ai-edge-litert`, or on 32-bit ARM `pip install tflite-runtime`"
 _DOWNGRADE = "Run `pip install 'numpy<2'`, or use LiteRT (`pip install ai-edge-litert`)"
-
-
-class Interpreter(Protocol):
-    """The part of the interpreter's interface that the agent uses; both runtimes share it.
-
-    A tensor's details are a dictionary with, among others, `index`, `shape`, `dtype` and `quantization`.
-    """
-
-    def get_input_details(self) -> list[dict[str, Any]]: ...
-    def get_output_details(self) -> list[dict[str, Any]]: ...
-    def allocate_tensors(self) -> None: ...
-    def set_tensor(self, tensor_index: int, value: NDArray[Any]) -> None: ...
-    def get_tensor(self, tensor_index: int) -> NDArray[Any]: ...
-    def invoke(self) -> None: ...
 
 
 def load_interpreter(model: bytes | Path, *, runtime: RuntimeChoice = "auto", threads: int = 1) -> Interpreter:
@@ -56,14 +42,15 @@ def load_interpreter(model: bytes | Path, *, runtime: RuntimeChoice = "auto", th
     if content[4:8] != _FILE_IDENTIFIER:
         raise BundleError("is not a TFLite model", where=where, remedy="Copy or export the file again")
     try:
-        interpreter = make(model_content=content, num_threads=threads)
-        interpreter.allocate_tensors()
+        made = make(model_content=content, num_threads=threads)
+        made.allocate_tensors()
     except (ValueError, RuntimeError) as error:
         raise BundleError(
             f"{name} cannot load the model ({_last_line(error)})",
             where=where,
             remedy="Copy the file again if it is damaged; otherwise update the runtime or export the model again",
         ) from error
+    interpreter: Interpreter = made
     return interpreter
 
 
@@ -78,7 +65,7 @@ def runtime_name(runtime: RuntimeChoice = "auto") -> str:
     return f"{name} {metadata.version(distribution)}"
 
 
-def _interpreter_class(runtime: RuntimeChoice) -> tuple[str, Callable[..., Interpreter]]:
+def _interpreter_class(runtime: RuntimeChoice) -> tuple[str, Callable[..., Any]]:
     if runtime == "litert":
         return "litert", _import("LiteRT", "ai_edge_litert.interpreter")
     if runtime == "tflite-runtime":
@@ -90,7 +77,7 @@ def _interpreter_class(runtime: RuntimeChoice) -> tuple[str, Callable[..., Inter
     raise RuntimeMissing("no TFLite runtime is installed", remedy=_INSTALL)
 
 
-def _import_tflite_runtime() -> Callable[..., Interpreter]:
+def _import_tflite_runtime() -> Callable[..., Any]:
     # Its 2.14 imports beside numpy 2 with nothing but noise on stderr, and breaks when a model is loaded.
     if _installed("tflite-runtime") and int(np.__version__.split(".")[0]) >= 2:
         raise RuntimeMissing(
@@ -100,9 +87,9 @@ def _import_tflite_runtime() -> Callable[..., Interpreter]:
     return _import("tflite-runtime", "tflite_runtime.interpreter")
 
 
-def _import(name: str, module: str) -> Callable[..., Interpreter]:
+def _import(name: str, module: str) -> Callable[..., Any]:
     try:
-        interpreter: Callable[..., Interpreter] = import_module(module).Interpreter
+        interpreter: Callable[..., Any] = import_module(module).Interpreter
     except ImportError as error:
         raise RuntimeMissing(f"{name} does not import ({_last_line(error)})", remedy=_INSTALL) from error
     return interpreter

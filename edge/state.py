@@ -8,18 +8,19 @@ import logging
 import os
 import secrets
 import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Self
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PositiveFloat, ValidationError
 
+from edge.disk import REMEDY, flush_folder
 from edge.errors import StateError
 
 log = logging.getLogger(__name__)
 
 _VERSION = 1
-_REMEDY = "Make the state folder writable for the agent's user and see that the disk is not full"
 
 
 def new_client_id() -> str:
@@ -92,7 +93,7 @@ class DeviceState:
                 on_error.pop_all()
         except OSError as error:
             raise StateError(
-                f"the state folder cannot be used ({error.strerror})", where=folder, remedy=_REMEDY
+                f"the state folder cannot be used ({error.strerror})", where=folder, remedy=REMEDY
             ) from error
 
     def __enter__(self) -> Self:
@@ -108,7 +109,7 @@ class DeviceState:
 
     @property
     def session(self) -> int:
-        """Number of this start, counted from 1."""
+        """Number of this start: one more than the last. Those of a new identity begin with the time in Unix seconds."""
         return self._memory.session
 
     @property
@@ -208,27 +209,31 @@ def _load(path: Path) -> _Memory:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        return _Memory(client_id=new_client_id())
+        return _newborn()
     try:
         version = _Versioned.model_validate_json(content).version
         if version > _VERSION:
             raise StateError(
                 f"a newer agent has written this (version {version}; this agent knows {_VERSION})",
                 where=path,
-                remedy="Install the newer agent again, or move the file away: the device then gets a new client id, "
-                "and its sessions count from 1",
+                remedy="Install the newer agent again, or move the file away: the device then gets a new client id",
             )
         return _Memory.model_validate_json(content)
     except ValidationError as error:
         aside = path.with_suffix(".corrupt")
         log.warning(
-            "%s: %s. It is moved to %s; the device gets a new client id, and its sessions count from 1",
+            "%s: %s. It is moved to %s; the device gets a new client id, and forgets what was paused",
             path,
             error.errors()[0]["msg"],
             aside.name,
         )
         path.replace(aside)
-        return _Memory(client_id=new_client_id())
+        return _newborn()
+
+
+def _newborn() -> _Memory:
+    """A new identity. It counts its sessions from now on, so that none has the number of one before it was lost."""
+    return _Memory(client_id=new_client_id(), session=int(time.time()))
 
 
 def _save(path: Path, memory: _Memory) -> None:
@@ -239,3 +244,4 @@ def _save(path: Path, memory: _Memory) -> None:
         file.flush()
         os.fsync(file.fileno())
     fresh.replace(path)
+    flush_folder(path.parent)

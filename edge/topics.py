@@ -1,4 +1,4 @@
-"""The map of topics: every name that the agent publishes or listens to is built here, and nowhere else."""
+"""The map of the device's topics: every name is built here. Those of Home Assistant's side are in `homeassistant`."""
 
 from __future__ import annotations
 
@@ -130,6 +130,10 @@ class Topics:
 
     def response(self, command: str) -> str:
         return f"{self.command(command)}/response"
+
+    def commands(self, groups: Iterable[str] = ()) -> list[str]:
+        """The filters of all that the device is to obey, as a member of these groups too."""
+        return [self.command("+"), *(self.fleet_command(group, "+") for group in groups)]
 
     def fleet_command(self, group: str, name: str) -> str:
         return f"{self.prefix}/fleet/{check_segment(group)}/cmd/{name}"

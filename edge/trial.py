@@ -54,15 +54,22 @@ def try_out(path: Path, *, runtime: RuntimeChoice, threads: int) -> None:
     if tried.returncode == 0:
         return
     log.debug("trying %s: %s", path, tried.stderr)
-    if tried.returncode == BundleError.exit_code:
-        raise BundleError(**json.loads(tried.stdout))
+    if tried.returncode == BundleError.exit_code and tried.stdout:
+        raise BundleError(**json.loads(tried.stdout.splitlines()[-1]))  # a runtime may have said something before
     raise BundleIncompatible(f"does not run on this device ({_ending(tried)})", where=path, remedy=_REMEDY)
 
 
 def _ending(process: subprocess.CompletedProcess[str]) -> str:
     if process.returncode < 0:
-        return f"its process was ended by {signal.Signals(-process.returncode).name}"
+        return f"its process was ended by {_signal_name(-process.returncode)}"
     return (process.stderr.strip() or f"exit status {process.returncode}").splitlines()[-1]
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"
 
 
 def _main(path: str, runtime: RuntimeChoice, threads: str) -> int:

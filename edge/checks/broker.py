@@ -10,6 +10,7 @@ from edge.bootstrap import broker_settings
 from edge.checks.finding import Chain, Check, Doubt
 from edge.config import Config
 from edge.errors import BrokerRefused
+from edge.message import CLIENT_ID
 from edge.mqtt import BrokerSettings, probe, probe_broker
 from edge.state import in_use, known_client_id, new_client_id
 from edge.topics import Topics
@@ -35,6 +36,7 @@ def step_by_step(config: Config) -> Chain:
         Check("publish right", partial(_publish, config)),
         Check("listen right", partial(_listen, config)),
         *announcing,
+        Check("device name", partial(_device_name, config)),
         Check("client id", partial(_client_id, config)),
     )
 
@@ -81,9 +83,9 @@ def _publish(config: Config) -> str:
 
 def _listen(config: Config) -> str:
     topics, settings = _topics(config), _settings(config)
-    wanted = [topics.status, topics.command("+"), *(topics.fleet_command(g, "+") for g in config.device.groups)]
+    wanted = [topics.status, *topics.commands(config.device.groups)]
     if config.mqtt.homeassistant:
-        wanted.append(f"{config.mqtt.homeassistant_prefix}/status")
+        wanted.append(homeassistant.status_topic(config.mqtt.homeassistant_prefix))
     if refused := probe.probe_subscriptions(settings, wanted):
         raise Doubt(f"refused on {', '.join(refused)}, so commands or notices do not arrive", where=settings.address,
                     remedy="Allow it in the broker's access list")  # fmt: skip
@@ -99,6 +101,17 @@ def _announce(config: Config) -> str:
         raise Doubt(f"{refusal.what}, so it may not find this device", where=settings.address,
                     remedy=f"{refusal.remedy}, or set mqtt.homeassistant to false") from refusal  # fmt: skip
     return f"may be told of this device under {config.mqtt.homeassistant_prefix}/..." if told else _NOT_TOLD
+
+
+def _device_name(config: Config) -> str:
+    name, client_id = config.device.name, known_client_id(config.device.state_dir)
+    settings = _settings(config)
+    kept = probe.probe_retained(settings, _topics(config).status)
+    speaker = dict(kept.user_properties).get(CLIENT_ID) if kept is not None and kept.payload == b"online" else None
+    if client_id is not None and speaker not in (None, client_id):
+        raise Doubt(f"another device is called {name} too, with the client id {speaker}", where=settings.address,
+                    remedy="Give each its own device.name: their messages and commands mix")  # fmt: skip
+    return f"no other device is seen to be called {name}"
 
 
 def _client_id(config: Config) -> str:

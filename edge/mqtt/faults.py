@@ -13,6 +13,8 @@ from edge.mqtt.settings import BrokerSettings
 
 PROTOCOL_REFUSED: Final = 0x84
 CLIENT_ID_REFUSED: Final = 0x85
+RETAIN_NOT_SUPPORTED: Final = 0x9A
+QOS_NOT_SUPPORTED: Final = 0x9B
 WRONG_PASSWORD: Final = 0x86
 NOT_AUTHORIZED: Final = 0x87
 TAKEN_OVER: Final = 0x8E
@@ -100,6 +102,9 @@ def refused(reason: ReasonCode, settings: BrokerSettings) -> BrokerError:
     elif reason.value == CLIENT_ID_REFUSED:
         what = f"the broker does not accept the client id {settings.client_id}"
         remedy = "Allow it there, or configure another"
+    elif reason.value in (RETAIN_NOT_SUPPORTED, QOS_NOT_SUPPORTED):
+        what = f"the broker takes no such messages ({str(reason).lower()})"
+        remedy = "Allow retained messages and QoS 1 there: the agent cannot do without"
     return BrokerRefused(what, where=settings.address, remedy=remedy)
 
 

@@ -29,7 +29,7 @@ class PublisherStats:
         protocol: `MQTT 5` or `MQTT 3.1.1`, None while not connected.
         reconnects: Connections after the first.
         queue_depth: Events that the broker has not acknowledged.
-        dropped: Events lost because the outbox was full.
+        dropped: Events lost because the outbox was full or its file damaged.
         rejected: Refusals by the broker (MQTT 5), of which an event that is sent again may have several.
         lost: Events given up because the broker would refuse them at any time.
         last_error: Why there is no connection, or why the last one ended; None once all is well again.
@@ -60,6 +60,7 @@ class Logbook:
         self._rejected = 0
         self._lost = 0
         self._told_of: set[tuple[str, str]] = set()
+        self._namesakes: set[str] = set()
         self._last_error: str | None = None
 
     def stats(self, *, queue_depth: int, dropped: int) -> PublisherStats:
@@ -108,6 +109,18 @@ class Logbook:
             log.warning("no MQTT connection: %s", told)
         self._last_error = told
 
+    def namesake(self, device: str, client_id: str) -> None:
+        """Another client speaks on this device's topics."""
+        if client_id not in self._namesakes and len(self._namesakes) < _MOST_TOLD_OF:
+            self._namesakes.add(client_id)
+            log.warning(
+                "another device is called %s too (client id %s, %s here): their messages and commands mix. "
+                "Give each its own device.name",
+                device,
+                client_id,
+                self._settings.client_id,
+            )
+
     def surprise(self, error: Exception) -> None:
         """There is no connection, for a reason that is a fault of this program."""
         log.error("the MQTT connection failed in a way that the agent does not know", exc_info=error)
@@ -120,5 +133,5 @@ class Logbook:
         reason = ack.refusal or ""
         if (ack.topic, reason) not in self._told_of and len(self._told_of) < _MOST_TOLD_OF:
             self._told_of.add((ack.topic, reason))
-            outcome = "they are given up" if ack.hopeless else "check its access list and limits. Events wait for that"
+            outcome = "they are given up" if ack.hopeless else "check its access list and limits; events wait for that"
             log.warning("%s: the broker rejects messages on this topic (%s); %s", ack.topic, reason, outcome)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from paho.mqtt.client import topic_matches_sub
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
@@ -29,6 +30,7 @@ class Received:
     Attributes:
         retained: Whether it is one that the broker had kept, or (MQTT 5) that it is asked to keep.
         response_topic, correlation_data: Where and how the sender wants to be answered (MQTT 5).
+        user_properties: What else the sender says of it (MQTT 5).
     """
 
     topic: str
@@ -36,15 +38,16 @@ class Received:
     retained: bool
     response_topic: str | None = None
     correlation_data: bytes | None = None
+    user_properties: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Ack:
-    """What became of a message: the broker's answer to one with QoS 1, or why any other was not sent.
+    """What became of a message: the broker's answer to one with QoS 1, or why any other was not sent. Or to SUBSCRIBE.
 
     Attributes:
         number: What `send` returned for the message.
-        topic: The message's topic.
+        topic: The message's topic, or the topic filter.
         refusal: Why the broker did not take it (MQTT 5), None if it did.
         hopeless: Whether it would be refused at any time. Other refusals may pass: a quota is free again, rights are
             given.
@@ -70,6 +73,10 @@ class Subscription:
     topic_filter: str
     tell_retained: bool = False
     send_retained: bool = False
+
+    def matches(self, topic: str) -> bool:
+        """Whether messages on a topic are asked for."""
+        return topic_matches_sub(self.topic_filter, topic)
 
 
 def hello(*, resume: bool) -> Properties:
@@ -104,7 +111,7 @@ def size_bytes(message: Message, properties: Properties) -> int:
 
 
 def ack(number: int, topic: str, reason: ReasonCode) -> Ack:
-    """From PUBACK."""
+    """From PUBACK or SUBACK."""
     if not reason.is_failure:
         return Ack(number, topic)
     return Ack(number, topic, str(reason), hopeless=reason.value in _HOPELESS)

@@ -12,19 +12,19 @@ import ssl
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TypeVar
-
-from paho.mqtt.reasoncodes import ReasonCode
+from typing import Final, TypeVar
 
 from edge.domain import Message
 from edge.errors import BrokerRefused, BrokerUnreachable
 from edge.mqtt import faults
 from edge.mqtt.connection import CONNECT_TIMEOUT_S, Connection, connect
-from edge.mqtt.packets import Subscription
+from edge.mqtt.packets import Received, Subscription
 from edge.mqtt.settings import BrokerSettings, Tls
 from edge.state import new_client_id
 
 _Answer = TypeVar("_Answer")
+
+_RETAINED_WITHIN_S: Final = 1.0
 
 
 def probe_broker(settings: BrokerSettings, *, timeout_s: float = CONNECT_TIMEOUT_S) -> str:
@@ -96,9 +96,25 @@ def probe_subscriptions(
         The topic filters that the broker refuses. Some brokers refuse none, and pass on only what a client may read.
     """
     with _connect_beside(settings, timeout_s) as connection:
-        answers = [_subscribe(connection, topic_filter, settings, timeout_s) for topic_filter in topic_filters]
+        answers = []
+        for topic_filter in topic_filters:
+            connection.subscribe([Subscription(topic_filter)])
+            answers.append(_await(connection, connection.take_subscribed, settings, timeout_s))
         connection.close()
-    return [topic_filter for topic_filter, answer in zip(topic_filters, answers, strict=True) if answer.is_failure]
+    return [answer.topic for answer in answers if answer.refusal is not None]
+
+
+def probe_retained(settings: BrokerSettings, topic: str, *, timeout_s: float = CONNECT_TIMEOUT_S) -> Received | None:
+    """What the broker keeps on a topic, asked for under another client id; None if nothing comes soon."""
+    with _connect_beside(settings, timeout_s) as connection:
+        connection.subscribe([Subscription(topic, send_retained=True)])
+        give_up_s = time.monotonic() + min(_RETAINED_WITHIN_S, timeout_s)
+        received: list[Received] = []
+        while not received and connection.fault is None and (left_s := give_up_s - time.monotonic()) > 0:
+            connection.wait(left_s)
+            received = [message for message in connection.take_received() if message.retained]
+        connection.close()
+    return received[0] if received else None
 
 
 def probe_client_id(settings: BrokerSettings, *, timeout_s: float = CONNECT_TIMEOUT_S) -> bool | None:
@@ -114,14 +130,6 @@ def probe_client_id(settings: BrokerSettings, *, timeout_s: float = CONNECT_TIME
 
 def _connect_beside(settings: BrokerSettings, timeout_s: float) -> Connection:
     return connect(replace(settings, client_id=new_client_id()), timeout_s=timeout_s)
-
-
-def _subscribe(connection: Connection, topic_filter: str, settings: BrokerSettings, timeout_s: float) -> ReasonCode:
-    answers: list[ReasonCode] = []
-    client = connection._client  # noqa: SLF001  # the connection itself only logs a refusal
-    client.on_subscribe = lambda _client, _data, _mid, reasons, _properties: answers.extend(reasons)
-    connection.subscribe([Subscription(topic_filter)])
-    return _await(connection, lambda: answers, settings, timeout_s)
 
 
 def _await(

@@ -13,7 +13,7 @@ from typing import Any, Protocol, Self
 import cv2
 
 from edge.domain import Frame
-from edge.errors import SourceError, SourceLost, SourceUnavailable
+from edge.errors import SourceLost, SourceUnavailable
 from edge.pace import Pace
 from edge.source.newest import NewestFrame
 from edge.source.opencv import as_bgr
@@ -130,7 +130,7 @@ class _Grabber(threading.Thread):
     def run(self) -> None:
         try:
             capture = self._open_capture()
-        except SourceError as error:
+        except Exception as error:  # noqa: BLE001  # told to the thread that waits for it
             self.opened.set_exception(error)
             return
         try:

@@ -21,7 +21,7 @@ from pathlib import Path
 from edge import homeassistant
 from edge.contract import EMOTIONS
 from edge.domain import Box, Reading, Transition
-from edge.message import Composer, camera_status_message, info_message
+from edge.message import Composer, Moment, camera_status_message, info_message
 from edge.mqtt import BrokerSettings
 from edge.outbox import Outbox
 from edge.payloads import AgentInfo, CameraInfo, Info, ModelInfo, Status, timestamp
@@ -81,18 +81,17 @@ class FleetAgent:
         share = tuple(0.7 if label == emotion else 0.05 for label in EMOTIONS)
         now_s = time.monotonic()
         reading = Reading(1, emotion, 0.7, share, now_s, Box(200, 100, 300, 200), quality=0.9)
-        messages = self._composer.compose(
-            [reading],
-            [Transition("change" if previous else "start", reading, previous)],
-            frame_width=640,
-            frame_height=360,
+        transition = Transition("change" if previous else "start", reading, previous)
+        moment = Moment(
+            width=640,
+            height=360,
             time_s=now_s,
             wall_s=time.time(),
             mono_s=now_s,
             latency_ms=5.0,
             time_synced=True,
         )
-        for message in messages:
+        for message in self._composer.compose([reading], [transition], moment):
             self._publisher.publish(message)
         self.events += 1
 

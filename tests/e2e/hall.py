@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+
+from edge.state import new_client_id
 
 RESTLESS = """
 [detector]
@@ -36,6 +39,7 @@ def configure(folder: Path, *, bundle: Path, port: int, camera: str, more: str =
         camera: Keys of the camera, in TOML.
         more: Further tables.
     """
+    count_from_one(folder / "state")
     path = folder / "config.toml"
     path.write_text(f"""
 [device]
@@ -54,6 +58,12 @@ name = "door"
 {more}
 """)
     return path
+
+
+def count_from_one(state_dir: Path) -> None:
+    """Makes the state folder of a device whose next session is number 1, rather than the time."""
+    state_dir.mkdir(exist_ok=True)
+    (state_dir / "state.json").write_text(json.dumps({"client_id": new_client_id(), "session": 0}))
 
 
 def visitors(folder: Path, photograph: Path) -> Path:

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from edge.detect import create_detector
+from tests.e2e import hall
 from tests.e2e.process import Edge
 from tests.mosquitto import PATIENCE_S, Listener, Mosquitto, free_port, wait_until
 
@@ -44,6 +45,7 @@ def face(tmp_path: Path, astronaut_path: Path) -> Path:
 @pytest.fixture
 def config(tmp_path: Path, bundle_path: Path, broker: Mosquitto, face: Path, metrics_port: int) -> Path:
     """A device `hall` of the group `ground-floor`, whose camera `door` sees a face five times a second."""
+    hall.count_from_one(tmp_path / "state")
     path = tmp_path / "config.toml"
     path.write_text(f"""
 [device]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import socket
 import sys
@@ -144,6 +145,22 @@ def test_a_reload_takes_a_good_configuration_and_survives_a_bad_one(config: Path
         listener.wait_for(lambda: listener.on("emotion/hall/yard/status")[-1].payload == "")
         assert agent.stop() == 0, agent.output
     assert not [line for line in agent.output if "Traceback" in line]
+
+
+def test_a_reload_on_a_full_disk_changes_nothing(config: Path, listener: Listener) -> None:
+    """The agent goes on as it was, events in memory, rather than end where it cannot start again."""
+    with Edge("run", "--config", config) as agent:
+        listener.wait_for(lambda: listener.on("emotion/hall/door/emotion"))
+        limits = resource.prlimit(agent.process.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+        config.write_text(config.read_text() + '[[camera]]\nname = "yard"\nsource = "demo"\n')
+        agent.process.send_signal(signal.SIGHUP)
+        assert "state: nothing can be written there" in agent.wait_for("the running configuration stays")
+        listener.publish("emotion/hall/cmd/report", '{"id": 1}')
+        listener.wait_for(lambda: listener.on("emotion/hall/cmd/report/response"))
+        resource.prlimit(agent.process.pid, resource.RLIMIT_FSIZE, limits)
+        agent.process.send_signal(signal.SIGHUP)
+        listener.wait_for(lambda: listener.on("emotion/hall/yard/emotion"))
+        assert agent.stop() == 0, agent.output
 
 
 def test_a_stop_during_a_reload_wins(config: Path, listener: Listener) -> None:

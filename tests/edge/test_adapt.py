@@ -97,6 +97,13 @@ def test_it_goes_up_a_step_a_minute_once_all_is_well() -> None:
     assert watched.look(WELL, for_s=60)[-2:] == [1, 0]
 
 
+def test_a_recording_that_is_never_idle_goes_up_again_too() -> None:
+    """It takes all the time that there is, and loses no frame."""
+    watched = Watched()
+    watched.look(HOT, for_s=15)
+    assert watched.look(condition(Load(busy=1.0, dropped=0.0)), for_s=65)[-1] == 0
+
+
 def test_a_strain_that_flickers_counts_as_one() -> None:
     """A power supply that gives way twice a minute brings the load down, and keeps it there."""
     watched = Watched()

@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 EDGE = str(Path(sys.executable).with_name("edge"))
 
 
@@ -40,6 +42,13 @@ def test_the_version_is_told() -> None:
 def test_a_wrong_command_line_has_its_own_code() -> None:
     """Scripts can tell a misspelt option from a fault of the device."""
     assert edge("check", "--confg", "x").returncode == 2
+
+
+@pytest.mark.parametrize("wrong", [["--port", "-1"], ["--port", "0"], ["--port", "mqtt"], ["--host", ""]])
+def test_an_impossible_address_is_told(wrong: list[str]) -> None:
+    """In the words of the command line, before anything is tried."""
+    told = edge("watch", *wrong)
+    assert (told.returncode, f"argument {wrong[0]}: " in told.stderr) == (2, True), told.stderr
 
 
 def test_an_error_is_one_line_a_fault_and_a_code(tmp_path: Path) -> None:

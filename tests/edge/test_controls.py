@@ -64,6 +64,14 @@ def test_a_switch_pauses_and_resumes_through_one_topic(controls: Controls) -> No
     assert ask(controls, "pause", camera="hall", value=False) == {"paused": []}
 
 
+@pytest.mark.parametrize("value", ["off", "false", 0, "on"])
+def test_what_is_neither_true_nor_false_pauses_nothing(controls: Controls, value: object) -> None:
+    """A switch of somebody's own making does not do the opposite of what it is asked."""
+    with pytest.raises(UserError, match="is neither true nor false"):
+        ask(controls, "pause", camera="hall", value=value)
+    assert ask(controls, "pause", camera="door") == {"paused": ["door"]}
+
+
 def test_without_a_camera_all_are_meant_and_an_unknown_one_is_an_error(controls: Controls) -> None:
     """A typo pauses nothing; the error names the cameras that there are."""
     assert ask(controls, "pause") == {"paused": ["door", "hall"]}

@@ -53,6 +53,7 @@ def test_the_device_and_its_entities_are_described() -> None:
         "temperature": "sensor",
         "model": "update",
         "door_emotion": "sensor",
+        "door_event": "event",
         "door_confidence": "sensor",
         "door_faces": "sensor",
         "door_connectivity": "binary_sensor",
@@ -73,7 +74,7 @@ def test_every_entity_has_a_stable_identity() -> None:
     """Names that people give their entities survive a restart, and two cameras do not share any."""
     components = config(introduce(["front-door", "yard"]).messages[0])["components"]
     unique = [component["unique_id"] for component in components.values()]
-    assert len(set(unique)) == len(unique) == 15
+    assert len(set(unique)) == len(unique) == 17
     for component in components.values():
         assert re.fullmatch(rf"{component['platform']}\.hall_pi_[a-z0-9_]+", component["default_entity_id"])
 
@@ -97,12 +98,28 @@ def test_the_pause_switch_sends_commands_that_the_agent_reads() -> None:
         assert (request.camera, request.value) == ("door", value)
 
 
+def understood(component: dict[str, Any], told: dict[str, Any]) -> str:
+    """What Home Assistant makes of a payload."""
+    environment = jinja2.Environment(autoescape=False)  # noqa: S701 - Home Assistant's own does not escape either
+    environment.filters["to_json"] = json.dumps
+    return environment.from_string(component["value_template"]).render(value_json=told)
+
+
+def test_every_change_is_an_event_that_starts_automations() -> None:
+    """With what it is about. What comes late, after an outage, starts none: an empty event is passed over."""
+    component = config(introduce().messages[0])["components"]["door_event"]
+    assert component["state_topic"] == TOPICS.event("door")
+    told = {"event": "change", "emotion": "happy", "previous": "sad", "confidence": 0.9, "track_id": 3}
+    read = json.loads(understood(component, {**told, "historical": False}))
+    assert read == {"event_type": "change"} | {key: told[key] for key in told if key != "event"}
+    assert read["event_type"] in component["event_types"]
+    assert understood(component, {**told, "historical": True}) == ""
+
+
 def model_versions(*, updates: bool, **told: Any) -> dict[str, Any]:
     """What Home Assistant reads about the model from what the device has told."""
     component = config(introduce(updates=updates).messages[0])["components"]["model"]
-    environment = jinja2.Environment(autoescape=False)  # noqa: S701 - Home Assistant's own does not escape either
-    environment.filters["to_json"] = json.dumps
-    read: dict[str, Any] = json.loads(environment.from_string(component["value_template"]).render(value_json=told))
+    read: dict[str, Any] = json.loads(understood(component, told))
     return read
 
 
@@ -138,6 +155,6 @@ def test_a_removed_camera_disappears() -> None:
     only = introduce(["door"], both.announced)
     removed = {key for key, component in config(only.messages[0])["components"].items() if len(component) == 1}
     assert removed == {key for key in both.announced[CONFIG] if key.startswith("yard_")}
-    assert len(removed) == 6
+    assert len(removed) == 7
     later = config(introduce(["door"], only.announced).messages[0])["components"]
     assert all(len(component) > 1 for component in later.values())

@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from edge.domain import Box, Message, Reading, Transition
-from edge.message import Composer, camera_status_message, health_message, info_message, status_message
+from edge.message import (
+    Composer,
+    Moment,
+    camera_status_message,
+    health_message,
+    info_message,
+    state_expiry_s,
+    status_message,
+)
 from edge.payloads import (
     AgentInfo,
     CameraHealth,
@@ -62,17 +70,16 @@ class Camera:
         self.composer = Composer(topics=TOPICS, camera=name, session=3, model=MODEL)
 
     def at(self, mono_s: float, *readings: Reading, transitions: tuple[Transition, ...] = ()) -> list[Message]:
-        return self.composer.compose(
-            readings,
-            transitions,
-            frame_width=640,
-            frame_height=480,
+        moment = Moment(
+            width=640,
+            height=480,
             time_s=100.0 + mono_s,
             wall_s=WALL_S + mono_s,
             mono_s=mono_s,
             latency_ms=41.26,
             time_synced=True,
         )
+        return self.composer.compose(readings, transitions, moment)
 
 
 def parsed(message: Message) -> dict[str, Any]:
@@ -217,11 +224,17 @@ def test_odd_numbers_never_break_a_message(
         parsed(message)
 
 
+@pytest.mark.parametrize(("heartbeat_s", "expiry_s"), [(30.0, 90), (1.0, 30)])
+def test_a_state_lasts_until_the_next_one_can_come(heartbeat_s: float, expiry_s: int) -> None:
+    """Also where a frame comes once in ten seconds only, which is the lowest rate that can be asked for."""
+    assert state_expiry_s(heartbeat_s) == expiry_s
+
+
 def test_device_messages_are_as_published() -> None:
     """Status is a plain word with its session; info and health validate against their schemas."""
-    online = status_message(TOPICS, Status.ONLINE, session=3)
+    online = status_message(TOPICS, Status.ONLINE, session=3, client_id="edge-1")
     assert (online.topic, online.payload, online.qos, online.retain) == ("emotion/hall/status", b"online", 1, True)
-    assert (online.content_type, online.user_properties) == ("text/plain", (("session", "3"),))
+    assert (online.content_type, online.user_properties) == ("text/plain", (("session", "3"), ("client_id", "edge-1")))
     paused = camera_status_message(TOPICS, "door", Status.PAUSED, session=3)
     assert (paused.topic, paused.payload) == ("emotion/hall/door/status", b"paused")
     stamp: dict[str, Any] = {
@@ -259,8 +272,8 @@ def test_device_messages_are_as_published() -> None:
     )
     for message, model in (
         (info_message(TOPICS, info), Info),
-        (health_message(TOPICS, health, expiry_s=180), Health),
+        (health_message(TOPICS, health, interval_s=60), Health),
     ):
         VALIDATORS[model].validate(json.loads(message.payload))
         assert message.retain
-    assert health_message(TOPICS, health, expiry_s=180).expiry_s == 180
+    assert health_message(TOPICS, health, interval_s=60).expiry_s == 180

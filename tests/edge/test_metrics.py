@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import socket
 import subprocess
@@ -129,6 +131,25 @@ def test_an_address_that_is_not_ours_is_told_and_waited_for(host: str, caplog: p
     (told,) = caplog.messages
     assert told.startswith(f"metrics.host: metrics cannot be served on {host}:1 (")
     assert told.endswith("Name an address of this device. Trying again until it is there")
+
+
+def test_a_port_that_is_taken_when_the_address_comes_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once, and it is tried again: whoever has the port may end."""
+    faults = iter([errno.EADDRNOTAVAIL, *[errno.EADDRINUSE] * 3])
+    tried = threading.Event()
+
+    def start(*_: object, **__: object) -> None:
+        if (number := next(faults, None)) is None:
+            tried.set()
+        raise OSError(number or errno.EADDRINUSE, os.strerror(number or errno.EADDRINUSE))
+
+    monkeypatch.setattr(metrics, "start_http_server", start)
+    monkeypatch.setattr(metrics, "_RETRY_S", 0.01)
+    with serve_metrics(health, host="192.0.2.1", port=1):
+        assert tried.wait(PATIENCE_S)
+    assert [message for message in caplog.messages if "Address already in use" in message] == [caplog.messages[1]]
 
 
 def test_a_host_that_no_network_can_have_is_an_error() -> None:

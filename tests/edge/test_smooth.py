@@ -145,6 +145,15 @@ def test_a_hidden_face_keeps_its_reading_until_its_track_ends() -> None:
     assert changes == [Transition("end", last, "happy")]
 
 
+def test_what_has_ended_begins_anew() -> None:
+    """Nothing is kept of a face that has left."""
+    film = Film()
+    film.show(logits_for("happy"), 1.0)
+    film.smoother.update([], [track_at(film.time_s, logits_for("happy"))], film.time_s)
+    film.show(logits_for("happy"), 1.0)
+    assert film.said() == [("start", None, "happy")] * 2
+
+
 def test_a_track_that_never_established_an_emotion_ends_without_a_word() -> None:
     """No end without a start."""
     smoother = Smoother(RULES)

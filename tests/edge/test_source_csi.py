@@ -12,6 +12,7 @@ import pytest
 
 from edge.errors import SourceLost, SourceUnavailable
 from edge.source import open_source
+from edge.source._csi_helper import SLOTS
 from edge.source.csi import CsiSource
 from tests.mosquitto import PATIENCE_S, wait_until
 from tests.sources import read_for, read_frame
@@ -174,6 +175,21 @@ def test_camera_that_fails_is_lost_killed_and_can_be_opened_again(
     stand_in.behave("well")
     with source:
         assert read_frame(source).image_bgr.shape == (48, 64, 3)
+
+
+def test_a_frame_that_was_overwritten_meanwhile_is_passed_over(
+    stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No picture of two halves is looked at."""
+    del stand_in
+    with open_source("csi:0", width=64, height=48) as source:
+        assert isinstance(source, CsiSource)
+        read_frame(source)
+        helper = source._helper
+        assert helper is not None
+        counts = iter([helper.count, helper.count + SLOTS - 1, helper.count + 1, helper.count + SLOTS])
+        monkeypatch.setattr(type(helper), "count", property(lambda _: next(counts)))
+        assert helper.newest_frame() is None
 
 
 def test_garbage_frame_is_passed_over(stand_in: StandIn) -> None:

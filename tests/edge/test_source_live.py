@@ -288,6 +288,16 @@ def test_driver_that_hangs_while_opening_is_given_up() -> None:
     assert capture.released_by == "grab-slow"
 
 
+def test_an_unknown_fault_while_opening_is_told_at_once() -> None:
+    """Rather than a camera that does not open in time, which would send people to its cable."""
+
+    def broken() -> Capture:
+        raise RuntimeError("a fault of OpenCV")
+
+    with pytest.raises(RuntimeError, match="a fault of OpenCV"), LiveSource(label="camera", open_capture=broken):
+        pass
+
+
 def test_corrupt_frames_are_passed_over() -> None:
     """A frame that the driver could not decode reaches nobody."""
     good = np.full((8, 8, 3), 9, np.uint8)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,11 +17,21 @@ def test_the_device_remembers_who_it_is(tmp_path: Path) -> None:
     with DeviceState(tmp_path / "state") as state:
         first = state.client_id
         assert re.fullmatch(r"edge-[0-9a-f]{16}", first)
-        assert state.session == 1
+        number = state.session
     with DeviceState(tmp_path / "state") as state:
-        assert (state.client_id, state.session) == (first, 2)
+        assert (state.client_id, state.session) == (first, number + 1)
     with DeviceState(tmp_path / "other") as state:
         assert state.client_id != first
+
+
+def test_no_number_of_a_session_comes_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Events are told apart by it: a device with a new card does not give its new events the numbers of old ones."""
+    with DeviceState(tmp_path / "first") as state:
+        before = state.session
+    now_s = time.time()
+    monkeypatch.setattr(time, "time", lambda: now_s + 60)
+    with DeviceState(tmp_path / "second") as state:
+        assert state.session > before
 
 
 def test_a_paused_camera_stays_paused(tmp_path: Path) -> None:
@@ -114,7 +125,7 @@ def test_a_damaged_file_is_moved_aside(tmp_path: Path, caplog: pytest.LogCapture
     """A file that a power cut or an editor broke does not stop the agent; it says what becomes of it."""
     (tmp_path / "state.json").write_bytes(content)
     with DeviceState(tmp_path) as state:
-        assert state.session == 1
+        assert state.client_id
     assert (tmp_path / "state.corrupt").read_bytes() == content
     assert any("the device gets a new client id" in record.message for record in caplog.records)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,11 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from edge import bootstrap
 from edge.bootstrap import open_agent
 from edge.config import Config
+from edge.config.sections import AdaptationConfig
+from edge.contract.signature import new_signing_key, public_key
 from edge.state import DeviceState
 from edge.topics import Topics
 from tests.mosquitto import Listener, Mosquitto, free_port, wait_until
@@ -67,6 +71,89 @@ def test_commands_that_waited_find_a_whole_agent(
         listener.wait_for(lambda: listener.on("emotion/hall/cmd/pause/response"))
     [answer] = listener.on("emotion/hall/cmd/pause/response")
     assert json.loads(answer.payload)["result"] == {"paused": ["door", "yard"]}
+
+
+def test_commands_to_a_group_that_the_device_has_left_do_nothing(
+    configure: Configure, tmp_path: Path, broker: Mosquitto, listener: Listener
+) -> None:
+    """The broker may go on with a session in which the device still listened to a group or under another name."""
+    with DeviceState(tmp_path / "state") as state:
+        for subscription in ("emotion/fleet/shop/cmd/+", "emotion/porch/cmd/+"):
+            leave_a_session(broker.port, state.client_id, subscription)
+    listener.publish("emotion/fleet/shop/cmd/pause", '{"id": 1}')
+    listener.publish("emotion/porch/cmd/pause", '{"id": 2}')
+    with open_agent(configure()):
+        listener.wait_for(lambda: listener.on("emotion/hall/info"))
+        listener.publish("emotion/hall/cmd/resume", '{"id": 3}')
+        listener.wait_for(lambda: listener.on("emotion/hall/cmd/resume/response"))
+    assert not listener.on("emotion/hall/cmd/pause/response")
+    with DeviceState(tmp_path / "state") as state:
+        assert not state.paused
+
+
+def test_what_a_killed_agent_saw_last_does_not_stand(configure: Configure, listener: Listener) -> None:
+    """A camera that cannot be opened after it shows nobody, rather than the face that was there before."""
+    listener.publish("emotion/hall/door/emotion", '{"emotion": "happy", "face_count": 1}', retain=True)
+    config = configure()
+    config = config.model_copy(update={"camera": [config.camera[0].model_copy(update={"source": "/dev/video63"})]})
+    with open_agent(config) as agent:
+        stop_s = time.monotonic() + 1
+        agent.run(until=lambda: time.monotonic() > stop_s)
+        listener.wait_for(lambda: len(listener.on("emotion/hall/door/emotion")) > 1)
+    state = json.loads(listener.on("emotion/hall/door/emotion")[-1].payload)
+    assert (state["emotion"], state["face_count"], state["seq"]) == (None, 0, 0)
+
+
+def test_every_key_reaches_what_it_is_about(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch, bundle_path: Path
+) -> None:
+    """None is read, checked, documented and then forgotten."""
+    given: dict[str, Any] = {}
+
+    def watch(name: str) -> None:
+        make = getattr(bootstrap, name)
+
+        def noted(*arguments: Any, **named: Any) -> Any:
+            given.update({f"{name}.{key}": value for key, value in named.items()})
+            return make(*arguments, **named)
+
+        monkeypatch.setattr(bootstrap, name, noted)
+
+    for name in (
+        "Composer", "Governor", "Outbox", "Pipeline", "SmoothingRules", "Tracker", "Updater", "create_detector",
+        "load_bundle", "open_source", "BundleClassifier", "Agent",
+    ):  # fmt: skip
+        watch(name)
+    config = configure().model_dump() | {
+        "camera": [{"name": "door", "source": "0", "width_px": 1280, "height_px": 720, "fps": 12.0, "realtime": True,
+                    "loop": True}],
+        "model": {"path": bundle_path, "runtime": "litert", "threads": 2},
+        "detector": {"name": "haar", "min_score": 0.71, "min_face_px": 41, "interval_s": 0.31},
+        "tracking": {"max_gap_s": 0.91, "min_iou": 0.21},
+        "smoothing": {"time_constant_s": 0.51, "min_dwell_s": 0.61, "margin": 0.11, "unknown_below": 0.41},
+        "publish": {"heartbeat_s": 31, "min_interval_s": 1.1, "health_interval_s": 61, "outbox_limit": 20_001},
+        "adaptation": {"enabled": True, "hot_c": 79, "cool_c": 71},
+        "update": {"url": "https://updates.example", "public_keys": [public_key(new_signing_key())], "interval_h": 25,
+                   "automatic": False},
+    }  # fmt: skip
+    with open_agent(Config.model_validate(config)):
+        pass
+    for key, value in {
+        "open_source.width": 1280, "open_source.height": 720, "open_source.fps": 12.0, "open_source.realtime": True,
+        "open_source.loop": True, "BundleClassifier.runtime": "litert", "BundleClassifier.threads": 2,
+        "create_detector.min_score": 0.71, "create_detector.min_face_px": 41, "create_detector.threads": 2,
+        "create_detector.runtime": "litert", "Pipeline.detection_interval_s": 0.31, "Tracker.max_gap_s": 0.91,
+        "Tracker.min_iou": 0.21, "SmoothingRules.time_constant_s": 0.51, "SmoothingRules.min_dwell_s": 0.61,
+        "SmoothingRules.margin": 0.11, "SmoothingRules.unknown_below": 0.41, "Composer.heartbeat_s": 31,
+        "Composer.min_interval_s": 1.1, "Agent.health_interval_s": 61, "Outbox.capacity": 20_001,
+        "Governor.hot_c": 79, "Governor.cool_c": 71, "Updater.interval_s": 25 * 3600, "Updater.automatic": False,
+    }.items():  # fmt: skip
+        assert (key, given[key]) == (key, value)
+    given.clear()
+    with open_agent(configure(homeassistant=False).model_copy(update={"adaptation": AdaptationConfig(enabled=False)})):
+        assert "Governor.hot_c" not in given
+    manifest = json.loads((bundle_path / "manifest.json").read_text())
+    assert given["SmoothingRules.unknown_below"] == manifest["calibration"]["unknown_below"]
 
 
 def kept(broker: Mosquitto) -> set[str]:

@@ -14,9 +14,10 @@ import pytest
 from edge.domain import Message
 from edge.errors import BrokerRefused, BrokerUnreachable, ConfigError
 from edge.mqtt import BrokerSettings, Tls, probe_broker
+from edge.mqtt.connection import connect
 from edge.outbox import Outbox
 from tests.integration.conftest import Build, Certificates, StartBroker
-from tests.mosquitto import Listener, Mosquitto, free_port, wait_until
+from tests.mosquitto import PATIENCE_S, Listener, Mosquitto, free_port, wait_until
 from tests.network import Relay, refuse_events
 
 
@@ -164,7 +165,7 @@ def test_events_without_a_right_wait_for_it_and_block_no_others(
     [complaint] = [record.message for record in caplog.records if "cellar" in record.message]
     assert complaint == (
         "emotion/hall/cellar/event: the broker rejects messages on this topic (Not authorized); check its access "
-        "list and limits. Events wait for that"
+        "list and limits; events wait for that"
     )
 
 
@@ -250,6 +251,16 @@ def test_the_largest_message_is_just_taken(start_broker: StartBroker, build: Bui
         assert publisher.stats.lost == (payload_bytes > 850)
         if payload_bytes == 850:
             listener.wait_for(lambda: listener.on(message.topic))
+
+
+def test_no_more_is_under_way_than_the_broker_takes(start_broker: StartBroker) -> None:
+    """It may break the connection over one more."""
+    for lines, room in ([], 20), (["max_inflight_messages 1"], 1):
+        broker = start_broker(["allow_anonymous true", *lines])
+        with connect(BrokerSettings(port=broker.port, client_id="edge-test"), timeout_s=PATIENCE_S) as connection:
+            assert connection.room == room
+            connection.send(Message("emotion/hall/status", b"online", qos=1))
+            assert connection.room == room - 1
 
 
 def test_two_devices_with_one_client_id(

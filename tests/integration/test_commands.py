@@ -103,6 +103,8 @@ def test_what_goes_wrong_is_answered_too(listener: Listener, caplog: pytest.LogC
     for half_a_pair in ('{"id": "\\ud800"}', b'{"id": "\xed\xa0\x80"}'):
         answer = ask(listener, "echo", half_a_pair)
         assert (answer["id"], answer["ok"]) == (None, False)
+    assert ask(listener, "echo", '{"id": null}')["error"].startswith("id: Input should be")
+    assert ask(listener, "echo", '{"id": true}')["error"].startswith("id: Input should be")
     assert ask(listener, "mute", '{"id": "2"}')["error"] == "the agent failed to carry this out; its log says more"
     assert "at most 4096 are read" in ask(listener, "echo", "x" * 5000)["error"]
     assert ask(listener, "refuse", '{"id": "3", "camera": "roof"}')["error"] == "roof is no camera here."

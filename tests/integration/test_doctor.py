@@ -18,7 +18,8 @@ from tests.integration.conftest import Build, Certificates, StartBroker
 from tests.mosquitto import DYNAMIC_SECURITY, Listener, Mosquitto, free_port, wait_until
 from tests.network import Relay
 
-STEPS = ["broker name", "broker port", "broker", "publish right", "listen right", "Home Assistant", "client id"]
+STEPS = ["broker name", "broker port", "broker", "publish right", "listen right", "Home Assistant"]
+STEPS += ["device name", "client id"]
 
 
 def examined(folder: Path, port: int, environ: Mapping[str, str] | None = None) -> dict[str, Finding]:
@@ -61,7 +62,7 @@ def test_a_working_broker_passes_every_step(broker: Mosquitto, tmp_path: Path) -
         listener.wait_for(lambda: listener.heard)
     assert [message.topic for message in listener.heard] == ["first"]
     client_ids = re.findall(r"New client connected from \S+ as (edge-\S+)", broker.log)
-    assert len(client_ids) == 4
+    assert len(client_ids) == 5
     assert max(map(len, client_ids)) <= 23  # the most that every broker must accept
 
 
@@ -133,6 +134,19 @@ def test_tls_is_a_step_of_its_own(start_broker: StartBroker, certificates: Certi
     distrusted = examined(tmp_path, broker.port, {"EDGE_MQTT__TLS": "true"})
     assert list(distrusted)[-1] == "broker TLS"
     assert "not trusted" in distrusted["broker TLS"].detail
+
+
+def test_a_name_that_another_device_has_is_found(broker: Mosquitto, build: Build, tmp_path: Path) -> None:
+    """Two cards with one host name are found before their messages mix; the device itself is no other."""
+    with DeviceState(tmp_path / "state") as state:
+        client_id = state.client_id
+    for speaker, status in ((client_id, Status.OK), ("edge-other", Status.WARN)):
+        with build(BrokerSettings(port=broker.port, client_id=speaker)) as device:
+            wait_until(lambda device=device: device.stats.connected)  # type: ignore[misc]
+            found = examined(tmp_path, broker.port)["device name"]
+            assert found.status == status, found
+    assert "another device is called hall too, with the client id edge-other" in found.detail
+    assert examined(tmp_path, broker.port)["device name"].status == Status.OK
 
 
 def test_a_client_id_that_another_device_uses_is_found(broker: Mosquitto, build: Build, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from edge.checks import Status, examine
 from edge.checks.update import update as check_update
 from edge.classify import BundleClassifier
 from edge.config import Config
+from edge.contract.errors import BundleError
 from edge.contract.manifest import read_manifest
 from edge.contract.signature import new_signing_key, public_key
 from edge.errors import UpdateError
@@ -196,6 +197,11 @@ def test_a_model_that_computes_something_else_here_is_refused(config: Config, we
         ("kill -ILL $$", "does not run on this device (its process was ended by SIGILL). Try the release"),
         ("echo 'RuntimeError: node 3 failed' >&2; exit 1", "does not run on this device (RuntimeError: node 3 failed)"),
         ("echo of no interest; kill -SEGV $$", "does not run on this device (its process was ended by SIGSEGV)"),
+        ("kill -40 $$", "does not run on this device (its process was ended by signal 40)"),
+        (
+            f'echo INFO: loading; echo \'{{"what": "is no model"}}\'; exit {BundleError.exit_code}',
+            "is no model.",
+        ),
         ("exec sleep 60", "has not tested itself within 1 s on this device. Try the release"),
     ],
 )
@@ -210,6 +216,20 @@ def test_a_model_that_ends_its_process_leaves_the_agent_alone(
     monkeypatch.setattr(sys, "executable", str(interpreter))
     publish(web, bundle_path, 2, KEY)
     assert told in refusal(config)
+
+
+def test_a_start_beside_an_installation_leaves_it_alone(config: Config, web: Path, bundle_path: Path) -> None:
+    """After a reload, a thread that was left behind may still be trying a release out."""
+    publish(web, bundle_path, 2, KEY)
+    files = {path.name: path.read_bytes() for path in web.iterdir()}
+    folder = config.device.state_dir / "models"
+
+    def try_out(incoming: Path) -> None:
+        Releases(folder, config.update.public_keys).tidy()
+        assert {path.name for path in incoming.iterdir()} == files.keys()
+
+    Releases(folder, config.update.public_keys).keep(2, files, try_out)
+    assert [path.name for path in folder.iterdir()] == ["2"]
 
 
 def test_a_model_that_cannot_be_tried_is_not_blamed(
