@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -28,6 +29,7 @@ STATUS = "emotion/hall/door/status"
 EMOTION = "emotion/hall/door/emotion"
 EVENT = "emotion/hall/door/event"
 HEALTH = "emotion/hall/health"
+REPORTING = "[publish]\nhealth_interval_s = 1"
 
 
 class Scene:
@@ -68,23 +70,18 @@ class Watch:
 
     def counts(self, faults: int) -> None:
         """The health report comes to count this many faults, or more."""
-
-        def counted() -> bool:
-            health = json.loads(self._listener.on(HEALTH)[-1].payload)
-            return bool(health["cameras"]["door"]["faults"] >= faults)
-
-        self._listener.wait_for(counted)
+        self._listener.wait_for(lambda: _camera_health(self._listener)["faults"] >= faults)
 
 
 @contextmanager
 def seeing(config: Path, listener: Listener) -> Iterator[Edge]:
-    """An agent that sees something.
+    """An agent that sees something, and reports every second.
 
     In the end it holds no more threads and descriptors than at the beginning, its log is without a traceback and
     without the camera's password, and it stops in order.
     """
     with Edge("run", "--config", config) as agent:
-        listener.wait_for(lambda: listener.on(EMOTION) and listener.on(HEALTH))
+        listener.wait_for(lambda: listener.on(HEALTH) and _camera_health(listener)["fps"] > 0)
         before = Vitals.of(agent.process.pid)
         yield agent
         wait_until(lambda: _no_more_than(before, Vitals.of(agent.process.pid)))
@@ -92,6 +89,12 @@ def seeing(config: Path, listener: Listener) -> Iterator[Edge]:
     log = "\n".join(agent.output)
     assert "Traceback" not in log
     assert "hunter2" not in log
+
+
+def _camera_health(listener: Listener) -> dict[str, Any]:
+    """The newest report on the camera."""
+    health: dict[str, Any] = json.loads(listener.on(HEALTH)[-1].payload)["cameras"]["door"]
+    return health
 
 
 def _no_more_than(before: Vitals, now: Vitals) -> bool:
@@ -109,7 +112,7 @@ def test_http_camera_that_fails_in_every_way(
         bundle=bundle_path,
         port=broker.port,
         camera=f'source = "{camera.url}"',
-        more="[publish]\nhealth_interval_s = 1",
+        more=REPORTING,
     )
     with power, seeing(config, listener) as agent:
         watch.says("offline")  # until the first picture
@@ -145,7 +148,9 @@ def test_rtsp_camera_that_freezes_and_dies(
         pytest.skip(reason)
     watch, power = Watch(listener), ExitStack()
     camera = power.enter_context(RtspCamera(port=free_port()))
-    config = hall.configure(tmp_path, bundle=bundle_path, port=broker.port, camera=f'source = "{camera.url}"')
+    config = hall.configure(
+        tmp_path, bundle=bundle_path, port=broker.port, camera=f'source = "{camera.url}"', more=REPORTING
+    )
     with power, seeing(config, listener) as agent:
         watch.says("offline")
         watch.says("online")
