@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 LOWEST_FPS: Final = 0.1
-"""The lowest limit that may be asked for, in frames a second: a state that is not sent again in time expires."""
+"""The lowest limit that may be asked for, in frames a second. How long a state lasts goes by it."""
 
 
 class Pace:

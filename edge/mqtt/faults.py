@@ -13,11 +13,11 @@ from edge.mqtt.settings import BrokerSettings
 
 PROTOCOL_REFUSED: Final = 0x84
 CLIENT_ID_REFUSED: Final = 0x85
-RETAIN_NOT_SUPPORTED: Final = 0x9A
-QOS_NOT_SUPPORTED: Final = 0x9B
 WRONG_PASSWORD: Final = 0x86
 NOT_AUTHORIZED: Final = 0x87
 TAKEN_OVER: Final = 0x8E
+RETAIN_NOT_SUPPORTED: Final = 0x9A
+QOS_NOT_SUPPORTED: Final = 0x9B
 
 _CERTIFICATE_FAULTS = {
     9: ("the broker's certificate is not valid yet", "Set this device's clock, or wait for its synchronisation"),

@@ -253,6 +253,15 @@ def test_the_largest_message_is_just_taken(start_broker: StartBroker, build: Bui
             listener.wait_for(lambda: listener.on(message.topic))
 
 
+@pytest.mark.parametrize("lacking", ["retain_available false", "max_qos 0"])
+def test_a_broker_that_lacks_what_the_agent_needs(start_broker: StartBroker, lacking: str) -> None:
+    """The error says what to allow there."""
+    settings = BrokerSettings(port=start_broker(["allow_anonymous true", lacking]).port, client_id="edge-test")
+    will = Message("emotion/hall/status", b"offline", qos=1, retain=True)
+    with pytest.raises(BrokerRefused, match="Allow retained messages and QoS 1 there"):
+        connect(settings, will=will, timeout_s=PATIENCE_S)
+
+
 def test_no_more_is_under_way_than_the_broker_takes(start_broker: StartBroker) -> None:
     """It may break the connection over one more."""
     for lines, room in ([], 20), (["max_inflight_messages 1"], 1):
