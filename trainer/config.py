@@ -37,6 +37,7 @@ class FitConfig:
         width: Factor on the channels of every layer: 1 for a device's model, more for a teacher.
         top_channels: Channels of the last layer at width 1.
         blocks: Residual blocks at a half, a quarter and an eighth of the image's side.
+        mirror: Whether the network answers a face and its mirror image alike by construction.
         bfloat16: Whether convolutions are computed in bfloat16, which GPUs and processors with AVX512-BF16 or AMX do
             faster.
         labels: Whose labels the main head learns: the seven of FER-2013, or the majority of FER+'s crowd.
@@ -64,6 +65,7 @@ class FitConfig:
     width: float = 1.0
     top_channels: int = 256
     blocks: tuple[int, int, int] = (0, 1, 1)
+    mirror: bool = False
     bfloat16: bool = False
     labels: Literal["fer2013", "ferplus"] = "fer2013"
     seed: int = 1
@@ -199,6 +201,7 @@ _ALLOWED: Final[dict[str, _Allowed]] = {
     "width": _number(0.1, _MUCH),  # with less, a layer would be left without channels
     "top_channels": _whole(16, _MUCH),
     "blocks": (_are_blocks, "three whole numbers from 0"),
+    "mirror": _FLAG,
     "bfloat16": _FLAG,
     "labels": (lambda value: value in ("fer2013", "ferplus"), "fer2013 or ferplus"),
     "seed": _whole(0, 2**32 - 1),

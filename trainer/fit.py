@@ -221,7 +221,8 @@ def _initial_network(initial: Path, config: FitConfig) -> keras.Model:
     theirs, _ = read_config(initial)
     wider = theirs.width > config.width or theirs.top_channels > config.top_channels
     without_votes = config.votes_weight and not theirs.votes_weight
-    if wider or theirs.blocks != config.blocks or theirs.labels != config.labels or without_votes:
+    other_layers = theirs.mirror != config.mirror or (config.mirror and theirs.width != config.width)
+    if wider or other_layers or theirs.blocks != config.blocks or theirs.labels != config.labels or without_votes:
         raise CheckpointError(
             f"cannot give the initial weights: its network has {_layers(theirs)}, this run's {_layers(config)}",
             where=initial, remedy="Name a run of the same network or a narrower one",

@@ -6,6 +6,7 @@ Every layer becomes one int8 convolution, addition or mean in TFLite: nothing he
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Literal, TypeAlias
 
@@ -50,6 +51,87 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         return outputs
 
 
+class MirrorConv2D(keras.layers.Conv2D):
+    """A convolution whose channels come in pairs: what one sees in a face, the other sees in its mirror image.
+
+    Channel `i` of the first half and channel `i` of the second half are a pair, of the inputs as of the outputs, apart
+    from an input of one channel, which is an image. The mirror image's features are then the face's, mirrored and with
+    the two halves exchanged (equivariance; Cohen and Welling 2016, arXiv:1602.07576, for the group of reflections).
+    Only the first half of the kernels is learned. No `bias`: batch normalization has one.
+
+    Args:
+        filters: Outputs, of both halves; an even number.
+        arguments: As of `Conv2D`. With a stride of 2, the image and the kernel must have even numbers of columns.
+    """
+
+    def __init__(self, filters: int, *arguments: Any, **named: Any) -> None:
+        super().__init__(filters // 2, *arguments, **named)
+
+    def call(self, inputs: Tensor) -> Tensor:
+        """From (N, H, W, channels) to (N, H, W, filters)."""
+        halves = self.kernel.shape[2] // 2  # none of an image, whose one channel stays where it is
+        mirrored = ops.roll(ops.flip(self.kernel, axis=1), halves, axis=2)
+        kernels = ops.concatenate([self.kernel, mirrored], axis=3)
+        return self.convolution_op(inputs, ops.cast(kernels, inputs.dtype))
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        *image, half = super().compute_output_shape(input_shape)
+        return (*image, 2 * half)
+
+
+class MirrorBatchNormalization(FusedBatchNormalization):
+    """Batch normalization that treats both channels of a pair alike."""
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        *image, channels = input_shape
+        super().build((*image, channels // 2))
+        self.input_spec = None  # which asks for half of the channels
+
+    def call(self, inputs: Tensor, training: bool | None = None, mask: Any = None) -> Tensor:  # noqa: FBT001
+        """Normalizes (N, H, W, C)."""
+        gamma, beta = _twice(self.gamma), _twice(self.beta)
+        if not (training and self.trainable):  # as one operation that TFLite folds into the convolution before it
+            mean, variance = _twice(self.moving_mean), _twice(self.moving_variance)
+            return ops.batch_normalization(inputs, mean, variance, -1, beta, gamma, self.epsilon)
+        outputs, mean, variance = _normalize_batch(inputs, gamma, beta, self.epsilon)
+        # Of a batch, each of the pair has statistics of its own: the fused kernel knows no other, and images are
+        # mirrored at random, so that both are estimates of the same.
+        for moving, newest in (self.moving_mean, mean), (self.moving_variance, variance):
+            both = ops.mean(ops.reshape(newest, (2, -1)), axis=0)
+            moving.assign(moving * self.momentum + both * (1 - self.momentum))
+        return outputs
+
+
+class MirrorHead(keras.layers.Conv2D):
+    """A 1x1 convolution that adds up both channels of a pair, so that its outputs are the mirror image's too."""
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        *image, channels = input_shape
+        super().build((*image, channels // 2))
+        self.input_spec = None
+
+    def call(self, inputs: Tensor) -> Tensor:
+        """From (N, 1, 1, channels) to (N, 1, 1, filters)."""
+        kernel = ops.cast(ops.concatenate([self.kernel, self.kernel], axis=2), inputs.dtype)
+        return self.convolution_op(inputs, kernel) + ops.cast(self.bias, inputs.dtype)
+
+
+def _normalize_batch(inputs: Tensor, gamma: Tensor, beta: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
+    """(N, H, W, C) normalized by its own statistics, and these: mean and variance, (C,)."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.compat.v1.nn.fused_batch_norm(inputs, gamma, beta, epsilon=epsilon, is_training=True)
+    mean, variance = ops.moments(ops.cast(inputs, "float32"), axes=(0, 1, 2))
+    outputs = ops.batch_normalization(ops.cast(inputs, "float32"), mean, variance, -1, beta, gamma, epsilon)
+    return ops.cast(outputs, inputs.dtype), mean, variance
+
+
+def _twice(half: Tensor) -> Tensor:
+    """A vector over the first half of the channels as one over both."""
+    return ops.concatenate([half, half])
+
+
 def normalize(pixels: Tensor) -> Tensor:
     """Gray pixels 0-255 to the network's input, -2 to 1.984."""
     return (ops.cast(pixels, "float32") - PIXEL_CENTRE) / PIXEL_SCALE
@@ -63,6 +145,7 @@ def build_network(
     blocks: tuple[int, int, int] = (0, 1, 1),
     dropout: float = 0.0,
     vote_head: bool = False,
+    mirror: bool = False,
     policy: Policy = "float32",
 ) -> keras.Model:
     """The untrained network.
@@ -75,6 +158,7 @@ def build_network(
         blocks: Residual blocks at a half, a quarter and an eighth of the image's side.
         dropout: Share of features dropped before the heads while training.
         vote_head: Whether to add the second head that learns FER+'s votes.
+        mirror: Whether a face and its mirror image get the same answer by construction; takes even numbers of channels.
         policy: What flows between the layers.
 
     Returns:
@@ -85,10 +169,11 @@ def build_network(
     keras.config.set_dtype_policy(policy)
     try:
         inputs = keras.Input((None, None, 1), name="face")
-        features = _body(inputs, [round(channels * width) for channels in (16, 32, 64, 128, top_channels)], blocks)
-        features = keras.layers.Dropout(dropout)(features)
-        logits = _head(features, classes, "logits")
-        outputs = (logits, _head(features, len(FERPLUS_EMOTIONS), "votes")) if vote_head else logits
+        layers = _Layers(mirror)
+        channels = [round(channels * width) for channels in (16, 32, 64, 128, top_channels)]
+        features = keras.layers.Dropout(dropout)(layers.body(inputs, channels, blocks))
+        logits = layers.head(features, classes, "logits")
+        outputs = (logits, layers.head(features, len(FERPLUS_EMOTIONS), "votes")) if vote_head else logits
         return keras.Model(inputs, outputs)
     finally:
         keras.config.set_dtype_policy(standing)
@@ -118,34 +203,40 @@ def heads(outputs: Tensor) -> Sequence[Tensor]:
     return outputs if isinstance(outputs, list | tuple) else [outputs]
 
 
-def _body(x: Tensor, channels: Sequence[int], blocks: Sequence[int]) -> Tensor:
-    narrow, low, middle, high, top = channels
-    x = _conv(x, narrow)  # (side, side, 16)
-    x = _conv(x, low, stride=2)  # (side/2, side/2, 32)
-    x = _conv(x, low)
-    x = _residuals(x, low, blocks[0])
-    x = _conv(x, middle, stride=2)  # (side/4, side/4, 64)
-    x = _residuals(x, middle, blocks[1])
-    x = _conv(x, high, stride=2)  # (side/8, side/8, 128)
-    x = _residuals(x, high, blocks[2])
-    x = _conv(x, top, stride=2)  # (side/16, side/16, top)
-    return keras.layers.GlobalAveragePooling2D(keepdims=True)(x)  # (1, 1, top)
+@dataclass(frozen=True, slots=True)
+class _Layers:
+    """How the layers of a network are made: as ordinary ones, or as ones that hold to the mirror symmetry."""
 
+    mirror: bool
 
-def _conv(x: Tensor, channels: int, *, stride: int = 1, relu: bool = True) -> Tensor:
-    x = keras.layers.Conv2D(channels, 3, stride, "same", use_bias=False, kernel_initializer="he_normal")(x)
-    x = FusedBatchNormalization(momentum=0.9)(x)
-    return keras.layers.ReLU()(x) if relu else x
+    def body(self, x: Tensor, channels: Sequence[int], blocks: Sequence[int]) -> Tensor:
+        narrow, low, middle, high, top = channels
+        x = self.conv(x, narrow)  # (side, side, 16)
+        x = self.conv(x, low, stride=2)  # (side/2, side/2, 32)
+        x = self.conv(x, low)
+        x = self.residuals(x, low, blocks[0])
+        x = self.conv(x, middle, stride=2)  # (side/4, side/4, 64)
+        x = self.residuals(x, middle, blocks[1])
+        x = self.conv(x, high, stride=2)  # (side/8, side/8, 128)
+        x = self.residuals(x, high, blocks[2])
+        x = self.conv(x, top, stride=2)  # (side/16, side/16, top)
+        return keras.layers.GlobalAveragePooling2D(keepdims=True)(x)  # (1, 1, top)
 
+    def conv(self, x: Tensor, channels: int, *, stride: int = 1, relu: bool = True) -> Tensor:
+        # Of an even number of columns, every second one is symmetric only between two: hence kernels of four columns.
+        size = (3, 4) if self.mirror and stride == 2 else 3
+        convolution = MirrorConv2D if self.mirror else keras.layers.Conv2D
+        x = convolution(channels, size, stride, "same", use_bias=False, kernel_initializer="he_normal")(x)
+        x = (MirrorBatchNormalization if self.mirror else FusedBatchNormalization)(momentum=0.9)(x)
+        return keras.layers.ReLU()(x) if relu else x
 
-def _residuals(x: Tensor, channels: int, count: int) -> Tensor:
-    for _ in range(count):
-        branch = _conv(_conv(x, channels), channels, relu=False)
-        x = keras.layers.ReLU()(keras.layers.Add()([x, branch]))
-    return x
+    def residuals(self, x: Tensor, channels: int, count: int) -> Tensor:
+        for _ in range(count):
+            branch = self.conv(self.conv(x, channels), channels, relu=False)
+            x = keras.layers.ReLU()(keras.layers.Add()([x, branch]))
+        return x
 
-
-def _head(x: Tensor, classes: int, name: str) -> Tensor:
-    # A 1x1 convolution, because TensorFlow writes dense layers in a form that tflite-runtime 2.14 cannot load.
-    x = keras.layers.Conv2D(classes, 1, name=name)(x)  # (1, 1, classes)
-    return keras.layers.Reshape((classes,))(x)
+    def head(self, x: Tensor, classes: int, name: str) -> Tensor:
+        # A 1x1 convolution, because TensorFlow writes dense layers in a form that tflite-runtime 2.14 cannot load.
+        x = (MirrorHead if self.mirror else keras.layers.Conv2D)(classes, 1, name=name)(x)  # (1, 1, classes)
+        return keras.layers.Reshape((classes,))(x)

@@ -172,7 +172,8 @@ def network_for(config: FitConfig, *, dropout: float = 0.0, policy: Policy = "fl
     """The untrained network of a run with all its heads, as `build_network` makes it."""
     return build_network(
         classes=len(class_names(config.labels)), width=config.width, top_channels=config.top_channels,
-        blocks=config.blocks, dropout=dropout, vote_head=config.votes_weight > 0, policy=policy,
+        blocks=config.blocks, dropout=dropout, vote_head=config.votes_weight > 0, mirror=config.mirror,
+        policy=policy,
     )  # fmt: skip
 
 
