@@ -154,11 +154,18 @@ install_model() {
     for model in ferplus default; do
         rm -rf "$APP/models/.$model"
         cp -R "$checkout/models/$model" "$APP/models/.$model"
-        rm -rf "${APP:?}/models/$model"
-        mv "$APP/models/.$model" "$APP/models/$model"
     done
     chown -R root:root "$APP/models"
     chmod -R u=rwX,go=rX "$APP/models"
+    # Whole on the disk before it takes the place of the old one, which nothing but two renames leaves without a model.
+    sync -f "$APP/models"
+    for model in ferplus default; do
+        rm -rf "$APP/models/.$model.old"
+        if [ -e "$APP/models/$model" ]; then mv "$APP/models/$model" "$APP/models/.$model.old"; fi
+        mv "$APP/models/.$model" "$APP/models/$model"
+    done
+    sync -f "$APP/models"
+    rm -rf "$APP"/models/.*.old
 }
 
 install_config() {
@@ -173,6 +180,7 @@ install_config() {
 
 install_service() {
     install -D -m 0644 "$checkout/deploy/$UNIT" "$UNIT_FILE"
+    sync -f "$UNIT_FILE"
     if systemd_runs; then
         systemctl daemon-reload
         systemctl --quiet enable "$UNIT"

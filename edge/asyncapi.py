@@ -68,7 +68,8 @@ _CHANNELS = (
     _Channel("cameraStatus", "{prefix}/{device}/{camera}/status", "status", "send",
              "Whether the camera works.", retain=True),
     _Channel("cameraEmotion", "{prefix}/{device}/{camera}/emotion", "state", "send",
-             "What the camera sees now; nobody is said too. At most once a second.",
+             "What the camera sees now; nobody is said too. At most once in `publish.min_interval_s`: a second, unless "
+             "configured.",
              qos=0, retain=True, expires=True),
     _Channel("cameraEvent", "{prefix}/{device}/{camera}/event", "event", "send",
              "An emotion that began, changed or ended on a face. Delivered at least once and in order, also after an "

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from edge.contract.errors import UserError
 from edge.logs import configure_logging
+from edge.printable import printable
 from edge.source_name import source_kind
 
 DEFAULT_CONFIG = Path("/etc/emotion-edge/config.toml")
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def complain(error: UserError) -> int:
     """Tells the user of an error, and returns its exit code."""
-    for line in str(error).splitlines():
+    for line in printable(str(error), keep="\n").split("\n"):
         print(f"edge: error: {line}", file=sys.stderr)
     return error.exit_code
 

@@ -62,7 +62,7 @@ def announce(
     for camera in cameras:
         components |= _camera_components(topics, camera, state_expiry_s, health_expiry_s)
     for key, component in components.items():
-        component["unique_id"] = f"{object_id}_{key}"
+        component["unique_id"] = f"{object_id}.{key}"  # no name holds a dot: a device `a_b` is not camera `b` of `a`
         component["default_entity_id"] = f"{component['platform']}.{topics.device}_{key}".replace("-", "_")
     platforms = {key: component["platform"] for key, component in components.items()}
     # A component of which only the platform is told is one that Home Assistant removes.

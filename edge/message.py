@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -26,8 +27,8 @@ from edge.payloads import (
 )
 from edge.topics import Topics, check_camera
 
-CLIENT_ID: Final = "client_id"
-"""The user property (MQTT 5) that names who is there."""
+CLIENT: Final = "client"
+"""The user property (MQTT 5) that tells who is there by `fingerprint`."""
 _TAKEOVER: Final = 1.25
 """How many times larger another face must be before it counts as the most prominent one instead."""
 
@@ -45,9 +46,14 @@ def state_expiry_s(heartbeat_s: float) -> int:
 def status_message(topics: Topics, status: Status, *, session: int, client_id: str) -> Message:
     """Says whether the device is there. As `offline` it is also the last will, tied to its birth by the session.
 
-    The client id tells two devices apart that were given one name.
+    The client id's fingerprint tells two devices apart that were given one name.
     """
-    return _status(topics.status, status, session, (CLIENT_ID, client_id))
+    return _status(topics.status, status, session, (CLIENT, fingerprint(client_id)))
+
+
+def fingerprint(client_id: str) -> str:
+    """What may be known of a client id: who knows the id itself can take the device's place at the broker."""
+    return hashlib.sha256(client_id.encode()).hexdigest()[:16]
 
 
 def camera_status_message(topics: Topics, camera: str, status: Status, *, session: int) -> Message:

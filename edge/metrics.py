@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from typing import Final
 from wsgiref.simple_server import WSGIRequestHandler
 
 from prometheus_client import CollectorRegistry, start_http_server
@@ -23,7 +24,11 @@ log = logging.getLogger(__name__)
 _PREFIX = "emotion_edge"
 _RETRY_S = 5.0
 _STOP_TIMEOUT_S = 1.0
-_SILENCE_S = 10.0
+_PATIENCE_S = 10.0
+_MOST_AT_ONCE = 24
+
+
+_TURNS: Final = threading.BoundedSemaphore(_MOST_AT_ONCE)
 
 
 class AddressAbsent(UserError):
@@ -107,14 +112,27 @@ def _serve(registry: CollectorRegistry, host: str, port: int) -> Iterator[None]:
 
 
 class _Scrape(WSGIRequestHandler):
-    """Hangs up on those who say nothing: each has a thread, of which the service may have only so many."""
+    """Hangs up on those who take their time, and on all beyond a few at once.
 
-    timeout = _SILENCE_S
+    Each has a thread, of which the service may have only so many, and may send 6 MB of headers.
+    """
 
     def handle(self) -> None:
         """Answers one request."""
-        with suppress(TimeoutError):
-            super().handle()
+        if not _TURNS.acquire(blocking=False):
+            return
+        hang_up = threading.Timer(_PATIENCE_S, self._hang_up)
+        hang_up.start()
+        try:
+            with suppress(OSError):  # the peer has gone, or was hung up on
+                super().handle()
+        finally:
+            hang_up.cancel()
+            _TURNS.release()
+
+    def _hang_up(self) -> None:
+        with suppress(OSError):  # it may have ended by itself
+            self.connection.shutdown(socket.SHUT_RDWR)
 
     def log_message(self, *_: object) -> None:
         """Nobody wants a line for each scrape."""

@@ -96,7 +96,8 @@ class Outbox:
             The messages, and the id up to which there are no others.
         """
         with self._lock:
-            on_disk = self._read(after, limit + len(self._acknowledged), without)
+            acknowledged = sum(entry_id > after for entry_id in self._acknowledged)
+            on_disk = self._read(after, limit + acknowledged, without)
             if on_disk is None:
                 return [], after  # those in memory are newer: their turn is after what cannot be read just now
             in_memory = [entry for entry in self._in_memory if entry.id > after and entry.message.topic not in without]
@@ -111,7 +112,8 @@ class Outbox:
                 self._in_memory = in_memory
                 return
             self._acknowledged.add(entry_id)
-            if len(self._acknowledged) >= _MOST_UNDELETED:
+            # While the disk refuses, `housekeep` tries again: it would take longer each time.
+            if len(self._acknowledged) >= _MOST_UNDELETED and self._refusal is None:
                 self._commit([])
 
     def housekeep(self) -> None:

@@ -119,7 +119,8 @@ class FaceReading(Part):
     """What one face shows."""
 
     track_id: int = Field(
-        ge=1, description="Ephemeral number of a face while it is in view, unique in its session; it identifies nobody."
+        ge=1,
+        description="Ephemeral number of a face while the camera sees it, unique in the session. It identifies nobody.",
     )
     emotion: Emotion
     confidence: Fraction = Field(description="Probability of `emotion`; of the likeliest label while it is unknown.")
@@ -135,7 +136,7 @@ class DevicePayload(Payload):
     device: str
     session: Count = Field(
         description="Number of the agent's start; it grows by one with each, also with a reload and a newer model. A "
-        "device that has lost its memory goes on from the time in Unix seconds."
+        "device that has lost its memory goes on from the time in Unix seconds, by its clock."
     )
     ts: Timestamp = Field(description="When it was composed, by the wall clock.")
     mono_ms: Count = Field(description="The same moment on the machine's monotonic clock.")

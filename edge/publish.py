@@ -17,7 +17,7 @@ from typing import Self
 from edge.contract.errors import UserError
 from edge.domain import Message
 from edge.errors import BrokerUnreachable
-from edge.message import CLIENT_ID, status_message
+from edge.message import CLIENT, fingerprint, status_message
 from edge.mqtt.backoff import Backoff
 from edge.mqtt.bell import Bell
 from edge.mqtt.commands import CommandHandler, Commands, without_result
@@ -213,9 +213,10 @@ class MqttPublisher:
     def _hear_own_status(self, received: Received, connection: Connection) -> None:
         if received.retained:
             return
-        speaker = dict(received.user_properties).get(CLIENT_ID, self._settings.client_id)
-        if speaker != self._settings.client_id:
-            self._logbook.namesake(self._topics.device, speaker)
+        we = fingerprint(self._settings.client_id)
+        speaker = dict(received.user_properties).get(CLIENT, we)
+        if speaker != we:
+            self._logbook.namesake(self._topics.device, speaker, we)
         if received.payload == self._offline.payload:
             log.info("a late will said that this device is offline; corrected")
             connection.send(self._online)

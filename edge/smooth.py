@@ -18,6 +18,11 @@ _DOUBT: Final = 0.05
 It is far less than `margin`, which may be more than the threshold itself and then would put `unknown` out of reach."""
 
 
+_UNSETTLED: Final = 3
+"""After how many dwell times in which no emotion leads for one of them a face is `unknown`: at a few frames a second,
+readings that waver would otherwise keep an emotion that nothing speaks for, or a face from being told at all."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SmoothingRules:
     """When an emotion counts. The defaults were chosen by measurement: docs/smoothing.md.
@@ -43,6 +48,7 @@ class _FaceState:
     updated_s: float
     leader: str
     leader_since_s: float
+    settled_s: float
     emotion: str | None = None
     since_s: float = 0.0
 
@@ -85,20 +91,25 @@ class Smoother:
         if leader != face.leader:
             face.leader, face.leader_since_s = leader, time_s
         previous = face.emotion
-        changes = leader != previous and time_s - face.leader_since_s >= self._rules.min_dwell_s
-        if changes:
+        if leader == previous:
+            face.settled_s = time_s
+        elif time_s - face.leader_since_s >= self._rules.min_dwell_s:
             face.emotion, face.since_s = leader, face.leader_since_s
+        elif previous != UNKNOWN and time_s - face.settled_s >= _UNSETTLED * self._rules.min_dwell_s:
+            face.emotion, face.since_s = UNKNOWN, face.settled_s
         if face.emotion is None:
             return []
         reading = self._readings[track.id] = _reading(track, face.emotion, face.since_s, probabilities)
-        return [Transition("change" if previous else "start", reading, previous)] if changes else []
+        if face.emotion == previous:
+            return []
+        return [Transition("change" if previous else "start", reading, previous)]
 
     def _average(self, track: Track, time_s: float) -> _FaceState:
         newest = track.observation.logits
         face = self._faces.get(track.id)
         if face is None:
             leader = self._leading(softmax(newest), None)
-            face = self._faces[track.id] = _FaceState(newest, time_s, leader, time_s)
+            face = self._faces[track.id] = _FaceState(newest, time_s, leader, time_s, time_s)
         weight = np.float32(1 - math.exp(-(time_s - face.updated_s) / self._rules.time_constant_s))
         face.logits = face.logits + weight * (newest - face.logits)
         face.updated_s = time_s
@@ -109,7 +120,7 @@ class Smoother:
         best = probabilities.max()
         if present in EMOTIONS:
             held = probabilities[EMOTIONS.index(present)]
-            if held >= self._rules.unknown_below - _DOUBT and best - held < self._rules.margin:
+            if held >= self._rules.unknown_below - _DOUBT and (held == best or best - held < self._rules.margin):
                 return present
         return EMOTIONS[probabilities.argmax()] if best >= self._rules.unknown_below else UNKNOWN
 

@@ -215,6 +215,8 @@ def _open_run(run: Path, dataset: Dataset, config: FitConfig) -> None:
 def _initial_network(initial: Path, config: FitConfig) -> keras.Model:
     """The network to begin with, without its votes head where this run has none.
 
+    Where channels come in pairs, a wider network would have them in other places: only the last layer may grow.
+
     Raises:
         CheckpointError: The run cannot be read, or its network has other labels, is wider, or lacks the votes head.
     """
@@ -233,7 +235,8 @@ def _initial_network(initial: Path, config: FitConfig) -> keras.Model:
 def _layers(config: FitConfig) -> str:
     blocks = "-".join(map(str, config.blocks))
     votes_head = f"{'a' if config.votes_weight else 'no'} votes head"
-    size = f"width {config.width:g}, {config.top_channels} top channels, blocks {blocks}"
+    kind = "paired" if config.mirror else "ordinary"
+    size = f"width {config.width:g}, {config.top_channels} top channels, blocks {blocks}, {kind} channels"
     return f"labels {config.labels}, {size}, {votes_head}"
 
 

@@ -34,7 +34,7 @@ def with_labels(faces: FaceSet, kind: LabelKind) -> FaceSet:
     remaining votes must agree, and images that are `unknown` or no face are left out.
 
     Raises:
-        DataError: `ferplus` is asked for and there are no votes.
+        DataError: `ferplus` is asked for and there are no votes, or they agree on no image.
     """
     if kind == "fer2013":
         return faces
@@ -43,6 +43,9 @@ def with_labels(faces: FaceSet, kind: LabelKind) -> FaceSet:
     winner = clean.argmax(axis=1)
     majority = 2 * clean.max(axis=1) > clean.sum(axis=1)
     kept = np.flatnonzero(majority & np.isin(winner, FERPLUS_COLUMNS))
+    if not kept.size:
+        raise DataError(f"there is no image among {len(faces)} on which a strict majority of FER+'s votes agrees",
+                        remedy="Give more images, or do without FER+'s labels")  # fmt: skip
     position = {column: index for index, column in enumerate(FERPLUS_COLUMNS)}
     labels = np.array([position[column] for column in winner[kept]], np.int64)
     chosen = faces.take(kept)

@@ -147,7 +147,9 @@ def _read_images(names: list[str], read: Callable[[str], bytes], path: Path, vot
             raise DataError(f"{name} does not lie in a split's folder", where=path, remedy=LAYOUT_HINT)
         folder = parts[-3].lower()
         empty.discard(folder)
-        split = next((s for usage, s in _USAGES.items() if parts[-1].startswith(f"{usage}_")), _FOLDERS[folder])
+        split = _FOLDERS[folder]
+        if split == "test":  # where the Kaggle folder has two splits, which the files' names tell apart
+            split = next((s for usage, s in _USAGES.items() if parts[-1].startswith(f"{usage}_")), split)
         yield Item(split, _label(parts[-2], path), name, decode(read(name)))
     if empty:
         raise DataError(f"the folder {', '.join(sorted(empty))} holds no image", where=path, remedy=LAYOUT_HINT)

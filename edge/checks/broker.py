@@ -10,7 +10,7 @@ from edge.bootstrap import broker_settings
 from edge.checks.finding import Chain, Check, Doubt
 from edge.config import Config
 from edge.errors import BrokerRefused
-from edge.message import CLIENT_ID
+from edge.message import CLIENT, fingerprint
 from edge.mqtt import BrokerSettings, probe, probe_broker
 from edge.state import in_use, known_client_id, new_client_id
 from edge.topics import Topics
@@ -107,9 +107,9 @@ def _device_name(config: Config) -> str:
     name, client_id = config.device.name, known_client_id(config.device.state_dir)
     settings = _settings(config)
     kept = probe.probe_retained(settings, _topics(config).status)
-    speaker = dict(kept.user_properties).get(CLIENT_ID) if kept is not None and kept.payload == b"online" else None
-    if client_id is not None and speaker not in (None, client_id):
-        raise Doubt(f"another device is called {name} too, with the client id {speaker}", where=settings.address,
+    speaker = dict(kept.user_properties).get(CLIENT) if kept is not None and kept.payload == b"online" else None
+    if client_id is not None and speaker not in (None, fingerprint(client_id)):
+        raise Doubt(f"another device is called {name} too", where=settings.address,
                     remedy="Give each its own device.name: their messages and commands mix")  # fmt: skip
     return f"no other device is seen to be called {name}"
 

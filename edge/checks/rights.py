@@ -55,7 +55,8 @@ def _devices() -> str:
 
 def _secrets(config: Config, config_file: Path) -> str:
     mqtt = config.mqtt
-    files = [file for file in (mqtt.password_file, mqtt.key_file) if file is not None]
+    key_file = mqtt.key_file or mqtt.cert_file  # which then holds the key too
+    files = [file for file in (mqtt.password_file, key_file) if file is not None]
     if any(masked(camera.source) != camera.source for camera in config.camera):
         files.append(config_file)
     exposed = [str(file) for file in files if file.stat().st_mode & _OTHERS]

@@ -11,7 +11,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from edge.commands.spoken import COLOURS, bar, emotion, fields_of, printable, status
+from edge.commands.spoken import COLOURS, bar, emotion, fields_of, status
+from edge.printable import printable
 
 _BAR_WIDTH = 20
 

@@ -19,13 +19,14 @@ from edge.align import align
 from edge.classify import BundleClassifier
 from edge.cli import complain
 from edge.commands.annotate import Annotator, plan_outputs
-from edge.commands.spoken import COLOURS, bar, emotion, printable
+from edge.commands.spoken import COLOURS, bar, emotion
 from edge.config import default_bundle
 from edge.contract import EMOTIONS, UNKNOWN, softmax
 from edge.detect import create_detector
 from edge.domain import Face, Frame
 from edge.errors import SourceError, SourceUnavailable
 from edge.ports import Detector
+from edge.printable import printable
 from edge.source.recording import PICTURE_SUFFIXES, Recording, is_folder, is_picture
 
 VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"})

@@ -19,10 +19,11 @@ from edge.cli import INTERRUPTED
 from edge.commands.embedded_broker import embedded_broker
 from edge.commands.listen import listen
 from edge.commands.signals import STOP_SIGNALS, SignalFlag
-from edge.commands.spoken import clock, fields_of, printable, spoken
+from edge.commands.spoken import clock, fields_of, spoken
 from edge.config import Config, default_bundle
 from edge.contract.errors import UserError
 from edge.mqtt import BrokerSettings
+from edge.printable import printable
 from edge.source_name import masked
 from edge.state import new_client_id
 

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from edge.checks import Finding, Status
+from edge.printable import printable
 
 _STYLES: Final = {Status.OK: "bold green", Status.WARN: "bold yellow", Status.FAIL: "bold red"}
 
@@ -26,5 +27,6 @@ def show(findings: Iterable[Finding]) -> int:
 def _line(finding: Finding) -> Text:
     remedy = f". {finding.remedy}." if finding.remedy else "." if finding.exit_code else ""
     return Text.assemble(
-        (f"{finding.status.upper():<6}", _STYLES[finding.status]), f"{finding.check:<16}{finding.detail}{remedy}"
+        (f"{finding.status.upper():<6}", _STYLES[finding.status]),
+        printable(f"{finding.check:<16}{finding.detail}{remedy}", keep="\n"),
     )

@@ -9,6 +9,8 @@ from typing import Any, Final
 
 from rich.text import Text
 
+from edge.printable import printable
+
 COLOURS: Final = {
     "angry": "red",
     "disgust": "dark_olive_green3",
@@ -37,12 +39,6 @@ def _whole_number(digits: str) -> int:
     if len(digits) > _MOST_DIGITS:  # JSON knows no limit, but a `float` does
         raise ValueError(f"a number of {len(digits)} digits")
     return int(digits)
-
-
-def printable(value: object) -> str:
-    """A text or number without what would steer the terminal: anybody may publish on a topic."""
-    text = str(value) if isinstance(value, str | int | float) else "?"
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def clock() -> str:

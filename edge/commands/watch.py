@@ -11,10 +11,11 @@ from rich.text import Text
 
 from edge.commands.board import Board
 from edge.commands.listen import listen
-from edge.commands.spoken import clock, printable, spoken
+from edge.commands.spoken import clock, spoken
 from edge.config import read_password
 from edge.errors import BrokerError, ConfigError
 from edge.mqtt import BrokerSettings, Tls
+from edge.printable import printable
 from edge.state import new_client_id
 from edge.topics import check_prefix
 

@@ -222,7 +222,7 @@ class PublishConfig(Section):
     outbox_limit: int = Field(
         default=100_000,
         ge=100,
-        le=10_000_000,
+        le=300_000,
         description="How many undelivered events are kept on disk; beyond it, the oldest are dropped and counted.",
     )
     snapshots: bool = Field(

@@ -109,16 +109,16 @@ class Logbook:
             log.warning("no MQTT connection: %s", told)
         self._last_error = told
 
-    def namesake(self, device: str, client_id: str) -> None:
-        """Another client speaks on this device's topics."""
-        if client_id not in self._namesakes and len(self._namesakes) < _MOST_TOLD_OF:
-            self._namesakes.add(client_id)
+    def namesake(self, device: str, other: str, this: str) -> None:
+        """Another client speaks on this device's topics; both are known by their fingerprints."""
+        if other not in self._namesakes and len(self._namesakes) < _MOST_TOLD_OF:
+            self._namesakes.add(other)
             log.warning(
-                "another device is called %s too (client id %s, %s here): their messages and commands mix. "
+                "another device is called %s too (client %s, %s here): their messages and commands mix. "
                 "Give each its own device.name",
                 device,
-                client_id,
-                self._settings.client_id,
+                other,
+                this,
             )
 
     def surprise(self, error: Exception) -> None:

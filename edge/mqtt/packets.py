@@ -15,6 +15,8 @@ from edge.domain import Message
 _WILL_DELAY_S = 5
 _SESSION_EXPIRY_S = 15
 """The session outlives a short break, so that the broker keeps the will back."""
+_LARGEST_PACKET_BYTES = 1 << 20
+"""Nothing that an agent listens to comes near it. The broker keeps back what is larger (MQTT 5)."""
 _LONGEST_TOPIC = 1000
 """In bytes. The protocol's own limit is 65,535."""
 _HOPELESS = frozenset({0x90, 0x99})
@@ -83,6 +85,7 @@ def hello(*, resume: bool) -> Properties:
     """For CONNECT; `resume` asks the broker to keep the session for a while when the connection breaks."""
     properties = _properties(PacketTypes.CONNECT)
     properties.SessionExpiryInterval = _SESSION_EXPIRY_S if resume else 0
+    properties.MaximumPacketSize = _LARGEST_PACKET_BYTES
     return properties
 
 

@@ -103,7 +103,7 @@ class CsiSource:
             self._dropped += frame.index - self._taken
             self._taken = frame.index + 1
             self._newest_s = now_s
-        elif now_s >= stalled_s:
+        elif now_s >= stalled_s and self._helper.count <= self._taken:  # not one that was written over meanwhile
             raise SourceLost(f"gave no frame for {self._stall_timeout_s:g} s", where=self._label, remedy=_CHECK_CAMERA)
         return frame
 

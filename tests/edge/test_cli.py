@@ -102,7 +102,7 @@ configure_logging("info", os.environ)
 log = logging.getLogger("edge.camera")
 log.debug("left out")
 log.info("camera %s is online", "door")
-log.warning("two\\nlines")
+log.warning("two\\nlines\\x85%s", "<6>edge: and\\x1b[2K what steers a terminal")
 """
 
 
@@ -130,7 +130,7 @@ def test_the_journal_gets_priorities_and_no_times(tmp_path: Path) -> None:
     assert stream.read_text().splitlines() == [
         "<6>edge.camera: camera door is online",
         "<4>edge.camera: two",
-        "<4>lines",
+        "<4>  lines?<6>edge: and?[2K what steers a terminal",
     ]
 
 

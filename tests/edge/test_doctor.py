@@ -163,6 +163,21 @@ def test_a_password_that_everybody_may_read_is_a_warning(look: Examine, config_f
     assert found.remedy == (f"Run `sudo chmod o= {password}`" if mode == 0o644 else None)
 
 
+def test_a_key_beside_its_certificate_is_a_secret(look: Examine, config_file: Path) -> None:
+    """One file may hold both; without the key, a certificate is none."""
+    both = config_file.with_name("device.pem")
+    both.write_text("a certificate and its key\n")
+    both.chmod(0o644)
+    tls = {"EDGE_MQTT__TLS": "true", "EDGE_MQTT__CERT_FILE": str(both)}
+    found = look("secrets", config=load_config(config_file, tls))["secrets"]
+    assert (found.status, found.remedy) == (Status.WARN, f"Run `sudo chmod o= {both}`")
+    key = config_file.with_name("device.key")
+    key.write_text("the key\n")
+    key.chmod(0o600)
+    apart = load_config(config_file, tls | {"EDGE_MQTT__KEY_FILE": str(key)})
+    assert look("secrets", config=apart)["secrets"].status is Status.OK
+
+
 def test_a_password_in_a_cameras_address_makes_the_configuration_a_secret(look: Examine, config_file: Path) -> None:
     """The address is often forgotten when files are protected."""
     config_file.chmod(0o644)

@@ -18,11 +18,15 @@ CONFIG = "homeassistant/device/emotion_hall-pi/config"
 
 
 def introduce(
-    cameras: Sequence[str] = ("door",), announced: Announced | None = None, *, updates: bool = False
+    cameras: Sequence[str] = ("door",),
+    announced: Announced | None = None,
+    *,
+    topics: Topics = TOPICS,
+    updates: bool = False,
 ) -> Announcement:
     """The device as Home Assistant gets to know it."""
     return announce(
-        topics=TOPICS,
+        topics=topics,
         cameras=cameras,
         agent_version="0.1.0",
         state_expiry_s=90,
@@ -77,6 +81,17 @@ def test_every_entity_has_a_stable_identity() -> None:
     assert len(set(unique)) == len(unique) == 17
     for component in components.values():
         assert re.fullmatch(rf"{component['platform']}\.hall_pi_[a-z0-9_]+", component["default_entity_id"])
+
+
+def test_no_two_devices_share_an_identity() -> None:
+    """Whatever they and their cameras are called: Home Assistant leaves out what it knows already."""
+    unique = [
+        component["unique_id"]
+        for device, camera in (("hall", "pi"), ("hall_pi", "door"))
+        for message in introduce([camera], topics=Topics("emotion", device)).messages
+        for component in config(message)["components"].values()
+    ]
+    assert len(set(unique)) == len(unique)
 
 
 def test_readings_are_available_only_while_device_and_camera_are() -> None:

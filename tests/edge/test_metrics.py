@@ -109,7 +109,7 @@ def test_who_connects_and_says_nothing_is_hung_up_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A service may have only so many threads, and each connection has one. Whoever asks is answered meanwhile."""
-    monkeypatch.setattr(metrics._Scrape, "timeout", 0.1)
+    monkeypatch.setattr(metrics, "_PATIENCE_S", 0.5)
     port = free_port()
     with serve_metrics(health, host="127.0.0.1", port=port):
         before = threading.active_count()
@@ -120,6 +120,34 @@ def test_who_connects_and_says_nothing_is_hung_up_on(
                 connection.settimeout(PATIENCE_S)
                 assert connection.recv(1) == b""
             wait_until(lambda: threading.active_count() <= before)
+    assert capsys.readouterr().err == ""
+
+
+def takes(connection: socket.socket, more: bytes) -> bool:
+    """Whether the other side still wants to hear."""
+    try:
+        connection.sendall(more)
+    except OSError:
+        return False
+    return True
+
+
+def test_who_never_comes_to_an_end_is_hung_up_on_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Headers that drip in keep a thread and its memory no longer, and those beyond a few have none."""
+    monkeypatch.setattr(metrics, "_PATIENCE_S", 1.0)
+    port = free_port()
+    with serve_metrics(health, host="127.0.0.1", port=port), ExitStack() as slow:
+        before = threading.active_count()
+        connections = [slow.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(60)]
+        wait_until(lambda: threading.active_count() > before)
+        assert threading.active_count() < before + 60
+        dripping = connections[0]
+        dripping.sendall(b"GET /metrics HTTP/1.0\r\n")
+        wait_until(lambda: not takes(dripping, b"x: y\r\n"))
+        wait_until(lambda: threading.active_count() <= before)
+        assert scrape(port)
     assert capsys.readouterr().err == ""
 
 

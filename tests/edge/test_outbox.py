@@ -270,6 +270,28 @@ def test_a_full_disk_at_run_time_stops_nothing(tmp_path: Path, caplog: pytest.Lo
         assert waiting(outbox) == list(range(22, 41))
 
 
+def test_a_full_disk_makes_delivery_no_slower(tmp_path: Path) -> None:
+    """What is acknowledged meanwhile is neither read again for each delivery nor brought to the disk at each."""
+    with Outbox(folder=tmp_path, flush_interval_s=0) as outbox:
+        fill(outbox, range(1000), size=100)
+        outbox.housekeep()
+        told: list[str] = []
+        outbox._file._db.set_trace_callback(told.append)
+        with no_disk_space(0):
+            after, numbers = 0, []
+            while entries := outbox.pending(after=after, limit=20)[0]:
+                numbers += [int(entry.message.payload) for entry in entries]
+                after = entries[-1].id
+                for entry in entries:
+                    outbox.ack(entry.id)
+        assert numbers == list(range(1000))
+        assert sum(statement.startswith("BEGIN") for statement in told) == 1
+        limits = [int(statement.split("LIMIT")[1]) for statement in told if statement.startswith("SELECT *")]
+        assert (len(limits), set(limits)) == (51, {20})
+    with Outbox(folder=tmp_path) as outbox:
+        assert outbox.depth == 0
+
+
 def test_what_cannot_be_read_just_now_is_not_overtaken(tmp_path: Path) -> None:
     """While the disk gives nothing back, the newer events in memory wait for their turn."""
     with Outbox(folder=tmp_path, flush_interval_s=0) as outbox:

@@ -114,6 +114,38 @@ def test_lasting_doubt_ends_an_emotion_and_a_wobble_at_the_threshold_does_not(un
     assert film.readings[0].emotion == "unknown"
 
 
+@pytest.mark.parametrize("margin", [0.0, 0.1, 0.3])
+def test_without_a_margin_too_the_threshold_has_some_play(margin: float) -> None:
+    """The present emotion may sink a little under the threshold while it is the likeliest one."""
+    film = Film(rules=SmoothingRules(time_constant_s=0.3, min_dwell_s=0.4, margin=margin, unknown_below=0.5))
+    film.show(logits_of(happy=0.6), 1.0)
+    film.show(logits_of(happy=0.47), 2.0)
+    assert film.said() == [("start", None, "happy")]
+
+
+def test_a_face_that_wavers_between_two_others_is_unknown() -> None:
+    """At one frame a second nothing is averaged: what nothing speaks for any more is not told for ever."""
+    film = Film(fps=1)
+    film.show(logits_of(happy=0.8), 3.0)
+    for _ in range(4):
+        film.show(logits_of(sad=0.6, happy=0.05), 1.0)
+        film.show(logits_of(neutral=0.6, happy=0.05), 1.0)
+    assert film.said() == [("start", None, "happy"), ("change", "happy", "unknown")]
+    assert film.transitions[-1][0] <= 6
+    film.show(logits_of(neutral=0.6), 2.0)
+    assert film.said()[2:] == [("change", "unknown", "neutral")]
+
+
+def test_a_new_face_that_wavers_is_told_too() -> None:
+    """Somebody is there, whatever they feel."""
+    film = Film(fps=1)
+    for _ in range(3):
+        film.show(logits_of(sad=0.6), 1.0)
+        film.show(logits_of(neutral=0.6), 1.0)
+    assert film.said() == [("start", None, "unknown")]
+    assert film.readings[0].since_s == 0.0
+
+
 def test_another_emotion_takes_over_only_where_it_would_not_be_called_unknown() -> None:
     """The present emotion may be a little less sure than the threshold; its successor may not."""
     film = Film(rules=SmoothingRules(margin=0.1, unknown_below=0.4))

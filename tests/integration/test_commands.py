@@ -137,6 +137,16 @@ def test_a_kept_command_is_ignored_at_the_start(
     assert len(listener.on("emotion/hall/cmd/echo/response")) == 1
 
 
+def test_what_no_request_can_be_never_arrives(broker: Mosquitto, listener: Listener, build: Build) -> None:
+    """A message of megabytes would cost a small device its memory, again after each restart: the broker drops it."""
+    with build(BrokerSettings(port=broker.port, client_id="edge-test"), commands=HANDLERS) as publisher:
+        listener.wait_for(lambda: listener.on(STATUS))
+        listener.publish("emotion/hall/cmd/echo", "x" * 2_000_000)
+        assert ask(listener, "echo", '{"id": "1"}')["ok"]
+        assert len(listener.on("emotion/hall/cmd/echo/response")) == 1
+        assert publisher.stats.reconnects == 0
+
+
 def test_an_answer_that_is_too_large_for_the_broker_is_told(
     start_broker: StartBroker, build: Build, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from edge.config import load_config
@@ -53,6 +56,16 @@ def test_the_service_stays_down_only_for_what_a_restart_cannot_mend() -> None:
     wrong_command_line = 2
     hopeless = {wrong_command_line, ConfigError.exit_code, BundleError.exit_code, RuntimeMissing.exit_code}
     assert {int(code) for code in line.split()} == hopeless
+
+
+def test_a_picture_that_takes_all_memory_is_left_out(tmp_path: Path) -> None:
+    """Under the service: one file of few bytes must not end the agent, again after each restart."""
+    (tmp_path / "large.png").write_bytes(cv2.imencode(".png", np.zeros((8000, 8000), np.uint8))[1].tobytes())
+    limits = [line.removeprefix("Environment=") for line in UNIT.read_text().splitlines() if "IMAGE_PIXELS" in line]
+    program = "import sys; from edge.source.opencv import read_picture as read; print(read(sys.argv[1]) is None)"
+    for limit, left_out in ((limits, "True"), ([], "False")):
+        command = ["env", *limit, sys.executable, "-c", program, str(tmp_path / "large.png")]
+        assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == left_out
 
 
 @pytest.mark.parametrize("script", ["install.sh", "mosquitto/make-certificates.sh"])

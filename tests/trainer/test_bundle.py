@@ -11,7 +11,7 @@ import pytest
 
 from edge.classify import BundleClassifier
 from edge.contract import UserError, calibrated, load_bundle
-from tests.trainer.stripes import stripe_dataset
+from tests.trainer.stripes import stripe_dataset, stripes
 from trainer.bundle import ExportOptions, export
 from trainer.config import FitConfig
 from trainer.data import Dataset, FaceSet
@@ -59,6 +59,16 @@ def test_input_and_output_are_int8_and_one_gray_level_is_one_step(int8: Path) ->
     manifest = load_bundle(int8).manifest
     assert (manifest.input.dtype, manifest.output.dtype, manifest.output.kind) == ("int8", "int8", "logits")
     np.testing.assert_array_equal(BundleClassifier(int8)._model._table, np.arange(-128, 128))
+
+
+def test_a_face_and_its_mirror_image_get_the_same_answer_on_the_device(dataset: Dataset, tmp_path: Path) -> None:
+    """Of a run with `mirror`, to the bit: whole numbers stay pairs in the int8 file."""
+    config = replace(CONFIG, stages=((48, 1),), mirror=True)
+    fit(dataset, tmp_path / "run", config)
+    export(tmp_path / "run", tmp_path / "mirror", dataset, OPTIONS)
+    classifier, faces = BundleClassifier(tmp_path / "mirror"), stripes(70, seed=4).images
+    faces = faces + np.arange(48, dtype=np.uint8)  # lighter on the right
+    np.testing.assert_array_equal(classifier.classify(faces), classifier.classify(faces[:, :, ::-1]))
 
 
 def test_the_measured_figures_stand_in_manifest_report_and_card(int8: Path) -> None:

@@ -11,7 +11,8 @@ import pytest
 from edge.contract import EMOTIONS, softmax
 from tests.bench.crowd import agreement, trust
 from trainer.data import FaceSet
-from trainer.labels import FERPLUS_EMOTIONS
+from trainer.errors import DataError
+from trainer.labels import FERPLUS_EMOTIONS, with_labels
 from trainer.layouts import VOTE_COLUMNS
 
 VOTES: list[dict[str, int]] = [
@@ -22,6 +23,13 @@ VOTES: list[dict[str, int]] = [
     {"unknown": 6, "happiness": 4},  # nothing that can be known
     {"NF": 10},  # no vote for an emotion
 ]
+
+
+def test_votes_that_agree_on_nothing_leave_nothing_to_measure(make_faces: Callable[..., FaceSet]) -> None:
+    """The error says so, rather than a division by zero later on."""
+    votes = np.array([[2 * (column in ("fear", "sadness")) for column in VOTE_COLUMNS]])
+    with pytest.raises(DataError, match="no image among 1 on which a strict majority"):
+        with_labels(replace(make_faces([0]), votes=votes), "ferplus")
 
 
 @pytest.fixture

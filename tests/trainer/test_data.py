@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from edge.contract import EMOTIONS
+from tests.trainer.conftest import USAGES
 from trainer.data import load_dataset, load_folder
 from trainer.errors import DataError
 from trainer.layouts import decode
@@ -55,6 +56,18 @@ def test_suffixes_in_capitals(table: Path, table_gz: Path, kaggle_zip: Path) -> 
     for path in (table, table_gz, kaggle_zip):
         capital = path.rename(path.with_name(path.name.upper()))
         assert len(load_dataset(capital).split("train")) == 28
+
+
+def test_the_folder_says_which_split_an_image_belongs_to(kaggle_folder: Path) -> None:
+    """Also of training images that somebody set aside to choose by, under the names that they have in Kaggle's."""
+    aside = kaggle_folder / "val" / "happy"
+    aside.mkdir(parents=True)
+    for image in sorted((kaggle_folder / "train" / "happy").iterdir())[:2]:
+        image.rename(aside / image.name)
+    sizes = {name: len(load_dataset(kaggle_folder).split(name)) for name in ("train", "validation", "test")}
+    by_usage = {usage: len(EMOTIONS) * count for usage, count in USAGES.items()}
+    expected = (by_usage["Training"] - 2, by_usage["PublicTest"] + 2, by_usage["PrivateTest"])
+    assert tuple(sizes.values()) == expected
 
 
 def test_other_names_of_emotions_and_files_of_macos(plain_folder: Path) -> None:

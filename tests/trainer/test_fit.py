@@ -228,6 +228,22 @@ def test_each_block_adds_two_layers(dataset: Dataset) -> None:
     assert counts == {(0, 1, 1): 9, (1, 2, 1): 13}
 
 
+def test_a_face_and_its_mirror_image_get_the_same_answer(tmp_path: Path, dataset: Dataset) -> None:
+    """With `mirror`, of both heads, before a step and after many, in half as many weights; without it, they do not."""
+    config = FitConfig(stages=((48, 8),), batch_size=16, peak_lr=0.05, warmup_epochs=1, ema_decay=0.8, votes_weight=0.2)
+    faces = stripes(70, seed=4).images + np.arange(0, 48, dtype=np.uint8)  # lighter on the right
+    sizes = {}
+    for mirror in (False, True):
+        training = begin(replace(config, mirror=mirror), dataset.split("train"))
+        sizes[mirror] = training.network.count_params()
+        for _ in range(2):
+            apart = np.abs(training.logits(faces) - training.logits(faces[:, :, ::-1])).max()
+            assert apart < 1e-4 if mirror else apart > 0.01
+            training.run_epoch(lambda _step, _loss: None)
+    assert sizes[True] < 0.6 * sizes[False]
+    assert fit(dataset, tmp_path / "run", replace(config, mirror=True)) > 0.6
+
+
 def test_mixing_takes_part_in_training(dataset: Dataset) -> None:
     """What half of another image is mixed into is harder to tell: the loss stays higher."""
     losses = {}
@@ -274,20 +290,23 @@ def test_a_run_begins_with_the_weights_of_another(tmp_path: Path, dataset: Datas
     assert fit(dataset, tmp_path / "fresh", short) < 0.4
 
 
-@pytest.mark.parametrize("wider", [{"top_channels": 320}, {"width": 1.25}])
+@pytest.mark.parametrize(
+    ("mirror", "wider"), [(False, {"top_channels": 320}), (False, {"width": 1.25}), (True, {"top_channels": 320})]
+)
 def test_a_wider_network_begins_with_the_answers_of_a_narrower(
-    wider: dict[str, Any], tmp_path: Path, dataset: Dataset
+    mirror: bool, wider: dict[str, Any], tmp_path: Path, dataset: Dataset
 ) -> None:
     """What is added changes no answer before the first step, and learns with it."""
-    fit(dataset, tmp_path / "narrow", replace(TINY, votes_weight=0.2))
-    training = begin(replace(TINY, votes_weight=0.2, **wider), dataset.split("train"))
+    narrower = replace(TINY, votes_weight=0.2, mirror=mirror)
+    fit(dataset, tmp_path / "narrow", narrower)
+    training = begin(replace(narrower, **wider), dataset.split("train"))
     training.begin_with(load_full_network(tmp_path / "narrow"))
     images = dataset.split("test").images
     narrow = predict(load_network(tmp_path / "narrow"), images)
     for network in (training.network, training.averaged):
         np.testing.assert_allclose(predict(network, images), narrow, atol=1e-4)
     training.run_epoch(lambda _step, _loss: None)
-    listening = training.network.get_layer("logits").kernel.numpy()[0, 0, 256:]
+    listening = training.network.get_layer("logits").kernel.numpy()[0, 0, 128 if mirror else 256 :]
     assert np.abs(listening).min() > 0
 
 
@@ -302,6 +321,12 @@ def test_weights_of_another_network_are_refused(tmp_path: Path, dataset: Dataset
         fit(dataset, tmp_path / "run", replace(begun, width=1.5, votes_weight=0.5))
     with pytest.raises(CheckpointError, match=r"its network has .* blocks 0-1-1, .* this run's .* blocks 1-2-1, "):
         fit(dataset, tmp_path / "run", replace(begun, width=1.5, blocks=(1, 2, 1)))
+    with pytest.raises(CheckpointError, match=r"its network has .*, ordinary channels, .*, paired channels, "):
+        fit(dataset, tmp_path / "run", replace(begun, width=1.5, mirror=True))
+    paired = replace(TINY, stages=((16, 1),), mirror=True)
+    fit(dataset, tmp_path / "paired", paired)
+    with pytest.raises(CheckpointError, match=r"paired: cannot give the initial weights: .* width 1, .* width 1.5, "):
+        fit(dataset, tmp_path / "run", replace(paired, width=1.5, initial_weights=str(tmp_path / "paired")))
     with pytest.raises(CheckpointError, match="nobody: is not a run folder"):
         fit(dataset, tmp_path / "run", replace(TINY, initial_weights=str(tmp_path / "nobody")))
     assert not (tmp_path / "run").exists()

@@ -64,9 +64,9 @@ def requested_config(arguments: argparse.Namespace, console: Console) -> FitConf
             "initial_weights": str(arguments.initial_weights),
             "width": max(config.width, theirs.width),
             "top_channels": max(config.top_channels, theirs.top_channels),
-            # A file says what it means, and is refused if they differ; a recipe goes with any run.
-            "blocks": config.blocks if arguments.config else theirs.blocks,
         }
+        if not arguments.config:  # a file says what it means, and is refused if they differ; a recipe goes with any run
+            changes |= {"blocks": theirs.blocks, "mirror": theirs.mirror}
     changes["bfloat16"] = computes_bfloat16() if arguments.bfloat16 is None else arguments.bfloat16
     config = replace(config, **changes)
     if arguments.epochs:
