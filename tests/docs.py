@@ -75,8 +75,8 @@ appear in logs. A camera's address may hold a password (`rtsp://user:password@ca
 root and the agent's user alone, as the installer does. Wherever the address is shown, the password is masked, and so is
 the query, in which some cameras take theirs.
 
-A camera that is reached by `https` or `rtsps` is not asked for a certificate, so that whoever can pass for it on its network gets
-the password that stands in its address. Keep cameras in a network of their own.
+A camera that is reached by `https` or `rtsps` is not asked for a certificate, so that whoever can pass for it on its
+network gets the password that stands in its address. Keep cameras in a network of their own.
 
 A password goes over an unencrypted connection only to this host itself, unless `allow_plaintext_password` is set.
 """

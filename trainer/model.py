@@ -82,7 +82,7 @@ class MirrorConv2D(keras.layers.Conv2D):
 class MirrorBatchNormalization(FusedBatchNormalization):
     """Batch normalization that treats both channels of a pair alike."""
 
-    def build(self, input_shape: tuple[int | None, ...]) -> None:
+    def build(self, input_shape: tuple[int, ...]) -> None:
         *image, channels = input_shape
         super().build((*image, channels // 2))
         self.input_spec = None  # which asks for half of the channels
@@ -108,7 +108,7 @@ class MirrorBatchNormalization(FusedBatchNormalization):
 class MirrorHead(keras.layers.Conv2D):
     """A 1x1 convolution that adds up both channels of a pair, so that its outputs are the mirror image's too."""
 
-    def build(self, input_shape: tuple[int | None, ...]) -> None:
+    def build(self, input_shape: tuple[int, ...]) -> None:
         *image, channels = input_shape
         super().build((*image, channels // 2))
         self.input_spec = None
@@ -124,7 +124,9 @@ def _normalize_batch(inputs: Tensor, gamma: Tensor, beta: Tensor, epsilon: float
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        return tf.compat.v1.nn.fused_batch_norm(inputs, gamma, beta, epsilon=epsilon, is_training=True)
+        fused = tf.compat.v1.nn.fused_batch_norm
+        outputs, mean, variance = fused(inputs, gamma, beta, epsilon=epsilon, is_training=True)
+        return outputs, mean, variance
     mean, variance = ops.moments(ops.cast(inputs, "float32"), axes=(0, 1, 2))
     outputs = ops.batch_normalization(ops.cast(inputs, "float32"), mean, variance, -1, beta, gamma, epsilon)
     return ops.cast(outputs, inputs.dtype), mean, variance

@@ -67,7 +67,7 @@ def test_a_face_and_its_mirror_image_get_the_same_answer_on_the_device(dataset: 
     fit(dataset, tmp_path / "run", config)
     export(tmp_path / "run", tmp_path / "mirror", dataset, OPTIONS)
     classifier, faces = BundleClassifier(tmp_path / "mirror"), stripes(70, seed=4).images
-    faces = faces + np.arange(48, dtype=np.uint8)  # lighter on the right
+    faces += np.arange(48, dtype=np.uint8)  # lighter on the right
     np.testing.assert_array_equal(classifier.classify(faces), classifier.classify(faces[:, :, ::-1]))
 
 
