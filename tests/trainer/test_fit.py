@@ -229,7 +229,7 @@ def test_each_block_adds_two_layers(dataset: Dataset) -> None:
 
 
 def test_a_face_and_its_mirror_image_get_the_same_answer(tmp_path: Path, dataset: Dataset) -> None:
-    """With `mirror`, before the first epoch and after it, in little more than half the weights; without it, they do not."""
+    """With `mirror`, before and after an epoch, in little more than half the weights; without it, they do not."""
     config = FitConfig(stages=((48, 8),), batch_size=16, peak_lr=0.05, warmup_epochs=1, ema_decay=0.8, votes_weight=0.2)
     faces = stripes(70, seed=4).images
     faces += np.arange(48, dtype=np.uint8)  # lighter on the right
