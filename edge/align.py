@@ -13,7 +13,7 @@ from edge.contract.manifest import Framing
 from edge.domain import Face, Frame
 
 _LEAST_EYE_DISTANCE = 0.15
-"""Of the box's width. Eyes closer together are a profile's or a mistake: they say nothing about the face's size."""
+"""Of the box's width. Eyes closer together are a profile's or a mistake: they do not tell how the face is turned."""
 
 
 def align(frame: Frame, faces: Sequence[Face], framing: Framing, size_px: int) -> tuple[NDArray[np.uint8], list[float]]:
@@ -32,9 +32,10 @@ def align(frame: Frame, faces: Sequence[Face], framing: Framing, size_px: int) -
 
 def _square(face: Face, framing: Framing) -> CropSquare:
     box = face.box
+    around_box = square_from_box(box.left, box.top, box.right, box.bottom, framing)
     if face.eyes is not None and math.dist(*face.eyes) > _LEAST_EYE_DISTANCE * box.width:
-        return square_from_eyes(*face.eyes, framing)
-    return square_from_box(box.left, box.top, box.right, box.bottom, framing)
+        return square_from_eyes(*face.eyes, framing, least_side=around_box.side)
+    return around_box
 
 
 def _quality(square: CropSquare, frame: Frame, size_px: int) -> float:

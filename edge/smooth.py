@@ -48,7 +48,7 @@ class _FaceState:
     updated_s: float
     leader: str
     leader_since_s: float
-    settled_s: float
+    unsettled_since_s: float
     emotion: str | None = None
     since_s: float = 0.0
 
@@ -88,15 +88,15 @@ class Smoother:
         face = self._average(track, time_s)
         probabilities = softmax(face.logits)
         leader = self._leading(probabilities, face.emotion)
-        if leader != face.leader:
-            face.leader, face.leader_since_s = leader, time_s
         previous = face.emotion
-        if leader == previous:
-            face.settled_s = time_s
-        elif time_s - face.leader_since_s >= self._rules.min_dwell_s:
+        if leader != face.leader:
+            if face.leader == previous:
+                face.unsettled_since_s = time_s
+            face.leader, face.leader_since_s = leader, time_s
+        if leader != previous and time_s - face.leader_since_s >= self._rules.min_dwell_s:
             face.emotion, face.since_s = leader, face.leader_since_s
-        elif previous != UNKNOWN and time_s - face.settled_s >= _UNSETTLED * self._rules.min_dwell_s:
-            face.emotion, face.since_s = UNKNOWN, face.settled_s
+        elif previous not in (leader, UNKNOWN) and self._wavers(face, time_s):
+            face.emotion, face.since_s = UNKNOWN, face.unsettled_since_s
         if face.emotion is None:
             return []
         reading = self._readings[track.id] = _reading(track, face.emotion, face.since_s, probabilities)
@@ -123,6 +123,10 @@ class Smoother:
             if held >= self._rules.unknown_below - _DOUBT and (held == best or best - held < self._rules.margin):
                 return present
         return EMOTIONS[probabilities.argmax()] if best >= self._rules.unknown_below else UNKNOWN
+
+    def _wavers(self, face: _FaceState, time_s: float) -> bool:
+        """Whether nothing has led for a dwell time since the present emotion, if there is one, led last."""
+        return time_s - face.unsettled_since_s >= _UNSETTLED * self._rules.min_dwell_s
 
     def _end(self, ended: Sequence[Track]) -> list[Transition]:
         transitions = []

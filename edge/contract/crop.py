@@ -41,10 +41,16 @@ class CropSquare:
         return min(1.0, max(0.0, inside_x) * max(0.0, inside_y) / self.side**2)
 
 
-def square_from_eyes(left: Point, right: Point, framing: Framing) -> CropSquare:
-    """The square that puts the eyes where the training images have them; `left` is on the picture's left."""
-    distance = math.dist(left, right)
-    side = distance / framing.eye_distance
+def square_from_eyes(left: Point, right: Point, framing: Framing, *, least_side: float = 0.0) -> CropSquare:
+    """The square that puts the middle of the eyes, and the eyes of a frontal face, where the training images have them.
+
+    Args:
+        left: The eye on the picture's left.
+        right: The other.
+        framing: Where eyes lie.
+        least_side: What the face measures by other means: the more a head is turned, the nearer its eyes are together.
+    """
+    side = max(math.dist(left, right) / framing.eye_distance, least_side)
     angle = math.atan2(right[1] - left[1], right[0] - left[0])
     middle_x, middle_y = (left[0] + right[0]) / 2, (left[1] + right[1]) / 2
     along, down = (0.5 - framing.eyes_x) * side, (0.5 - framing.eye_y) * side

@@ -60,8 +60,9 @@ class Output(_Part):
 class Framing(_Part):
     """Where a face lies in the crop, as fractions of the crop's side; measured on the training images.
 
-    With the eyes known, the crop is the rotated square that puts them at `eye_y`, `eye_distance` apart and centred
-    at `eyes_x`. Without them it is an upright square around the detector's box.
+    With the eyes known, the crop is the rotated square that puts them at `eye_y`, at most `eye_distance` apart and
+    centred at `eyes_x`, and that is no smaller than the one around the detector's box. Without them it is that one,
+    which is upright.
     """
 
     eyes_x: Share

@@ -47,6 +47,18 @@ def test_the_eyes_come_to_lie_where_the_model_expects_them(angle_deg: float, dis
         assert brightest(crops[0], half) == pytest.approx((x, 0.4), abs=0.02)
 
 
+@pytest.mark.parametrize("yaw_deg", [0, 30, 45, 60])
+def test_a_head_that_turns_to_the_side_stays_as_large(yaw_deg: float) -> None:
+    """Its eyes come nearer together, its box stays: the crop must not close in on them."""
+    distance = 100 * math.cos(math.radians(yaw_deg))
+    left, right = (320 - distance / 2, 170.0), (320 + distance / 2, 170.0)
+    side = 100 / 0.36
+    face = Face(Box(320 - side / 2.28, 185 - side / 2.28, 320 + side / 2.28, 185 + side / 2.28), 0.9, (left, right))
+    crops, _ = align(frame_of(picture_with_eyes(left, right, radius=3)), [face], FRAMING, 48)
+    for half, eye in ((slice(0, 24), left), (slice(24, None), right)):
+        assert brightest(crops[0], half) == pytest.approx((0.5 + (eye[0] - 320) / side, 0.4), abs=0.03)
+
+
 def test_without_eyes_the_box_is_framed() -> None:
     """A detector that gives no eyes still gives a crop around its box."""
     image = np.zeros((360, 640, 3), np.uint8)
