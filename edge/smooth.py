@@ -18,7 +18,7 @@ _DOUBT: Final = 0.05
 It is far less than `margin`, which may be more than the threshold itself and then would put `unknown` out of reach."""
 
 
-_UNSETTLED: Final = 3
+_UNSETTLED: Final = 5
 """After how many dwell times in which no emotion leads for one of them a face is `unknown`: at a few frames a second,
 readings that waver would otherwise keep an emotion that nothing speaks for, or a face from being told at all."""
 
