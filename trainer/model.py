@@ -178,7 +178,8 @@ def build_network(
         layers = _Layers(mirror)
         step = 2 if mirror else 1  # channels come in pairs
         channels = [step * round(channels * width / step) for channels in (16, 32, 64, 128, top_channels)]
-        features = keras.layers.Dropout(dropout)(layers.body(inputs, channels, blocks))
+        features = layers.body(inputs, channels, blocks)  # before the dropout, which draws a seed for itself
+        features = keras.layers.Dropout(dropout)(features)
         logits = layers.head(features, classes, "logits")
         outputs = (logits, layers.head(features, len(FERPLUS_EMOTIONS), "votes")) if vote_head else logits
         return keras.Model(inputs, outputs)

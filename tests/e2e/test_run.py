@@ -142,7 +142,7 @@ def test_a_reload_takes_a_good_configuration_and_survives_a_bad_one(config: Path
         assert payload_of(listener, "emotion/hall/info")["session"] == 2
         config.write_text(good)
         agent.process.send_signal(signal.SIGHUP)
-        listener.wait_for(lambda: listener.on("emotion/hall/yard/status")[-1].payload == "")
+        listener.wait_for(lambda: [said.payload for said in listener.on("emotion/hall/yard/status")][-1:] == [""])
         assert agent.stop() == 0, agent.output
     assert not [line for line in agent.output if "Traceback" in line]
 
