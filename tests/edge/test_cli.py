@@ -95,6 +95,14 @@ def test_ctrl_c_ends_a_command_quietly() -> None:
     assert (process.returncode, complaint) == (130, "")
 
 
+def test_what_others_named_steers_no_terminal(tmp_path: Path) -> None:
+    """A folder's name may hold anything; an error shows it without what would clear a line or pretend to be another."""
+    folder = tmp_path / "\x1b[2Ka\x85model"
+    folder.mkdir()
+    done = edge("classify", "--model", folder, folder)
+    assert f"edge: error: {tmp_path}/?[2Ka?model: is no model bundle" in done.stderr
+
+
 _LOG = """
 import logging, os
 from edge.logs import configure_logging

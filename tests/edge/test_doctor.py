@@ -13,6 +13,7 @@ import pytest
 
 from edge import system
 from edge.checks import Finding, Status, all_checks, examine, machine, start_checks
+from edge.commands.findings import show
 from edge.config import Config, load_config
 from edge.state import DeviceState
 
@@ -264,6 +265,12 @@ def test_little_disk_and_memory_are_warnings(look: Examine, monkeypatch: pytest.
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_what_a_server_answers_steers_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """Root reads the doctor's findings, and they may hold what a stranger said."""
+    show([Finding("update server", Status.FAIL, "answers \x1b[1A\x1b[2K\x85OK", "Look\x1b[0m at it", 6)])
+    assert capsys.readouterr().out == "FAIL  update server   answers ?[1A?[2K?OK. Look?[0m at it.\n"
+
+
 def test_root_is_told_that_it_sees_less(look: Examine) -> None:
     """Rights that look right to root may be wrong for the service's user."""
     found = look("camera rights")["camera rights"]
