@@ -8,7 +8,7 @@ from typing import Protocol
 
 from keras import ops
 
-from trainer.model import Tensor
+from trainer.layers import Tensor
 
 _ROTATION_RAD = math.radians(12)
 _SHIFT = 0.10  # of the image's side

@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.errors import CheckpointError
-from trainer.model import Tensor, normalize
+from trainer.layers import Tensor
+from trainer.model import normalize
 from trainer.run import BEST_WEIGHTS, load_network, read_config
 
 log = logging.getLogger(__name__)

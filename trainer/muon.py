@@ -8,7 +8,7 @@ from typing import Final
 import keras
 from keras import ops
 
-from trainer.model import Tensor
+from trainer.layers import Tensor
 
 _ITERATIONS: Final = 5
 """Of Newton and Schulz: they bring singular values that are not far below the largest to 0.7-1.2, not exactly to 1."""

@@ -20,7 +20,8 @@ from trainer.config import FitConfig
 from trainer.data import FaceSet
 from trainer.errors import CheckpointError, DataError
 from trainer.labels import class_names, vote_shares
-from trainer.model import Policy, Tensor, grow, heads, normalize
+from trainer.layers import Tensor
+from trainer.model import Policy, grow, heads, normalize
 from trainer.muon import KernelMuon, is_hidden_kernel
 from trainer.run import network_for
 

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from trainer.config import FitConfig
 from trainer.data import FaceSet
-from trainer.model import Policy, Tensor, heads, normalize
+from trainer.layers import Tensor
+from trainer.model import Policy, heads, normalize
 from trainer.run import load_full_network
 from trainer.training import Training, unreadable
 

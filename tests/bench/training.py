@@ -14,7 +14,8 @@ import tensorflow as tf
 
 from trainer.config import RECIPES
 from trainer.data import FaceSet
-from trainer.model import FusedBatchNormalization, build_network
+from trainer.layers import FusedBatchNormalization
+from trainer.model import build_network
 from trainer.processor import computes_bfloat16
 from trainer.training_tensorflow import TensorFlowTraining
 
