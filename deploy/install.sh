@@ -157,7 +157,7 @@ install_model() {
     done
     chown -R root:root "$APP/models"
     chmod -R u=rwX,go=rX "$APP/models"
-    # Whole on the disk before it takes the place of the old one, which nothing but two renames leaves without a model.
+    # Whole on the disk before they take the place of the old ones: there is none only between two renames.
     sync -f "$APP/models"
     for model in ferplus default; do
         rm -rf "$APP/models/.$model.old"
@@ -179,8 +179,9 @@ install_config() {
 }
 
 install_service() {
-    install -D -m 0644 "$checkout/deploy/$UNIT" "$UNIT_FILE"
-    sync -f "$UNIT_FILE"
+    install -D -m 0644 "$checkout/deploy/$UNIT" "$UNIT_FILE.new"
+    sync -f "$UNIT_FILE.new"
+    mv "$UNIT_FILE.new" "$UNIT_FILE"
     if systemd_runs; then
         systemctl daemon-reload
         systemctl --quiet enable "$UNIT"

@@ -23,14 +23,15 @@ def align(frame: Frame, faces: Sequence[Face], framing: Framing, size_px: int) -
         uint8 (N, size_px, size_px) gray crops, and for each its quality, 0 to 1: a face that fills the crop with
         its own pixels and lies wholly in the frame has 1.
     """
-    squares = [_square(face, framing) for face in faces]
+    squares = [crop_square(face, framing) for face in faces]
     crops = np.empty((len(faces), size_px, size_px), np.uint8)
     for crop, square in zip(crops, squares, strict=True):
         crop[:] = cut(frame.image_bgr, square, size_px)
     return crops, [_quality(square, frame, size_px) for square in squares]
 
 
-def _square(face: Face, framing: Framing) -> CropSquare:
+def crop_square(face: Face, framing: Framing) -> CropSquare:
+    """The square to cut out: placed and turned by the eyes where they say how, and sized by them and the box."""
     box = face.box
     around_box = square_from_box(box.left, box.top, box.right, box.bottom, framing)
     if face.eyes is not None and math.dist(*face.eyes) > _LEAST_EYE_DISTANCE * box.width:

@@ -6,7 +6,6 @@ face, the other sees in its mirror image. Channel `i` of the first half and chan
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, TypeAlias
 
 import keras
@@ -28,15 +27,19 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
             return super().call(inputs, training=training, mask=mask)
         import tensorflow as tf  # not needed, and perhaps not there, with another backend
 
-        fused = partial(
-            tf.compat.v1.nn.fused_batch_norm, inputs, self.gamma.value, self.beta.value, epsilon=self.epsilon
-        )
-        if not (training and self.trainable):
-            return fused(mean=self.moving_mean.value, variance=self.moving_variance.value, is_training=False)[0]
-        outputs, mean, variance = fused(is_training=True)
-        self.moving_mean.assign(self.moving_mean * self.momentum + mean * (1 - self.momentum))
-        self.moving_variance.assign(self.moving_variance * self.momentum + variance * (1 - self.momentum))
-        return outputs
+        if training and self.trainable:
+            outputs, mean, variance = _normalize_batch(inputs, self.gamma.value, self.beta.value, self.epsilon)
+            self._follow(mean, variance)
+            return outputs
+        return tf.compat.v1.nn.fused_batch_norm(
+            inputs, self.gamma.value, self.beta.value, self.moving_mean.value, self.moving_variance.value,
+            epsilon=self.epsilon, is_training=False,
+        )[0]  # fmt: skip
+
+    def _follow(self, mean: Tensor, variance: Tensor) -> None:
+        """Moves the averages on by the statistics of a batch."""
+        for moving, newest in (self.moving_mean, mean), (self.moving_variance, variance):
+            moving.assign(moving * self.momentum + newest * (1 - self.momentum))
 
 
 class MirrorConv2D(keras.layers.Conv2D):
@@ -86,9 +89,7 @@ class MirrorBatchNormalization(FusedBatchNormalization):
         outputs, mean, variance = _normalize_batch(inputs, gamma, beta, self.epsilon)
         # Of a batch, each of the pair has statistics of its own: the fused kernel knows no other, and images are
         # mirrored at random, so that both are estimates of the same.
-        for moving, newest in (self.moving_mean, mean), (self.moving_variance, variance):
-            both = ops.mean(ops.reshape(newest, (2, -1)), axis=0)
-            moving.assign(moving * self.momentum + both * (1 - self.momentum))
+        self._follow(*(ops.mean(ops.reshape(halves, (2, -1)), axis=0) for halves in (mean, variance)))
         return outputs
 
 

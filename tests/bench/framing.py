@@ -18,10 +18,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.align import align
+from edge.align import align, crop_square
 from edge.classify import BundleClassifier
 from edge.config import default_bundle
-from edge.contract.crop import CropSquare, Point, square_from_eyes
+from edge.contract.crop import CropSquare
 from edge.detect import create_detector
 from edge.domain import Face, Frame
 from trainer.bundle import FRAMING
@@ -41,7 +41,7 @@ def main() -> None:
     detector = create_detector("blazeface-full", min_score=0.5, min_face_px=24)
     found = [_largest(detector.detect(_scene(image))) for image in _sample(dataset.split("train"))]
     _print_medians(found)
-    _print_spread([face.eyes for face in found if face is not None and face.eyes is not None])
+    _print_spread([face for face in found if face is not None])
     _print_accuracy(dataset.split("validation"), BundleClassifier(arguments.bundle), detector.detect)
 
 
@@ -84,9 +84,9 @@ def _measures(face: Face) -> tuple[float, ...]:
     )
 
 
-def _print_spread(eyes: list[tuple[Point, Point]]) -> None:
-    """How the crops of faces that are framed by their eyes scatter; robust against faces that are no faces."""
-    rows = np.array([_displacement(square_from_eyes(*pair, FRAMING)) for pair in eyes])
+def _print_spread(faces: list[Face]) -> None:
+    """How the agent's crops scatter; robust against faces that are no faces."""
+    rows = np.array([_displacement(crop_square(face, FRAMING)) for face in faces])
     deviations = np.abs(rows - np.median(rows, axis=0))
     print("spread of the crops (1.4826 x median deviation), and what one in twenty exceeds:")
     names = ("right, in sides", "down, in sides", "log of the side", "roll, in degrees")
