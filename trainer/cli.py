@@ -91,7 +91,7 @@ def _complain(message: str, exit_code: int) -> int:
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     top = argparse.ArgumentParser(
-        prog="trainer", description="Makes an int8 TFLite bundle that tells emotions from faces out of FER-2013."
+        prog="trainer", description="Trains on FER-2013, and writes an int8 TFLite bundle that classifies facial expressions."
     )
     top.add_argument("--version", action="version", version=f"trainer {metadata.version('edge-emotion')}")
     commands = top.add_subparsers(required=True, metavar="COMMAND")

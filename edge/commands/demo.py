@@ -115,10 +115,11 @@ def _greet(console: Console, config: Config, seconds: float | None) -> None:
 
 def _say_goodbye(console: Console) -> None:
     console.print(
-        "\nOn a device of yours: write a file like deploy/config.toml, try it with `edge check --config FILE`,",
+        "\nOn a device of yours: `sudo deploy/install.sh`, which makes it a service, as README.md tells.",
         soft_wrap=True,
     )
     console.print(
-        "start it with `edge run --config FILE`, and listen with `edge watch` or `mosquitto_sub -t 'emotion/#' -v`.",
+        "Without one: write a file like deploy/config.toml, with a `state_dir` of yours under [device], try it with "
+        "`edge check --config FILE`, and start it with `edge run --config FILE`.",
         soft_wrap=True,
     )

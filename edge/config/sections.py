@@ -170,7 +170,7 @@ class DetectorConfig(Section):
 
 
 class TrackingConfig(Section):
-    """Knowing a face again from frame to frame."""
+    """Following a face from frame to frame."""
 
     max_gap_s: float = Field(
         default=1.0,

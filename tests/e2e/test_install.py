@@ -22,7 +22,7 @@ PREPARED_S = 120
 DOWNLOAD_S = 800
 """How long an installation may take."""
 INSTALLED_MB = 360
-"""What it may take on the disk: README.md says 350 MB."""
+"""What it may take on the disk: README.md says 345 MB."""
 
 
 @pytest.fixture(scope="module")
