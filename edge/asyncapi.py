@@ -66,7 +66,7 @@ _CHANNELS = (
              "Which model is installed, and whether there is a newer one. Only where an update server is configured.",
              retain=True),
     _Channel("cameraStatus", "{prefix}/{device}/{camera}/status", "status", "send",
-             "Whether the camera works.", retain=True),
+             "Whether the camera works; it holds while the device's own status is `online`.", retain=True),
     _Channel("cameraEmotion", "{prefix}/{device}/{camera}/emotion", "state", "send",
              "What the camera sees now; nobody is said too. At most once in `publish.min_interval_s`: a second, unless "
              "configured.",

@@ -18,6 +18,7 @@ Announced = Mapping[str, Mapping[str, str]]
 
 _NAME = "edge-emotion"
 _NOBODY = "none"
+_UNCLEAR = "unclear"
 _Component = dict[str, Any]
 
 
@@ -168,8 +169,8 @@ def _camera_components(topics: Topics, camera: str, state_expiry_s: int, health_
             "name": f"{label} emotion",
             "icon": "mdi:emoticon-outline",
             "device_class": "enum",
-            "options": [*EMOTIONS, UNKNOWN, _NOBODY],
-            "value_template": f"{{{{ value_json.emotion or '{_NOBODY}' }}}}",
+            "options": [*EMOTIONS, _UNCLEAR, _NOBODY],
+            "value_template": f"{{{{ {_told('emotion')} or '{_NOBODY}' }}}}",
         },
         f"{camera}_confidence": {
             **seen,
@@ -188,7 +189,7 @@ def _camera_components(topics: Topics, camera: str, state_expiry_s: int, health_
             "state_topic": topics.event(camera),
             # What had to wait is told to those who count, and starts no automation long after.
             "value_template": "{% if not value_json.historical %}{{ {'event_type': value_json.event, "
-            "'emotion': value_json.emotion, 'previous': value_json.previous, 'confidence': value_json.confidence, "
+            f"'emotion': {_told('emotion')}, 'previous': {_told('previous')}, 'confidence': value_json.confidence, "
             "'track_id': value_json.track_id} | to_json }}{% endif %}",
             "qos": 1,
             **_available(topics, camera),
@@ -236,6 +237,11 @@ def _camera_components(topics: Topics, camera: str, state_expiry_s: int, health_
             **_available(topics),
         },
     }
+
+
+def _told(field: str) -> str:
+    """Template of an emotion in Home Assistant's words, where the state `unknown` is that nothing was heard yet."""
+    return f"('{_UNCLEAR}' if value_json.{field} == '{UNKNOWN}' else value_json.{field})"
 
 
 def _available(topics: Topics, camera: str | None = None) -> _Component:

@@ -135,8 +135,9 @@ class DevicePayload(Payload):
 
     device: str
     session: Count = Field(
-        description="Number of the agent's start; it grows by one with each, also with a reload and a newer model. A "
-        "device that has lost its memory goes on from the time in Unix seconds, by its clock."
+        description="Number of the agent's start; it grows with each, also with a reload and a newer model: the time in "
+        "Unix seconds, or one more than the last where the clock is behind. So it is also higher than before on a device "
+        "whose memory was lost or put back, unless its clock is wrong too."
     )
     ts: Timestamp = Field(description="When it was composed, by the wall clock.")
     mono_ms: Count = Field(description="The same moment on the machine's monotonic clock.")

@@ -88,7 +88,7 @@ class DeviceState:
             with contextlib.ExitStack() as on_error:
                 self._lock_file = on_error.enter_context(_lock(folder / "lock"))
                 memory = _load(self._path)
-                self._memory = memory.model_copy(update={"session": memory.session + 1})
+                self._memory = memory.model_copy(update={"session": max(memory.session + 1, int(time.time()))})
                 _save(self._path, self._memory)
                 on_error.pop_all()
         except OSError as error:
@@ -109,7 +109,7 @@ class DeviceState:
 
     @property
     def session(self) -> int:
-        """Number of this start: one more than the last. Those of a new identity begin with the time in Unix seconds."""
+        """Number of this start: the time in Unix seconds, or one more than the last where the clock is behind."""
         return self._memory.session
 
     @property

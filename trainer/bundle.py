@@ -186,6 +186,7 @@ def _draft_manifest(labels: LabelKind, config: FitConfig, origin: Origin, option
             git_revision=origin.git_revision,
             libraries=origin.libraries,
             config=config.to_dict(),
+            initial_data=origin.initial_data,
         ),
         golden=Golden(file=_GOLDEN_FILE, tolerance=1.0),
         minimum_agent_version="0.1.0",

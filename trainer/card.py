@@ -47,8 +47,7 @@ _FER2013_SHA256: Final = frozenset(
         "2ee0fea31a3fe4e1b303aa7094f4c032ca802e02e40fdd22cbb02946daddea81",  # Kaggle's JPEGs
     }
 )
-_FER2013_TABLES: Final = frozenset({"fer2013.csv", "fer2013.csv.gz", "icml_face_data.csv"})
-"""What is called so is FER-2013 too. Of other data the card says nothing but what it knows."""
+"""Of other data, whatever its name, the card says nothing but what it knows."""
 
 _LIMITS_OF_FER2013: Final = """\
 - What FER+'s ten raters said most often is FER-2013's own label on only 62.3 % of the images (fear 12.6 %, disgust 30.5 %,
@@ -87,7 +86,8 @@ def model_card(manifest: Manifest, evaluations: Mapping[str, Evaluation]) -> str
         size_kb=round(manifest.files[manifest.model].size / 1000),
         intended_use=manifest.intended_use,
         names=names,
-        weights=_weights(training.config),
+        weights=_weights(training),
+        before=_data_before(training),
         metrics=_metrics_table(evaluations, names),
         agreement=_agreement(evaluations, names),
         classes=_class_table(test.classification),
@@ -111,7 +111,7 @@ def model_card(manifest: Manifest, evaluations: Mapping[str, Evaluation]) -> str
 
 
 def _is_fer2013(training: Provenance) -> bool:
-    return training.data_sha256 in _FER2013_SHA256 or training.data in _FER2013_TABLES
+    return training.data_sha256 in _FER2013_SHA256
 
 
 def _names(manifest: Manifest) -> _Names:
@@ -213,10 +213,20 @@ def _votes(manifest: Manifest, names: _Names) -> str:
     return f"Labels: {names.own}, nothing else."
 
 
-def _weights(config: Mapping[str, Any]) -> str:
+def _weights(training: Provenance) -> str:
     """With what the training began."""
-    initial = config.get("initial_weights")
+    initial = training.config.get("initial_weights")
     return f"the weights of `{initial}`" if initial else "random weights"
+
+
+def _data_before(training: Provenance) -> str:
+    """What began with weights that learned from other data may have seen what judges it."""
+    if not training.initial_data:
+        return ""
+    return (
+        f" These had learned from other data, `{training.initial_data}`: if images of it are among those that chose or "
+        "judge this model, the figures flatter it."
+    )
 
 
 def _teachers(config: Mapping[str, Any], names: _Names) -> str:

@@ -13,6 +13,7 @@ from contextlib import contextmanager, nullcontext
 from importlib import import_module, metadata
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Final
 
 from edge.contract.errors import UserError
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _choose_backend(getattr(arguments, "backend", None))
         # Imported only now: some of them bring TensorFlow, which takes seconds.
         with nullcontext() if arguments.verbose else _without_chatter():
-            command = import_module(f"trainer.commands.{arguments.module}")
+            command = _imported(arguments.module)
         code: int = command.run(arguments)
         sys.stdout.flush()
     except UserError as error:
@@ -62,6 +63,21 @@ def _choose_backend(asked: str | None) -> None:
     os.environ["KERAS_BACKEND"] = asked or "tensorflow"
     if asked and find_spec(asked) is None:
         raise UserError(f"--backend {asked}: this library is not installed", remedy=_INSTALL[asked])
+
+
+def _imported(module: str) -> ModuleType:
+    """The module of a command.
+
+    Raises:
+        UserError: A library that it needs is not installed, as on a device, where `trainer` comes without its own.
+    """
+    try:
+        return import_module(f"trainer.commands.{module}")
+    except ModuleNotFoundError as error:
+        library = (error.name or "").partition(".")[0]
+        if library in {"", "trainer", "edge"}:
+            raise
+        raise UserError(f"the library {library} is not installed", remedy=_INSTALL["tensorflow"]) from error
 
 
 @contextmanager
@@ -91,7 +107,8 @@ def _complain(message: str, exit_code: int) -> int:
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     top = argparse.ArgumentParser(
-        prog="trainer", description="Trains on FER-2013, and writes an int8 TFLite bundle that classifies facial expressions."
+        prog="trainer",
+        description="Trains on FER-2013, and writes an int8 TFLite bundle that classifies facial expressions.",
     )
     top.add_argument("--version", action="version", version=f"trainer {metadata.version('edge-emotion')}")
     commands = top.add_subparsers(required=True, metavar="COMMAND")

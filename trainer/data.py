@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from trainer.layouts import LAYOUT_HINT, SIZE_PX, Item, read_classes, read_layou
 
 SPLITS: Final[tuple[str, ...]] = ("train", "validation", "test")
 """Training fits, PublicTest (validation) chooses, PrivateTest (test) is reported."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,7 +54,7 @@ class Dataset:
     Attributes:
         path: Where it was read from.
         splits: One `FaceSet` for each split found, keyed by `SPLITS`.
-        unreadable: Names of images that could not be decoded; they are in no split.
+        unreadable: Names of images that could not be decoded; they are in no split, and a warning tells of them.
         resized: Names of images that were not 48x48 and were scaled to it.
     """
 
@@ -115,6 +118,11 @@ def _collect(items: Iterable[Item], path: Path) -> Dataset:
     for name, of_split in readable.items():
         if not of_split:
             raise DataError(f"not one image of its {name} split can be read", where=path, remedy=LAYOUT_HINT)
+    if unreadable:
+        log.warning(
+            "%d of the images in %s cannot be read and are left out, such as %s; trainer data check names all",
+            len(unreadable), path, unreadable[0],
+        )  # fmt: skip
     splits = {name: _stack(readable[name]) for name in SPLITS if name in readable}
     return Dataset(path, splits, tuple(unreadable), tuple(resized))
 

@@ -108,10 +108,10 @@ def require_teacher(teacher: Path, labels: str, data_sha256: str | None = None, 
             where=teacher,
             remedy="Name a teacher with the same labels",
         )
-    if data_sha256 not in {None, origin.data_sha256}:
+    if data_sha256 is not None and (other := origin.other_data(data_sha256)):
         raise CheckpointError(
-            f"learned from other data ({origin.data}), among which may be what judges this run", where=teacher,
-            remedy="Name a teacher of the same data, or begin with its weights: --initial-weights",
+            f"learned from other data ({other}), among which may be what judges this run", where=teacher,
+            remedy="Name a teacher of the same data",
         )  # fmt: skip
     if votes_head and not theirs.votes_weight:
         raise CheckpointError("has no votes head, which this run would learn from", where=teacher,

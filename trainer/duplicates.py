@@ -11,6 +11,7 @@ shows two different photographs.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 import cv2
@@ -61,17 +62,18 @@ def near_pairs(first: NDArray[np.uint8], second: NDArray[np.uint8] | None = None
     """
     within = second is None
     other = first if second is None else second
-    pairs = [
-        (i, j)
-        for i, j, mirrored in _proposals(_thumbnails(first), _thumbnails(other), within=within)
-        if _correlation(first[i], other[j, :, ::-1] if mirrored else other[j]) >= NEAR_CORRELATION
-    ]
+    proposals = _proposals(_thumbnails(first), _thumbnails(other), within=within)
+    pairs = [(i, j) for i, j, mirrored in proposals if _are_near(first[i], other[j], mirrored=mirrored)]
     return np.array(pairs, np.int64).reshape(-1, 2)
 
 
 def leaked(of: FaceSet, into: FaceSet) -> NDArray[np.int64]:
     """Ascending indices of the images of `of` (say, the test split) that have a near-duplicate in `into` (train)."""
-    return np.unique(near_pairs(into.images, of.images)[:, 1])
+    found = np.zeros(len(of), np.bool_)
+    for i, j, mirrored in _proposals(_thumbnails(into.images), _thumbnails(of.images), within=False):
+        # One is enough: a film's frames have thousands.
+        found[j] = found[j] or _are_near(into.images[i], of.images[j], mirrored=mirrored)
+    return np.flatnonzero(found)
 
 
 def components(count: int, pairs: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -111,9 +113,8 @@ def _thumbnails(images: NDArray[np.uint8]) -> _Thumbnails:
     return _Thumbnails(even, odd)
 
 
-def _proposals(first: _Thumbnails, second: _Thumbnails, *, within: bool) -> list[tuple[int, int, bool]]:
+def _proposals(first: _Thumbnails, second: _Thumbnails, *, within: bool) -> Iterator[tuple[int, int, bool]]:
     """(i, j, whether mirrored) of all pairs of similar thumbnails."""
-    proposals: list[tuple[int, int, bool]] = []
     for start in range(0, len(first.even), _BLOCK):
         rows, others = slice(start, start + _BLOCK), slice(start if within else 0, None)
         odd = first.odd[rows] @ second.odd[others].T
@@ -122,8 +123,11 @@ def _proposals(first: _Thumbnails, second: _Thumbnails, *, within: bool) -> list
         if within:
             i, j = i[j > i], j[j > i]
         mirrored = odd[i, j] < 0
-        proposals += zip((i + start).tolist(), (j + others.start).tolist(), mirrored.tolist(), strict=True)
-    return proposals
+        yield from zip((i + start).tolist(), (j + others.start).tolist(), mirrored.tolist(), strict=True)
+
+
+def _are_near(image: NDArray[np.uint8], other: NDArray[np.uint8], *, mirrored: bool) -> bool:
+    return _correlation(image, other[:, ::-1] if mirrored else other) >= NEAR_CORRELATION
 
 
 def _correlation(image: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:

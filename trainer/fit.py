@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import keras
@@ -24,7 +24,6 @@ from trainer.labels import require_votes, with_labels
 from trainer.run import (
     BEST_WEIGHTS,
     CHECKPOINTS,
-    CONFIG,
     HISTORY,
     TEACHING,
     TENSORBOARD,
@@ -35,6 +34,7 @@ from trainer.run import (
     provenance,
     read_config,
     require_data,
+    require_new,
     write_config,
 )
 from trainer.training import Training, steps_per_epoch
@@ -111,18 +111,6 @@ def fit(
             training.begin_with(_initial_network(Path(config.initial_weights), config))
         _train(training, validation, run, listener or Listener())
     return training.best_accuracy
-
-
-def require_new(run: Path) -> None:
-    """Refuses a folder that holds a run.
-
-    Raises:
-        CheckpointError: It does.
-    """
-    if (run / CONFIG).exists():
-        raise CheckpointError(
-            "holds a run already", where=run, remedy="Add --resume to go on with it, or name another folder"
-        )
 
 
 def require_inputs(dataset: Dataset, config: FitConfig) -> None:
@@ -208,8 +196,20 @@ def _open_run(run: Path, dataset: Dataset, config: FitConfig) -> None:
     """Makes the folder, once all that the run needs is there: a folder with a configuration can only be resumed."""
     require_new(run)
     require_inputs(dataset, config)
+    origin = provenance(dataset, config)
+    if config.initial_weights:
+        origin = replace(origin, initial_data=_data_before(Path(config.initial_weights), origin.data_sha256))
     run.mkdir(parents=True, exist_ok=True)
-    write_config(run, config, provenance(dataset, config))
+    write_config(run, config, origin)
+
+
+def _data_before(initial: Path, data_sha256: str) -> str:
+    """File name of other data that the initial weights were fitted to, of which a warning tells; empty without any."""
+    other = read_config(initial)[1].other_data(data_sha256)
+    if other:
+        log.warning("%s learned from other data (%s): where images of it are among those that judge this run, "
+                    "its figures flatter it", initial, other)  # fmt: skip
+    return other
 
 
 def _initial_network(initial: Path, config: FitConfig) -> keras.Model:

@@ -1,7 +1,7 @@
 """The readers of FER-2013's layouts on disk: each yields one `Item` for each image, whatever the layout.
 
     the Kaggle folder     train/<emotion>/Training_*.jpg, test/<emotion>/{PublicTest,PrivateTest}_*.jpg
-    a plain folder        {train,validation,test}/<emotion>/*.{png,jpg}
+    a plain folder        {train,validation,test}/<emotion>/*.{png,jpg,...}
     the challenge table   fer2013.csv with the columns emotion, pixels, Usage
 
 A folder may be a .zip; a table may be a .csv.gz, or lie in a folder or a .zip.
@@ -35,18 +35,24 @@ VOTE_COLUMNS: Final = (
 """FER+'s columns in file order; `NF` counts the votes for "not a face"."""
 
 LAYOUT_HINT: Final = (
-    "Give train/<emotion>/*.jpg and test/<emotion>/*.jpg as a folder or .zip, or fer2013.csv (also .csv.gz or in a "
-    f".zip) with the columns emotion,pixels,Usage; the emotions are {', '.join(EMOTIONS)}"
+    "Give {train,validation,test}/<emotion>/*.jpg as a folder or .zip (Kaggle's has PublicTest_*.jpg in test/ in place "
+    "of validation/), or fer2013.csv (also .csv.gz or in a .zip) with the columns emotion,pixels,Usage; the emotions "
+    f"are {', '.join(EMOTIONS)}"
 )
 
 _USAGES: Final = {"Training": "train", "PublicTest": "validation", "PrivateTest": "test"}
-_FOLDERS: Final = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
+_FOLDERS: Final = {
+    "train": "train", "validation": "validation", "valid": "validation", "val": "validation", "test": "test",
+}  # fmt: skip
 _ALIASES: Final = {
     "anger": "angry", "disgusted": "disgust", "fearful": "fear", "happiness": "happy", "sadness": "sad",
     "surprised": "surprise",
 }  # fmt: skip
 _NUMBERS: Final = tuple(map(str, range(len(EMOTIONS))))
-_IMAGE_SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".bmp"})
+_IMAGE_SUFFIXES: Final = frozenset(
+    {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".heic", ".heif", ".avif"}
+)
+"""What is an image by its name. One that cannot be decoded is unreadable, and not passed over."""
 _TABLES: Final = frozenset({"fer2013.csv", "fer2013.csv.gz", "icml_face_data.csv"})
 
 
@@ -101,7 +107,7 @@ def read_classes(path: Path, emotions: tuple[str, ...] = EMOTIONS) -> Iterator[I
 
 
 def decode(encoded: bytes) -> NDArray[np.uint8] | None:
-    """Decodes a JPEG, PNG or BMP to uint8 (H, W) gray, or None if it is none."""
+    """Decodes an image in any format of OpenCV's to uint8 (H, W) gray, or None if it is none."""
     if not encoded:
         return None
     try:
@@ -115,8 +121,18 @@ def _read_folder(path: Path, votes: Path | None) -> Iterator[Item]:
     for name in sorted(_TABLES):
         if (path / name).is_file():
             return _read_table_file(path / name, votes)
-    names = sorted(p.relative_to(path).as_posix() for p in path.rglob("*"))
+    names = sorted(p.relative_to(path).as_posix() for p in _below(path))
     return _read_images(names, lambda name: (path / name).read_bytes(), path, votes)
+
+
+def _below(folder: Path, around: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """All folders and files, also those that links lead to, but not what leads back to a folder `around` it."""
+    here = folder.resolve()
+    if here not in around:
+        for path in folder.iterdir():
+            yield path
+            if path.is_dir():
+                yield from _below(path, (*around, here))
 
 
 def _read_zip(path: Path, votes: Path | None) -> Iterator[Item]:

@@ -52,6 +52,8 @@ class Provenance:
         git_revision: Of the trainer's checkout, or `unknown` outside one.
         libraries: Version of each library that shapes the result.
         rest_sha256: Hash of PublicTest, and of the votes where they are learned; empty in runs of earlier versions.
+        initial_data: File name of the data that the initial weights were fitted to, where that was other data, among
+            which may be what judges this run; empty otherwise.
     """
 
     data: str
@@ -59,6 +61,11 @@ class Provenance:
     git_revision: str
     libraries: dict[str, str]
     rest_sha256: str = ""
+    initial_data: str = ""
+
+    def other_data(self, data_sha256: str) -> str:
+        """File name of the data, other than those of this hash, that the weights were fitted to; empty without any."""
+        return self.data if self.data_sha256 != data_sha256 else self.initial_data
 
 
 def provenance(dataset: Dataset, config: FitConfig) -> Provenance:
@@ -126,10 +133,34 @@ def held(run: Path) -> Iterator[None]:
         yield
 
 
+def require_new(run: Path) -> None:
+    """Refuses a folder that holds a run.
+
+    Raises:
+        CheckpointError: It does.
+    """
+    if (run / CONFIG).exists():
+        raise _taken(run)
+
+
+def _taken(run: Path) -> CheckpointError:
+    return CheckpointError(
+        "holds a run already", where=run, remedy="Add --resume to go on with it, or name another folder"
+    )
+
+
 def write_config(run: Path, config: FitConfig, origin: Provenance) -> None:
-    """Writes `config.json`."""
+    """Writes `config.json`, which makes the folder a run.
+
+    Raises:
+        CheckpointError: There is one already.
+    """
     document = {"fit": config.to_dict(), **asdict(origin)}
-    (run / CONFIG).write_text(json.dumps(document, indent=2) + "\n")
+    try:
+        with (run / CONFIG).open("x") as file:
+            file.write(json.dumps(document, indent=2) + "\n")
+    except FileExistsError:
+        raise _taken(run) from None
 
 
 def read_config(run: Path) -> tuple[FitConfig, Provenance]:

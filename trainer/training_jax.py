@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
@@ -21,7 +23,11 @@ from trainer.model import Policy, heads, normalize
 from trainer.run import load_full_network
 from trainer.training import Training, unreadable
 
+log = logging.getLogger(__name__)
+
 _CHECKPOINT: Final = "state.npz"
+_BEFORE: Final = "state.before.npz"
+"""The checkpoint of the epoch before, for the case that the last one is damaged."""
 _DAMAGE: Final = (OSError, EOFError, LookupError, ValueError, zipfile.BadZipFile, zlib.error)
 """What numpy raises for a file that is cut off, changed, or of other variables."""
 _EVALUATION_BATCH: Final = 512
@@ -74,19 +80,28 @@ class JaxTraining(Training):
 
     def save(self, folder: Path) -> None:
         folder.mkdir(exist_ok=True)
-        partial = folder / f"partial.{_CHECKPOINT}"  # renamed into place: at any moment there is a whole one
+        last, partial = folder / _CHECKPOINT, folder / f"partial.{_CHECKPOINT}"
         values = [np.asarray(variable.value) for group in self._variables() for variable in group]
-        np.savez(partial, *values, epoch=self.epoch, best_accuracy=self.best_accuracy)
-        partial.replace(folder / _CHECKPOINT)
+        with partial.open("wb") as file:
+            np.savez(file, *values, epoch=self.epoch, best_accuracy=self.best_accuracy)
+            file.flush()
+            os.fsync(file.fileno())
+        if last.exists():
+            last.replace(folder / _BEFORE)
+        partial.replace(last)  # at any moment there is a whole one
 
     def restore(self, folder: Path) -> bool:
-        if not (folder / _CHECKPOINT).exists():
-            return False
-        try:
-            self._load(folder / _CHECKPOINT)
-        except _DAMAGE as error:
-            raise unreadable(folder, error) from error
-        return True
+        checkpoints = [folder / name for name in (_CHECKPOINT, _BEFORE) if (folder / name).exists()]
+        for number, checkpoint in enumerate(checkpoints, start=1):
+            try:
+                self._load(checkpoint)
+            except _DAMAGE as error:
+                if number == len(checkpoints):
+                    raise unreadable(folder, error) from error
+                log.warning("%s cannot be read, going on from the one before (%s)", checkpoint, error)
+            else:
+                return True
+        return False
 
     def _load(self, checkpoint: Path) -> None:
         with np.load(checkpoint) as arrays:

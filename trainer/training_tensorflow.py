@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from edge.contract import UserError
 from trainer.config import FitConfig
 from trainer.data import FaceSet
 from trainer.run import load_full_network, predict
@@ -69,7 +70,11 @@ class TensorFlowTraining(Training):
     def save(self, folder: Path) -> None:
         self._epoch.assign(self.epoch)
         self._best_accuracy.assign(self.best_accuracy)
-        self._manager(folder).save()
+        try:
+            self._manager(folder).save()
+        except tf.errors.OpError as error:
+            raise UserError(f"the checkpoint cannot be written ({error.message.splitlines()[0]})", where=folder,
+                            remedy="Make room, then go on with --resume") from error  # fmt: skip
 
     def restore(self, folder: Path) -> bool:
         if not any(folder.glob("*.index")):

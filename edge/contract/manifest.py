@@ -116,6 +116,9 @@ class Provenance(_Part):
     git_revision: str
     libraries: dict[str, str]
     config: dict[str, Any]
+    initial_data: str = Field(
+        "", description="Other data that the initial weights were fitted to, which may hold what judges the model"
+    )
 
 
 class Golden(_Part):

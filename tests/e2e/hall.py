@@ -28,6 +28,8 @@ enabled = false
 """
 """Settings with which each coming and going is an event."""
 
+_AHEAD_OF_THE_CLOCK = 4_000_000_000
+
 
 def configure(folder: Path, *, bundle: Path, port: int, camera: str, more: str = "") -> Path:
     """Writes the device's configuration.
@@ -39,7 +41,7 @@ def configure(folder: Path, *, bundle: Path, port: int, camera: str, more: str =
         camera: Keys of the camera, in TOML.
         more: Further tables.
     """
-    count_from_one(folder / "state")
+    count_sessions(folder / "state")
     path = folder / "config.toml"
     path.write_text(f"""
 [device]
@@ -60,10 +62,15 @@ name = "door"
     return path
 
 
-def count_from_one(state_dir: Path) -> None:
-    """Makes the state folder of a device whose next session is number 1, rather than the time."""
+def session(start: int) -> int:
+    """Number of the device's first, second, ... session, where `count_sessions` made its state."""
+    return _AHEAD_OF_THE_CLOCK + start
+
+
+def count_sessions(state_dir: Path) -> None:
+    """Makes the state folder of a device whose sessions are numbered one by one, rather than by the time."""
     state_dir.mkdir(exist_ok=True)
-    (state_dir / "state.json").write_text(json.dumps({"client_id": new_client_id(), "session": 0}))
+    (state_dir / "state.json").write_text(json.dumps({"client_id": new_client_id(), "session": session(0)}))
 
 
 def visitors(folder: Path, photograph: Path) -> Path:

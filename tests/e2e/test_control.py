@@ -45,7 +45,7 @@ def face(tmp_path: Path, astronaut_path: Path) -> Path:
 @pytest.fixture
 def config(tmp_path: Path, bundle_path: Path, broker: Mosquitto, face: Path, metrics_port: int) -> Path:
     """A device `hall` of the group `ground-floor`, whose camera `door` sees a face five times a second."""
-    hall.count_from_one(tmp_path / "state")
+    hall.count_sessions(tmp_path / "state")
     path = tmp_path / "config.toml"
     path.write_text(f"""
 [device]
@@ -114,7 +114,7 @@ class Remote:
 
         def as_expected() -> bool:
             report = self.health()
-            return report["session"] == session and bool(expected.items() <= report["cameras"]["door"].items())
+            return report["session"] == hall.session(session) and bool(expected.items() <= report["cameras"]["door"].items())
 
         self._listener.wait_for(lambda: self._listener.on("emotion/hall/health"))
         self._listener.wait_for(as_expected)
@@ -206,7 +206,7 @@ def sample(port: int, name: str) -> float:
 def face_is_seen(listener: Listener) -> bool:
     """Whether the second run of the agent has found the face."""
     states = [json.loads(heard.payload) for heard in listener.on("emotion/hall/door/emotion")]
-    return any(state["session"] == 2 and state["face_count"] == 1 for state in states)
+    return any(state["session"] == hall.session(2) and state["face_count"] == 1 for state in states)
 
 
 def shows_a_face(snapshot: dict[str, Any]) -> bool:

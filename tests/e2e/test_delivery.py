@@ -65,20 +65,20 @@ def test_no_event_is_lost_when_broker_and_agent_die(config: Path, broker: Mosqui
         with Edge("run", "--config", config) as first:
             listener.wait_for(lambda: len(events()) >= 6)
             broker.kill()
-            await_waiting(config, session=1)
+            await_waiting(config, session=hall.session(1))
             first.stop(signal.SIGKILL)
         left_by_first = waiting(config)
         with Edge("run", "--config", config) as second:
-            left_by_second = await_waiting(config, session=2)
+            left_by_second = await_waiting(config, session=hall.session(2))
             with frozen(second.process.pid):
                 broker.start_again(listener)
             _require_right_states(broker)
-            listener.wait_for(lambda: events()[-1]["session"] == 2 and not events()[-1]["historical"])
+            listener.wait_for(lambda: events()[-1]["session"] == hall.session(2) and not events()[-1]["historical"])
             assert second.stop() == 0, second.output
         wait_until(lambda: listener.on("emotion/hall/status")[-1].payload == "offline")
     told = events() + waiting(config)  # the newest may wait still: a stopping agent does not wait long for the broker
-    _require_all(told, session=1)
-    _require_all(told, session=2)
+    _require_all(told, session=hall.session(1))
+    _require_all(told, session=hall.session(2))
     late = {(event["session"], event["seq"]) for event in events() if event["historical"]}
     assert {(event["session"], event["seq"]) for event in left_by_first + left_by_second} <= late
     _require_true(heard(listener, "emotion/hall/door/emotion"), told)
@@ -97,7 +97,7 @@ def _require_right_states(broker: Mosquitto) -> None:
             device, camera, *reports = (messages[-1].payload for messages in found)
             info, health, emotion = map(json.loads, reports)
             sessions = {report["session"] for report in (info, health, emotion)}
-            return device == camera == "online" and sessions == {2} and bool(emotion["ts"] > since)
+            return device == camera == "online" and sessions == {hall.session(2)} and bool(emotion["ts"] > since)
 
         newcomer.wait_for(right, timeout_s=RIGHT_WITHIN_S)
 

@@ -58,14 +58,14 @@ def test_a_newer_model_is_installed_on_command_and_stays(
 ) -> None:
     """The same process goes on with it; no event is missing before, between and after, and each track's end is told."""
     with Edge("run", "--config", config) as agent:
-        listener.wait_for(lambda: runs(listener, "1.0.0", session=1))
+        listener.wait_for(lambda: runs(listener, "1.0.0", session=hall.session(1)))
         publish(tmp_path / "web", bundle_path, 2, KEY)
         listener.publish("emotion/hall/cmd/update", '{"id": 7}')
-        listener.wait_for(lambda: runs(listener, "2.0.0", session=2))
-        listener.wait_for(lambda: heard(listener, "update")[-1]["session"] == 2)
+        listener.wait_for(lambda: runs(listener, "2.0.0", session=hall.session(2)))
+        listener.wait_for(lambda: heard(listener, "update")[-1]["session"] == hall.session(2))
         agent.stop(signal.SIGKILL)
     with Edge("run", "--config", config) as agent:
-        listener.wait_for(lambda: runs(listener, "2.0.0", session=3))
+        listener.wait_for(lambda: runs(listener, "2.0.0", session=hall.session(3)))
         assert agent.stop() == 0, agent.output
     [answer] = heard(listener, "cmd/update/response")
     assert (answer["id"], answer["ok"]) == (7, True)
@@ -84,7 +84,7 @@ def test_a_model_of_a_stranger_changes_nothing(
     """The device says why on its topic and in its log, and goes on as it was."""
     publish(tmp_path / "web", bundle_path, 2, new_signing_key())
     with Edge("run", "--config", config) as agent:
-        listener.wait_for(lambda: runs(listener, "1.0.0", session=1))
+        listener.wait_for(lambda: runs(listener, "1.0.0", session=hall.session(1)))
         listener.publish("emotion/hall/cmd/update", '{"id": 7}')
         listener.wait_for(lambda: heard(listener, "update")[-1]["error"])
         seen = len(heard(listener, "door/event"))
@@ -92,7 +92,7 @@ def test_a_model_of_a_stranger_changes_nothing(
         assert agent.stop() == 0, agent.output
     assert "is not signed by a key that is trusted here" in heard(listener, "update")[-1]["error"]
     assert [line for line in agent.output if "the model is not updated" in line and "is not signed" in line]
-    assert {info["session"] for info in heard(listener, "info")} == {1}
+    assert {info["session"] for info in heard(listener, "info")} == {hall.session(1)}
 
 
 def test_a_model_that_kills_what_runs_it_does_not_kill_the_agent(
@@ -104,13 +104,13 @@ def test_a_model_that_kills_what_runs_it_does_not_kill_the_agent(
     )
     publish(tmp_path / "web", bundle_path, 2, KEY)
     with Edge("run", "--config", config, environ={**os.environ, "PYTHONPATH": str(tmp_path)}) as agent:
-        listener.wait_for(lambda: runs(listener, "1.0.0", session=1))
+        listener.wait_for(lambda: runs(listener, "1.0.0", session=hall.session(1)))
         listener.publish("emotion/hall/cmd/update", '{"id": 7}')
         listener.wait_for(lambda: "its process was ended by SIGILL" in str(heard(listener, "update")[-1]["error"]))
         seen = len(heard(listener, "door/event"))
         listener.wait_for(lambda: len(heard(listener, "door/event")) > seen + 4)
         assert agent.stop() == 0, agent.output
-    assert {info["session"] for info in heard(listener, "info")} == {1}
+    assert {info["session"] for info in heard(listener, "info")} == {hall.session(1)}
     assert {event["model"]["version"] for event in heard(listener, "door/event")} == {"1.0.0"}
 
 
@@ -119,7 +119,7 @@ def _require_all(events: list[Payload]) -> None:
     for session in {event["session"] for event in events}:
         numbers = list(dict.fromkeys(event["seq"] for event in events if event["session"] == session))
         assert numbers == list(range(1, len(numbers) + 1))
-    first = [(event["track_id"], event["event"]) for event in events if event["session"] == 1]
+    first = [(event["track_id"], event["event"]) for event in events if event["session"] == hall.session(1)]
     started, ended = ({track for track, kind in first if kind == what} for what in ("start", "end"))
     assert started
     assert started == ended

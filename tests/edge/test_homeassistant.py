@@ -67,11 +67,16 @@ def test_the_device_and_its_entities_are_described() -> None:
 
 
 def test_the_emotion_is_one_of_a_known_list() -> None:
-    """Automations can be built from a list of emotions, with one word for an empty room."""
+    """Automations can be built from a list of emotions, with one word for an empty room and one for a face that is unclear.
+
+    `unknown` is what Home Assistant itself says of an entity that it has heard nothing of.
+    """
     emotion = config(introduce().messages[0])["components"]["door_emotion"]
     assert emotion["device_class"] == "enum"
-    assert emotion["options"] == [*EMOTIONS, "unknown", "none"]
+    assert emotion["options"] == [*EMOTIONS, "unclear", "none"]
     assert emotion["expire_after"] == 90
+    told = {"sad": "sad", None: "none", "unknown": "unclear"}
+    assert {emotion_: understood(emotion, {"emotion": emotion_}) for emotion_ in told} == told
 
 
 def test_every_entity_has_a_stable_identity() -> None:
@@ -127,6 +132,8 @@ def test_every_change_is_an_event_that_starts_automations() -> None:
     told = {"event": "change", "emotion": "happy", "previous": "sad", "confidence": 0.9, "track_id": 3}
     read = json.loads(understood(component, {**told, "historical": False}))
     assert read == {"event_type": "change"} | {key: told[key] for key in told if key != "event"}
+    began = json.loads(understood(component, {**told, "emotion": "unknown", "previous": None, "historical": False}))
+    assert (began["emotion"], began["previous"]) == ("unclear", None)
     assert read["event_type"] in component["event_types"]
     assert understood(component, {**told, "historical": True}) == ""
 

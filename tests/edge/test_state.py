@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,24 +14,33 @@ from edge.state import DeviceState
 
 
 def test_the_device_remembers_who_it_is(tmp_path: Path) -> None:
-    """The client id is made once, and the session counts the starts."""
+    """The client id is made once, and the session grows with each start."""
     with DeviceState(tmp_path / "state") as state:
         first = state.client_id
         assert re.fullmatch(r"edge-[0-9a-f]{16}", first)
         number = state.session
     with DeviceState(tmp_path / "state") as state:
-        assert (state.client_id, state.session) == (first, number + 1)
+        assert (state.client_id, state.session) == (first, number + 1)  # within a second of it
     with DeviceState(tmp_path / "other") as state:
         assert state.client_id != first
 
 
-def test_no_number_of_a_session_comes_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Events are told apart by it: a device with a new card does not give its new events the numbers of old ones."""
-    with DeviceState(tmp_path / "first") as state:
-        before = state.session
+@pytest.mark.parametrize("memory", ["lost", "put back"])
+def test_no_number_of_a_session_comes_again(memory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Events are told apart by it: a device with a new card, or an old image of its card, does not use them again."""
+    folder = tmp_path / "state"
+    with DeviceState(folder):
+        pass
+    shutil.copytree(folder, tmp_path / "image")
+    for _ in range(3):
+        with DeviceState(folder) as state:
+            before = state.session
+    shutil.rmtree(folder)
+    if memory == "put back":
+        shutil.move(tmp_path / "image", folder)
     now_s = time.time()
     monkeypatch.setattr(time, "time", lambda: now_s + 60)
-    with DeviceState(tmp_path / "second") as state:
+    with DeviceState(folder) as state:
         assert state.session > before
 
 
@@ -115,9 +125,9 @@ def test_a_file_of_a_newer_agent_is_left_alone(tmp_path: Path) -> None:
 
 def test_what_a_newer_agent_has_added_is_passed_over(tmp_path: Path) -> None:
     """A key that this agent does not know costs the device neither its identity nor its count of sessions."""
-    (tmp_path / "state.json").write_text('{"client_id": "edge-1", "session": 7, "colour": "red"}')
+    (tmp_path / "state.json").write_text('{"client_id": "edge-1", "session": 4000000000, "colour": "red"}')
     with DeviceState(tmp_path) as state:
-        assert (state.client_id, state.session) == ("edge-1", 8)
+        assert (state.client_id, state.session) == ("edge-1", 4_000_000_001)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"session": "many"}', b"\xff\xfe", b'{"colour": 1}'])

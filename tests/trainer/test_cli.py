@@ -50,7 +50,19 @@ def test_error_says_what_where_and_what_to_do(tmp_path: Path, capsys: pytest.Cap
     assert main(["data", "check", str(tmp_path / "fer.zip")]) == 10
     told = capsys.readouterr()
     assert told.out == ""
-    assert told.err.startswith(f"trainer: error: {tmp_path / 'fer.zip'}: no such file or folder. Give train/")
+    assert told.err.startswith(f"trainer: error: {tmp_path / 'fer.zip'}: no such file or folder. Give {{train,")
+
+
+@pytest.mark.parametrize(
+    ("library", "command"),
+    [("scipy", ["data", "check", "nowhere"]), ("jinja2", ["evaluate", "--data", "nowhere", "bundle"])],
+)
+def test_a_library_that_is_not_installed_is_a_clear_error(library: str, command: list[str]) -> None:
+    """As on a device, where the command is there without what it needs."""
+    script = f"import sys; sys.modules['{library}'] = None; from trainer.cli import main; sys.exit(main(sys.argv[1:]))"
+    done = subprocess.run([sys.executable, "-c", script, *command], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"trainer: error: the library {library} is not installed. Install the trainer")
 
 
 def test_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:

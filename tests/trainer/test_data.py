@@ -94,15 +94,29 @@ def test_votes_stay_with_their_row(table: Path, votes: Path) -> None:
     assert chosen[:, 9].tolist() == [0, 9]
 
 
-def test_damaged_images_are_named_and_left_out(kaggle_folder: Path) -> None:
-    """A truncated JPEG does not stop the rest."""
+def test_damaged_images_are_named_and_left_out(kaggle_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A truncated JPEG does not stop the rest, and neither does an unknown kind; a warning counts them."""
     victim = next((kaggle_folder / "train" / "fear").iterdir())
     victim.write_bytes(victim.read_bytes()[:-200])
     empty = next((kaggle_folder / "train" / "sad").iterdir())
     empty.write_bytes(b"")
+    phone = next((kaggle_folder / "train" / "happy").iterdir()).rename(kaggle_folder / "train" / "happy" / "phone.HEIC")
+    phone.write_bytes(b"\0\0\0\x18ftypheic")
     dataset = load_dataset(kaggle_folder)
-    assert set(dataset.unreadable) == {f"train/fear/{victim.name}", f"train/sad/{empty.name}"}
-    assert len(dataset.split("train")) == 26
+    assert set(dataset.unreadable) == {f"train/fear/{victim.name}", f"train/sad/{empty.name}", "train/happy/phone.HEIC"}
+    assert len(dataset.split("train")) == 25
+    assert "3 of the images in" in caplog.text
+
+
+def test_folders_may_be_links(plain_folder: Path, tmp_path: Path) -> None:
+    """A class that lies elsewhere is read too; a link that leads back is not followed for ever."""
+    there = tmp_path / "elsewhere"
+    (plain_folder / "train" / "angry").rename(there)
+    (plain_folder / "train" / "angry").symlink_to(there)
+    (there / "back").symlink_to(plain_folder)
+    (plain_folder / "val").rename(plain_folder / "valid")
+    dataset = load_dataset(plain_folder)
+    assert {name: len(faces) for name, faces in dataset.splits.items()} == {"train": 28, "validation": 14, "test": 7}
 
 
 @pytest.mark.parametrize("pixels", ["", "1 2 3", "x " * 2304, "1 " * 2303 + "1.5", "1 " * 2303 + "300", "-1 " * 2304])

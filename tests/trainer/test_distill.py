@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -50,6 +51,7 @@ def wise(teacher: Path, mislabelled: Dataset) -> Path:
     """The teacher as if it had learned from those labels, and knew better."""
     path = teacher.with_name("wise")
     shutil.copytree(teacher, path)
+    (path / "config.json").unlink()
     write_config(path, TEACHER, provenance(mislabelled, TEACHER))
     return path
 
@@ -137,13 +139,22 @@ def test_damaged_answers_are_asked_for_again(left: float, dataset: Dataset, teac
         assert kept.stat().st_size == len(whole)
 
 
-def test_a_teacher_of_other_data_is_refused(mislabelled: Dataset, teacher: Path, tmp_path: Path) -> None:
-    """It may have learned what judges its pupil by heart. Its weights may be begun with all the same."""
-    taught = replace(TEACHER, teachers=(str(teacher),))
-    with pytest.raises(CheckpointError, match=r"teacher: learned from other data \(stripes.csv\).* --initial-weights"):
-        fit(mislabelled, tmp_path / "student", taught)
+def test_a_teacher_of_other_data_is_refused(
+    mislabelled: Dataset, teacher: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It may have learned what judges its pupil by heart, and so may one that began with the weights of such a run.
+
+    A run may begin with such weights all the same; it says so when it begins, and in the bundle's card.
+    """
+    heir, told = tmp_path / "heir", "learned from other data (stripes.csv)"
+    fit(mislabelled, heir, replace(TEACHER, stages=((16, 1),), initial_weights=str(teacher)))
+    assert told in caplog.text
+    export(heir, tmp_path / "bundle", mislabelled, ExportOptions(name="heir", max_drop=None))
+    assert "had learned from other data, `stripes.csv`" in (tmp_path / "bundle" / "MODEL_CARD.md").read_text()
+    for forbidden in (teacher, heir):
+        with pytest.raises(CheckpointError, match=re.escape(f"{forbidden.name}: {told}")):
+            fit(mislabelled, tmp_path / "student", replace(TEACHER, teachers=(str(forbidden),)))
     assert not (tmp_path / "student").exists()
-    fit(mislabelled, tmp_path / "student", replace(TEACHER, stages=((16, 1),), initial_weights=str(teacher)))
 
 
 def test_a_teacher_of_other_labels_is_refused(dataset: Dataset, teacher: Path, tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def test_an_epoch_that_was_not_wholly_written_is_trained_again(
                 (run / unwritable).rename(aside)
                 (run / unwritable).symlink_to(tmp_path / "nowhere" / "on" / "disk")
 
-    with pytest.raises((OSError, tf.errors.OpError)):
+    with pytest.raises((OSError, UserError), match=r"No such file|checkpoint cannot be written .* --resume"):
         fit(dataset, run, ONE_SIZE, listener=FailInSecond())
     (run / unwritable).unlink()
     aside.rename(run / unwritable)
@@ -157,7 +157,9 @@ def test_a_run_that_diverges_ends_and_keeps_what_was_good(tmp_path: Path, datase
     with pytest.raises(KeyboardInterrupt):
         fit(dataset, run, ONE_SIZE, listener=StopAfter(1))
     good = (run / "best.weights.h5").read_bytes()
-    write_config(run, replace(ONE_SIZE, peak_lr=1e6), read_config(run)[1])
+    origin = read_config(run)[1]
+    (run / "config.json").unlink()
+    write_config(run, replace(ONE_SIZE, peak_lr=1e6), origin)
     with pytest.raises(UserError, match=r"run: diverged in epoch 2: its loss is nan\. .* a lower peak_lr"):
         fit(dataset, run, ONE_SIZE, resume=True)
     assert (run / "best.weights.h5").read_bytes() == good
@@ -364,6 +366,15 @@ def test_a_run_that_cannot_begin_leaves_nothing_to_be_resumed(tmp_path: Path, da
     with pytest.raises(CheckpointError, match=r"begun: has no best.weights.h5 to teach with"):
         fit(dataset, tmp_path / "run", replace(TINY, teachers=(str(tmp_path / "begun"),)))
     assert not (tmp_path / "run").exists()
+
+
+def test_of_two_that_begin_one_run_the_first_keeps_it(tmp_path: Path, dataset: Dataset) -> None:
+    """However close they are: what the first trains with is what the folder says."""
+    origin = provenance(dataset, TINY)
+    write_config(tmp_path, TINY, origin)
+    with pytest.raises(CheckpointError, match="holds a run already"):
+        write_config(tmp_path, ONE_SIZE, origin)
+    assert read_config(tmp_path)[0] == TINY
 
 
 def test_a_run_is_not_resumed_with_other_data(tmp_path: Path, dataset: Dataset) -> None:

@@ -37,7 +37,7 @@ def in_jax(program: str, *arguments: str, compiled: Path) -> str:
 def test_a_run_learns_from_a_live_teacher_and_goes_on_after_a_stop(tmp_path: Path) -> None:
     """A stopped and an unbroken run end alike, and TensorFlow, which exports, gives the answers that JAX gave.
 
-    A checkpoint that is cut off is a clear error.
+    Where the last checkpoint is cut off, it goes on from the one before; without any, it is a clear error.
     """
     program = """
 import sys
@@ -64,7 +64,14 @@ try:
     fit(dataset, folder / "broken", student, listener=StopAfterFirst())
 except KeyboardInterrupt:
     fit(dataset, folder / "broken", student, resume=True)
-(folder / "broken/checkpoint/state.npz").write_bytes((folder / "broken/checkpoint/state.npz").read_bytes()[:5000])
+
+def damage(checkpoint):
+    checkpoint.write_bytes(checkpoint.read_bytes()[:5000])
+
+damage(folder / "broken/checkpoint/state.npz")
+fit(dataset, folder / "broken", student, resume=True)
+for checkpoint in (folder / "broken/checkpoint").iterdir():
+    damage(checkpoint)
 try:
     fit(dataset, folder / "broken", student, resume=True)
 except CheckpointError as error:
@@ -75,8 +82,10 @@ np.savez(folder / "answers.npz", **{name: predict(load_network(folder / name), i
 """
     told = in_jax(program, str(tmp_path), compiled=tmp_path)
     assert f"{tmp_path}/broken/checkpoint: holds no checkpoint that can be read" in told
-    losses = [json.loads(line)["loss"] for line in (tmp_path / "teacher" / "history.jsonl").read_text().splitlines()]
-    assert losses[-1] < 0.7 * losses[0]
+    history = [json.loads(line) for line in (tmp_path / "teacher" / "history.jsonl").read_text().splitlines()]
+    assert history[-1]["loss"] < 0.7 * history[0]["loss"]
+    history = [json.loads(line) for line in (tmp_path / "broken" / "history.jsonl").read_text().splitlines()]
+    assert [epoch["epoch"] for epoch in history] == [1, 2]
     images = stripe_dataset().split("test").images
     with np.load(tmp_path / "answers.npz") as answers:
         np.testing.assert_allclose(answers["whole"], answers["broken"], atol=1e-3)

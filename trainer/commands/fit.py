@@ -14,10 +14,10 @@ from edge.contract import UserError
 from trainer.commands.output import require_writable
 from trainer.config import RECIPES, FitConfig
 from trainer.data import Dataset, load_dataset
-from trainer.fit import EpochResult, Listener, fit, require_new
+from trainer.fit import EpochResult, Listener, fit
 from trainer.labels import with_labels
 from trainer.processor import computes_bfloat16
-from trainer.run import read_config, read_recipe
+from trainer.run import read_config, read_recipe, require_new
 
 _STEPS_BEFORE_ESTIMATE = 30
 """The first steps compile the network and tell nothing of the others."""
