@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from edge.adapt import Level
 from edge.domain import Frame
-from edge.errors import SourceError
+from edge.errors import DriverHangs, SourceError
 from edge.pace import Pace
 from edge.payloads import Status
 from edge.pipeline import Pipeline
@@ -25,6 +25,8 @@ _FPS_OVER_FRAMES = 50
 _STALE_S = 10.0
 _STEADY_S = 10.0
 """A source that has given frames for so long works again; one that fails sooner is tried less and less often."""
+_HANG_PATIENCE_S = 600.0
+"""For so long a driver that hangs is waited for; from then on only a restart of the agent can help, if anything can."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,7 @@ class CameraWorker:
         self._on_status = on_status
         self._first_retry_s, self._last_retry_s = first_retry_s, last_retry_s
         self._retry_s = first_retry_s
+        self._hangs_since_s: float | None = None
         self._opened_s = 0.0
         self._told: set[str] = set()
         self._stopping = threading.Event()
@@ -145,7 +148,10 @@ class CameraWorker:
 
     @property
     def stuck_s(self) -> float:
-        """For how long the thread has shown no sign of life. Waiting for a lost or paused camera is one."""
+        """For how long the thread has shown no sign of life.
+
+        Waiting for a lost or paused camera is one; waiting for a driver that hangs is one for ten minutes.
+        """
         return time.monotonic() - self._progress_s
 
     @property
@@ -185,6 +191,7 @@ class CameraWorker:
         """
         with self._source:
             self._opened_s = time.monotonic()
+            self._hangs_since_s = None
             try:
                 while not self._stopping.is_set() and self._active.is_set():
                     if not self._due():
@@ -199,6 +206,10 @@ class CameraWorker:
     def _fail(self, fault: Exception) -> None:
         """Counts a fault of the source or the pipeline, and waits before the next attempt."""
         self.faults += 1
+        if not isinstance(fault, DriverHangs):
+            self._hangs_since_s = None
+        elif self._hangs_since_s is None:
+            self._hangs_since_s = time.monotonic()
         self._tell(fault)
         self._set_status(Status.OFFLINE)
         self._wait(self._retry_s * random.uniform(0.8, 1.2))  # noqa: S311 - spreads retries, guards nothing
@@ -244,7 +255,8 @@ class CameraWorker:
         """Waits, unless the thread is to stop or to rest."""
         until_s = time.monotonic() + seconds
         while self._active.is_set() and (left_s := until_s - time.monotonic()) > 0:
-            self._progress_s = time.monotonic()
+            if self._hangs_since_s is None or time.monotonic() - self._hangs_since_s < _HANG_PATIENCE_S:
+                self._progress_s = time.monotonic()
             if self._stopping.wait(min(left_s, _READ_TIMEOUT_S)):
                 return
 

@@ -6,6 +6,7 @@
     ├── BundleError (edge.contract)   4   the model bundle
     ├── SourceError                   5   a camera, stream, video or folder of images
     │   ├── SourceUnavailable             it does not open
+    │   │   └── DriverHangs               nor can it, while its driver hangs from the last time
     │   └── SourceLost                    it was open and stopped giving frames
     ├── BrokerError                   6   the MQTT broker
     │   ├── BrokerUnreachable             no answer at that address
@@ -55,6 +56,13 @@ class SourceError(UserError):
 
 class SourceUnavailable(SourceError):
     """The source does not open."""
+
+
+class DriverHangs(SourceUnavailable):
+    """What used the source last still hangs in its driver, and another attempt would only hang beside it."""
+
+    def __init__(self, *, where: str, remedy: str) -> None:
+        super().__init__("its driver still hangs from the last time", where=where, remedy=remedy)
 
 
 class SourceLost(SourceError):

@@ -46,11 +46,11 @@ def _camera(camera: CameraConfig, config: Config) -> str:
 
 def _describe(camera: CameraConfig) -> str:
     with camera_source(camera) as source:
-        frames = _look(source)
-    if not frames:
+        seen = _look(source)
+    if seen is None:
         raise SourceLost(f"opened, but gave no frame within {_FIRST_FRAME_WITHIN_S:g} s", where=camera.name,
                          remedy="Try another size or rate, or see whether another program uses it")  # fmt: skip
-    first, last = frames[0], frames[-1]
+    first, last = seen
     size = f"{first.width_px}x{first.height_px}"
     if first is last:
         return f"{size}, a single picture"
@@ -58,15 +58,19 @@ def _describe(camera: CameraConfig) -> str:
     return f"{size}, {rate:.3g} frames a second"
 
 
-def _look(source: Source) -> list[Frame]:
-    """The first frames, without waiting long for more than one."""
-    frames: list[Frame] = []
+def _look(source: Source) -> tuple[Frame, Frame] | None:
+    """The first frame and the last of twenty, or of as many as come shortly after it; None if none comes."""
+    first = last = None
+    count = 0
     until_s = time.monotonic() + _FIRST_FRAME_WITHIN_S
     with suppress(EOFError):  # a recording may be shorter than the look
-        while len(frames) < _LOOK_AT_FRAMES and (left_s := until_s - time.monotonic()) > 0:
+        while count < _LOOK_AT_FRAMES and (left_s := until_s - time.monotonic()) > 0:
             frame = source.read(left_s)
-            if frame is not None and not frames:
+            if frame is None:
+                continue
+            if first is None:
+                first = frame
                 until_s = time.monotonic() + _LOOK_FOR_S
-            if frame is not None:
-                frames.append(frame)
-    return frames
+            last = frame
+            count += 1
+    return None if first is None or last is None else (first, last)

@@ -111,9 +111,10 @@ def draw(image_bgr: NDArray[np.uint8], findings: Sequence[Finding]) -> NDArray[n
 
 
 def _label(image_bgr: NDArray[np.uint8], text: str, left: int, top: int, line: int) -> None:
-    """Writes onto a filled bar above the box, or inside it where there is no room above."""
+    """Writes onto a filled bar above the box, or at the top of what is seen of it where there is no room above."""
     scale = 0.35 * line + 0.15
     (width, height), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, line)
+    top = max(0, top)
     bottom = top if top > height + below else top + height + below
     left = max(0, min(left, image_bgr.shape[1] - width))
     cv2.rectangle(image_bgr, (left, bottom - height - below), (left + width, bottom), _GREEN_BGR, cv2.FILLED)

@@ -53,8 +53,13 @@ class Board:
         self._trouble = str(trouble) if trouble else None
 
     def take(self, topic: str, payload: bytes, *, now_s: float) -> None:
-        """Takes a message in."""
+        """Takes a message in. An empty one clears its topic: the camera is gone, or with its status the device."""
         match topic.removeprefix(f"{self._prefix}/").split("/"):
+            case [device, "status"] if not payload:
+                self._devices.pop(device, None)
+            case [device, camera, "status" | "emotion"] if not payload:
+                if device in self._devices:
+                    self._devices[device].cameras.pop(camera, None)
             case [device, "status"]:
                 self._device(device).status = status(payload)
             case [device, camera, "status"]:

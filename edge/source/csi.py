@@ -19,7 +19,7 @@ from typing import Any, Self
 import numpy as np
 
 from edge.domain import Frame
-from edge.errors import SourceLost, SourceUnavailable
+from edge.errors import DriverHangs, SourceLost, SourceUnavailable
 from edge.source._csi_helper import COUNT, HEADER_BYTES, SLOTS, TIMES
 
 log = logging.getLogger(__name__)
@@ -64,13 +64,16 @@ class CsiSource:
         self._open_timeout_s = open_timeout_s
         self._stall_timeout_s = stall_timeout_s
         self._helper: _Helper | None = None
+        self._last_helper: _Helper | None = None
         self._size = (0, 0)
         self._taken = 0
         self._dropped = 0
         self._newest_s = 0.0
 
     def __enter__(self) -> Self:
-        helper = _Helper(self._command, label=self._label)
+        if self._last_helper is not None and self._last_helper.is_alive():  # a second one would only hang beside it
+            raise DriverHangs(where=self._label, remedy=_CHECK_CAMERA)
+        helper = self._last_helper = _Helper(self._command, label=self._label)
         try:
             helper.wait_until_ready(self._open_timeout_s)
         except BaseException:
@@ -130,6 +133,7 @@ class _Helper:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 pass_fds=(self._memory_fd, writing_fd),
+                start_new_session=True,  # Ctrl-C is for the agent alone, which closes its camera
                 env={"LIBCAMERA_LOG_LEVELS": "*:WARN", **os.environ},
             )
         except OSError as error:
@@ -192,6 +196,10 @@ class _Helper:
     def close(self) -> None:
         """Kill the process and give everything back."""
         self._resources.close()
+
+    def is_alive(self) -> bool:
+        """Whether the process runs; after `close`, whether it hangs in the kernel, where no signal reaches it."""
+        return self._process.poll() is None
 
     def _accept(self, answer: dict[str, Any]) -> None:
         if "error" in answer:

@@ -13,7 +13,7 @@ from typing import Any, Protocol, Self
 import cv2
 
 from edge.domain import Frame
-from edge.errors import SourceLost, SourceUnavailable
+from edge.errors import DriverHangs, SourceLost, SourceUnavailable
 from edge.pace import Pace
 from edge.source.newest import NewestFrame
 from edge.source.opencv import as_bgr
@@ -64,7 +64,7 @@ class LiveSource:
 
     def __enter__(self) -> Self:
         if self._grabber is not None and self._grabber.is_alive():  # a second thread would only hang beside it
-            raise SourceUnavailable("its driver still hangs from the last time", where=self._label, remedy=_CHECK)
+            raise DriverHangs(where=self._label, remedy=_CHECK)
         self._grabber = _Grabber(self._label, self._open_capture, self._pace)
         self._grabber.start()
         try:

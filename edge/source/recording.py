@@ -190,6 +190,7 @@ class RealTime:
         frame = self._recording.read(timeout_s)
         # A decoder slower than the recording never catches up: the deadline ends the chase.
         while self._next_is_due() and time.monotonic() < deadline_s:
+            del frame  # its memory is needed: the recording reads ahead
             frame = self._recording.read(timeout_s)
             self._dropped += 1
         return frame

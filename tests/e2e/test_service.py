@@ -144,7 +144,7 @@ def test_running_out_of_memory_is_the_end_of_one_process(unit: Machine) -> None:
 def test_what_root_left_in_the_state_folder_is_found(unit: Machine) -> None:
     """After `sudo edge run` the service cannot start; its user is told by a check, with a command that mends it."""
     leave = "from pathlib import Path; from edge.outbox import Outbox; from edge.state import DeviceState"
-    leave += f"; folder = Path({STATE!r}); DeviceState(folder); Outbox(folder=folder)"
+    leave += f"; folder = Path({STATE!r}); DeviceState(folder); Outbox(folder=folder, capacity=1)"
 
     def finding() -> str:
         lines = as_user(unit, "emotion-edge", "edge", "check").splitlines()

@@ -65,6 +65,24 @@ def test_a_device_without_a_trusted_clock_ages_from_the_arrival() -> None:
     assert "2 s" in text(board.render(now_s=NEW_YEAR_S + 92))
 
 
+@pytest.mark.parametrize("kind", ["status", "emotion"])
+def test_a_camera_whose_topics_are_cleared_is_gone(kind: str) -> None:
+    """One that was renamed or removed does not stay for ever; the device and its others do."""
+    online = ("pi/status", "pi/door/status", "pi/yard/status")
+    board = board_after(*((topic, "online") for topic in online), (f"pi/door/{kind}", ""))
+    shown = text(board.render(now_s=NEW_YEAR_S))
+    assert ("door" in shown, "yard online" in shown, "pi online" in shown) == (False, True, True)
+
+
+def test_a_device_whose_topics_are_cleared_is_gone() -> None:
+    """In whichever order: what clears the topics of a device that is not known does not make one up."""
+    cleared = ("pi/status", "pi/door/emotion", "pi/door/status", "pi/health", "pi/info")
+    board = board_after(("pi/status", "online"), ("pi/door/emotion", STATE), *((topic, "") for topic in cleared))
+    shown = text(board.render(now_s=NEW_YEAR_S))
+    assert "pi" not in shown
+    assert "Waiting for a device." in shown
+
+
 def test_an_outage_is_told_below_what_is_known() -> None:
     """The last picture stays while the broker is away, with the reason and that it is tried again."""
     board = board_after(("pi/status", "online"))

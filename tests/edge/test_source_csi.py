@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.errors import SourceLost, SourceUnavailable
+from edge.errors import DriverHangs, SourceLost, SourceUnavailable
 from edge.source import open_source
 from edge.source._csi_helper import SLOTS
 from edge.source.csi import CsiSource
@@ -18,20 +19,19 @@ from tests.mosquitto import PATIENCE_S, wait_until
 from tests.sources import read_for, read_frame
 
 # The part of picamera2's interface that the helper uses. What it does is told by the environment, because it runs in
-# another process. Like the real one it hands out numpy arrays, or what the helper asks of one.
+# another process. Like the real one's numpy arrays, what it hands out is in memory that others may look into.
 STAND_IN = """
 import os, signal, time
 BEHAVIOUR = os.environ["STAND_IN"]
 if BEHAVIOUR == "absent":
     raise ModuleNotFoundError("No module named 'picamera2'")
 
-class Array:
-    dtype = "uint8"
-    def __init__(self, shape, number):
-        self.shape = shape
-        self._bytes = bytes([number % 256]) * (shape[0] * shape[1] * shape[2])
-    def tobytes(self):
-        return self._bytes
+def picture(height, width, number):
+    row = bytes([number % 256]) * (width * 3)
+    if BEHAVIOUR == "padded rows":
+        padding = bytes(width * 3)
+        return memoryview((row + padding) * height).cast("B", (2 * height, width, 3))[::2]
+    return memoryview(row * height).cast("B", (height, width, 3))
 
 class Picamera2:
     def __init__(self, camera_num=0):
@@ -62,8 +62,8 @@ class Picamera2:
             os.close(2)  # no traceback into the test's output
             raise RuntimeError("the pipeline handler failed")
         if self._number == 3 and BEHAVIOUR == "one garbage frame" or BEHAVIOUR == "all garbage":
-            return Array((height // 2, width, 3), self._number)
-        return Array((height, width, 3), self._number)
+            return picture(height // 2, width, self._number)
+        return picture(height, width, self._number)
 """
 
 SYSTEM_PYTHON = Path("/usr/bin/python3")
@@ -129,6 +129,15 @@ def test_frames_come_whole_in_order_and_in_the_size_that_the_camera_chose(stand_
     assert before_s - 1 < frames[0].time_s < frames[1].time_s < frames[2].time_s <= time.monotonic()
     assert abs(frames[0].wall_s - time.time()) < 60
     assert not stand_in.state
+
+
+def test_rows_that_do_not_follow_each_other_in_memory_arrive_whole(stand_in: StandIn) -> None:
+    """What lies between the rows of a picture never reaches the agent."""
+    stand_in.behave("padded rows")
+    with csi_source() as source:
+        frames = [read_frame(source) for _ in range(3)]
+    assert all((frame.image_bgr == frame.index).all() for frame in frames)
+    assert frames[-1].index > 0
 
 
 def test_slow_reader_gets_the_newest_frame_and_the_count_of_the_others(stand_in: StandIn) -> None:
@@ -220,6 +229,60 @@ def test_camera_that_hangs_while_starting_is_given_up_and_killed(stand_in: Stand
     with pytest.raises(SourceUnavailable, match=r"csi:0: did not start within 1 s"), source:
         pass
     assert not stand_in.state
+
+
+def test_process_that_cannot_be_killed_is_not_joined_by_another(
+    stand_in: StandIn, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A camera whose driver holds its process in the kernel is left alone, and used again once it has let go."""
+    source = csi_source()
+    with monkeypatch.context() as kernel:
+        kernel.setattr("edge.source.csi._KILL_TIMEOUT_S", 0.1)
+        kernel.setattr(subprocess.Popen, "kill", lambda _: None)
+        with source:
+            read_frame(source)
+            stuck = int(stand_in.pid_file.read_text())
+            os.kill(stuck, signal.SIGSTOP)
+            wait_until(lambda: stand_in.state == "T")
+    try:
+        assert f"process {stuck} hangs in the kernel" in caplog.text
+        with pytest.raises(DriverHangs, match="csi:0: its driver still hangs"), source:
+            pass
+        assert int(stand_in.pid_file.read_text()) == stuck
+    finally:
+        os.kill(stuck, signal.SIGCONT)  # its input has ended, and so it ends too
+    wait_until(lambda: stand_in.state in ("", "Z"))
+    with source:
+        read_frame(source)
+    assert int(stand_in.pid_file.read_text()) != stuck
+
+
+def test_interrupt_from_the_terminal_is_for_the_agent_alone(stand_in: StandIn) -> None:
+    """Ctrl-C, which goes to the whole process group, leaves it to the agent when and how its camera closes."""
+    stand_in.behave("well")
+    script = f"""
+import signal
+from pathlib import Path
+from edge.source.csi import CsiSource
+interrupted = []
+signal.signal(signal.SIGINT, lambda *_: interrupted.append(True))
+with CsiSource(camera=0, python=Path({sys.executable!r})) as source:
+    assert source.read(60.0)
+    print("it works", flush=True)
+    while not interrupted:
+        source.read(0.1)
+    for _ in range(10):
+        assert source.read(60.0)
+"""
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, text=True
+    ) as agent:
+        assert agent.stdout is not None
+        assert agent.stdout.readline()
+        os.killpg(agent.pid, signal.SIGINT)
+        _, errors = agent.communicate(timeout=PATIENCE_S)
+    assert (agent.returncode, errors) == (0, "")
 
 
 def test_missing_picamera2_is_named_with_the_command_that_installs_it(stand_in: StandIn) -> None:

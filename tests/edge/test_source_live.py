@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from edge.domain import Frame
-from edge.errors import SourceLost, SourceUnavailable
+from edge.errors import DriverHangs, SourceLost, SourceUnavailable
 from edge.pace import Pace
 from edge.ports import Source
 from edge.source import open_source
@@ -259,15 +259,19 @@ class StandInCapture:
 
 def test_driver_that_hangs_holds_up_nobody_and_is_not_opened_twice() -> None:
     """A camera whose driver hangs is reported and left; it is used again once the driver lets go."""
-    capture = StandInCapture([])
-    source = LiveSource(label="hung", open_capture=lambda: capture, stall_timeout_s=0.1)
+    capture, next_capture = StandInCapture([]), StandInCapture([np.full((8, 8, 3), 9, np.uint8)])
+    captures = iter([capture, next_capture])
+    source = LiveSource(label="hung", open_capture=lambda: next(captures), stall_timeout_s=0.1)
     with pytest.raises(SourceLost, match=r"hung: gave no frame for 0\.1 s"), source:
         read_for(source, 5.0)
-    with pytest.raises(SourceUnavailable, match="still hangs"), source:
+    with pytest.raises(DriverHangs, match="hung: its driver still hangs"), source:
         pass
     assert capture.released_by is None
     capture.let_go.set()
     wait_until(lambda: not grabbing_threads())
+    with source:
+        assert read_frame(source).image_bgr.shape == (8, 8, 3)
+        next_capture.let_go.set()
     assert capture.released_by == "grab-hung"
 
 

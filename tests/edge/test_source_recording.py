@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import re
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
@@ -20,8 +23,9 @@ from numpy.typing import NDArray
 from edge.domain import Frame
 from edge.errors import SourceLost, SourceUnavailable
 from edge.ports import Source
-from edge.source import open_source
-from edge.source.opencv import as_bgr
+from edge.source import open_source, recording
+from edge.source.opencv import as_bgr, read_picture
+from tests.mosquitto import PATIENCE_S
 
 FPS = 25
 HOPPER = Path(str(metadata.distribution("matplotlib").locate_file("matplotlib/mpl-data/sample_data/grace_hopper.jpg")))
@@ -93,6 +97,42 @@ def test_pictures_of_any_depth_arrive_as_8_bit_bgr(tmp_path: Path, shape: tuple[
     (frame,) = read_to_end(open_source(str(picture)))
     assert frame.image_bgr.dtype == np.uint8
     assert frame.image_bgr.shape == (48, 64, 3)
+
+
+@pytest.mark.parametrize("realtime", [False, True])
+def test_at_most_two_pictures_are_held_while_the_next_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, realtime: bool
+) -> None:
+    """The one that was analysed last, and the one that is analysed next: the service's memory is reckoned by that."""
+    for number in range(8):
+        write_picture(tmp_path / f"{number}.png")
+    decoded: list[weakref.ref[NDArray[np.uint8]]] = []
+    held: list[int] = []
+
+    def decode(path: Path) -> NDArray[np.uint8] | None:
+        held.append(sum(picture() is not None for picture in decoded))
+        picture = read_picture(path)
+        assert picture is not None
+        decoded.append(weakref.ref(picture))
+        return picture
+
+    monkeypatch.setattr(recording, "read_picture", decode)
+    newest = None
+    with open_source(str(tmp_path), realtime=realtime, fps=1e6) as source, suppress(EOFError):
+        newest = source.read(0.0)
+        while True:
+            newest = source.read(PATIENCE_S)
+    assert newest is not None
+    assert (len(held), max(held)) == (8, 2)
+
+
+def test_the_largest_pictures_that_the_service_takes_fit_into_its_memory() -> None:
+    """Two that are held, a third being decoded, which takes 9 bytes a pixel at the worst, and the agent itself."""
+    unit = (Path(__file__).parents[2] / "deploy/emotion-edge.service").read_text(encoding="utf-8")
+    found = re.search(r"^MemoryMax=(\d+)M$.*^Environment=OPENCV_IO_MAX_IMAGE_PIXELS=(\d+)$", unit, re.M | re.S)
+    assert found is not None
+    memory_mib, pixels = map(int, found.groups())
+    assert 125e6 + pixels * (3 + 3 + 9) < memory_mib * 2**20
 
 
 def test_single_photograph_is_a_source() -> None:
