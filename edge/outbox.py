@@ -16,7 +16,6 @@ from __future__ import annotations
 import logging
 import sqlite3
 import threading
-import time
 from collections import deque
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -35,7 +34,9 @@ _MOST_UNFLUSHED = 250
 
 
 class Outbox:
-    """A first-in, first-out queue of durable messages. Thread-safe; usable as a context manager.
+    """A first-in, first-out queue of durable messages. Thread-safe.
+
+    While its context is open, a thread of its own brings to disk what is due, whatever the network does meanwhile.
 
     Args:
         folder: The state folder; it is made if it is not there.
@@ -52,7 +53,7 @@ class Outbox:
         self,
         *,
         folder: Path,
-        capacity: int = 20_000,
+        capacity: int,
         memory_capacity: int = 1_000,
         flush_interval_s: float = 10.0,
     ) -> None:
@@ -65,12 +66,14 @@ class Outbox:
         self._in_memory: deque[Entry] = deque()
         self._dropped = 0
         self._unflushed = 0
-        self._flushed_s = time.monotonic()
         self._refusal: sqlite3.Error | None = None
         self._file = OutboxFile(self._path)
         self._last_id = self._file.last_id()
+        self._closing = threading.Event()
+        self._housekeeper = threading.Thread(target=self._keep_house, name="outbox", daemon=True)
 
     def __enter__(self) -> Self:
+        self._housekeeper.start()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -117,11 +120,8 @@ class Outbox:
                 self._commit([])
 
     def housekeep(self) -> None:
-        """Brings to disk what is due. To be called about once a second; most of the time it does nothing."""
+        """Brings to disk what is due. Nobody else has to wait for the flush; only one thread at a time may call it."""
         with self._lock:
-            if time.monotonic() - self._flushed_s < self._flush_interval_s:
-                return
-            self._flushed_s = time.monotonic()
             self._tidy()
             if self._unflushed == 0 or (self._file.count == 0 and self._unflushed < _MOST_UNFLUSHED):
                 return
@@ -134,6 +134,9 @@ class Outbox:
 
     def close(self) -> None:
         """Deletes what is acknowledged, writes what is in memory, and closes the file."""
+        self._closing.set()
+        if self._housekeeper.ident is not None:
+            self._housekeeper.join()
         with self._lock:
             self._tidy()
             if self._in_memory:
@@ -157,6 +160,13 @@ class Outbox:
         """The id of the newest message: put since the start, or found in the file then; 0 without either."""
         with self._lock:
             return self._last_id
+
+    def _keep_house(self) -> None:
+        while not self._closing.wait(self._flush_interval_s):
+            try:
+                self.housekeep()
+            except Exception:
+                log.exception("%s: what waits cannot be brought to disk. Trying again", self._path)
 
     def _tidy(self) -> None:
         if self._refusal is not None:

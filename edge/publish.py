@@ -23,6 +23,7 @@ from edge.mqtt.bell import Bell
 from edge.mqtt.commands import CommandHandler, Commands, without_result
 from edge.mqtt.connection import CONNECT_TIMEOUT_S, Connection, connect
 from edge.mqtt.delivery import Delivery
+from edge.mqtt.faults import Unwanted
 from edge.mqtt.logbook import Logbook, PublisherStats
 from edge.mqtt.packets import Ack, Received, Subscription, is_topic
 from edge.mqtt.settings import BrokerSettings
@@ -87,6 +88,7 @@ class MqttPublisher:
         self._states = States(rank=self._rank)
         self._bell = Bell()
         self._stopping = threading.Event()
+        self._abandoned = threading.Event()
         self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
         self._logbook = Logbook(settings)
         self._announce_at_s = float("inf")
@@ -101,9 +103,8 @@ class MqttPublisher:
         self._bell.ring()
         self._thread.join(self._stop_timeout_s + _LONGEST_WAIT_S)
         if self._thread.is_alive():
+            self._abandoned.set()
             log.warning("%s: stopping without a goodbye: the network does not answer", self._settings.address)
-        else:
-            self._bell.close()
 
     def publish(self, message: Message) -> None:
         """Takes a message: a durable one into the outbox, any other in place of the last one on its topic."""
@@ -133,22 +134,26 @@ class MqttPublisher:
             refused = True
             try:
                 self._connect_and_serve()
+            except Unwanted as error:
+                log.debug("%s", error)
             except UserError as error:
                 refused = not isinstance(error, BrokerUnreachable)
                 self._logbook.trouble(error)
             except Exception as error:  # noqa: BLE001  # logged there with its traceback; the thread must not die
                 self._logbook.surprise(error)
-            self._pause(self._backoff.delay_s(refused=refused))
-
-    def _pause(self, delay_s: float) -> None:
-        until_s = time.monotonic() + delay_s
-        while (left_s := until_s - time.monotonic()) > 0:
-            if self._stopping.wait(min(left_s, _LONGEST_WAIT_S)):
-                return
-            self._outbox.housekeep()
+            self._stopping.wait(self._backoff.delay_s(refused=refused))
+        self._bell.close()
 
     def _connect_and_serve(self) -> None:
-        with connect(self._settings, will=self._offline, bell=self._bell, timeout_s=CONNECT_TIMEOUT_S) as connection:
+        with connect(
+            self._settings,
+            will=self._offline,
+            bell=self._bell,
+            wanted=lambda: not self._abandoned.is_set(),
+            timeout_s=CONNECT_TIMEOUT_S,
+        ) as connection:
+            if self._abandoned.is_set():
+                return  # the device's next agent may be at work already: nothing is said in its name
             started_s = time.monotonic()
             self._logbook.connected(connection.protocol)
             try:
@@ -167,13 +172,12 @@ class MqttPublisher:
         connection.send(self._online)
         self._states.resend()
         while connection.fault is None:
+            self._listen(connection)
             if self._stopping.is_set():
                 self._leave(connection, delivery)
                 return
-            self._listen(connection)
             self._settle(connection.take_acks(), delivery)
             self._speak(connection, delivery)
-            self._outbox.housekeep()
             if self._logbook.steady(time.monotonic() - started_s):
                 self._backoff.reset()
             connection.wait(min(_LONGEST_WAIT_S, max(0.0, self._announce_at_s - time.monotonic())))
@@ -191,6 +195,8 @@ class MqttPublisher:
 
     def _settle(self, acks: Sequence[Ack], delivery: Delivery) -> None:
         for ack in acks:
+            if self._abandoned.is_set():
+                return  # outbox and state are the next agent's
             lost = delivery.settle(ack)
             if ack.refusal is not None:
                 self._logbook.rejection(ack, lost=lost)
@@ -252,21 +258,30 @@ class MqttPublisher:
         connection.send(response, correlation_data=correlation_data)
 
     def _leave(self, connection: Connection, delivery: Delivery) -> None:
-        """Delivers what is left, says `offline` and waits until the broker has heard it, all within limits."""
+        """Delivers what is left, says `offline` and waits until the broker has heard it, all within limits.
+
+        A broker that has not confirmed it is left without a goodbye, so that it publishes the last will.
+        """
         give_up_s = time.monotonic() + self._stop_timeout_s
         last_call_s = give_up_s - self._stop_timeout_s / 3
-        while connection.fault is None and time.monotonic() < last_call_s:
+        while self._may_go_on(connection) and time.monotonic() < last_call_s:
             self._settle(connection.take_acks(), delivery)
             if delivery.idle and self._states.idle:
                 break
             self._speak(connection, delivery)
             connection.wait(0.1)
+        if self._abandoned.is_set():
+            return
         number = connection.send(self._offline)
         heard = False
-        while connection.fault is None and not heard and time.monotonic() < give_up_s:
+        while self._may_go_on(connection) and not heard and time.monotonic() < give_up_s:
             connection.wait(0.1)
             acks = connection.take_acks()
             self._settle(acks, delivery)
             heard = any(ack.number == number for ack in acks)
-        connection.close()
+        if heard:
+            connection.close()
         log.info("%s: disconnected%s", self._settings.address, "" if heard else "; the broker did not confirm it")
+
+    def _may_go_on(self, connection: Connection) -> bool:
+        return connection.fault is None and not self._abandoned.is_set()

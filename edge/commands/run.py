@@ -38,6 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
                 raise
             log.error("going back to the former configuration: %s", error)  # noqa: TRY400 - the user's, not ours
             config = before
+        notify.alive()  # closing has ended: opening the next agent has the watchdog's whole time
     return 0
 
 

@@ -14,7 +14,9 @@ import selectors
 import socket
 import ssl
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Self
 
 from paho.mqtt import client as paho
@@ -42,6 +44,7 @@ def connect(
     will: Message | None = None,
     bell: Bell | None = None,
     resume: bool = False,
+    wanted: Callable[[], bool] = lambda: True,
     timeout_s: float,
 ) -> Connection:
     """Connects with MQTT 5, or with 3.1.1 if the broker does not speak MQTT 5.
@@ -53,20 +56,22 @@ def connect(
         will: What the broker publishes when the connection breaks.
         bell: Interrupts `Connection.wait`.
         resume: Whether to take up a session of this client id that the broker still has (MQTT 5); with a will, always.
+        wanted: Asked, once the network connection stands, whether to introduce the client to the broker: one that has
+            the same client id is pushed off by that.
         timeout_s: For the network connection, and again for the broker's answer.
 
     Raises:
+        Unwanted: It is not wanted any more.
         BrokerUnreachable: Nothing answers.
         BrokerRefused: The broker says no.
         ConfigError: A TLS file cannot be used.
     """
+    dial = partial(Connection, settings, will=will, bell=bell, resume=resume, wanted=wanted, timeout_s=timeout_s)
     try:
-        return Connection(
-            settings, MQTTProtocolVersion.MQTTv5, will=will, bell=bell, resume=resume, timeout_s=timeout_s
-        )
+        return dial(MQTTProtocolVersion.MQTTv5)
     except faults.NoMqtt5 as error:
         log.debug("%s: trying MQTT 3.1.1 (%s)", settings.address, error)
-    return Connection(settings, MQTTProtocolVersion.MQTTv311, will=will, bell=bell, resume=resume, timeout_s=timeout_s)
+    return dial(MQTTProtocolVersion.MQTTv311)
 
 
 class Connection:
@@ -83,17 +88,21 @@ class Connection:
         will: Message | None,
         bell: Bell | None,
         resume: bool,
+        wanted: Callable[[], bool],
         timeout_s: float,
     ) -> None:
         self._settings = settings
+        self._wanted = wanted
         self._v5 = protocol == MQTTProtocolVersion.MQTTv5
         self._bell = bell
         self._resumed = False
         self._answer: tuple[ReasonCode, Properties | None] | None = None
         self._fault: BrokerError | None = None
-        self._topics: dict[int, str] = {}
+        self._last_number = 0
+        self._held_back: deque[tuple[int, Message, bytes | None]] = deque()
+        self._under_way: dict[int, tuple[int, str]] = {}  # by paho's number: ours, and the topic
+        self._asked: dict[int, str] = {}
         self._acks: list[Ack] = []
-        self._unsent = 0
         self._received: list[Received] = []
         self._subscribed: list[Ack] = []
         self._client = self._new_client(protocol, timeout_s)
@@ -128,10 +137,8 @@ class Connection:
 
     @property
     def room(self) -> int:
-        """How many more messages with QoS 1 may be under way."""
-        _, properties = self._answer or (None, None)
-        most = min(_MOST_UNDER_WAY, getattr(properties, "ReceiveMaximum", _MOST_UNDER_WAY))
-        return max(0, most - len(self._topics))
+        """How many more messages with QoS 1 may be sent at once; beyond that, `send` holds them back."""
+        return max(0, self._free - len(self._held_back))
 
     @property
     def largest_bytes(self) -> int | None:
@@ -163,22 +170,24 @@ class Connection:
         self._client.loop_read()
         self._client.loop_write()
         self._client.loop_misc()
+        while self._held_back and self._free:
+            self._publish(*self._held_back.popleft())
 
     def send(self, message: Message, *, correlation_data: bytes | None = None) -> int:
         """Hands a message to the network. Returns a number by which its `Ack` is known.
 
-        A message that is too large for the broker is not sent; its `Ack` says so, whatever its QoS.
+        One with QoS 1 for which there is no room is held back, and sent by `wait` when its turn has come. One that is
+        too large for the broker is not sent; its `Ack` says so, whatever its QoS.
         """
+        self._last_number += 1
         if not self.fits(message, correlation_data=correlation_data):
-            self._unsent += 1
             refusal = f"larger than the {self.largest_bytes} bytes that it takes"
-            self._acks.append(Ack(-self._unsent, message.topic, refusal, hopeless=True))
-            return -self._unsent
-        properties = packets.publish(message, correlation_data) if self._v5 else None
-        info = self._client.publish(message.topic, message.payload, message.qos, message.retain, properties)
-        if message.qos:
-            self._topics[info.mid] = message.topic
-        return info.mid
+            self._acks.append(Ack(self._last_number, message.topic, refusal, hopeless=True))
+        elif message.qos and not self.room:
+            self._held_back.append((self._last_number, message, correlation_data))
+        else:
+            self._publish(self._last_number, message, correlation_data)
+        return self._last_number
 
     def subscribe(self, subscriptions: Sequence[Subscription]) -> None:
         """Asks for messages. A refusal is logged when it arrives; `take_subscribed` has all answers."""
@@ -186,7 +195,7 @@ class Connection:
             how = {"options": packets.subscribe(subscription)} if self._v5 else {"qos": 1}
             _, mid = self._client.subscribe(subscription.topic_filter, **how)
             if mid is not None:
-                self._topics[mid] = subscription.topic_filter
+                self._asked[mid] = subscription.topic_filter
 
     def take_acks(self) -> list[Ack]:
         """The acknowledgements since the last call."""
@@ -212,6 +221,19 @@ class Connection:
             self.wait(0.1)
         self._hang_up()
 
+    @property
+    def _free(self) -> int:
+        """How many more messages the broker takes before it acknowledges one: its Receive Maximum is never exceeded."""
+        _, properties = self._answer or (None, None)
+        most = min(_MOST_UNDER_WAY, getattr(properties, "ReceiveMaximum", _MOST_UNDER_WAY))
+        return max(0, most - len(self._under_way))
+
+    def _publish(self, number: int, message: Message, correlation_data: bytes | None) -> None:
+        properties = packets.publish(message, correlation_data) if self._v5 else None
+        info = self._client.publish(message.topic, message.payload, message.qos, message.retain, properties)
+        if message.qos:
+            self._under_way[info.mid] = number, message.topic
+
     def _new_client(self, protocol: MQTTProtocolVersion, timeout_s: float) -> paho.Client:
         client = paho.Client(
             CallbackAPIVersion.VERSION2, self._settings.client_id, protocol=protocol, reconnect_on_failure=False
@@ -221,6 +243,7 @@ class Connection:
             client.username_pw_set(self._settings.username, self._settings.password)
         if self._settings.tls is not None:
             client.tls_set_context(self._settings.tls.context())
+        client.on_socket_open = self._on_socket_open
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_publish = self._on_publish
@@ -259,6 +282,10 @@ class Connection:
         if sock is not None:
             sock.close()
 
+    def _on_socket_open(self, *_: object) -> None:
+        if not self._wanted():
+            raise faults.Unwanted("the connection is not wanted any more", where=self._settings.address)
+
     def _on_connect(
         self,
         _client: object,
@@ -276,14 +303,14 @@ class Connection:
         self._fault = faults.lost(reason, self._settings, told=flags.is_disconnect_packet_from_server)
 
     def _on_publish(self, _client: object, _data: object, mid: int, reason: ReasonCode, _properties: object) -> None:
-        topic = self._topics.pop(mid, None)
-        if topic is not None:
-            self._acks.append(packets.ack(mid, topic, reason))
+        if mid in self._under_way:
+            number, topic = self._under_way.pop(mid)
+            self._acks.append(packets.ack(number, topic, reason))
 
     def _on_subscribe(
         self, _client: object, _data: object, mid: int, reasons: list[ReasonCode], _properties: object
     ) -> None:
-        topic_filter = self._topics.pop(mid, "?")
+        topic_filter = self._asked.pop(mid, "?")
         for reason in reasons:
             self._subscribed.append(packets.ack(mid, topic_filter, reason))
             if reason.is_failure:

@@ -35,6 +35,10 @@ class NoMqtt5(BrokerRefused):
     """The broker does not speak MQTT 5, or falls silent when it is spoken to in it."""
 
 
+class Unwanted(BrokerError):
+    """The connection came about too late: nobody wants it any more."""
+
+
 class BrokenOff(BrokerUnreachable):
     """An established connection ended, and the broker did not say why."""
 

@@ -36,15 +36,15 @@ class States:
         self._unsent: set[str] = set()
 
     def put(self, message: Message, *, now_s: float) -> None:
-        """Replaces the message of its topic."""
+        """Replaces the message of its topic. It is a retained one."""
         with self._lock:
             self._kept[message.topic] = _Kept(message, now_s)
             self._unsent.add(message.topic)
 
     def resend(self) -> None:
-        """Makes every retained message due again, as after a new connection."""
+        """Makes every message due again, as after a new connection."""
         with self._lock:
-            self._unsent.update(topic for topic, kept in self._kept.items() if kept.message.retain)
+            self._unsent.update(self._kept)
 
     def take(self, limit: int, *, now_s: float) -> list[Message]:
         """The `limit` messages that are due next. They count as sent."""
@@ -52,9 +52,6 @@ class States:
             due = sorted((topic for topic in self._kept if topic in self._unsent), key=self._rank)[:limit]
             self._unsent.difference_update(due)
             messages = [self._kept[topic].at(now_s) for topic in due]
-            for message in messages:
-                if message is not None and not message.retain:
-                    del self._kept[message.topic]
             return [message for message in messages if message is not None]
 
     def delivered(self, topic: str) -> None:

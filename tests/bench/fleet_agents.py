@@ -47,7 +47,7 @@ class FleetAgent:
     def __init__(self, name: str, *, folder: Path, port: int, stack: ExitStack) -> None:
         self.topics = Topics("emotion", name)
         state = stack.enter_context(DeviceState(folder))
-        outbox = stack.enter_context(Outbox(folder=folder))
+        outbox = stack.enter_context(Outbox(folder=folder, capacity=100_000))
         self._publisher = stack.enter_context(
             MqttPublisher(
                 settings=BrokerSettings(port=port, client_id=state.client_id),

@@ -4,6 +4,7 @@ import logging
 import resource
 import shutil
 import sqlite3
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -15,6 +16,13 @@ import pytest
 from edge.domain import Message
 from edge.errors import StateError
 from edge.outbox import Outbox
+from edge.outbox_file import OutboxFile
+from tests.mosquitto import PATIENCE_S, wait_until
+
+
+def open_outbox(folder: Path, *, capacity: int = 10_000, flush_interval_s: float = 3600, **more: int) -> Outbox:
+    """An outbox that brings to disk what is due only when it is told to, if no interval is given."""
+    return Outbox(folder=folder, capacity=capacity, flush_interval_s=flush_interval_s, **more)
 
 
 def message(number: int, size: int = 0) -> Message:
@@ -59,7 +67,7 @@ def no_disk_space(limit_bytes: int) -> Iterator[None]:
 
 def test_topics_that_have_to_wait_are_passed_over_at_once(tmp_path: Path) -> None:
     """Behind thousands of events that the broker refuses, another topic's are found, and no others looked for again."""
-    with Outbox(folder=tmp_path) as outbox:
+    with open_outbox(tmp_path) as outbox:
         fill(outbox, range(1000))
         outbox.put(replace(message(1000), topic="emotion/hall/yard/event"))
         fill(outbox, range(1001, 1005))
@@ -71,7 +79,7 @@ def test_topics_that_have_to_wait_are_passed_over_at_once(tmp_path: Path) -> Non
 
 def test_what_is_acknowledged_hides_nothing_that_waits(tmp_path: Path) -> None:
     """Acknowledged events may lie in the file for a while yet; whoever begins anew passes over them alone."""
-    with Outbox(folder=tmp_path) as outbox:
+    with open_outbox(tmp_path) as outbox:
         fill(outbox, range(30))
         deliver(outbox, 20)
         assert waiting(outbox, limit=20) == [*range(20, 30)]
@@ -80,7 +88,7 @@ def test_what_is_acknowledged_hides_nothing_that_waits(tmp_path: Path) -> None:
 
 def test_first_in_first_out(tmp_path: Path) -> None:
     """Messages come out as they went in, in batches, until they are acknowledged."""
-    with Outbox(folder=tmp_path) as outbox:
+    with open_outbox(tmp_path) as outbox:
         fill(outbox, range(10))
         first = outbox.pending(after=0, limit=4)[0]
         assert [entry.message for entry in first] == [message(number) for number in range(4)]
@@ -92,12 +100,12 @@ def test_first_in_first_out(tmp_path: Path) -> None:
 
 def test_a_crash_loses_nothing(tmp_path: Path) -> None:
     """What was put before a crash is there after it, in order."""
-    with Outbox(folder=tmp_path / "before") as outbox:
+    with open_outbox(tmp_path / "before") as outbox:
         fill(outbox, range(100))
         deliver(outbox, 10)
         fill(outbox, range(100, 101))
         shutil.copytree(tmp_path / "before", tmp_path / "after")  # as the operating system has it now
-    with Outbox(folder=tmp_path / "after") as outbox:
+    with open_outbox(tmp_path / "after") as outbox:
         assert waiting(outbox) == list(range(10, 101))
         fill(outbox, range(101, 102))
         assert waiting(outbox)[-1] == 101
@@ -105,10 +113,10 @@ def test_a_crash_loses_nothing(tmp_path: Path) -> None:
 
 def test_a_stop_keeps_what_is_not_delivered(tmp_path: Path) -> None:
     """After a clean stop, delivered messages are gone and the others are there."""
-    with Outbox(folder=tmp_path) as outbox:
+    with open_outbox(tmp_path) as outbox:
         fill(outbox, range(5))
         deliver(outbox, 3)
-    with Outbox(folder=tmp_path) as outbox:
+    with open_outbox(tmp_path) as outbox:
         assert (waiting(outbox), outbox.depth) == ([3, 4], 2)
 
 
@@ -116,22 +124,50 @@ def power_cut(folder: Path, after: Path) -> Outbox:
     """What would be left of the outbox if the power failed: only what was flushed."""
     after.mkdir()
     shutil.copy(folder / "outbox.sqlite", after)
-    return Outbox(folder=after)
+    return open_outbox(after)
 
 
 def test_waiting_messages_survive_a_power_cut(tmp_path: Path) -> None:
     """In an outage of the broker, events are flushed to the disk every few seconds."""
-    with Outbox(folder=tmp_path / "state", flush_interval_s=0) as outbox:
+    with open_outbox(tmp_path / "state") as outbox:
         fill(outbox, range(5))
         outbox.housekeep()
         with power_cut(tmp_path / "state", tmp_path / "copy") as left:
             assert waiting(left) == [0, 1, 2, 3, 4]
 
 
+def test_waiting_messages_are_flushed_whatever_the_network_does(tmp_path: Path) -> None:
+    """The outbox sees to it by itself, so that a publisher that hangs puts nothing at risk."""
+    with open_outbox(tmp_path, flush_interval_s=0.01) as outbox:
+        fill(outbox, range(5))
+        wait_until(lambda: b"emotion.event/1" in (tmp_path / "outbox.sqlite").read_bytes())
+    assert "outbox" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_nobody_waits_for_a_flush(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a slow card takes its time, cameras put events and the publisher delivers them."""
+    begun, done = threading.Event(), threading.Event()
+    in_time: list[bool] = []
+
+    def flush_slowly(_file: OutboxFile) -> None:
+        begun.set()
+        in_time.append(done.wait(PATIENCE_S))
+
+    monkeypatch.setattr(OutboxFile, "flush", flush_slowly)
+    with open_outbox(tmp_path, flush_interval_s=0.01) as outbox:
+        fill(outbox, range(1))
+        assert begun.wait(PATIENCE_S)
+        fill(outbox, range(1, 5))
+        deliver(outbox, 2)
+        assert waiting(outbox) == [2, 3, 4]
+        done.set()
+    assert all(in_time)
+
+
 def test_delivered_messages_do_not_wear_the_card_out(tmp_path: Path) -> None:
     """Events that are delivered at once do not cause a flush each; the log is folded in now and then."""
     database, log = tmp_path / "outbox.sqlite", tmp_path / "outbox.sqlite-wal"
-    with Outbox(folder=tmp_path, flush_interval_s=0) as outbox:
+    with open_outbox(tmp_path) as outbox:
         written_at = database.stat().st_mtime_ns
         for number in range(100):
             outbox.put(message(number))
@@ -149,7 +185,7 @@ def test_delivered_messages_do_not_wear_the_card_out(tmp_path: Path) -> None:
 
 def test_when_full_the_oldest_go_first(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """In a long outage the newest events are kept; how many were lost is counted, and said once."""
-    with Outbox(folder=tmp_path, capacity=10) as outbox:
+    with open_outbox(tmp_path, capacity=10) as outbox:
         fill(outbox, range(25))
         assert waiting(outbox) == list(range(15, 25))
         assert (outbox.depth, outbox.dropped) == (10, 15)
@@ -158,7 +194,7 @@ def test_when_full_the_oldest_go_first(tmp_path: Path, caplog: pytest.LogCapture
 
 def test_a_dropped_message_may_still_be_acknowledged(tmp_path: Path) -> None:
     """The broker's answer to an event that had to make room meanwhile does no harm."""
-    with Outbox(folder=tmp_path, capacity=3) as outbox:
+    with open_outbox(tmp_path, capacity=3) as outbox:
         fill(outbox, range(3))
         under_way = outbox.pending(after=0, limit=1)[0]
         fill(outbox, range(3, 6))
@@ -174,14 +210,14 @@ def test_a_corrupt_file_is_moved_aside(tmp_path: Path, caplog: pytest.LogCapture
     """A file that is no database, or a damaged one, does not stop the agent; it is kept for who wants to look."""
     path = tmp_path / "outbox.sqlite"
     if size > 1000:
-        with Outbox(folder=tmp_path) as outbox:
+        with open_outbox(tmp_path) as outbox:
             fill(outbox, range(500), size=200)
         with path.open("r+b") as file:
             file.seek(8192)
             file.write(b"\xff" * 50_000)
     else:
         path.write_bytes(b"no database" * 50)
-    with Outbox(folder=tmp_path) as outbox:
+    with open_outbox(tmp_path) as outbox:
         assert waiting(outbox) == []
         fill(outbox, range(3))
         assert waiting(outbox) == [0, 1, 2]
@@ -192,7 +228,7 @@ def test_a_corrupt_file_is_moved_aside(tmp_path: Path, caplog: pytest.LogCapture
 def test_a_damaged_file_takes_its_log_along(tmp_path: Path) -> None:
     """The newest events may stand in the write-ahead log alone; who looks for them finds both."""
     path = tmp_path / "outbox.sqlite"
-    with Outbox(folder=tmp_path / "first", flush_interval_s=0) as outbox:
+    with open_outbox(tmp_path / "first") as outbox:
         fill(outbox, range(500), size=200)
         outbox.housekeep()
         fill(outbox, range(500, 501), size=200)
@@ -203,7 +239,7 @@ def test_a_damaged_file_takes_its_log_along(tmp_path: Path) -> None:
         with path.open("r+b") as file:
             file.seek(8192)
             file.write(b"\xff" * 50_000)
-        with Outbox(folder=tmp_path) as outbox:
+        with open_outbox(tmp_path) as outbox:
             assert waiting(outbox) == []
     assert b"500 " in (tmp_path / "outbox.corrupt-wal").read_bytes()
 
@@ -211,13 +247,13 @@ def test_a_damaged_file_takes_its_log_along(tmp_path: Path) -> None:
 def test_a_file_of_a_newer_agent_is_left_alone(tmp_path: Path) -> None:
     """After a downgrade the events that wait are neither misread nor put away: the start ends with what to do."""
     path = tmp_path / "outbox.sqlite"
-    with Outbox(folder=tmp_path) as outbox:
+    with open_outbox(tmp_path) as outbox:
         fill(outbox, range(3))
     with closing(sqlite3.connect(path)) as db:
         db.execute("PRAGMA user_version=99")
     content = path.read_bytes()
     with pytest.raises(StateError, match=r"outbox\.sqlite: a newer agent .* \(version 99; .*\)\. Install the newer"):
-        Outbox(folder=tmp_path)
+        open_outbox(tmp_path)
     assert path.read_bytes() == content
     assert not (tmp_path / "outbox.corrupt").exists()
 
@@ -230,10 +266,10 @@ def test_the_file_is_read_once_at_the_start(tmp_path: Path) -> None:
 
     if not Path("/proc/self/io").exists():
         pytest.skip("what a process reads is counted on Linux only")
-    with Outbox(folder=tmp_path) as outbox:
+    with open_outbox(tmp_path) as outbox:
         fill(outbox, range(1000), size=5_000)
     before = read_bytes()
-    with Outbox(folder=tmp_path):
+    with open_outbox(tmp_path):
         assert read_bytes() - before < 1.5 * (tmp_path / "outbox.sqlite").stat().st_size
 
 
@@ -241,18 +277,18 @@ def test_a_folder_that_cannot_be_written_stops_the_start(tmp_path: Path) -> None
     """The error names the file and what to do."""
     (tmp_path / "file").touch()
     with pytest.raises(StateError, match=r"outbox\.sqlite: the outbox cannot be opened .* Make the state folder"):
-        Outbox(folder=tmp_path / "file")
+        open_outbox(tmp_path / "file")
 
 
 def test_a_full_disk_at_the_start_stops_the_start(tmp_path: Path) -> None:
     """An agent that could not keep its events says so at once."""
     with no_disk_space(0), pytest.raises(StateError, match="see that the disk is not full"):
-        Outbox(folder=tmp_path)
+        open_outbox(tmp_path)
 
 
 def test_a_full_disk_at_run_time_stops_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """While the disk is full, events wait in memory, the newest of them at least; afterwards they reach the disk."""
-    with Outbox(folder=tmp_path, memory_capacity=20, flush_interval_s=0) as outbox:
+    with open_outbox(tmp_path, memory_capacity=20) as outbox:
         fill(outbox, range(10), size=100)
         with no_disk_space((tmp_path / "outbox.sqlite-wal").stat().st_size):
             fill(outbox, range(10, 40), size=100)
@@ -266,13 +302,40 @@ def test_a_full_disk_at_run_time_stops_nothing(tmp_path: Path, caplog: pytest.Lo
         shutil.copytree(tmp_path, tmp_path / "copy")
     assert sum("are kept in memory" in record.message for record in caplog.records) == 1
     assert sum("the disk takes events again" in record.message for record in caplog.records) == 1
-    with Outbox(folder=tmp_path / "copy") as outbox:
+    with open_outbox(tmp_path / "copy") as outbox:
         assert waiting(outbox) == list(range(22, 41))
+
+
+def test_a_disk_is_tried_again_whatever_the_network_does(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What waits in memory reaches a disk that takes events again, though nobody publishes or delivers any."""
+    with open_outbox(tmp_path, flush_interval_s=0.01) as outbox:
+        with no_disk_space(0):
+            fill(outbox, range(5))
+            assert waiting(outbox) == list(range(5))
+        wait_until(lambda: "the disk takes events again" in caplog.text)
+
+
+def test_a_housekeeper_that_fails_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A fault that nobody foresaw is told, and ends no flushing for good."""
+    faults = iter([ZeroDivisionError(), ZeroDivisionError()])
+    flushed = threading.Event()
+
+    def flush(_file: OutboxFile) -> None:
+        if fault := next(faults, None):
+            raise fault
+        flushed.set()
+
+    monkeypatch.setattr(OutboxFile, "flush", flush)
+    with open_outbox(tmp_path, flush_interval_s=0.01) as outbox:
+        wait_until(lambda: outbox.put(message(1)) or flushed.is_set())  # type: ignore[func-returns-value]
+    assert caplog.text.count("cannot be brought to disk") == 2
 
 
 def test_a_full_disk_makes_delivery_no_slower(tmp_path: Path) -> None:
     """What is acknowledged meanwhile is neither read again for each delivery nor brought to the disk at each."""
-    with Outbox(folder=tmp_path, flush_interval_s=0) as outbox:
+    with open_outbox(tmp_path) as outbox:
         fill(outbox, range(1000), size=100)
         outbox.housekeep()
         told: list[str] = []
@@ -288,13 +351,13 @@ def test_a_full_disk_makes_delivery_no_slower(tmp_path: Path) -> None:
         assert sum(statement.startswith("BEGIN") for statement in told) == 1
         limits = [int(statement.split("LIMIT")[1]) for statement in told if statement.startswith("SELECT *")]
         assert (len(limits), set(limits)) == (51, {20})
-    with Outbox(folder=tmp_path) as outbox:
+    with open_outbox(tmp_path) as outbox:
         assert outbox.depth == 0
 
 
 def test_what_cannot_be_read_just_now_is_not_overtaken(tmp_path: Path) -> None:
     """While the disk gives nothing back, the newer events in memory wait for their turn."""
-    with Outbox(folder=tmp_path, flush_interval_s=0) as outbox:
+    with open_outbox(tmp_path) as outbox:
         fill(outbox, range(5))
         with closing(sqlite3.connect(tmp_path / "outbox.sqlite")) as db:
             db.execute("ALTER TABLE outbox RENAME TO elsewhere")
@@ -308,7 +371,7 @@ def test_what_cannot_be_read_just_now_is_not_overtaken(tmp_path: Path) -> None:
 
 def test_a_file_that_breaks_at_run_time_is_replaced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """When a dying card corrupts the file, the agent goes on with a new one, and counts what waited in the old."""
-    with Outbox(folder=tmp_path, flush_interval_s=0) as outbox:
+    with open_outbox(tmp_path) as outbox:
         fill(outbox, range(300), size=200)
         deliver(outbox, 100)
         with closing(sqlite3.connect(tmp_path / "outbox.sqlite", isolation_level=None)) as db:
@@ -335,7 +398,7 @@ def test_several_threads_may_use_it(tmp_path: Path) -> None:
                 outbox.ack(entry.id)
             outbox.housekeep()
 
-    with Outbox(folder=tmp_path, flush_interval_s=0) as outbox, ThreadPoolExecutor() as pool:
+    with open_outbox(tmp_path) as outbox, ThreadPoolExecutor() as pool:
         jobs = [pool.submit(fill, outbox, range(start, start + 100)) for start in (0, 100, 200, 300)]
         jobs.append(pool.submit(drain, outbox))
         for job in jobs:

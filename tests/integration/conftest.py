@@ -46,7 +46,7 @@ def listener(broker: Mosquitto) -> Iterator[Listener]:
 @pytest.fixture
 def outbox(tmp_path: Path) -> Iterator[Outbox]:
     """An empty outbox."""
-    with Outbox(folder=tmp_path / "state") as outbox:
+    with Outbox(folder=tmp_path / "state", capacity=100_000) as outbox:
         yield outbox
 
 

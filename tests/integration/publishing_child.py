@@ -21,7 +21,7 @@ from edge.topics import Topics
 port, folder, first, last = sys.argv[1:]
 topics = Topics("emotion", "hall")
 with (
-    Outbox(folder=Path(folder)) as outbox,
+    Outbox(folder=Path(folder), capacity=100_000) as outbox,
     MqttPublisher(
         settings=BrokerSettings(port=int(port), client_id="edge-child"),
         topics=topics,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,8 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from edge import bootstrap
+from edge import agent as supervisor
+from edge import bootstrap, notify
 from edge.bootstrap import open_agent
 from edge.config import Config
 from edge.config.sections import AdaptationConfig
@@ -102,6 +104,24 @@ def test_what_a_killed_agent_saw_last_does_not_stand(configure: Configure, liste
         listener.wait_for(lambda: len(listener.on("emotion/hall/door/emotion")) > 1)
     state = json.loads(listener.on("emotion/hall/door/emotion")[-1].payload)
     assert (state["emotion"], state["face_count"], state["seq"]) == (None, 0, 0)
+
+
+@pytest.mark.parametrize(("stuck_after_s", "pinged"), [(60.0, True), (-1.0, False)])
+def test_the_watchdog_gives_its_whole_time_to_closing_unless_a_camera_hangs(
+    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, stuck_after_s: float, pinged: bool
+) -> None:
+    """The end of supervision is a sign of life, as any other moment is only while every camera's thread moves."""
+    monkeypatch.setattr(supervisor, "_STUCK_AFTER_S", stuck_after_s)
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        with open_agent(configure()) as agent:
+            agent.run(until=lambda: True)
+        notify.stopping("the end")
+        heard: list[str] = []
+        while "STOPPING=1" not in heard:
+            heard += manager.recv(4096).decode().split("\n")
+    assert ("WATCHDOG=1" in heard) == pinged
 
 
 def test_every_key_reaches_what_it_is_about(

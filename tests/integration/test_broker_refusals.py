@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import threading
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -16,6 +17,7 @@ from edge.errors import BrokerRefused, BrokerUnreachable, ConfigError
 from edge.mqtt import BrokerSettings, Tls, probe_broker
 from edge.mqtt.connection import connect
 from edge.outbox import Outbox
+from edge.payloads import CommandRequest
 from tests.integration.conftest import Build, Certificates, StartBroker
 from tests.mosquitto import PATIENCE_S, Listener, Mosquitto, free_port, wait_until
 from tests.network import Relay, refuse_events
@@ -272,12 +274,79 @@ def test_no_more_is_under_way_than_the_broker_takes(start_broker: StartBroker) -
             assert connection.room == room - 1
 
 
+PUBLISH, PUBACK = 3, 4
+PINGRESP = b"\xd0\x00"
+
+
+def test_an_answer_waits_until_the_broker_takes_one_more(start_broker: StartBroker, build: Build) -> None:
+    """While a backlog drains, a command is answered when there is room, before the next event, and nothing is lost."""
+    broker = start_broker(["allow_anonymous true", "max_inflight_messages 1"])
+    passed: list[str] = []
+    obeyed = threading.Event()
+    held_back: list[bytes] = []
+
+    def acknowledge_the_first_event_late(packet: bytes) -> bytes | None:
+        """The broker's answer to it comes in place of its taking note that the second command has arrived."""
+        kind = packet[0] >> 4
+        if kind == PUBACK and held_back:
+            passed.append("command")
+            return held_back.pop() if passed.count("command") == 2 else None
+        if kind == PUBLISH and packet[0] & 0b110:
+            passed.append("answer" if b"/response" in packet else "event" if b"/event" in packet else "other")
+        if passed.count("event") == 1 and (acknowledgement := refuse_events(packet, reason=0)):
+            held_back.append(acknowledgement)
+            return PINGRESP
+        return None
+
+    def obey(_request: CommandRequest) -> None:
+        obeyed.set()
+
+    with (
+        Listener(broker.port) as listener,
+        Relay(broker.port, answer=acknowledge_the_first_event_late) as relay,
+        build(settings(relay.port), commands={"obey": obey}) as publisher,
+    ):
+        listener.wait_for(lambda: listener.on("emotion/hall/status"))
+        for number in (1, 2):
+            publisher.publish(event("door", number))
+        wait_until(lambda: held_back)
+        listener.publish("emotion/hall/cmd/obey", '{"id": 1}')
+        assert obeyed.wait(PATIENCE_S)
+        listener.publish("emotion/hall/cmd/obey", '{"id": 2}')
+        listener.wait_for(lambda: len(listener.on("emotion/hall/cmd/obey/response")) == 2)
+        listener.wait_for(lambda: arrived(listener, "door"))
+        wait_until(lambda: publisher.stats.queue_depth == 0)
+        assert publisher.stats.reconnects == 0
+    assert passed[:5] == ["other", "event", "command", "command", "answer"]
+    assert [number for number, _ in arrived(listener, "door")] == [2]
+
+
+def test_a_device_that_has_no_room_for_its_goodbye_is_offline_all_the_same(
+    start_broker: StartBroker, build: Build
+) -> None:
+    """Instead of one message too many, the broker gets none, and publishes the last will."""
+    broker = start_broker(["allow_anonymous true", "max_inflight_messages 1"])
+    sent: list[bytes] = []
+
+    def never_acknowledge(packet: bytes) -> bytes | None:
+        sent.append(packet)
+        return PINGRESP if refuse_events(packet, reason=0) else None
+
+    with Listener(broker.port) as listener, Relay(broker.port, answer=never_acknowledge) as relay:
+        with build(settings(relay.port), stop_timeout_s=0.3) as publisher:
+            publisher.publish(event("door", 1))
+            wait_until(lambda: any(b"/event" in packet for packet in sent))
+        listener.wait_for(lambda: len(listener.on("emotion/hall/status")) == 2)
+        assert listener.on("emotion/hall/status")[-1].payload == "offline"
+    assert not any(packet.endswith(b"offline") for packet in sent)
+
+
 def test_two_devices_with_one_client_id(
     broker: Mosquitto, build: Build, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Two devices that push each other out for ever name the likely cause, though this broker does not tell it."""
     with (
-        Outbox(folder=tmp_path / "twin") as outbox,
+        Outbox(folder=tmp_path / "twin", capacity=1_000) as outbox,
         build(settings(broker.port)) as publisher,
         build(settings(broker.port), outbox=outbox),
     ):

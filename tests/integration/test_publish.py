@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,9 +17,11 @@ from edge.domain import Message
 from edge.message import clearing_message, fingerprint
 from edge.mqtt import BrokerSettings
 from edge.outbox import Outbox
+from edge.payloads import CommandRequest
+from edge.publish import MqttPublisher
 from tests.integration.conftest import Build
 from tests.mosquitto import PATIENCE_S, Listener, Mosquitto, wait_until
-from tests.network import Relay
+from tests.network import Relay, refuse_events
 
 STATUS = "emotion/hall/status"
 INFO = "emotion/hall/info"
@@ -253,6 +257,110 @@ def test_home_assistant_is_told_everything_again(broker: Mosquitto, listener: Li
     for topic in (INFO, DISCOVERY, STATE):
         assert len(listener.on(topic)) == 2
     assert payloads(listener, STATUS) == ["online", "online", "offline"]
+
+
+def let_go(publisher: MqttPublisher) -> threading.Thread:
+    """Stops a publisher that hangs. Returns its thread, which was left behind."""
+    publisher.__exit__()
+    [thread] = [thread for thread in threading.enumerate() if thread.name == "mqtt"]
+    return thread
+
+
+def test_a_publisher_that_was_left_behind_does_not_push_its_successor_off(
+    broker: Mosquitto, build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name server that answers after a reload has ended brings no old agent back, under the new one's client id."""
+    asked, answered = threading.Event(), threading.Event()
+    resolve = socket.getaddrinfo
+
+    def resolve_late(*arguments: Any, **more: Any) -> Any:
+        asked.set()
+        assert answered.wait(PATIENCE_S)
+        return resolve(*arguments, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(socket, "getaddrinfo", resolve_late)
+        old = build(settings(broker.port), stop_timeout_s=-1).__enter__()
+        assert asked.wait(PATIENCE_S)
+        left_behind = let_go(old)
+    with build(settings(broker.port)) as new:
+        wait_until(lambda: new.stats.connected)
+        answered.set()
+        left_behind.join(PATIENCE_S)
+        assert not left_behind.is_alive()
+    assert new.stats.reconnects == 0
+    assert broker.log.count("as edge-test") == 1
+
+
+def test_a_publisher_that_was_left_behind_says_nothing_more(build: Build) -> None:
+    """A broker that lets it in after a reload has ended hears neither its status nor its subscriptions."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        publisher = build(settings(server.getsockname()[1]), stop_timeout_s=-1).__enter__()
+        with closing(server.accept()[0]) as link:
+            assert b"edge-test" in link.recv(4096)
+            left_behind = let_go(publisher)
+            link.sendall(b"\x20\x03\x00\x00\x00")  # welcome
+            left_behind.join(PATIENCE_S)
+            assert link.recv(4096) == b""
+
+
+def test_a_publisher_that_was_left_behind_at_a_command_leaves_all_to_its_successor(
+    broker: Mosquitto, listener: Listener, build: Build
+) -> None:
+    """It settles nothing more, and does not say goodbye for the device."""
+    begun, done = threading.Event(), threading.Event()
+    delivered: list[str] = []
+
+    def hang(_request: CommandRequest) -> None:
+        begun.set()
+        assert done.wait(PATIENCE_S)
+
+    publisher = build(
+        settings(broker.port), commands={"hang": hang}, on_delivered=delivered.append, stop_timeout_s=-1
+    ).__enter__()
+    wait_until(lambda: STATUS in delivered)
+    listener.publish("emotion/hall/cmd/hang", '{"id": 1}')
+    assert begun.wait(PATIENCE_S)
+    left_behind = let_go(publisher)
+    done.set()
+    left_behind.join(PATIENCE_S)
+    listener.publish("the/end", "")
+    listener.wait_for(lambda: listener.on("the/end"))
+    assert payloads(listener, STATUS) == ["online"]
+    assert delivered == [STATUS]
+
+
+def test_a_publisher_that_was_left_behind_at_the_disk_leaves_all_to_its_successor(
+    broker: Mosquitto, build: Build, outbox: Outbox
+) -> None:
+    """Of four events that the broker acknowledges at once, it settles only the one at which it hung."""
+    begun, done = threading.Event(), threading.Event()
+    acknowledgements: list[bytes] = []
+    delivered: list[str] = []
+
+    def acknowledge_four_at_once(packet: bytes) -> bytes | None:
+        acknowledgement = refuse_events(packet, reason=0)
+        if acknowledgement is None:
+            return None
+        acknowledgements.append(acknowledgement)
+        return b"".join(acknowledgements) if len(acknowledgements) == 4 else b"\xd0\x00"  # PINGRESP
+
+    def hang(topic: str) -> None:
+        delivered.append(topic)
+        if topic == EVENT:
+            begun.set()
+            assert done.wait(PATIENCE_S)
+
+    for number in range(4):
+        outbox.put(event(number))
+    with Relay(broker.port, answer=acknowledge_four_at_once) as relay:
+        publisher = build(settings(relay.port), on_delivered=hang, stop_timeout_s=-1).__enter__()
+        assert begun.wait(PATIENCE_S)
+        left_behind = let_go(publisher)
+        done.set()
+        left_behind.join(PATIENCE_S)
+    assert delivered.index(EVENT) == len(delivered) - 1
+    assert outbox.depth == 3
 
 
 def test_it_starts_without_a_broker_and_finds_it_later(
