@@ -135,9 +135,9 @@ class DevicePayload(Payload):
 
     device: str
     session: Count = Field(
-        description="Number of the agent's start; it grows with each, also with a reload and a newer model: the time in "
-        "Unix seconds, or one more than the last where the clock is behind. So it is also higher than before on a device "
-        "whose memory was lost or put back, unless its clock is wrong too."
+        description="Number of the agent's start; it grows with each, also with a reload and a newer model: the time "
+        "in Unix seconds, or one more than the last where the clock is behind. So it is also higher than before on a "
+        "device whose memory was lost or put back, unless its clock is wrong too."
     )
     ts: Timestamp = Field(description="When it was composed, by the wall clock.")
     mono_ms: Count = Field(description="The same moment on the machine's monotonic clock.")
@@ -167,7 +167,9 @@ class Event(FaceReading, CameraPayload):
         description="At `end`, the reading is the last one, and `ts` when the face was missed for good."
     )
     previous: Emotion | None = Field(description="The emotion before; null at `start`, at `end` the one that ends.")
-    historical: bool = Field(description="True if it had to wait: for a connection, or because the broker refused it.")
+    historical: bool = Field(
+        description="True if it had to wait: for a connection, behind others that had, or because it was refused."
+    )
     model: ModelInfo
     latency_ms: Milliseconds = Field(description="From the picture to this message.")
 

@@ -198,7 +198,10 @@ class MqttPublisher:
             if self._abandoned.is_set():
                 return  # outbox and state are the next agent's
             lost = delivery.settle(ack)
-            if ack.refusal is not None:
+            forsaken = ack.forbidden and self._states.clears(ack.topic)  # or it would be tried at each connection
+            if forsaken:
+                self._logbook.left_behind(ack.topic)
+            if ack.refusal is not None and not forsaken:
                 self._logbook.rejection(ack, lost=lost)
             else:
                 self._states.delivered(ack.topic)

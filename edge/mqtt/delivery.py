@@ -29,7 +29,9 @@ class _Refused:
 
 
 class Delivery:
-    """Sends what waits in the outbox. What was put there before this connection is marked as historical.
+    """Sends what waits in the outbox, and marks as historical what had to wait.
+
+    That is what was put there before this connection, and what comes while that is being sent, which may take minutes.
 
     An event that the broker refuses stays in the outbox, and its topic is left alone for a while, longer with each
     time; then the topic's events are sent again in order, marked as historical. Other topics do not wait. Only what
@@ -44,6 +46,7 @@ class Delivery:
         self._outbox = outbox
         self._connection = connection
         self._newest_historical = outbox.last_id
+        self._caught_up = False
         self._seen = 0
         self._under_way: dict[int, int] = {}
         self._refused: dict[str, _Refused] = {}
@@ -51,6 +54,8 @@ class Delivery:
     def send(self) -> None:
         """Sends as many messages as there is room for."""
         self._return_to_refused()
+        if not self._caught_up:
+            self._newest_historical = self._outbox.last_id
         left_alone = self._left_alone()
         while room := self._connection.room:
             entries, self._seen = self._outbox.pending(after=self._seen, limit=room, without=left_alone)
@@ -58,6 +63,7 @@ class Delivery:
                 if entry.id not in self._under_way.values():
                     self._send(entry)
             if len(entries) < room:
+                self._caught_up = True
                 return
 
     def settle(self, ack: Ack) -> bool:

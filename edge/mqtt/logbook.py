@@ -126,6 +126,15 @@ class Logbook:
         log.error("the MQTT connection failed in a way that the agent does not know", exc_info=error)
         self._last_error = str(error)
 
+    def left_behind(self, topic: str) -> None:
+        """The device may no longer clear what it said under a former name."""
+        log.warning(
+            "%s: the broker does not let this device clear what it said there under a former name. The former user may: "
+            "mosquitto_sub -t '%s' --retained-only --remove-retained -W 2",
+            topic,
+            topic,
+        )
+
     def rejection(self, ack: Ack, *, lost: bool) -> None:
         """The broker did not take a message; with `lost`, that was an event which is given up."""
         self._rejected += 1

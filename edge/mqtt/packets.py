@@ -21,6 +21,7 @@ _LONGEST_TOPIC = 1000
 """In bytes. The protocol's own limit is 65,535."""
 _HOPELESS = frozenset({0x90, 0x99})
 """Refusals of a message for what it is: topic name invalid, payload format invalid."""
+_FORBIDDEN = 0x87
 _MOST_LEVELS = 200
 """Mosquitto breaks the connection over a topic with more."""
 
@@ -53,12 +54,14 @@ class Ack:
         refusal: Why the broker did not take it (MQTT 5), None if it did.
         hopeless: Whether it would be refused at any time. Other refusals may pass: a quota is free again, rights are
             given.
+        forbidden: Whether it was refused for want of a right.
     """
 
     number: int
     topic: str
     refusal: str | None = None
     hopeless: bool = False
+    forbidden: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +120,7 @@ def ack(number: int, topic: str, reason: ReasonCode) -> Ack:
     """From PUBACK or SUBACK."""
     if not reason.is_failure:
         return Ack(number, topic)
-    return Ack(number, topic, str(reason), hopeless=reason.value in _HOPELESS)
+    return Ack(number, topic, str(reason), hopeless=reason.value in _HOPELESS, forbidden=reason.value == _FORBIDDEN)
 
 
 def subscribe(subscription: Subscription) -> SubscribeOptions:

@@ -62,6 +62,12 @@ class States:
                 del self._kept[topic]
                 self._unsent.discard(topic)
 
+    def clears(self, topic: str) -> bool:
+        """Whether its message is one that clears it."""
+        with self._lock:
+            kept = self._kept.get(topic)
+            return kept is not None and not kept.message.payload
+
     @property
     def idle(self) -> bool:
         """Whether nothing is due."""

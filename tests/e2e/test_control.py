@@ -111,10 +111,11 @@ class Remote:
 
     def await_health(self, session: int, **expected: object) -> None:
         """Waits until a health report of the agent's `session`th start says of the camera what is expected."""
+        number = hall.session(session)
 
         def as_expected() -> bool:
             report = self.health()
-            return report["session"] == hall.session(session) and bool(expected.items() <= report["cameras"]["door"].items())
+            return report["session"] == number and bool(expected.items() <= report["cameras"]["door"].items())
 
         self._listener.wait_for(lambda: self._listener.on("emotion/hall/health"))
         self._listener.wait_for(as_expected)

@@ -67,7 +67,7 @@ def test_the_device_and_its_entities_are_described() -> None:
 
 
 def test_the_emotion_is_one_of_a_known_list() -> None:
-    """Automations can be built from a list of emotions, with one word for an empty room and one for a face that is unclear.
+    """Automations are built from a list of emotions, with a word for an empty room and one for an unclear face.
 
     `unknown` is what Home Assistant itself says of an entity that it has heard nothing of.
     """

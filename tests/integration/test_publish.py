@@ -19,7 +19,7 @@ from edge.mqtt import BrokerSettings
 from edge.outbox import Outbox
 from edge.payloads import CommandRequest
 from edge.publish import MqttPublisher
-from tests.integration.conftest import Build
+from tests.integration.conftest import Build, StartBroker
 from tests.mosquitto import PATIENCE_S, Listener, Mosquitto, wait_until
 from tests.network import Relay, refuse_events
 
@@ -160,6 +160,29 @@ def test_after_a_restart_of_the_broker_all_is_as_before(broker: Mosquitto, liste
     assert payloads(listener, STATE) == ["happy", "happy"]
 
 
+def test_what_comes_while_a_backlog_is_sent_has_waited_too(broker: Mosquitto, listener: Listener, build: Build) -> None:
+    """An automation that leaves out what is late does not start minutes after the smile."""
+
+    def smile_when_the_first_passes(packet: bytes) -> bytes | None:
+        if b"/event" in packet and not smiled:
+            smiled.append(True)
+            publisher.publish(event(61))
+        return None
+
+    smiled: list[bool] = []
+    with Relay(broker.port, answer=smile_when_the_first_passes) as relay:
+        publisher = build(settings(relay.port))
+        for number in range(1, 61):
+            publisher.publish(event(number))
+        with publisher:
+            listener.wait_for(lambda: len(listener.on(EVENT)) == 61)
+            wait_until(lambda: publisher.stats.queue_depth == 0)
+            publisher.publish(event(62))
+            listener.wait_for(lambda: len(listener.on(EVENT)) == 62)
+    assert numbers(listener) == list(range(1, 63))
+    assert historical(listener) == list(range(1, 62))
+
+
 def test_events_survive_a_broken_network(broker: Mosquitto, listener: Listener, build: Build) -> None:
     """However often the connection breaks, every event arrives, and first arrivals are in order."""
     with Relay(broker.port) as relay, build(settings(relay.port)) as publisher:
@@ -243,6 +266,22 @@ def test_what_is_cleared_is_cleared_once(broker: Mosquitto, listener: Listener, 
         relay.cut()
         listener.wait_for(lambda: len(listener.on(INFO)) == 2)
     assert payloads(listener, "emotion/old/status") == ["", "online"]
+
+
+def test_what_may_not_be_cleared_is_told_and_left(
+    start_broker: StartBroker, build: Build, password_file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A renamed device without its former rights says who can clear its topics, and does not try for ever."""
+    acl, delivered = tmp_path / "acl", list[str]()
+    acl.touch(mode=0o600)
+    acl.write_text("user camera\ntopic readwrite emotion/hall/#\n")
+    broker = start_broker(["allow_anonymous false", f"password_file {password_file}", f"acl_file {acl}"])
+    login = replace(settings(broker.port), username="camera", password="right")  # noqa: S106
+    with build(login, on_delivered=delivered.append) as publisher:
+        publisher.publish(clearing_message("emotion/old/status"))
+        wait_until(lambda: "emotion/old/status" in delivered)
+        assert publisher.stats.rejected == 0
+    assert "mosquitto_sub -t 'emotion/old/status' --retained-only --remove-retained" in caplog.text
 
 
 def test_home_assistant_is_told_everything_again(broker: Mosquitto, listener: Listener, build: Build) -> None:
