@@ -129,7 +129,7 @@ class Logbook:
     def left_behind(self, topic: str) -> None:
         """The device may no longer clear what it said under a former name."""
         log.warning(
-            "%s: the broker does not let this device clear what it said there under a former name. The former user may: "
+            "%s: the broker does not let this device clear what it said there under a former name. That user may: "
             "mosquitto_sub -t '%s' --retained-only --remove-retained -W 2",
             topic,
             topic,
