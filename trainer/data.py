@@ -119,10 +119,8 @@ def _collect(items: Iterable[Item], path: Path) -> Dataset:
         if not of_split:
             raise DataError(f"not one image of its {name} split can be read", where=path, remedy=LAYOUT_HINT)
     if unreadable:
-        log.warning(
-            "%d of the images in %s cannot be read and are left out, such as %s; trainer data check names all",
-            len(unreadable), path, unreadable[0],
-        )  # fmt: skip
+        log.warning("%d of the images in %s cannot be read and are left out: %s", len(unreadable), path,
+                    ", ".join(unreadable[:3]) + (", ..." if len(unreadable) > 3 else ""))  # fmt: skip
     splits = {name: _stack(readable[name]) for name in SPLITS if name in readable}
     return Dataset(path, splits, tuple(unreadable), tuple(resized))
 
