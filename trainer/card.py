@@ -233,6 +233,12 @@ def _teachers(config: Mapping[str, Any], names: _Names) -> str:
     if not config.get("teachers"):
         return "It learned from no other network."
     teachers = ", ".join(f"`{teacher}`" for teacher in config["teachers"])
+    if config.get("copies"):
+        return (
+            f"Each head learned what {teachers}, trained on the same images, said of {config['copies']} varied copies "
+            f"of each training image, {config['recompose_share']:.0%} of them joined from the halves of two faces. "
+            "Their mean answer was the whole target: labels and votes came through them alone."
+        )
     share = f"{config['teacher_weight']:.0%}"
     whose = f"{names.own} labels" if config["labels"] == "fer2013" else "FER+'s votes"
     if config.get("live_teachers"):

@@ -32,6 +32,9 @@ class FitConfig:
         teachers: Folders of the runs that this one learns from.
         live_teachers: Whether they are asked about every image as this network sees it, varied and mixed (Beyer et al.
             2022, arXiv:2106.05237), which takes their time in each step; otherwise once about ten views of each image.
+        copies: Varied copies of each image that teachers are asked about beforehand, and of which their answer is the
+            whole target; each epoch takes the next of them. 0 for the images themselves, varied anew in each step.
+        recompose_share: Share of the copies that are joined from the halves of two faces.
         teacher_weight: Share of the target that is the teachers' answer; the rest is the softened label.
         initial_weights: Folder of the run whose best weights this one begins with, or None for random ones.
         width: Factor on the channels of every layer: 1 for a device's model, more for a teacher.
@@ -60,6 +63,8 @@ class FitConfig:
     mixup: float = 0.0
     teachers: tuple[str, ...] = ()
     live_teachers: bool = False
+    copies: int = 0
+    recompose_share: float = 0.0
     teacher_weight: float = 0.7
     initial_weights: str | None = None
     width: float = 1.0
@@ -196,6 +201,8 @@ _ALLOWED: Final[dict[str, _Allowed]] = {
     "mixup": _number(0, 0.5),
     "teachers": (_are_folders, "a list of the folders of runs"),
     "live_teachers": _FLAG,
+    "copies": _whole(0, 1000),
+    "recompose_share": _SHARE,
     "teacher_weight": _SHARE,
     "initial_weights": (lambda value: value is None or isinstance(value, str), "the folder of a run"),
     "width": _number(0.1, _MUCH),  # with less, a layer would be left without channels

@@ -21,6 +21,7 @@ from trainer.data import Dataset, FaceSet
 from trainer.distill import require_teacher, teaching
 from trainer.errors import CheckpointError
 from trainer.labels import require_votes, with_labels
+from trainer.layouts import SIZE_PX
 from trainer.run import (
     BEST_WEIGHTS,
     CHECKPOINTS,
@@ -104,7 +105,8 @@ def fit(
     train = with_labels(dataset.split("train"), config.labels)
     validation = with_labels(dataset.split("validation"), config.labels)
     with held(run):
-        training = _begin(config, train, answers or run / TEACHING)
+        kept = run / TEACHING if config.copies or not answers else answers  # copies are of this run alone
+        training = _begin(config, train, kept)
         if resume and _take_up(training, run):
             log.info("resuming %s after epoch %d", run, training.epoch)
         elif config.initial_weights:
@@ -125,12 +127,26 @@ def require_inputs(dataset: Dataset, config: FitConfig) -> None:
     steps_per_epoch(config, train)
     if config.votes_weight:
         require_votes(train)
-    votes_head = config.live_teachers and config.votes_weight > 0
+    if config.copies:
+        _require_what_copies_need(config)
+    votes_head = (config.live_teachers or config.copies > 0) and config.votes_weight > 0
     images = data_sha256(dataset) if config.teachers else None
     for teacher in config.teachers:
         require_teacher(Path(teacher), config.labels, images, votes_head=votes_head)
     if config.initial_weights:
         _initial_network(Path(config.initial_weights), config)  # only to refuse what cannot be loaded
+
+
+def _require_what_copies_need(config: FitConfig) -> None:
+    if not config.teachers:
+        raise UserError("copies are learned from what teachers say of them, and there is no teacher",
+                        remedy="Name one with --teacher, or leave copies out of --config")  # fmt: skip
+    if config.live_teachers:
+        raise UserError("copies are for teachers that are asked beforehand, and live_teachers are asked in each step",
+                        remedy="Leave one of them out of --config")  # fmt: skip
+    if any(side != SIZE_PX for side, _ in config.stages):
+        raise UserError(f"copies are {SIZE_PX} px large, and stages asks for smaller images",
+                        remedy=f"Let all epochs be at {SIZE_PX} px")  # fmt: skip
 
 
 def _train(training: Training, validation: FaceSet, run: Path, listener: Listener) -> None:
@@ -161,7 +177,7 @@ def _begin(config: FitConfig, train: FaceSet, answers: Path) -> Training:
     """The run before its first step, on the backend of Keras."""
     backend = _backend(config)
     if config.teachers and not config.live_teachers:
-        return backend(config, train, teaching(answers, config.teachers, train.images, config.labels))
+        return backend(config, train, teaching(answers, config, train.images))
     training = backend(config, train)
     if config.live_teachers:
         training.ask_live([Path(teacher) for teacher in config.teachers])

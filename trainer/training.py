@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from trainer.augment import Dice, augment, mix
 from trainer.config import FitConfig
 from trainer.data import FaceSet
+from trainer.distill import Taught
 from trainer.errors import CheckpointError, DataError
 from trainer.labels import class_names, vote_shares
 from trainer.layers import Tensor
@@ -53,7 +54,7 @@ class Training(ABC):
     Args:
         config: What the run is made of.
         train: The training images; kept in memory as uint8 (66 MB for FER-2013).
-        taught: What the teachers say of each training image, float32 (N, classes), where they were asked beforehand.
+        taught: What the teachers said beforehand, where they were asked then.
 
     Attributes:
         network: The network in training.
@@ -70,13 +71,13 @@ class Training(ABC):
     averaged: keras.Model
     optimizer: keras.optimizers.Optimizer
 
-    def __init__(self, config: FitConfig, train: FaceSet, taught: NDArray[np.float32] | None = None) -> None:
+    def __init__(self, config: FitConfig, train: FaceSet, taught: Taught | None = None) -> None:
         self.config = config
         self.epoch = 0
         self.best_accuracy = 0.0
         self.steps_per_epoch = steps_per_epoch(config, train)
         self._size = len(train)
-        self._arrays = [train.images, *self._targets(train, taught)]
+        self._arrays = [taught.images if taught else train.images, *self._targets(train, taught)]
         self._teachers: Sequence[keras.Model] = ()
 
     @abstractmethod
@@ -136,11 +137,13 @@ class Training(ABC):
         peak = self.config.peak_lr
         return keras.optimizers.schedules.CosineDecay(0.0, decay, warmup_target=peak, warmup_steps=warmup)
 
-    def _targets(self, train: FaceSet, taught: NDArray[np.float32] | None) -> list[NDArray[np.float32]]:
+    def _targets(self, train: FaceSet, taught: Taught | None) -> list[NDArray[np.float32]]:
         """What each head is to say of each image: the main head's, float32 (N, classes), and the votes head's."""
+        if taught and self.config.copies:
+            return list(taught.answers)
         main = self._smooth_targets(train)
-        if taught is not None:
-            main = self._blend(main, taught)
+        if taught:
+            main = self._blend(main, taught.answers[0])
         return [main, vote_shares(train)] if self.config.votes_weight else [main]
 
     def _smooth_targets(self, train: FaceSet) -> NDArray[np.float32]:
@@ -163,28 +166,30 @@ class Training(ABC):
         """The images of each step of this epoch, (steps, batch_size)."""
         # It depends on the epoch alone, so that a resumed run sees what an unbroken one sees.
         order = np.random.default_rng((self.config.seed, self.epoch)).permutation(self._size)
+        order += self.epoch % max(self.config.copies, 1) * self._size
         return order[: self.steps_per_epoch * self.config.batch_size].reshape(self.steps_per_epoch, -1)
 
     def _loss(self, images: Tensor, targets: Sequence[Tensor], side_px: int, dice: Dice) -> Tensor:
         """Mean cross-entropy of a batch.
 
         Args:
-            images: uint8 (N, 48, 48).
+            images: uint8 (N, 48, 48); copies have been varied already.
             targets: Of each head, float32 (N, classes).
             side_px: Side of the images that the network sees.
             dice: Source of all randomness.
         """
         config = self.config
-        pixels = augment(
-            images, side_px, degrade_share=config.degrade_share, erase_share=config.erase_share, random=dice
-        )
-        faces = normalize(pixels)
+        faces = normalize(images[..., None] if config.copies else self._varied(images, side_px, dice))
         if config.mixup:
             faces, *targets = mix([faces, *targets], config.mixup, dice)
         if self._teachers:
             # Teachers may have a votes head that this run has no use for.
             targets = [self._blend(*pair) for pair in zip(targets, self._taught_live(faces), strict=False)]
         return self._cross_entropy(self.network(faces, training=True), targets)
+
+    def _varied(self, images: Tensor, side_px: int, dice: Dice) -> Tensor:
+        config = self.config
+        return augment(images, side_px, degrade_share=config.degrade_share, erase_share=config.erase_share, random=dice)
 
     def _taught_live(self, faces: Tensor) -> list[Tensor]:
         """The teachers' mean probabilities for a batch, one float32 (N, classes) for each head."""

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from trainer.config import FitConfig
 from trainer.data import FaceSet
+from trainer.distill import Taught
 from trainer.layers import Tensor
 from trainer.model import Policy, heads, normalize
 from trainer.run import load_full_network
@@ -45,10 +46,10 @@ class JaxTraining(Training):
         config: What the run is made of. With `bfloat16`, all that flows between the layers is bfloat16; weights,
             statistics, losses and what is evaluated are float32.
         train: The training images.
-        taught: What the teachers say of each, float32 (N, classes), where they were asked beforehand.
+        taught: What the teachers said beforehand, where they were asked then.
     """
 
-    def __init__(self, config: FitConfig, train: FaceSet, taught: NDArray[np.float32] | None = None) -> None:
+    def __init__(self, config: FitConfig, train: FaceSet, taught: Taught | None = None) -> None:
         super().__init__(config, train, taught)
         self._policy: Policy = "mixed_bfloat16" if config.bfloat16 else "float32"
         self._build(self._policy)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from edge.contract import UserError
 from trainer.config import FitConfig
 from trainer.data import FaceSet
+from trainer.distill import Taught
 from trainer.run import load_full_network, predict
 from trainer.training import Training, unreadable
 
@@ -31,7 +32,7 @@ class TensorFlowTraining(Training):
     Args:
         config: What the run is made of.
         train: The training images.
-        taught: What the teachers say of each, float32 (N, classes), where they were asked beforehand.
+        taught: What the teachers said beforehand, where they were asked then.
         strategy: The devices: without it, all GPUs where there are several, and otherwise the one GPU or the CPU.
     """
 
@@ -39,7 +40,7 @@ class TensorFlowTraining(Training):
         self,
         config: FitConfig,
         train: FaceSet,
-        taught: NDArray[np.float32] | None = None,
+        taught: Taught | None = None,
         strategy: tf.distribute.Strategy | None = None,
     ) -> None:
         super().__init__(config, train, taught)

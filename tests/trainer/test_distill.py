@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from edge.contract import UserError
 from tests.trainer.stripes import stripe_dataset
 from trainer.bundle import ExportOptions, export
 from trainer.config import FitConfig
@@ -17,7 +20,7 @@ from trainer.data import Dataset, FaceSet
 from trainer.distill import teaching
 from trainer.errors import CheckpointError
 from trainer.fit import fit
-from trainer.run import BEST_WEIGHTS, TEACHING, provenance, write_config
+from trainer.run import BEST_WEIGHTS, CONFIG, TEACHING, provenance, read_config, write_config
 
 TEACHER = FitConfig(
     stages=((48, 8),), batch_size=16, peak_lr=0.05, warmup_epochs=1, ema_decay=0.8, votes_weight=0.0, width=1.25
@@ -56,6 +59,12 @@ def wise(teacher: Path, mislabelled: Dataset) -> Path:
     return path
 
 
+def asked(kept: Path, teachers: Sequence[Path | str], images: np.ndarray, **changes: Any) -> np.ndarray:
+    """What a run with these teachers would be told of these images, float32 (N, 7)."""
+    config = replace(TEACHER, teachers=tuple(map(str, teachers)), **changes)
+    return np.asarray(teaching(kept, config, images).answers[0])
+
+
 def test_a_student_learns_what_its_teacher_knows(mislabelled: Dataset, wise: Path, tmp_path: Path) -> None:
     """Where all labels are wrong, the teacher's answers alone make the student right, and its card declares them."""
     config = replace(TEACHER, width=1.0, teachers=(str(wise),), teacher_weight=1.0)
@@ -71,9 +80,61 @@ def test_a_teacher_that_is_asked_live_teaches_the_same(mislabelled: Dataset, wis
     assert not (tmp_path / "student" / TEACHING).exists()
 
 
-def test_a_live_teacher_needs_each_head_of_its_student(dataset: Dataset, teacher: Path, tmp_path: Path) -> None:
-    """One that learned no votes is refused by a run that learns them."""
-    config = replace(TEACHER, votes_weight=0.5, teachers=(str(teacher),), live_teachers=True)
+def test_a_student_learns_from_copies_alone(mislabelled: Dataset, wise: Path, tmp_path: Path) -> None:
+    """What the teacher says of them is its whole target, whatever the labels are; a run that was stopped goes on."""
+    config = replace(TEACHER, width=1.0, teachers=(str(wise),), teacher_weight=0.0, copies=3, recompose_share=0.3)
+    fit(mislabelled, tmp_path / "student", replace(config, stages=((48, 2),)))
+    written = read_config(tmp_path / "student")
+    (tmp_path / "student" / CONFIG).unlink()
+    write_config(tmp_path / "student", config, written[1])
+    assert fit(mislabelled, tmp_path / "student", config, resume=True) > 0.6
+    export(tmp_path / "student", tmp_path / "bundle", mislabelled, ExportOptions(name="student", max_drop=None))
+    assert (
+        "3 varied copies of each training image, 30% of them joined"
+        in (tmp_path / "bundle" / "MODEL_CARD.md").read_text()
+    )
+
+
+def test_of_copies_each_head_is_told(dataset: Dataset, tmp_path: Path) -> None:
+    """The labels' and the votes', of all copies; other copies are other images."""
+    fit(dataset, tmp_path / "teacher", replace(TEACHER, stages=((48, 1),), votes_weight=0.5))
+    images, kept = dataset.split("train").images[:7], tmp_path / TEACHING
+    config = replace(TEACHER, votes_weight=0.5, teachers=(str(tmp_path / "teacher"),), copies=2)
+    taught = teaching(kept, config, images)
+    assert [answer.shape for answer in taught.answers] == [(14, 7), (14, 8)]
+    assert taught.images.shape == (14, 48, 48)
+    for answer, again in zip(taught.answers, teaching(kept, config, images).answers, strict=True):
+        np.testing.assert_allclose(answer.sum(axis=1), 1, atol=1e-5)
+        np.testing.assert_array_equal(answer, again)
+    with pytest.raises(CheckpointError, match="belongs to other images"):
+        teaching(kept, replace(config, seed=2), images)
+    assert len(teaching(tmp_path / "labels.npz", replace(config, votes_weight=0.0), images).answers) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"teachers": ()}, "there is no teacher. Name one with --teacher"),
+        ({"live_teachers": True}, "live_teachers are asked in each step"),
+        ({"stages": ((32, 1), (48, 1))}, "copies are 48 px large, and stages asks for smaller images"),
+    ],
+)
+def test_copies_need_teachers_that_are_asked_first_at_full_size(
+    changes: dict[str, Any], message: str, dataset: Dataset, teacher: Path, tmp_path: Path
+) -> None:
+    """Anything else is refused before a folder is made."""
+    config = replace(TEACHER, **{"teachers": (str(teacher),), "copies": 2, **changes})
+    with pytest.raises(UserError, match=message):
+        fit(dataset, tmp_path / "student", config)
+    assert not (tmp_path / "student").exists()
+
+
+@pytest.mark.parametrize("how", [{"live_teachers": True}, {"copies": 1}])
+def test_a_teacher_of_votes_has_to_have_learned_them(
+    how: dict[str, Any], dataset: Dataset, teacher: Path, tmp_path: Path
+) -> None:
+    """One that learned none is refused by a run that learns them from its teachers."""
+    config = replace(TEACHER, votes_weight=0.5, teachers=(str(teacher),), **how)
     with pytest.raises(CheckpointError, match="teacher: has no votes head"):
         fit(dataset, tmp_path / "student", config)
     assert not (tmp_path / "student").exists()
@@ -82,11 +143,11 @@ def test_a_live_teacher_needs_each_head_of_its_student(dataset: Dataset, teacher
 def test_the_answers_are_probabilities_and_mean_over_teachers(dataset: Dataset, teacher: Path, tmp_path: Path) -> None:
     """Two equal teachers say what one says; each row sums to 1."""
     images = dataset.split("train").images[:40]
-    one = teaching(tmp_path / "one.npz", [str(teacher)], images, "fer2013")
-    two = teaching(tmp_path / "two.npz", [str(teacher)] * 2, images, "fer2013")
+    one = asked(tmp_path / "one.npz", [teacher], images)
+    two = asked(tmp_path / "two.npz", [teacher] * 2, images)
     np.testing.assert_allclose(one, two, atol=1e-6)
     np.testing.assert_allclose(one.sum(axis=1), 1, atol=1e-5)
-    mirrored = teaching(tmp_path / "mirrored.npz", [str(teacher)], images[:, :, ::-1], "fer2013")
+    mirrored = asked(tmp_path / "mirrored.npz", [teacher], images[:, :, ::-1])
     np.testing.assert_allclose(one, mirrored, atol=1e-3)
 
 
@@ -99,15 +160,15 @@ def test_a_resumed_run_needs_its_teacher_no_more(dataset: Dataset, teacher: Path
     shutil.rmtree(gone)
     fit(dataset, tmp_path / "student", config, resume=True)
     with pytest.raises(CheckpointError, match="belongs to other images"):
-        teaching(tmp_path / "student" / TEACHING, [str(gone)], dataset.split("train").images[:7], "fer2013")
+        asked(tmp_path / "student" / TEACHING, [gone], dataset.split("train").images[:7])
 
 
 def test_answers_of_other_teachers_are_refused(dataset: Dataset, teacher: Path, tmp_path: Path) -> None:
     """What one teacher said is not taken for what another would say."""
     images, kept = dataset.split("train").images[:7], tmp_path / TEACHING
-    teaching(kept, [str(teacher)], images, "fer2013")
+    asked(kept, [teacher], images)
     with pytest.raises(CheckpointError, match=r"teaching.npz: holds what other teachers say\. Name the teachers"):
-        teaching(kept, [str(tmp_path / "another")], images, "fer2013")
+        asked(kept, [tmp_path / "another"], images)
 
 
 def test_answers_from_before_a_teacher_s_weights_changed_are_refused(
@@ -116,26 +177,26 @@ def test_answers_from_before_a_teacher_s_weights_changed_are_refused(
     """What is kept of a teacher is of these weights; files of earlier versions, which do not say so, are believed."""
     images, kept, another = dataset.split("train").images[:7], tmp_path / TEACHING, tmp_path / "another"
     shutil.copytree(teacher, another)
-    first = teaching(kept, [str(another)], images, "fer2013")
+    first = asked(kept, [another], images)
     with np.load(kept) as arrays:
         without = {name: values for name, values in arrays.items() if name != "weights"}
     fit(dataset, tmp_path / "run", replace(TEACHER, stages=((48, 1),)))
     (tmp_path / "run" / BEST_WEIGHTS).replace(another / BEST_WEIGHTS)
     with pytest.raises(CheckpointError, match=rf"{TEACHING}: holds what {another} said before its weights changed"):
-        teaching(kept, [str(another)], images, "fer2013")
+        asked(kept, [another], images)
     np.savez(kept, **without)
-    np.testing.assert_array_equal(teaching(kept, [str(another)], images, "fer2013"), first)
+    np.testing.assert_array_equal(asked(kept, [another], images), first)
 
 
 @pytest.mark.parametrize("left", [0.0, 0.5, 0.99])
 def test_damaged_answers_are_asked_for_again(left: float, dataset: Dataset, teacher: Path, tmp_path: Path) -> None:
     """A file that a crash has cut off costs the asking, and no run."""
     images, kept = dataset.split("train").images[:7], tmp_path / TEACHING
-    first = teaching(kept, [str(teacher)], images, "fer2013")
+    first = asked(kept, [teacher], images)
     whole = kept.read_bytes()
     for damaged in (whole[: int(left * len(whole))], whole.replace(b"images_sha256", b"images_sha265")):
         kept.write_bytes(damaged)
-        np.testing.assert_allclose(teaching(kept, [str(teacher)], images, "fer2013"), first, atol=1e-6)
+        np.testing.assert_allclose(asked(kept, [teacher], images), first, atol=1e-6)
         assert kept.stat().st_size == len(whole)
 
 
@@ -161,6 +222,6 @@ def test_a_teacher_of_other_labels_is_refused(dataset: Dataset, teacher: Path, t
     """The teacher is named, with what it learned; so is one that is not there."""
     images = dataset.split("train").images
     with pytest.raises(CheckpointError, match=f"{teacher}.*fer2013, not ferplus"):
-        teaching(tmp_path / TEACHING, [str(teacher)], images, "ferplus")
+        asked(tmp_path / TEACHING, [teacher], images, labels="ferplus")
     with pytest.raises(CheckpointError, match="is not a run folder"):
-        teaching(tmp_path / TEACHING, [str(tmp_path / "nobody")], images, "fer2013")
+        asked(tmp_path / TEACHING, [tmp_path / "nobody"], images)

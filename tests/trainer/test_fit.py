@@ -19,6 +19,7 @@ from edge.contract import UserError
 from tests.trainer.stripes import stripe_dataset, stripes
 from trainer.config import FitConfig
 from trainer.data import Dataset, FaceSet
+from trainer.distill import Taught
 from trainer.errors import CheckpointError, DataError
 from trainer.fit import EpochResult, Listener, fit
 from trainer.labels import vote_shares
@@ -208,7 +209,7 @@ def test_targets_are_softened_and_blended_with_what_teachers_say(dataset: Datase
     train, config = dataset.split("train"), replace(TINY, label_smoothing=0.07, teacher_weight=0.6)
     training, softened = begin(config, train), np.where(np.eye(7)[train.labels], 0.94, 0.01)
     np.testing.assert_allclose(training._targets(train, None)[0], softened, atol=1e-6)
-    taught = np.full((len(train), 7), 1 / 7, np.float32)
+    taught = Taught(train.images, [np.full((len(train), 7), 1 / 7, np.float32)])
     np.testing.assert_allclose(training._targets(train, taught)[0], 0.4 * softened + 0.6 / 7, atol=1e-6)
 
 
@@ -437,6 +438,7 @@ def test_a_file_that_is_no_configuration_is_a_clear_error(content: str, tmp_path
         ("momentum", 1.1), ("label_smoothing", 1), ("mixup", 0.6), ("dropout", None), ("votes_weight", False),
         ("seed", -1), ("seed", 2**32), ("width", 0), ("top_channels", 8), ("blocks", [1, 1]), ("blocks", [0, -1, 1]),
         ("teachers", "runs/first"), ("teachers", [1]), ("initial_weights", 1), ("live_teachers", 1),
+        ("copies", -1), ("copies", 1.5), ("recompose_share", 2),
         ("bfloat16", "yes"), ("labels", "FERPlus"), ("labels", ["fer2013"]),
     ],
 )  # fmt: skip

@@ -89,16 +89,23 @@ def _with_epochs(config: FitConfig, epochs: int) -> FitConfig:
 def _announce(console: Console, dataset: Dataset, config: FitConfig, arguments: argparse.Namespace) -> None:
     stages = ", ".join(f"{epochs} epochs at {side} px" for side, epochs in config.stages)
     train, validation = (len(with_labels(dataset.split(name), config.labels)) for name in ("train", "validation"))
-    asked = ", asked about each image as it comes" if config.live_teachers else ", asked first"
     console.print(
         f"{'Resuming' if arguments.resume else 'Training'} {arguments.output} "
         f"on {train} images of {dataset.path}, choosing on {validation} of PublicTest.\n"
         f"{stages}; labels {config.labels}, batches of {config.batch_size}, seed {config.seed}, "
         f"{'bfloat16' if config.bfloat16 else 'float32'}"
-        f"{', learning from ' + ', '.join(config.teachers) + asked if config.teachers else ''}"
+        f"{', learning from ' + ', '.join(config.teachers) + _asked(config) if config.teachers else ''}"
         f"{', beginning with the weights of ' + config.initial_weights if config.initial_weights else ''}.\n"
         f"Ctrl-C stops it at any time; --resume goes on after the last finished epoch."
     )
+
+
+def _asked(config: FitConfig) -> str:
+    if config.live_teachers:
+        return ", asked about each image as it comes"
+    if config.copies:
+        return f", asked first about {config.copies} varied copies of each image"
+    return ", asked first"
 
 
 class _Display(Listener):
