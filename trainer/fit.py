@@ -97,7 +97,7 @@ def fit(
         CheckpointError: `run` holds a run already, none to resume, or one that another process trains; a teacher or the
             initial weights cannot be used.
         DataError: A split or the votes are missing, or there are too few images for a batch.
-        UserError: The run diverged; nothing is kept of the epoch in which it did.
+        UserError: Copies are asked for without what they need; or the run diverged, and nothing is kept of that epoch.
     """
     config = _resumed(run, dataset) if resume else config
     if not resume:

@@ -213,6 +213,19 @@ def test_targets_are_softened_and_blended_with_what_teachers_say(dataset: Datase
     np.testing.assert_allclose(training._targets(train, taught)[0], 0.4 * softened + 0.6 / 7, atol=1e-6)
 
 
+def test_each_epoch_takes_the_next_copies_as_they_are(dataset: Dataset) -> None:
+    """All images once in each, and nothing varies them a second time."""
+    train, config = dataset.split("train"), replace(TINY, copies=3, dropout=0.0)
+    copies = np.concatenate([train.images, train.images[:, ::-1], train.images[:, :, ::-1]])
+    answers = np.full((len(copies), 7), 1 / 7, np.float32)
+    training = TensorFlowTraining(config, train, Taught(copies, [answers]))
+    for training.epoch, copy in enumerate((0, 1, 2, 0, 1)):
+        assert set(training._order().flat) <= set(range(copy * len(train), (copy + 1) * len(train)))
+    images, dice = tf.constant(copies[:14]), tf.random.Generator.from_seed(1)
+    losses = {float(training._loss(images, [tf.constant(answers[:14])], 48, dice)) for _ in range(3)}
+    assert len(losses) == 1
+
+
 def test_the_network_learns(tmp_path: Path, dataset: Dataset) -> None:
     """A few epochs on stripes classify them far better than chance, through both heads and all averages."""
     config = FitConfig(stages=((48, 8),), batch_size=16, peak_lr=0.05, warmup_epochs=1, ema_decay=0.8, votes_weight=0.2)
