@@ -1,7 +1,8 @@
 """What teachers say of the training images, from which a smaller network learns (Hinton et al. 2015, arXiv:1503.02531).
 
-Teachers are runs of `trainer fit` themselves. Each sees every training image in several views, and the mean of what
-they say is computed once and kept, by a run for its resumption and by a study for all of its trials.
+Teachers are runs of `trainer fit` themselves. Each sees every training image, or varied copies of it, in several views,
+and the mean of what they say is computed once and kept: by a run for its resumption, and by a study for all of its
+trials, unless it is about copies, which each trial varies in its own way.
 """
 
 from __future__ import annotations
@@ -112,7 +113,8 @@ def _read(kept: Path, teachers: Sequence[str], images_sha256: str) -> list[NDArr
             if _weights_sha256(teacher) not in {"", weights}:
                 raise CheckpointError(f"holds what {teacher} said before its weights changed", where=kept,
                                       remedy="Give it the former weights, or name another folder")  # fmt: skip
-        return [np.asarray(arrays[name], np.float32) for name in _HEADS if name in arrays or name == _HEADS[0]]
+        heads_kept = _HEADS if _HEADS[1] in arrays else _HEADS[:1]
+        return [np.asarray(arrays[name], np.float32) for name in heads_kept]
 
 
 def _weights_sha256(teacher: str) -> str:
