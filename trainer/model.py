@@ -16,7 +16,14 @@ from numpy.typing import NDArray
 
 from edge.contract import EMOTIONS
 from trainer.labels import FERPLUS_EMOTIONS
-from trainer.layers import FusedBatchNormalization, MirrorBatchNormalization, MirrorConv2D, MirrorHead, Tensor
+from trainer.layers import (
+    Conv2D,
+    FusedBatchNormalization,
+    MirrorBatchNormalization,
+    MirrorConv2D,
+    MirrorHead,
+    Tensor,
+)
 
 Policy = Literal["float32", "mixed_bfloat16"]
 """What flows between the layers; weights are float32."""
@@ -122,7 +129,7 @@ class _Layers:
     def conv(self, x: Tensor, channels: int, *, stride: int = 1, relu: bool = True) -> Tensor:
         # Of an even number of columns, every second one is symmetric only between two: hence kernels of four columns.
         size = (3, 4) if self.mirror and stride == 2 else 3
-        convolution = MirrorConv2D if self.mirror else keras.layers.Conv2D
+        convolution = MirrorConv2D if self.mirror else Conv2D
         x = convolution(channels, size, stride, "same", use_bias=False, kernel_initializer="he_normal")(x)
         x = (MirrorBatchNormalization if self.mirror else FusedBatchNormalization)(momentum=0.9)(x)
         return keras.layers.ReLU()(x) if relu else x

@@ -1,0 +1,35 @@
+"""The network's own layers say in training what they say in evaluation."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from trainer.layers import Conv2D, MirrorConv2D
+
+
+@pytest.mark.parametrize("side_px", [2, 3, 4, 5, 6, 7])
+@pytest.mark.parametrize(("kind", "size"), [(Conv2D, (3, 3)), (MirrorConv2D, (3, 4))])
+def test_few_positions_are_halved_in_training_as_in_evaluation(
+    kind: type[Conv2D], size: tuple[int, int], side_px: int
+) -> None:
+    """Of even and odd sides; the gradients agree too."""
+    image = tf.random.stateless_normal((5, side_px, side_px, 4), seed=(1, side_px))
+    layer = kind(6, size, 2, "same", use_bias=False)
+
+    answers = [_answer_and_gradients(layer, image, training=training) for training in (False, True)]
+
+    assert answers[0][0].shape == (5, -(-side_px // 2), -(-side_px // 2), 6)
+    for in_evaluation, in_training in zip(*answers, strict=True):
+        np.testing.assert_allclose(in_training, in_evaluation, atol=1e-5)
+
+
+def _answer_and_gradients(layer: keras.layers.Layer, image: tf.Tensor, *, training: bool) -> list[np.ndarray]:
+    with tf.GradientTape() as tape:
+        tape.watch(image)
+        answer = layer(image, training=training)
+        loss = tf.reduce_sum(tf.sin(answer))  # whose gradient differs from place to place
+    kernel = layer.trainable_variables[0].value
+    return [answer.numpy(), *(gradient.numpy() for gradient in tape.gradient(loss, [image, kernel]))]
