@@ -9,6 +9,7 @@ CONFIG_DIR=/etc/emotion-edge
 STATE_DIR=/var/lib/emotion-edge
 CREDENTIALS=/etc/credstore/emotion-edge.
 COMMAND=/usr/local/bin/edge
+LOCK=/run/emotion-edge-install.lock
 UNIT=emotion-edge.service
 UNIT_FILE=/etc/systemd/system/$UNIT
 ENABLED=/etc/systemd/system/multi-user.target.wants/$UNIT
@@ -47,6 +48,12 @@ systemd_runs() { [ -d /run/systemd/system ]; }
 
 check_root() {
     [ "$(id -u)" -eq 0 ] || fail "This needs root." "Run it with sudo."
+}
+
+# Two at once would take away each other's program.
+run_alone() {
+    exec 9>"$LOCK"
+    flock --nonblock 9 || fail "Another installation is running." "When it has ended, run this again."
 }
 
 check_system() {
@@ -230,6 +237,7 @@ main() {
     done
     [ "$purge" = no ] || [ "$action" = remove ] || fail "--purge goes with --uninstall."
     check_root
+    run_alone
     if [ "$action" = remove ]; then
         remove
         if [ "$purge" = yes ]; then purge; else say "kept $CONFIG_DIR, secrets, $STATE_DIR and the user $SERVICE_USER"; fi

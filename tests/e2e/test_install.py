@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -15,6 +16,7 @@ from tests.mosquitto import wait_until
 CHECKOUT = "/srv/checkout"
 INSTALLER = f"{CHECKOUT}/deploy/install.sh"
 APP = "/opt/emotion-edge"
+UPGRADE = "upgrade.service"
 TEMPORARY = ("/tmp/*", "/var/tmp/*")  # noqa: S108, nothing is written there
 BOARD = "/sys/firmware/devicetree/base/model"
 PREPARED_S = 120
@@ -78,15 +80,27 @@ def test_an_upgrade_asks_for_room_for_two(bare: Machine) -> None:
 
 def test_an_upgrade_that_is_killed_changes_nothing(earlier: Machine) -> None:
     """Killed at any time, an upgrade leaves the program as it was; the next one takes away what the first one left."""
-    upgrade_until_download(earlier, "KILL")
+    with upgrade_that_downloads(earlier):
+        earlier.systemctl("kill", "--signal=KILL", UPGRADE)
     assert earlier.run(f"{VENV}/bin/edge") == "edge 0.0.1\n"
     assert len(present(earlier, f"{APP}/*")) > 1
 
     temporary = present(earlier, *TEMPORARY)
-    upgrade_until_download(earlier, "TERM")
+    with upgrade_that_downloads(earlier):
+        earlier.systemctl("kill", "--signal=TERM", UPGRADE)
     assert earlier.run(f"{VENV}/bin/edge") == "edge 0.0.1\n"
     assert present(earlier, f"{APP}/*") == [VENV]
     assert present(earlier, *TEMPORARY) == temporary
+
+
+def test_two_at_once_do_not_meet(earlier: Machine) -> None:
+    """While one installation runs, another one, or a removal, says so and leaves its work alone."""
+    with upgrade_that_downloads(earlier):
+        under_way = present(earlier, f"{APP}/*")
+        for second in ([INSTALLER], [INSTALLER, "--uninstall"]):
+            assert "Another installation is running" in earlier.run(*second, check=False)
+        assert present(earlier, f"{APP}/*") == under_way
+        earlier.systemctl("kill", UPGRADE)
 
 
 def test_without_network_it_can_be_run_again(earlier: Machine) -> None:
@@ -143,16 +157,18 @@ def test_install_upgrade_uninstall(bare: Machine) -> None:
     assert not present(bare, CONFIG, STATE)
 
 
-def upgrade_until_download(machine: Machine, signal: str) -> None:
-    """Runs the installer, ends it with a signal when pip downloads, and waits until it has ended."""
+@contextmanager
+def upgrade_that_downloads(machine: Machine) -> Iterator[None]:
+    """An upgrade that has come to downloading; at the end, waits until it has been stopped."""
     with socket.create_server(("127.0.0.1", 0)) as index:
         index.settimeout(PREPARED_S)
         address = f"http://127.0.0.1:{index.getsockname()[1]}/"
         settings = [f"--setenv=PIP_{name}" for name in (f"INDEX_URL={address}", "CONFIG_FILE=/dev/null")]
-        machine.run("systemd-run", "--collect", "--unit=upgrade", *settings, INSTALLER, "--no-start")
-        index.accept()[0].close()
-        machine.systemctl("kill", f"--signal={signal}", "upgrade")
-        wait_until(lambda: machine.show("upgrade", "ActiveState") != "active")
+        machine.run("systemd-run", "--collect", f"--unit={UPGRADE}", *settings, INSTALLER, "--no-start")
+        connection, _ = index.accept()
+        with connection:
+            yield
+        wait_until(lambda: machine.show(UPGRADE, "ActiveState") != "active")
 
 
 def present(machine: Machine, *patterns: str) -> list[str]:
