@@ -63,3 +63,11 @@ def test_what_cannot_be_signed_is_told(tmp_path: Path, bundle: Path, capsys: pyt
     assert main(["sign", str(bundle), "--key", str(key)]) == 4
     assert "Copy the bundle again" in capsys.readouterr().err
     assert not (bundle / "manifest.json.sig").exists()
+
+
+def test_a_signature_that_cannot_be_written(tmp_path: Path, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The path is named, with what would do."""
+    main(["keygen", str(tmp_path / "fleet.key")])
+    (bundle / "manifest.json.sig").mkdir()
+    assert main(["sign", str(bundle), "--key", str(tmp_path / "fleet.key")]) == 1
+    assert "manifest.json.sig: the signature cannot be written (Is a directory). Copy the" in capsys.readouterr().err

@@ -17,7 +17,7 @@ def run(arguments: argparse.Namespace) -> int:
     bundle = load_bundle(arguments.bundle)
     signing_key = _read_key(arguments.key)
     signature = sign((arguments.bundle / MANIFEST_FILE).read_bytes(), signing_key)
-    (arguments.bundle / SIGNATURE_FILE).write_text(f"{signature}\n")
+    _write(arguments.bundle / SIGNATURE_FILE, f"{signature}\n")
     manifest = bundle.manifest
     console = Console(highlight=False, soft_wrap=True)
     console.print(
@@ -37,3 +37,11 @@ def _read_key(path: Path) -> str:
     except ValueError as error:
         raise UserError("is no private key", where=path, remedy="Name the file that trainer keygen wrote") from error
     return signing_key
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text)
+    except OSError as error:
+        raise UserError(f"the signature cannot be written ({error.strerror})", where=path,
+                        remedy="Copy the bundle to where you may write, and sign that") from error  # fmt: skip
