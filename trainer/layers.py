@@ -60,8 +60,9 @@ class Conv2D(keras.layers.Conv2D):
     def convolve(self, inputs: Tensor, kernel: Tensor, *, training: bool | None) -> Tensor:
         """`inputs` with a kernel (height, width, channels, filters); no bias."""
         kernel = ops.cast(kernel, inputs.dtype)
-        halves_few = self.strides == (2, 2) and inputs.shape[1] is not None and inputs.shape[1] <= _FEW_ROWS
-        if training and halves_few and keras.backend.backend() == "tensorflow":
+        halves = self.strides == (2, 2) and self.padding == "same"
+        few = inputs.shape[1] is not None and inputs.shape[1] <= _FEW_ROWS
+        if training and halves and few and keras.backend.backend() == "tensorflow":
             return _halve_by_product(inputs, kernel)
         return self.convolution_op(inputs, kernel)
 

@@ -26,6 +26,21 @@ def test_few_positions_are_halved_in_training_as_in_evaluation(
         np.testing.assert_allclose(in_training, in_evaluation, atol=1e-5)
 
 
+def test_few_positions_are_halved_by_a_product_in_training_alone() -> None:
+    """What is evaluated and exported is an ordinary convolution; with more positions, what is trained too."""
+    layer = Conv2D(6, 3, 2, "same", use_bias=False)
+    assert {_operation(layer, 6, training=True), _operation(layer, 5, training=True)} == {"MatMul"}
+    assert {_operation(layer, 6, training=False), _operation(layer, 12, training=True)} == {"Conv2D"}
+
+
+def _operation(layer: keras.layers.Layer, side_px: int, *, training: bool) -> str:
+    """What TensorFlow computes the layer with."""
+    image = tf.TensorSpec((5, side_px, side_px, 4), tf.float32)
+    graph = tf.function(lambda images: layer(images, training=training)).get_concrete_function(image).graph
+    (kind,) = {str(operation.type) for operation in graph.get_operations()} & {"Conv2D", "MatMul"}
+    return kind
+
+
 def _answer_and_gradients(layer: keras.layers.Layer, image: tf.Tensor, *, training: bool) -> list[np.ndarray]:
     with tf.GradientTape() as tape:
         tape.watch(image)
