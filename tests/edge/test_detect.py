@@ -66,6 +66,19 @@ def test_face_in_a_photograph_is_found_where_it_is(detector: Detector, name: str
     assert 0.6 <= face.score <= 1
 
 
+def in_the_dark(image: NDArray[np.uint8], light: float = 0.03) -> NDArray[np.uint8]:
+    """With a part of its light, and the noise of a sensor; of 3 %, white has seven or eight gray levels."""
+    noise = np.random.default_rng(0).normal(size=image.shape)
+    return np.asarray((light * image + noise).round().clip(0, 255), np.uint8)
+
+
+@pytest.mark.parametrize("reach", ["blazeface-full", "blazeface-short"])
+@pytest.mark.parametrize("name", FACES)
+def test_a_face_is_found_in_the_dark(name: str, reach: DetectorChoice) -> None:
+    """Where people would hardly see it on a screen."""
+    assert the_face(create_detector(reach), in_the_dark(photo(name))).box.iou(FACES[name]) > 0.6
+
+
 @pytest.mark.parametrize("mirrored", [False, True])
 @pytest.mark.parametrize("reach", ["blazeface-full", "blazeface-short"])
 @pytest.mark.parametrize("name", FACES)
@@ -87,6 +100,21 @@ def test_eyes_are_found_and_the_pictures_left_one_comes_first(name: str, reach: 
 def test_photograph_without_people_has_no_face(detector: Detector, name: str) -> None:
     """A cup, a cat, a rocket and the sky do not make the agent report an emotion."""
     assert detector.detect(photo(f"skimage/data/{name}")) == []
+
+
+@pytest.mark.parametrize("light", [0.12, 0.06, 0.03])
+@pytest.mark.parametrize("name", NO_FACES)
+def test_the_dark_has_no_faces_of_its_own(name: str, light: float) -> None:
+    """What is lightened to find faces in it does not make the default detector see more than there is."""
+    assert create_detector("auto").detect(in_the_dark(photo(f"skimage/data/{name}"), light)) == []
+
+
+@pytest.mark.parametrize("reach", ["blazeface-full", "blazeface-short"])
+def test_a_lit_face_before_darkness_is_found(reach: DetectorChoice) -> None:
+    """On a stage, or in front of a lamp at night: the face is not made white because all else is black."""
+    stage = np.zeros((480, 640, 3), np.uint8)
+    stage[60:190, 80:210] = photo("skimage/data/astronaut.png")[60:190, 160:290]
+    assert the_face(create_detector(reach), stage).box.iou(Box(left=95, top=70, right=192, bottom=178)) > 0.5
 
 
 @pytest.mark.parametrize("shape", [(480, 640), (1, 1), (3, 500), (500, 3)])
