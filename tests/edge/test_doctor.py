@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -120,7 +121,7 @@ def test_of_all_frames_that_are_looked_at_two_are_kept(
     def film() -> Iterator[Frame]:
         for number in range(100):
             held.append(sum(picture() is not None for picture in given))
-            picture = np.zeros((48, 64, 3), np.uint8)
+            picture = np.full((48, 64, 3), np.arange(0, 192, 3).reshape(64, 1), np.uint8)
             given.append(weakref.ref(picture))
             yield Frame(picture, number, time_s=number / 25, wall_s=0.0)
             del picture
@@ -128,6 +129,37 @@ def test_of_all_frames_that_are_looked_at_two_are_kept(
     monkeypatch.setattr("edge.checks.camera.camera_source", lambda _: ScriptedSource([film()]))
     assert look("camera door", config=config)["camera door"].detail == "64x48, 25 frames a second"
     assert (len(given), max(held)) == (20, 2)
+
+
+@pytest.mark.parametrize("light", [0.0, 3.0, 255.0])
+def test_a_covered_lens_is_told(look: Examine, config: Config, monkeypatch: pytest.MonkeyPatch, light: float) -> None:
+    """A camera that works and shows nothing, but for the noise of its sensor: its shutter is closed, say."""
+    noise = np.random.default_rng(0).normal(light, 2, (360, 640, 3)).round().clip(0, 255).astype(np.uint8)
+    film = [Frame(noise, number, time_s=number / 25, wall_s=0.0) for number in range(20)]
+    monkeypatch.setattr("edge.checks.camera.camera_source", lambda _: ScriptedSource([film]))
+    found = look("camera door", config=config)["camera door"]
+    assert (found.status, found.detail) == (Status.WARN, "640x360, 25 frames a second, and nothing can be made out")
+    assert "cover off the lens" in (found.remedy or "")
+
+
+def test_a_dark_room_is_no_covered_lens(
+    look: Examine, config: Config, monkeypatch: pytest.MonkeyPatch, astronaut_path: Path
+) -> None:
+    """Where the agent still finds faces, the doctor does not send anybody to the camera."""
+    photo = np.asarray(cv2.imread(str(astronaut_path)), np.float32)
+    night = (photo * 0.03 + np.random.default_rng(0).normal(size=photo.shape)).round().clip(0, 255).astype(np.uint8)
+    film = [Frame(night, number, time_s=number / 25, wall_s=0.0) for number in range(20)]
+    monkeypatch.setattr("edge.checks.camera.camera_source", lambda _: ScriptedSource([film]))
+    assert look("camera door", config=config)["camera door"].status is Status.OK
+
+
+def test_a_recording_may_begin_with_nothing(look: Examine, config_file: Path, tmp_path: Path) -> None:
+    """A film that fades in has no lens from which a cover could be taken."""
+    cv2.imwrite(str(tmp_path / "black.png"), np.zeros((360, 640, 3), np.uint8))
+    config = load_config(config_file, {})
+    door = config.camera[0].model_copy(update={"source": str(tmp_path / "black.png")})
+    found = look("camera door", config=config.model_copy(update={"camera": (door,)}))["camera door"]
+    assert (found.status, found.detail) == (Status.OK, "640x360, a single picture")
 
 
 def test_a_camera_that_does_not_open_fails(look: Examine, config: Config) -> None:
