@@ -85,6 +85,7 @@ def model_card(manifest: Manifest, evaluations: Mapping[str, Evaluation]) -> str
         labels=", ".join(manifest.labels),
         size_kb=round(manifest.files[manifest.model].size / 1000),
         intended_use=manifest.intended_use,
+        light=_light(manifest),
         names=names,
         weights=_weights(training),
         before=_data_before(training),
@@ -131,6 +132,19 @@ def _limits(manifest: Manifest) -> str:
     else:
         parts = (_LIMITS_OF_VOTES if of_crowd else _LIMITS_OF_OTHERS, _PEOPLE_OF_OTHERS)
     return "\n".join(parts)
+
+
+def _light(manifest: Manifest) -> str:
+    """In which light a crop is classified."""
+    light = manifest.preprocessing.intensity
+    if light is None:
+        return ""
+    return (
+        "All figures are with intensity normalization, as on a device: a crop's mean gray level is brought into "
+        f"{light.mean_low:g} to {light.mean_high:g} and its standard deviation into {light.deviation_low:g} to "
+        f"{light.deviation_high:g} by a linear map.\nEach is left as it is where it lies within, as it does on four in "
+        "five training images.\n"
+    )
 
 
 def _smoothing(manifest: Manifest) -> str:

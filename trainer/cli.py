@@ -173,7 +173,8 @@ def _add_tune(commands: Commands) -> None:
 def _add_evaluate(commands: Commands) -> None:
     command = _add(commands, "evaluate", "evaluate", "measure bundles and training runs on one split of a data set")
     command.add_argument("targets", type=Path, nargs="+", metavar="TARGET",
-                         help="bundle (through the TFLite runtime) or training run; several are compared")  # fmt: skip
+                         help="bundle, as a device runs it, or training run, whose network gets images in the light "
+                         "that they are in and whose confidence is not calibrated; several are compared")  # fmt: skip
     _add_dataset(command)
     command.add_argument("--split", choices=SPLITS,
                          help="validation is PublicTest, test is PrivateTest (default: test)")  # fmt: skip

@@ -25,13 +25,14 @@ class Target:
         name: For people.
         labels: The classes of its logits.
         predictors: By the kind of arithmetic, `int8` or `float`.
-        calibrated: Whether confidence can be read off the logits: a bundle's can, a run's not before it is exported.
+        as_trained: Whether it is a run, which gets images in the light that they are in, and from whose logits no
+            confidence can be read before it is exported.
     """
 
     name: str
     labels: tuple[str, ...]
     predictors: Mapping[str, Predictor]
-    calibrated: bool = True
+    as_trained: bool = False
 
 
 def open_target(path: Path) -> Target:
@@ -75,4 +76,4 @@ def _run_target(path: Path) -> Target:
     config, _ = read_config(path)
     network = load_network(path)
     predictors = {"float": lambda images: predict(network, images)}
-    return Target(path.name, class_names(config.labels), predictors, calibrated=False)
+    return Target(path.name, class_names(config.labels), predictors, as_trained=True)

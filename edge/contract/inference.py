@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.contract.errors import BundleCorrupt
+from edge.contract.intensity import normalized
 from edge.contract.manifest import Calibration, Manifest
 from edge.contract.quantization import TensorFormat
 
@@ -70,8 +71,10 @@ class EmotionModel:
     def outputs(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The same as the network gives them, not calibrated."""
         outputs = np.empty((len(crops), len(self._manifest.labels)), np.float32)
+        intensity = self._manifest.preprocessing.intensity
         for crop, output in zip(crops, outputs, strict=True):
-            self._interpreter.set_tensor(self._input, self._table[crop][np.newaxis, :, :, np.newaxis])
+            pixels = crop if intensity is None else normalized(crop, intensity)
+            self._interpreter.set_tensor(self._input, self._table[pixels][np.newaxis, :, :, np.newaxis])
             self._interpreter.invoke()
             output[:] = self._stored_as.decode(self._interpreter.get_tensor(self._output))[0]
         if self._manifest.output.kind == "probabilities":

@@ -18,6 +18,7 @@ SCHEMA: Final = f"{SCHEMA_MAJOR}.0"
 _FILE_NAME: Final = re.compile(r"\w[\w.-]{0,199}", re.ASCII)
 
 Share = Annotated[float, Field(ge=0, le=1)]
+GrayLevel = Annotated[float, Field(ge=0, le=255)]
 Version = Annotated[str, Field(pattern=r"^\d{1,6}\.\d{1,6}\.\d{1,6}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -72,10 +73,26 @@ class Framing(_Part):
     box_shift_y: float = Field(ge=-100, le=100, description="Square's centre below the box's centre, in box heights")
 
 
+class Intensity(_Part):
+    """The light of most training images, in gray levels; a crop in other light is brought to the nearest, linearly."""
+
+    mean_low: GrayLevel
+    mean_high: GrayLevel
+    deviation_low: GrayLevel = Field(description="Of the standard deviation")
+    deviation_high: GrayLevel
+
+    @model_validator(mode="after")
+    def _is_in_order(self) -> Self:
+        if self.mean_low > self.mean_high or self.deviation_low > self.deviation_high:
+            raise ValueError("low must not be above high")
+        return self
+
+
 class Preprocessing(_Part):
-    """From pixels to the model's input: (pixel - offset) / scale."""
+    """From pixels to the model's input: (pixel - offset) / scale, of a crop whose light `intensity` has put right."""
 
     id: Literal["gray-affine/1"]
+    intensity: Intensity | None = Field(None, description="Without it, crops are left in the light that they are in")
     offset: float = Field(ge=-1e6, le=1e6)
     scale: float = Field(ge=1e-6, le=1e6)
     framing: Framing

@@ -39,7 +39,7 @@ def main() -> None:
     arguments = parser.parse_args()
     dataset = load_dataset(arguments.data)
     detector = create_detector("blazeface-full", min_score=0.5, min_face_px=24)
-    found = [_largest(detector.detect(_scene(image))) for image in _sample(dataset.split("train"))]
+    found = [largest(detector.detect(scene(image))) for image in _sample(dataset.split("train"))]
     _print_medians(found)
     _print_spread([face for face in found if face is not None])
     _print_accuracy(dataset.split("validation"), BundleClassifier(arguments.bundle), detector.detect)
@@ -50,14 +50,15 @@ def _sample(faces: FaceSet) -> NDArray[np.uint8]:
     return faces.images[chosen]
 
 
-def _scene(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The image, enlarged three times, in the middle of a picture twice as large."""
+def scene(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """uint8 (288, 288, 3) BGR: a gray image of 48x48, enlarged three times, in a picture twice as large."""
     enlarged = cv2.resize(image, (_SIDE_PX, _SIDE_PX), interpolation=cv2.INTER_CUBIC)
     m = _MARGIN_PX
     return np.asarray(cv2.cvtColor(cv2.copyMakeBorder(enlarged, m, m, m, m, cv2.BORDER_REPLICATE), cv2.COLOR_GRAY2BGR))
 
 
-def _largest(faces: list[Face]) -> Face | None:
+def largest(faces: list[Face]) -> Face | None:
+    """The face that takes up most of the picture, if there is one."""
     return max(faces, key=lambda face: face.box.area, default=None)
 
 
@@ -108,10 +109,10 @@ def _print_accuracy(
     manifest = classifier.bundle.manifest
     crops, kept = [], []
     for index, image in enumerate(faces.images):
-        scene = _scene(image)
-        face = _largest(detect(scene))
+        picture = scene(image)
+        face = largest(detect(picture))
         if face is not None:
-            frame = Frame(scene, index, time_s=0.0, wall_s=0.0)
+            frame = Frame(picture, index, time_s=0.0, wall_s=0.0)
             crops.append(align(frame, [face], manifest.preprocessing.framing, manifest.input.width_px)[0][0])
             kept.append(index)
     ready, cut = (classifier.classify(images).argmax(axis=1) for images in (faces.images[kept], np.array(crops)))

@@ -71,6 +71,16 @@ def test_photos_of_any_size_agree(bundle_path: Path, astronaut_path: Path, tmp_p
     assert [face["emotion"] for face in found] == ["happy", "happy"]
 
 
+def test_an_emotion_is_seen_in_the_dark(bundle_path: Path, astronaut_path: Path, tmp_path: Path) -> None:
+    """With a thirtieth of the light and the noise of a sensor, the smile is still found, and still a smile."""
+    noise = np.random.default_rng(0).normal(size=(512, 512, 3))
+    night = (picture(astronaut_path) / 30 + noise).round().clip(0, 255).astype(np.uint8)
+    cv2.imwrite(str(tmp_path / "night.png"), night)
+    (face,) = findings(classify(bundle_path, tmp_path, "--format", "json"))
+    assert face["emotion"] == "happy"
+    assert face["confidence"] > 0.9
+
+
 def test_a_folder_gives_a_table_for_each_file(bundle_path: Path, astronaut_path: Path, hopper_path: Path) -> None:
     """A person sees which file shows what."""
     done = classify(bundle_path, astronaut_path, hopper_path)

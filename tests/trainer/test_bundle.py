@@ -11,6 +11,8 @@ import pytest
 
 from edge.classify import BundleClassifier
 from edge.contract import UserError, calibrated, load_bundle
+from edge.contract.intensity import normalized
+from edge.contract.manifest import Intensity
 from tests.trainer.stripes import stripe_dataset, stripes
 from trainer.bundle import ExportOptions, export
 from trainer.config import FitConfig
@@ -46,6 +48,13 @@ def int8(run: Path, dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) 
     return out
 
 
+def intensity_of(bundle: Path) -> Intensity:
+    """What its manifest says of light."""
+    intensity = load_bundle(bundle).manifest.preprocessing.intensity
+    assert intensity is not None
+    return intensity
+
+
 def test_the_bundle_runs_on_the_device_and_agrees_with_the_float_model(int8: Path, run: Path, dataset: Dataset) -> None:
     """What the agent computes is what was trained: the same answers but for rounding."""
     faces = dataset.split("test")
@@ -69,6 +78,24 @@ def test_a_face_and_its_mirror_image_get_the_same_answer_on_the_device(dataset: 
     classifier, faces = BundleClassifier(tmp_path / "mirror"), stripes(70, seed=4).images
     faces += np.arange(48, dtype=np.uint8)  # lighter on the right
     np.testing.assert_array_equal(classifier.classify(faces), classifier.classify(faces[:, :, ::-1]))
+
+
+def test_the_dark_changes_hardly_an_answer_on_the_device(int8: Path, dataset: Dataset) -> None:
+    """With a tenth of the gray levels, or of the contrast: what is left is brought back to where training had it."""
+    faces, classifier = dataset.split("test"), BundleClassifier(int8)
+    usual = classifier.classify(faces.images).argmax(axis=1)
+    for spoilt in (faces.images * 0.1, 200 + faces.images * 0.1):
+        assert np.mean(classifier.classify(spoilt.round().astype(np.uint8)).argmax(axis=1) == usual) >= 0.95
+
+
+def test_the_usual_light_is_that_of_most_training_images(int8: Path, dataset: Dataset) -> None:
+    """Nine in ten of them are lighter than its lower bound, and as many darker than its upper one; so of contrast."""
+    light, images = intensity_of(int8), dataset.split("train").images
+    means, deviations = images.mean(axis=(1, 2)), images.std(axis=(1, 2))
+    for values, low, high in (
+        (means, light.mean_low, light.mean_high), (deviations, light.deviation_low, light.deviation_high),
+    ):  # fmt: skip
+        assert (np.mean(values < low), np.mean(values > high)) == pytest.approx((0.1, 0.1), abs=0.02)
 
 
 def test_the_measured_figures_stand_in_manifest_report_and_card(int8: Path) -> None:
@@ -106,13 +133,14 @@ def test_temperature_and_threshold_are_not_fitted_on_what_is_reported(
 
 
 def test_without_quantize_the_bundle_is_float_and_exact(run: Path, dataset: Dataset, tmp_path: Path) -> None:
-    """A float bundle gives the trained network's own logits, calibrated as its manifest says."""
+    """A float bundle gives the trained network's own logits, its light and calibration as its manifest says."""
     export(run, tmp_path / "float", dataset, replace(OPTIONS, quantize=False))
     classifier = BundleClassifier(tmp_path / "float")
     images = dataset.split("test").images
-    calibration = classifier.bundle.manifest.calibration
+    calibration, intensity = classifier.bundle.manifest.calibration, intensity_of(tmp_path / "float")
     assert calibration.label_smoothing == read_config(run)[0].label_smoothing
-    exact = calibrated(open_target(run).predictors["float"](images), calibration)
+    seen = np.stack([normalized(image, intensity) for image in images])
+    exact = calibrated(open_target(run).predictors["float"](seen), calibration)
     np.testing.assert_allclose(classifier.classify(images), exact, atol=1e-3)
 
 

@@ -62,3 +62,12 @@ def test_the_crowd_s_card_says_where_its_confidence_holds() -> None:
     assert "its confidence is calibrated there alone" in card("ferplus")
     assert "its confidence is calibrated there alone" in card("ferplus", data="mine", data_sha256="0" * 64)
     assert "calibrated there alone" not in card("default")
+
+
+def test_the_card_says_in_which_light_its_figures_are() -> None:
+    """And nothing of it for a bundle whose crops are left as they are."""
+    assert "a crop's mean gray level is brought into 86 to 173" in card("default")
+    manifest = read_manifest(MODELS / "default")
+    plain = manifest.preprocessing.model_copy(update={"intensity": None})
+    text = model_card(manifest.model_copy(update={"preprocessing": plain}), evaluations("default"))
+    assert "intensity normalization" not in text

@@ -194,27 +194,27 @@ class TestCommand:
         assert set(printed["models"]) == {"int8 of any 1.0.0", "float", "int8 of other"}
         assert len(printed["comparisons"]) == 3
 
-    def test_what_is_not_calibrated_is_called_so(
+    def test_what_is_not_as_on_a_device_is_called_so(
         self, target: Target, arguments: Callable[..., argparse.Namespace], tmp_path: Path,
         capsys: pytest.CaptureFixture[str],
     ) -> None:  # fmt: skip
-        """The confidence of a run beside that of a bundle is not taken for what int8 costs, in text, page and JSON."""
+        """A run beside a bundle is not taken for what int8 costs, in text, page and JSON."""
         bundle = Target("any 1.0.0", EMOTIONS, {"int8": target.predictors["int8"]})
-        run = Target("first", EMOTIONS, {"float": target.predictors["float"]}, calibrated=False)
+        run = Target("first", EMOTIONS, {"float": target.predictors["float"]}, as_trained=True)
         report = tmp_path / "out"
         assert evaluate_targets([bundle, run], arguments("--report", str(report))) == 0
-        assert " float (not calibrated) ┃" in capsys.readouterr().out
-        assert "float (not calibrated): accuracy" in (report / "report.html").read_text()
+        assert " float (as trained) ┃" in capsys.readouterr().out
+        assert "float (as trained): accuracy" in (report / "report.html").read_text()
         written = json.loads((report / "evaluation.json").read_text())
-        assert list(written["models"]) == ["int8", "float (not calibrated)"]
+        assert list(written["models"]) == ["int8", "float (as trained)"]
         assert evaluate_targets([run, replace(run, name="second")], arguments("--format", "json")) == 0
         printed = json.loads(capsys.readouterr().out)
-        assert list(printed["models"]) == [f"float (not calibrated) of {name}" for name in ("first", "second")]
+        assert list(printed["models"]) == [f"float (as trained) of {name}" for name in ("first", "second")]
 
-    def test_a_bundle_is_calibrated_and_a_run_is_not(self) -> None:
-        """What is opened knows whether its confidence can be believed."""
-        assert open_target(MODELS / "ferplus").calibrated
-        assert not open_target(MODELS / "runs" / "default").calibrated
+    def test_a_run_is_as_trained_and_a_bundle_is_not(self) -> None:
+        """What is opened knows whether it is what a device runs."""
+        assert not open_target(MODELS / "ferplus").as_trained
+        assert open_target(MODELS / "runs" / "default").as_trained
 
     def test_two_bundles_of_one_name_are_told_apart(
         self, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edge.contract import load_bundle
+from edge.contract.intensity import normalized
 from tests.bench.crowd import agreement, joined
 from tests.trainer.conftest import REAL
 from trainer.data import load_dataset
@@ -59,7 +61,10 @@ def test_it_was_exported_from_its_run(bundle: Path) -> None:
     target = open_target(bundle)
     labels: LabelKind = "ferplus" if target.labels == FERPLUS_EMOTIONS else "fer2013"
     golden = np.load(bundle / "golden.npz")
-    logits = predict(load_network(MODELS / "runs" / RUNS[bundle.name], labels), golden["inputs"])
+    intensity = load_bundle(bundle).manifest.preprocessing.intensity
+    assert intensity is not None
+    seen = np.stack([normalized(image, intensity) for image in golden["inputs"]])
+    logits = predict(load_network(MODELS / "runs" / RUNS[bundle.name], labels), seen)
     np.testing.assert_allclose(logits, golden["logits"], atol=0.2)
 
 

@@ -90,8 +90,8 @@ def _predictors(targets: Sequence[Target]) -> Mapping[str, Predictor]:
 
 
 def _kind(arithmetic: str, target: Target) -> str:
-    """The arithmetic, and that confidence is as the network gives it, lest that is taken for a cost of int8."""
-    return arithmetic if target.calibrated else f"{arithmetic} (not calibrated)"
+    """The arithmetic, and of a run that neither its crops nor its confidence are as on a device: int8 costs less."""
+    return f"{arithmetic} (as trained)" if target.as_trained else arithmetic
 
 
 def _read_faces(arguments: argparse.Namespace, labels: tuple[str, ...]) -> tuple[FaceSet, NDArray[np.int64] | None]:

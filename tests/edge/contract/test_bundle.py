@@ -84,6 +84,20 @@ def test_a_truncated_file_is_noticed(copy: Path) -> None:
         load_bundle(copy)
 
 
+def test_a_model_that_would_see_other_light_fails_the_self_test(copy: Path, edit: Edit) -> None:
+    """As it does with an agent that knows nothing of `intensity`: one of the golden inputs is dark."""
+    edit(lambda document: document["preprocessing"].pop("intensity"))
+    with pytest.raises(BundleCorrupt, match="self-test"):
+        BundleClassifier(copy)
+
+
+def test_bounds_of_light_that_hold_nothing_are_named(edit: Edit, copy: Path) -> None:
+    """The lower one lies above the upper one."""
+    edit(lambda document: document["preprocessing"]["intensity"].update(mean_low=200))
+    with pytest.raises(BundleCorrupt, match=r"preprocessing\.intensity: .*low must not be above high"):
+        load_bundle(copy)
+
+
 def test_wrong_golden_vectors_fail_the_self_test(copy: Path, edit: Edit) -> None:
     """A runtime that computes something else is found out before the first face."""
     with np.load(copy / "golden.npz") as arrays:
