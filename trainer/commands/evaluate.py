@@ -90,7 +90,7 @@ def _predictors(targets: Sequence[Target]) -> Mapping[str, Predictor]:
 
 
 def _kind(arithmetic: str, target: Target) -> str:
-    """The arithmetic, and of a run that neither its crops nor its confidence are as on a device: int8 costs less."""
+    """The arithmetic, and that a run's crops and confidence are not as on a device, lest int8 is blamed for that."""
     return f"{arithmetic} (as trained)" if target.as_trained else arithmetic
 
 
