@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 _READ_TIMEOUT_S = 0.5
 _FPS_OVER_FRAMES = 50
-_STALE_S = 10.0
+_FPS_OVER_S = 10.0
 _STEADY_S = 10.0
 """A source that has given frames for so long works again; one that fails sooner is tried less and less often."""
 _HANG_PATIENCE_S = 600.0
@@ -123,12 +123,10 @@ class CameraWorker:
         it takes longer and no frame of it is left out.
         """
         self._pace.wanted_fps = max_fps
-        self._frame_times_s.clear()  # what came before says nothing of the new rate
 
     def adapt(self, level: Level) -> None:
         """Does as much as the device can bear at present; a limit that was set still holds."""
         self._pace.adapted_fps = level.max_fps
-        self._frame_times_s.clear()
         self.pipeline.adapt(level)
 
     @property
@@ -161,12 +159,14 @@ class CameraWorker:
 
     @property
     def fps(self) -> float:
-        """Frames analysed per second, over the newest fifty."""
-        times = list(self._frame_times_s)
-        stale_s = max(_STALE_S, 2 / self.max_fps) if self.max_fps else _STALE_S
-        if len(times) < 2 or time.monotonic() - times[-1] > stale_s:
+        """Frames analysed a second: over the newest fifty, of the last ten seconds or the time for three of them."""
+        max_fps = self.max_fps
+        since_s = time.monotonic() - max(_FPS_OVER_S, 3 / max_fps if max_fps else 0.0)
+        times = [time_s for time_s in list(self._frame_times_s) if time_s >= since_s]
+        if len(times) < 2:
             return 0.0
-        return (len(times) - 1) / max(times[-1] - times[0], 1e-9)
+        fps = (len(times) - 1) / max(times[-1] - times[0], 1e-9)
+        return min(fps, max_fps) if max_fps else fps  # a limit that was just set holds from now on
 
     def _run(self) -> None:
         while not self._stopping.is_set():
@@ -247,7 +247,7 @@ class CameraWorker:
 
     def _rest(self) -> None:
         self._set_status(Status.PAUSED)
-        while not self._active.wait(_READ_TIMEOUT_S):
+        while not self._active.wait(_READ_TIMEOUT_S) and not self._stopping.is_set():
             self._progress_s = time.monotonic()
         self._set_status(Status.OFFLINE)
 

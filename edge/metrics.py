@@ -122,8 +122,8 @@ class _Scrape(WSGIRequestHandler):
         if not _TURNS.acquire(blocking=False):
             return
         hang_up = threading.Timer(_PATIENCE_S, self._hang_up)
-        hang_up.start()
         try:
+            hang_up.start()
             with suppress(OSError):  # the peer has gone, or was hung up on
                 super().handle()
         finally:

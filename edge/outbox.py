@@ -99,12 +99,15 @@ class Outbox:
             The messages, and the id up to which there are no others.
         """
         with self._lock:
-            acknowledged = sum(entry_id > after for entry_id in self._acknowledged)
-            on_disk = self._read(after, limit + acknowledged, without)
-            if on_disk is None:
-                return [], after  # those in memory are newer: their turn is after what cannot be read just now
+            try:
+                on_disk = self._read(after, limit, without)
+            except sqlite3.Error as error:
+                self._note_refusal(error)
+                if self._waiting_on_disk() and not is_damage(self._refusal):
+                    return [], after  # those in memory are newer: their turn is after what cannot be read just now
+                on_disk = []
             in_memory = [entry for entry in self._in_memory if entry.id > after and entry.message.topic not in without]
-            entries = [entry for entry in on_disk + in_memory if entry.id not in self._acknowledged][:limit]
+            entries = (on_disk + in_memory)[:limit]
             return entries, entries[-1].id if len(entries) == limit else self._last_id
 
     def ack(self, entry_id: int) -> None:
@@ -147,7 +150,7 @@ class Outbox:
     def depth(self) -> int:
         """How many messages wait."""
         with self._lock:
-            return max(0, self._file.count - len(self._acknowledged)) + len(self._in_memory)
+            return self._waiting_on_disk() + len(self._in_memory)
 
     @property
     def dropped(self) -> int:
@@ -186,13 +189,28 @@ class Outbox:
         self._unflushed += 1
         return True
 
-    def _read(self, after: int, limit: int, without: Collection[str]) -> list[Entry] | None:
-        """What is on the disk; None if it cannot be read."""
-        try:
-            return self._file.read(after=after, limit=limit, without=without)
-        except sqlite3.Error as error:
-            self._note_refusal(error)
-            return None
+    def _waiting_on_disk(self) -> int:
+        return max(0, self._file.count - len(self._acknowledged))
+
+    def _read(self, after: int, limit: int, without: Collection[str]) -> list[Entry]:
+        """The same as `pending`, of what is on the disk."""
+        waiting: list[Entry] = []
+        while len(waiting) < limit:
+            entries, rotten = self._file.read(after=after, limit=limit, without=without)
+            waiting += [entry for entry in entries if entry.id not in self._acknowledged]
+            self._give_up(rotten)
+            if len(entries) + len(rotten) < limit:
+                break
+            after = max([*rotten, *(entry.id for entry in entries)])
+        return waiting[:limit]
+
+    def _give_up(self, rotten: Collection[int]) -> None:
+        """Counts what cannot be read any more as lost, and has it deleted."""
+        lost = set(rotten) - self._acknowledged
+        if lost:
+            log.error("%s: %d events are damaged and lost", self._path, len(lost))
+            self._dropped += len(lost)
+            self._acknowledged |= lost
 
     def _keep_in_memory(self, entry: Entry) -> None:
         if len(self._in_memory) >= self._memory_capacity:
@@ -224,6 +242,7 @@ class Outbox:
         return True
 
     def _note_refusal(self, error: sqlite3.Error) -> None:
+        """Remembers it until the disk takes events again. That the file is damaged is not forgotten over the rest."""
         if self._refusal is None:
             log.error(
                 "%s: %s. Up to %d events are kept in memory until the disk takes them again",

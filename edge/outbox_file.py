@@ -26,6 +26,13 @@ CREATE TABLE IF NOT EXISTS outbox (
 """
 
 
+# As bytes, for SQLite's own decoding would fail for the whole batch.
+_SELECT = """
+SELECT id, CAST(topic AS BLOB), payload, qos, retain, expiry_s, CAST(content_type AS BLOB),
+       CAST(user_properties AS BLOB) FROM outbox
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """A message in the outbox. Ids grow with time."""
@@ -84,11 +91,22 @@ class OutboxFile:
         self._count = count - excess
         return excess
 
-    def read(self, *, after: int, limit: int, without: Collection[str] = ()) -> list[Entry]:
-        """The oldest `limit` entries with an id greater than `after` that are not on the topics `without`, in order."""
+    def read(self, *, after: int, limit: int, without: Collection[str] = ()) -> tuple[list[Entry], list[int]]:
+        """The oldest `limit` rows with an id greater than `after` that are not on the topics `without`, in order.
+
+        Returns:
+            Those that are messages, and the ids of those that are none any more: SQLite has no checksums, and a dying
+            card returns other bits than were written.
+        """
         others = ", ".join("?" * len(without))
-        query = f"SELECT * FROM outbox WHERE id > ? AND topic NOT IN ({others}) ORDER BY id LIMIT ?"  # noqa: S608
-        return [_entry(*row) for row in self._db.execute(query, (after, *without, limit))]
+        query = f"{_SELECT} WHERE id > ? AND topic NOT IN ({others}) ORDER BY id LIMIT ?"
+        entries, rotten = [], []
+        for entry_id, *fields in self._db.execute(query, (after, *without, limit)):
+            try:
+                entries.append(Entry(entry_id, _message(*fields)))
+            except (ValueError, TypeError):
+                rotten.append(entry_id)
+        return entries, rotten
 
     def flush(self) -> None:
         """Waits until what was committed is on disk. May run beside the other methods, in another thread."""
@@ -99,7 +117,7 @@ class OutboxFile:
         self._db.close()
 
 
-def is_damage(error: sqlite3.Error) -> bool:
+def is_damage(error: sqlite3.Error | None) -> bool:
     """Whether the file itself is broken, rather than the disk full or read-only."""
     return type(error) is sqlite3.DatabaseError
 
@@ -180,17 +198,27 @@ def _row(entry: Entry) -> tuple[int, str, bytes, int, bool, int | None, str, str
     return entry.id, m.topic, m.payload, m.qos, m.retain, m.expiry_s, m.content_type, properties
 
 
-def _entry(
-    entry_id: int, topic: str, payload: bytes, qos: int, retain: int, expiry_s: int | None, content_type: str, more: str
-) -> Entry:
-    message = Message(
-        topic,
+def _message(
+    topic: bytes, payload: bytes, qos: int, retain: int, expiry_s: int | None, content_type: bytes, more: bytes
+) -> Message:
+    """The inverse of `_row`.
+
+    Raises:
+        ValueError: It is none.
+        TypeError: A field is of another type.
+    """
+    name = topic.decode()
+    if not isinstance(payload, bytes):
+        raise TypeError("its payload is none")
+    if not name or set(name) & {"+", "#", "\0"} or not 0 <= (expiry_s or 0) < 1 << 32:
+        raise ValueError("no broker takes it")
+    return Message(
+        name,
         payload,
         qos=1 if qos else 0,
         retain=bool(retain),
         expiry_s=expiry_s,
         durable=True,
-        content_type=content_type,
-        user_properties=tuple((name, value) for name, value in json.loads(more)),
+        content_type=content_type.decode(),
+        user_properties=tuple((str(key), str(value)) for key, value in json.loads(more)),
     )
-    return Entry(entry_id, message)

@@ -224,7 +224,7 @@ class MqttPublisher:
             return
         we = fingerprint(self._settings.client_id)
         speaker = dict(received.user_properties).get(CLIENT, we)
-        if speaker != we:
+        if speaker != we and received.payload == self._online.payload:  # a will may be of this device's former id
             self._logbook.namesake(self._topics.device, speaker, we)
         if received.payload == self._offline.payload:
             log.info("a late will said that this device is offline; corrected")
@@ -281,7 +281,7 @@ class MqttPublisher:
             connection.wait(0.1)
             acks = connection.take_acks()
             self._settle(acks, delivery)
-            heard = any(ack.number == number for ack in acks)
+            heard = any(ack.number == number and ack.refusal is None for ack in acks)
         if heard:
             connection.close()
         log.info("%s: disconnected%s", self._settings.address, "" if heard else "; the broker did not confirm it")

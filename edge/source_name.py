@@ -8,7 +8,12 @@ from typing import Final
 
 _STREAM_SCHEMES: Final = ("rtsp", "rtsps", "http", "https")
 
-_CREDENTIALS: Final = re.compile(r"(?<=://).*@")  # to the last @: passwords with / ? # or spaces in them are common
+_MEMORY: Final = "/dev/shm/"  # noqa: S108 - a folder of files, unlike all else there; nothing is written to it
+
+_MISTYPED: Final = re.compile(rf"(?i)({'|'.join(_STREAM_SCHEMES)})[:/]|[^/]+:.*@")
+"""How an address without its `://` begins: with `rtsp:/`, `http//` or `user:password@`."""
+
+_CREDENTIALS: Final = re.compile(r"^([^:]*://)?.*@")  # to the last @: passwords with / ? # or spaces are common
 _QUERY: Final = re.compile(r"\?.*")  # whole: makers have many names for a password, and some none
 _SECRET_IN_PATH: Final = re.compile(r"(?i)(\w*(?:pas|pwd|psw|token|secret|auth|key)\w*)=[^&#/]*")
 
@@ -36,7 +41,7 @@ def source_kind(name: str) -> SourceKind:
     """
     if not name:
         raise ValueError("must not be empty")
-    if name.isdecimal() or name.startswith("/dev/"):
+    if name.isdecimal() or (name.startswith("/dev/") and not name.startswith(_MEMORY)):
         return SourceKind.CAMERA
     if name == "demo":
         return SourceKind.DEMO
@@ -45,16 +50,18 @@ def source_kind(name: str) -> SourceKind:
             raise ValueError(f"there is no camera {name}; the first is csi:0, the second csi:1")
         return SourceKind.CSI
     scheme, is_address, _ = name.partition("://")
+    known = ", ".join(_STREAM_SCHEMES)
     if not is_address:
+        if _MISTYPED.match(name):  # as a file's name, it would be shown with the password in it
+            raise ValueError(f"an address begins with one of {known}, and then ://; a file of such a name with ./")
         return SourceKind.RECORDING
     if scheme.lower() not in _STREAM_SCHEMES:
-        known = ", ".join(_STREAM_SCHEMES)
         raise ValueError(f"streams of the kind {scheme}:// are not supported; those of {known} are")
     return SourceKind.STREAM
 
 
 def masked(name: str) -> str:
     """The same name with stars for the credentials before an address's host, its query, and passwords in its path."""
-    if "://" not in name:
+    if "://" not in name and not _MISTYPED.match(name):
         return name
-    return _SECRET_IN_PATH.sub(r"\1=***", _QUERY.sub("?***", _CREDENTIALS.sub("***@", name)))
+    return _SECRET_IN_PATH.sub(r"\1=***", _QUERY.sub("?***", _CREDENTIALS.sub(r"\1***@", name)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import shutil
@@ -17,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import pytest
 from paho.mqtt import client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
@@ -28,6 +30,27 @@ PROGRAM = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin
 
 DYNAMIC_SECURITY = Path(f"/usr/lib/{sysconfig.get_config_var('MULTIARCH')}/mosquitto_dynamic_security.so")
 """A plugin of Debian's mosquitto that refuses subscriptions, where its access list would only filter messages."""
+
+
+def listening_only_to(topic_filter: str, rights: Path) -> list[str]:
+    """Settings of a broker that refuses all other subscriptions. Skips the test where it cannot.
+
+    Args:
+        topic_filter: What anybody may listen to.
+        rights: The plugin's file, which is written.
+    """
+    if not DYNAMIC_SECURITY.exists():
+        pytest.skip("mosquitto has no plugin for dynamic security here")
+    own = {"acltype": "subscribePattern", "topic": topic_filter, "allow": True}
+    access = {
+        "defaultACLAccess": {"publishClientSend": True, "publishClientReceive": True, "subscribe": False},
+        "roles": [{"rolename": "device", "acls": [own]}],
+        "groups": [{"groupname": "everybody", "roles": [{"rolename": "device"}]}],
+        "anonymousGroup": "everybody",
+    }
+    rights.write_text(json.dumps(access))
+    return ["allow_anonymous true", f"plugin {DYNAMIC_SECURITY}", f"plugin_opt_config_file {rights}"]
+
 
 PATIENT = ("max_queued_messages 0", "max_inflight_messages 0")
 """Settings of a broker that passes on at once what a burst brings, and drops nothing of it for a slow subscriber."""
@@ -47,8 +70,9 @@ def wait_until(condition: Callable[[], object], timeout_s: float = PATIENCE_S) -
 
 def free_port() -> int:
     """A port on which nobody listens, and which the system gives to no connection by itself."""
+    draw = random.SystemRandom()  # others would draw the same as a test beside them, where a training has set the seed
     while True:
-        port = random.randrange(10_000, 32_768)
+        port = draw.randrange(10_000, 32_768)
         with socket.socket() as probe, contextlib.suppress(OSError):  # somebody has it
             probe.bind(("127.0.0.1", port))
             return port
@@ -201,6 +225,7 @@ class Listener:
         retain: bool = False,
         response_topic: str | None = None,
         correlation_data: bytes | None = None,
+        user_properties: Sequence[tuple[str, str]] = (),
     ) -> None:
         """Publishes a message and waits until the broker has it."""
         properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
@@ -208,6 +233,8 @@ class Listener:
             properties.ResponseTopic = response_topic
         if correlation_data is not None:
             properties.CorrelationData = correlation_data
+        if user_properties:
+            properties.UserProperty = list(user_properties)
         self._client.publish(topic, payload, 1, retain, properties).wait_for_publish(PATIENCE_S)
 
     def _on_connect(self, client: paho.Client, *_: object) -> None:

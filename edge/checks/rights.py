@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 from edge.checks.camera import on_this_machine
 from edge.checks.finding import Chain, Check, Doubt
 from edge.config import Config
+from edge.disk import require_room
 from edge.errors import SourceUnavailable, StateError
 from edge.source_name import masked
 from edge.state import in_use, known_client_id
@@ -69,11 +69,12 @@ def _secrets(config: Config, config_file: Path) -> str:
 def _state_folder(folder: Path) -> str:
     existing = nearest_existing(folder)
     try:
-        tempfile.TemporaryFile(dir=existing).close()
-    except OSError as error:
+        require_room(existing)
+    except StateError as error:
         raise StateError(
-            f"cannot be written ({error.strerror})", where=existing,
-            remedy="Make it writable for this user, name another as device.state_dir, or run this as the agent's user",
+            error.what, where=existing,
+            remedy="Make it writable for this user and see that the disk is not full, name another as "
+            "device.state_dir, or run this as the agent's user",
         ) from error  # fmt: skip
     if denied := [str(file) for file in folder.glob("*") if file.is_file() and not os.access(file, os.R_OK | os.W_OK)]:
         raise StateError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -124,7 +125,12 @@ def _files(paths: Sequence[Path]) -> tuple[list[Path], list[SourceError]]:
             files.append(path)
             continue
         suffixes = PICTURE_SUFFIXES | VIDEO_SUFFIXES
-        inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in suffixes and file.is_file())
+        # os.path's way: a file that this user may not even see is none, and no error.
+        inside = sorted(
+            file
+            for file in path.rglob("*")
+            if file.suffix.lower() in suffixes and os.path.isfile(file)  # noqa: PTH113
+        )
         if not inside:
             faults.append(SourceUnavailable("the folder holds no pictures and no videos", where=path))
         files += inside

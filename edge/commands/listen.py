@@ -39,7 +39,7 @@ def listen(
                 welcome = True
                 connection.subscribe(subscriptions)
                 on_state(None)
-                yield from _hear(connection)
+                yield from _hear(connection, topic_filters, settings)
         except BrokerError as error:
             if isinstance(error, BrokerRefused) and not welcome:
                 raise
@@ -50,10 +50,15 @@ def listen(
             time.sleep(_TICK_S)
 
 
-def _hear(connection: Connection) -> Iterator[Received | None]:
+def _hear(connection: Connection, topic_filters: Sequence[str], settings: BrokerSettings) -> Iterator[Received | None]:
     tick_at_s = time.monotonic()
+    refused: set[str] = set()
     while connection.fault is None:
         connection.wait(max(0.0, tick_at_s - time.monotonic()))
+        refused |= {answer.topic for answer in connection.take_subscribed() if answer.refusal is not None}
+        if refused.issuperset(topic_filters):
+            raise BrokerRefused("the broker lets this client listen to nothing", where=settings.address,
+                                remedy="Allow it in the broker's access list")  # fmt: skip
         yield from connection.take_received()
         if time.monotonic() >= tick_at_s:
             yield None

@@ -21,23 +21,28 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs the agent until SIGTERM or SIGINT, or until all recordings are at their end. SIGHUP reloads."""
     stop = SignalFlag(*STOP_SIGNALS)
     reload = _Reload(arguments.config)
-    config: Config | None = load_config(arguments.config, os.environ)
-    while config is not None and not stop.raised:
+    config = load_config(arguments.config, os.environ)
+    former: Config | None = None
+    while not stop.raised:
         if not arguments.verbose:
             logging.getLogger().setLevel(config.logging.level.upper())
         try:
             with open_agent(config) as agent:
+                former = None
                 if not stop.raised:
                     agent.run(until=lambda: stop.raised or reload.due())
                 goes_on = reload.pending or agent.renewed
                 if stop.raised or not goes_on:
                     notify.stopping("stopping")
-            config = reload.take(config) or (config if agent.renewed else None)
+            if (wanted := reload.take()) is not None:
+                config, former = wanted, config
+            elif not agent.renewed:
+                break
         except UserError as error:
-            if (before := reload.fall_back()) is None:
+            if former is None:
                 raise
             log.error("going back to the former configuration: %s", error)  # noqa: TRY400 - the user's, not ours
-            config = before
+            config, former = former, None
         notify.alive()  # closing has ended: opening the next agent has the watchdog's whole time
     return 0
 
@@ -49,7 +54,6 @@ class _Reload:
         self._path = path
         self._asked = SignalFlag(signal.SIGHUP)
         self._wanted: Config | None = None
-        self._former: Config | None = None
 
     def due(self) -> bool:
         """Whether there is a new configuration to go on with. Reads it if SIGHUP has come since the last call."""
@@ -63,16 +67,10 @@ class _Reload:
         """Whether a configuration that was read waits to be taken."""
         return self._wanted is not None
 
-    def take(self, present: Config) -> Config | None:
+    def take(self) -> Config | None:
         """The configuration to go on with, None if the agent ended for another reason."""
         wanted, self._wanted = self._wanted, None
-        self._former = present if wanted is not None else None
         return wanted
-
-    def fall_back(self) -> Config | None:
-        """The configuration before the one that turned out unusable, once."""
-        former, self._former = self._former, None
-        return former
 
     def _read(self) -> None:
         notify.reloading()

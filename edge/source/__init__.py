@@ -41,14 +41,17 @@ def open_source(
         width: Pixels to ask of a camera. Streams and recordings come as they are.
         height: The same.
         fps: Frames a second to ask of a camera, or pictures a second in a folder (1 if not given).
-        pace: How often it will be read: a camera or stream decodes no frame that comes too early to be taken.
+        pace: How often it will be read: a camera's frames that come too early to be taken are not decoded. Those of a
+            stream are, as each builds on those before it.
         open_timeout_s: How long a live source may take to open.
-        stall_timeout_s: After how long without a frame a live source is lost.
+        stall_timeout_s: After how long without a frame a live source is lost; a camera that is asked for few frames
+            has the time for three of them.
 
     Raises:
         SourceUnavailable: No source can have that name. That one is not there shows on entry.
         RuntimeMissing: The photographs of `demo` are not installed.
     """
+    patience_s = max(stall_timeout_s, 3 / fps if fps else 0.0)
     match _kind(spec):
         case SourceKind.CAMERA:
             device = Path(f"/dev/video{spec}" if spec.isdecimal() else spec)
@@ -57,7 +60,7 @@ def open_source(
                 open_capture=partial(open_camera, device, width=width, height=height, fps=fps),
                 pace=pace,
                 open_timeout_s=open_timeout_s,
-                stall_timeout_s=stall_timeout_s,
+                stall_timeout_s=patience_s,
             )
         case SourceKind.CSI:
             return CsiSource(
@@ -66,7 +69,7 @@ def open_source(
                 height=height or 480,
                 fps=fps,
                 open_timeout_s=open_timeout_s,
-                stall_timeout_s=stall_timeout_s,
+                stall_timeout_s=patience_s,
             )
         case SourceKind.DEMO:
             return DemoSource()

@@ -40,7 +40,8 @@ class LiveSource:
     Args:
         label: What to call it in errors and logs; no secrets.
         open_capture: Opens it; may raise `SourceUnavailable`.
-        pace: How often it will be read. A frame that comes too early to be taken is not decoded.
+        pace: How often it will be read. What comes too early to be taken is not even
+            retrieved, which spares a camera's frames their decoding, but not those of a stream.
         open_timeout_s: After this time an attempt to open it is given up.
         stall_timeout_s: After this time without a frame it is lost.
     """

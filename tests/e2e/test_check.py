@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,9 @@ from tests.mosquitto import PROGRAM, Mosquitto, free_port
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="mosquitto is not installed")
 
 
-def check(config: Path, **environ: str) -> tuple[int, list[str]]:
-    """Exit code and lines of the report."""
-    command = [*AS_ANYBODY, EDGE, "check", "--config", str(config)]
+def check(config: Path, *, through: Sequence[str] = (), **environ: str) -> tuple[int, list[str]]:
+    """Exit code and lines of the report, through a command that changes the circumstances."""
+    command = [*through, *AS_ANYBODY, EDGE, "check", "--config", str(config)]
     env = {**os.environ, **environ}
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert "Traceback" not in done.stderr
@@ -84,8 +85,17 @@ def test_a_state_folder_that_cannot_be_made_is_a_fault(config: Path) -> None:
     """A folder in the wrong place is found out before the agent fails on it."""
     code, lines = check(config, EDGE_DEVICE__STATE_DIR="/proc/edge")
     assert code == 8
-    assert lines[1].startswith("FAIL  state folder    /proc: cannot be written")
+    assert lines[1].startswith("FAIL  state folder    /proc: nothing can be written there")
     assert "device.state_dir" in lines[1]
+
+
+def test_a_full_disk_is_a_fault(config: Path) -> None:
+    """An agent does not start on it."""
+    state = config.parent / "state"
+    state.mkdir(exist_ok=True)
+    code, lines = check(config, through=("prlimit", "--fsize=0"), EDGE_DEVICE__STATE_DIR=str(state))
+    assert code == 8
+    assert lines[1].startswith(f"FAIL  state folder    {state}: nothing can be written there (File too large)")
 
 
 def test_a_state_folder_that_may_not_be_looked_at_is_a_fault(config: Path, tmp_path: Path) -> None:
@@ -93,4 +103,6 @@ def test_a_state_folder_that_may_not_be_looked_at_is_a_fault(config: Path, tmp_p
     (tmp_path / "locked").mkdir(mode=0)
     code, lines = check(config, EDGE_DEVICE__STATE_DIR=str(tmp_path / "locked" / "state"))
     assert code == 8
-    assert lines[1].startswith(f"FAIL  state folder    {tmp_path}/locked: cannot be written (Permission denied)")
+    assert lines[1].startswith(
+        f"FAIL  state folder    {tmp_path}/locked: nothing can be written there (Permission denied)"
+    )

@@ -205,9 +205,13 @@ def test_the_table_grows_while_a_video_is_read(bundle_path: Path, video_path: Pa
 def test_a_photo_in_a_folder_that_may_not_be_entered_is_named(
     bundle_path: Path, astronaut_path: Path, tmp_path: Path
 ) -> None:
-    """The others are read all the same."""
+    """The others are read all the same, and a link into it, in a folder that is given, is passed over."""
     locked = tmp_path / "locked"
     locked.mkdir(mode=0)
+    album = tmp_path / "album"
+    album.mkdir()
+    (album / "link.jpg").symlink_to(locked / "a.jpg")
+    (album / "photo.png").symlink_to(astronaut_path)
     command = [
         *AS_ANYBODY,
         EDGE,
@@ -217,10 +221,10 @@ def test_a_photo_in_a_folder_that_may_not_be_entered_is_named(
         "--format",
         "json",
         locked / "a.jpg",
-        astronaut_path,
+        album,
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 5
     assert f"{locked}/a.jpg: " in done.stderr
     assert "Traceback" not in done.stderr
-    assert [face["path"] for face in findings(done)] == [str(astronaut_path)]
+    assert [face["path"] for face in findings(done)] == [str(album / "photo.png")]

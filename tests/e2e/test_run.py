@@ -172,7 +172,9 @@ def test_a_stop_during_a_reload_wins(config: Path, listener: Listener) -> None:
         agent.process.send_signal(signal.SIGHUP)
         agent.wait_for("is read anew")
         assert agent.stop() == 0, agent.output
-    listener.wait_for(lambda: listener.on("emotion/hall/status")[-1].payload == "offline")
+    listener.publish("and then", "nothing")
+    listener.wait_for(lambda: listener.on("and then"))
+    assert [message.payload for message in listener.on("emotion/hall/status")] == ["online", "offline"]
 
 
 def test_a_reload_during_a_reload_is_not_lost(config: Path, listener: Listener) -> None:
@@ -188,11 +190,23 @@ def test_a_reload_during_a_reload_is_not_lost(config: Path, listener: Listener) 
         assert agent.stop() == 0, agent.output
 
 
-def test_a_reload_while_the_agent_starts_is_not_lost(config: Path, listener: Listener) -> None:
-    """A SIGHUP that comes too early does not end the agent either."""
-    with Edge("run", "--config", config) as agent:
-        listener.wait_for(lambda: listener.on("emotion/hall/status"))
-        agent.process.send_signal(signal.SIGHUP)
+HASTY = """
+import os, signal, sys
+from edge import classify
+from edge.cli import main
+load_bundle = classify.load_bundle
+def load(*given, **named):
+    os.kill(os.getpid(), signal.SIGHUP)
+    return load_bundle(*given, **named)
+classify.load_bundle = load
+sys.exit(main())
+"""
+"""The agent that is told to reload whenever it loads a model."""
+
+
+def test_a_reload_while_the_agent_starts_is_not_lost(config: Path) -> None:
+    """A SIGHUP that comes before there is an agent does not end the process either."""
+    with Edge("run", "--config", config, program=(sys.executable, "-c", HASTY)) as agent:
         agent.wait_for("is read anew")
         assert agent.stop() == 0, agent.output
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.process import EDGE, Edge
-from tests.mosquitto import PATIENCE_S, PROGRAM, Listener, Mosquitto, free_port
+from tests.mosquitto import PATIENCE_S, PROGRAM, Listener, Mosquitto, free_port, listening_only_to
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="mosquitto is not installed")
 
@@ -93,6 +93,15 @@ def test_a_refusal_is_an_error(tmp_path: Path) -> None:
         done = subprocess.run([EDGE, "watch", "--port", str(broker.port)], capture_output=True, text=True, check=False)
     assert done.returncode == 6
     assert "the broker lets no anonymous client in. Configure a user name and a password." in done.stderr
+
+
+def test_a_broker_that_lets_nobody_listen_is_told(tmp_path: Path) -> None:
+    """Who looks on in vain hears why; rights that come later are noticed."""
+    with (
+        Mosquitto(tmp_path, listening_only_to("elsewhere", tmp_path / "rights.json")) as broker,
+        Edge("watch", "--port", str(broker.port)) as watch,
+    ):
+        watch.wait_for("lets this client listen to nothing. Allow it in the broker's access list. Trying again")
 
 
 def test_a_password_does_not_travel_in_the_clear(tmp_path: Path) -> None:

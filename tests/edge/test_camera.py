@@ -1,5 +1,6 @@
 """One camera at work, through failures of its source."""
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -268,6 +269,25 @@ def test_a_spared_device_keeps_the_limit_that_was_set() -> None:
     assert watched.worker.max_fps == 2.0
     watched.worker.adapt(AS_CONFIGURED)
     assert watched.worker.max_fps == 5
+
+
+def test_the_rate_that_is_told_is_that_of_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A health report follows each adaptation at once; and a pause is no part of what was seen before and after it."""
+    monkeypatch.setattr(camera, "_FPS_OVER_S", 1.0)
+    source = ScriptedSource([map(frame, itertools.count()), map(frame, itertools.count())])
+    with running(Watched(source, max_fps=20)) as watched:
+        wait_until(lambda: len(watched.frames) == 10)
+        watched.worker.adapt(Level(2))
+        assert watched.worker.fps > 10
+        watched.worker.adapt(Level(4, 2.0))
+        assert watched.worker.fps == 2.0
+        watched.worker.pause()
+        watched.worker.adapt(AS_CONFIGURED)
+        wait_until(lambda: watched.worker.fps == 0)
+        seen = len(watched.frames)
+        watched.worker.resume()
+        wait_until(lambda: len(watched.frames) >= seen + 4)
+        assert watched.worker.fps > 10
 
 
 def test_waiting_for_a_camera_is_no_hang() -> None:

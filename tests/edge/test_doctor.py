@@ -321,13 +321,13 @@ def test_little_disk_and_memory_are_warnings(look: Examine, monkeypatch: pytest.
     assert "MB free at /" in tight["disk"].detail
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 def test_what_a_server_answers_steers_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     """Root reads the doctor's findings, and they may hold what a stranger said."""
     show([Finding("update server", Status.FAIL, "answers \x1b[1A\x1b[2K\x85OK", "Look\x1b[0m at it", 6)])
     assert capsys.readouterr().out == "FAIL  update server   answers ?[1A?[2K?OK. Look?[0m at it.\n"
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 def test_root_is_told_that_it_sees_less(look: Examine) -> None:
     """Rights that look right to root may be wrong for the service's user."""
     found = look("camera rights")["camera rights"]

@@ -333,6 +333,11 @@ def test_a_housekeeper_that_fails_goes_on(
     assert caplog.text.count("cannot be brought to disk") == 2
 
 
+def limits_of_reads(told: list[str]) -> list[int]:
+    """How many rows each statement asked for that read some."""
+    return [int(statement.split("LIMIT")[1]) for statement in told if "WHERE id > " in statement]
+
+
 def test_a_full_disk_makes_delivery_no_slower(tmp_path: Path) -> None:
     """What is acknowledged meanwhile is neither read again for each delivery nor brought to the disk at each."""
     with open_outbox(tmp_path) as outbox:
@@ -349,7 +354,7 @@ def test_a_full_disk_makes_delivery_no_slower(tmp_path: Path) -> None:
                     outbox.ack(entry.id)
         assert numbers == list(range(1000))
         assert sum(statement.startswith("BEGIN") for statement in told) == 1
-        limits = [int(statement.split("LIMIT")[1]) for statement in told if statement.startswith("SELECT *")]
+        limits = limits_of_reads(told)
         assert (len(limits), set(limits)) == (51, {20})
     with open_outbox(tmp_path) as outbox:
         assert outbox.depth == 0
@@ -369,15 +374,96 @@ def test_what_cannot_be_read_just_now_is_not_overtaken(tmp_path: Path) -> None:
         assert (waiting(outbox), outbox.depth, outbox.dropped) == (list(range(8)), 8, 0)
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "user_properties = '[[\"schema'",
+        "user_properties = CAST(X'5b5bff' AS TEXT)",
+        "user_properties = '5'",
+        "topic = CAST(X'656d6fff' AS TEXT)",
+        "topic = 'emotion/+/door/event'",
+        "content_type = CAST(X'ff' AS TEXT)",
+        "expiry_s = 1 << 40",
+        "expiry_s = 'soon'",
+        "payload = 7",
+    ],
+)
+def test_one_damaged_event_holds_up_no_other(tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str) -> None:
+    """Bits that rot on a card in a long outage cost the event that they belong to, which is counted and said once."""
+    with open_outbox(tmp_path) as outbox:
+        fill(outbox, range(60))
+        with closing(sqlite3.connect(tmp_path / "outbox.sqlite", isolation_level=None)) as db:
+            db.execute(f"UPDATE outbox SET {damage} WHERE id IN (3, 4)")  # noqa: S608 - the test's own
+        for _ in range(2):
+            assert waiting(outbox, limit=20) == [0, 1, *range(4, 22)]
+        assert (outbox.depth, outbox.dropped) == (58, 2)
+        deliver(outbox, 58)
+    assert sum("damaged and lost" in record.message for record in caplog.records) == 1
+    with open_outbox(tmp_path) as outbox:
+        assert outbox.depth == 0
+
+
+def test_what_waits_in_memory_alone_is_delivered_from_there(tmp_path: Path) -> None:
+    """A card that gives nothing back and takes nothing more is no reason to keep what has nothing older before it."""
+    with open_outbox(tmp_path) as outbox:
+        fill(outbox, range(3))
+        deliver(outbox, 3)
+        with closing(sqlite3.connect(tmp_path / "outbox.sqlite")) as db:
+            db.execute("ALTER TABLE outbox RENAME TO elsewhere")
+        fill(outbox, range(3, 6))
+        assert waiting(outbox) == [3, 4, 5]
+
+
+def test_a_broken_file_that_cannot_be_replaced_yet_holds_up_nothing_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What waited in it is lost with it; what came since is delivered from memory, whatever the disk does."""
+    with open_outbox(tmp_path) as outbox:
+        fill(outbox, range(300), size=200)
+        break_schema(tmp_path / "outbox.sqlite")
+        fill(outbox, range(300, 303))
+        with monkeypatch.context() as full:
+            full.setattr("edge.outbox.OutboxFile", refuse_to_open)
+            outbox.housekeep()
+            fill(outbox, range(303, 305))
+            assert waiting(outbox) == list(range(300, 305))
+            deliver(outbox, 2)
+        outbox.housekeep()
+        assert waiting(outbox) == [302, 303, 304]
+        assert (outbox.depth, outbox.dropped) == (3, 300)
+
+
+def break_schema(path: Path) -> None:
+    """Damages a database that is open elsewhere so that nothing in it can be found any more."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("PRAGMA writable_schema=ON")
+        db.execute("UPDATE sqlite_master SET rootpage = 9999")
+        db.execute("PRAGMA schema_version=42")
+
+
+def refuse_to_open(path: Path) -> OutboxFile:
+    """What a full disk answers."""
+    raise StateError("the outbox cannot be opened for writing", where=path)
+
+
+def test_what_is_delivered_and_not_deleted_is_read_in_small_parts(tmp_path: Path) -> None:
+    """After an outage on a card that takes no more changes, a new connection begins anew without reading it whole."""
+    with open_outbox(tmp_path) as outbox:
+        fill(outbox, range(1000), size=100)
+        with no_disk_space(0):
+            deliver(outbox, 990)
+            told: list[str] = []
+            outbox._file._db.set_trace_callback(told.append)
+            assert waiting(outbox, limit=20) == list(range(990, 1000))
+    assert set(limits_of_reads(told)) == {20}
+
+
 def test_a_file_that_breaks_at_run_time_is_replaced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """When a dying card corrupts the file, the agent goes on with a new one, and counts what waited in the old."""
     with open_outbox(tmp_path) as outbox:
         fill(outbox, range(300), size=200)
         deliver(outbox, 100)
-        with closing(sqlite3.connect(tmp_path / "outbox.sqlite", isolation_level=None)) as db:
-            db.execute("PRAGMA writable_schema=ON")
-            db.execute("UPDATE sqlite_master SET rootpage = 9999")
-            db.execute("PRAGMA schema_version=42")
+        break_schema(tmp_path / "outbox.sqlite")
         fill(outbox, range(300, 310))
         outbox.housekeep()
         fill(outbox, range(310, 312))

@@ -163,6 +163,14 @@ def test_waiting_for_a_frame_ends_at_the_readers_time_limit() -> None:
         assert time.monotonic() - start_s >= 0.09
 
 
+@pytest.mark.usefixtures("stand_in")
+def test_a_camera_that_is_to_be_slow_is_not_lost_for_it() -> None:
+    """At a frame in two seconds, one second without any is no stall."""
+    with open_source("csi:0", fps=0.5, stall_timeout_s=1.0) as source:
+        first, second = read_frame(source), read_frame(source)
+    assert second.time_s - first.time_s > 1
+
+
 @pytest.mark.parametrize(
     ("behaviour", "complaint"),
     [

@@ -19,7 +19,7 @@ from edge.ports import Source
 from edge.source import open_source
 from edge.source.live import Capture, LiveSource
 from edge.source.opencv import open_stream
-from edge.source_name import masked
+from edge.source_name import SourceKind, masked, source_kind
 from tests.http_camera import HttpCamera
 from tests.mosquitto import PATIENCE_S, wait_until
 from tests.sources import read_for, read_frame
@@ -85,7 +85,7 @@ def read_in_turn(source: Source, pace: Pace) -> Frame:
     return frame
 
 
-def test_frames_that_come_too_early_are_not_decoded(http_camera: HttpCamera) -> None:
+def test_frames_that_come_too_early_are_not_retrieved(http_camera: HttpCamera) -> None:
     """A limited camera costs little, gives its newest frame all the same, and counts the others."""
     pace = Pace(1)
     stream = CountingCapture(open_stream(http_camera.url, open_timeout_s=PATIENCE_S, read_timeout_s=PATIENCE_S))
@@ -99,7 +99,7 @@ def test_frames_that_come_too_early_are_not_decoded(http_camera: HttpCamera) -> 
     assert stream.grabbed - source.dropped in (4, 5)  # those taken, and perhaps one that waited in the end
 
 
-def test_a_reader_without_limit_has_every_frame_decoded(http_camera: HttpCamera) -> None:
+def test_a_reader_without_limit_has_every_frame_retrieved(http_camera: HttpCamera) -> None:
     """Where a frame may be wanted at any time, it is ready."""
     stream = CountingCapture(open_stream(http_camera.url, open_timeout_s=PATIENCE_S, read_timeout_s=PATIENCE_S))
     with LiveSource(label="camera", open_capture=lambda: stream) as source:
@@ -210,6 +210,25 @@ def test_what_is_no_camera_is_named(spec: str, device: str) -> None:
     assert error.value.remedy
 
 
+@pytest.mark.parametrize(
+    "spec", ["rtsp:/me:hunter2@cam/1", "rtsp//me:hunter2@cam/1", "RTSP:me:hunter2@cam", "me:hunter2@cam/1"]
+)
+def test_an_address_without_its_beginning_is_taken_for_no_file(spec: str) -> None:
+    """As a file's name, its password would be shown; and it would be tried for ever."""
+    with pytest.raises(SourceUnavailable, match="an address begins with one of rtsp") as error:
+        open_source(spec)
+    assert "hunter2" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    ["./rtsp:/clip@home.mp4", "/dev/shm/clip.mp4", "a@b.mp4", "12:30.mp4", "~/x:y@z.mp4"],  # noqa: S108 - not opened
+)
+def test_unusual_names_of_recordings_are_names_of_recordings(spec: str) -> None:
+    """Memory that looks like a disk, among them, where cards are to be spared."""
+    assert source_kind(spec) is SourceKind.RECORDING
+
+
 def test_unknown_kind_of_stream_is_refused_by_name() -> None:
     """A mistyped scheme is told apart from a camera that is not there."""
     with pytest.raises(SourceUnavailable, match=r"rtmp:// are not supported.*rtsp"):
@@ -226,6 +245,7 @@ def test_unknown_kind_of_stream_is_refused_by_name() -> None:
         ("http://cam/video.cgi?u=admin&p=two words", "http://cam/video.cgi?***"),
         ("rtsp://cam/user=admin_password=secret_channel=1.sdp", "rtsp://cam/user=admin_password=***"),
         ("http://cam/video", "http://cam/video"),
+        ("rtsp:/me:secret@10.0.0.7/h264", "***@10.0.0.7/h264"),
         ("/home/me/holiday@home.mp4", "/home/me/holiday@home.mp4"),
     ],
 )

@@ -20,7 +20,8 @@ def test_the_device_remembers_who_it_is(tmp_path: Path) -> None:
         assert re.fullmatch(r"edge-[0-9a-f]{16}", first)
         number = state.session
     with DeviceState(tmp_path / "state") as state:
-        assert (state.client_id, state.session) == (first, number + 1)  # within a second of it
+        assert state.client_id == first
+        assert state.session > number
     with DeviceState(tmp_path / "other") as state:
         assert state.client_id != first
 
