@@ -94,11 +94,13 @@ def open_agent(config: Config) -> Iterator[Agent]:
 def newest_classifier(config: Config) -> BundleClassifier:
     """The model that the configuration names, or a newer release of it that came by update and works here.
 
+    Releases count for as long as their keys are trusted, also while no server is asked for more.
+
     Raises:
         BundleError: The model that the configuration names cannot be used.
         RuntimeMissing: No runtime is installed.
     """
-    if config.update.url is not None:
+    if config.update.public_keys:
         for path in _releases(config).newer_than(read_manifest(config.model.path)):
             try:
                 return _classifier(config, path)

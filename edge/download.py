@@ -6,13 +6,13 @@ import contextlib
 import http
 import http.client
 import socket
-import ssl
 import threading
 from pathlib import Path
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
 from edge.errors import UpdateError
+from edge.tls import trusting
 
 _CHUNK_BYTES: Final = 64 * 1024
 _SILENCE_S: Final = 20.0
@@ -59,8 +59,7 @@ def _connection(address: SplitResult, ca_file: Path | None) -> http.client.HTTPC
     host, port = address.hostname or "", address.port or (443 if is_https else 80)
     if not is_https:
         return http.client.HTTPConnection(host, port, timeout=_SILENCE_S)
-    context = ssl.create_default_context(cafile=ca_file)
-    return http.client.HTTPSConnection(host, port, timeout=_SILENCE_S, context=context)
+    return http.client.HTTPSConnection(host, port, timeout=_SILENCE_S, context=trusting(ca_file))
 
 
 def _read(response: http.client.HTTPResponse, url: str, at_most: int) -> bytes:

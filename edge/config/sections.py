@@ -82,7 +82,7 @@ class ModelConfig(Section):
 
 
 class UpdateConfig(Section):
-    """Newer releases of the model, from a web server. Without `url`, the agent looks for none."""
+    """Newer releases of the model, from a web server. Without `url`, the agent looks for none and keeps what it has."""
 
     url: Annotated[str, AfterValidator(_web_folder)] | None = Field(
         default=None,
@@ -91,7 +91,7 @@ class UpdateConfig(Section):
     public_keys: tuple[Annotated[str, AfterValidator(check_public_key)], ...] = Field(
         default=(),
         description="Keys of those who may sign a bundle, as `trainer keygen` tells them. A bundle that none of them "
-        "has signed is not used.",
+        "has signed is not used; without any key, the installed model is.",
     )
     ca_file: ReadableFile | None = Field(
         default=None,
@@ -142,7 +142,11 @@ class CameraConfig(Section):
         default=False,
         description="Whether a recording plays at its own speed and late frames are dropped, as with a camera.",
     )
-    loop: bool = Field(default=False, description="Whether a recording begins again at its end.")
+    loop: bool = Field(
+        default=False,
+        description="Whether a recording begins again at its end. The agent ends when all cameras are recordings that "
+        "have ended, and the service then starts it again.",
+    )
 
 
 class DetectorConfig(Section):

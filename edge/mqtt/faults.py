@@ -105,7 +105,10 @@ def refused(reason: ReasonCode, settings: BrokerSettings) -> BrokerError:
         what, remedy = _not_let_in(settings)
     elif reason.value == CLIENT_ID_REFUSED:
         what = f"the broker does not accept the client id {settings.client_id}"
-        remedy = "Allow it there, or configure another"
+        remedy = (
+            "Allow this user any client id there: the agent's own is in state.json in its state folder, and `edge "
+            "check` and `edge doctor` use others"
+        )
     elif reason.value in (RETAIN_NOT_SUPPORTED, QOS_NOT_SUPPORTED):
         what = f"the broker takes no such messages ({str(reason).lower()})"
         remedy = "Allow retained messages and QoS 1 there: the agent cannot do without"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from edge.errors import ConfigError
 from edge.system import is_loopback
+from edge.tls import trusting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +31,7 @@ class Tls:
         Raises:
             ConfigError: A file is not there, or is not what it should be.
         """
-        context = _trusting(self.ca_file)
+        context = _context(self.ca_file)
         context.sslsocket_class = _TidySocket
         if self.cert_file is not None:
             _load_certificate(context, self.cert_file, self.key_file)
@@ -48,9 +49,9 @@ class _TidySocket(ssl.SSLSocket):
             raise
 
 
-def _trusting(ca_file: Path | None) -> ssl.SSLContext:
+def _context(ca_file: Path | None) -> ssl.SSLContext:
     try:
-        return ssl.create_default_context(cafile=ca_file)
+        return trusting(ca_file)
     except OSError as error:
         raise ConfigError(
             f"the certificate authority cannot be read ({error.strerror or error})",

@@ -109,6 +109,13 @@ fps = 999
             ),
         ),
         (
+            CAMERA.replace("0", '"rtsp:/me:secret@cam"'),
+            (
+                ":3: camera[0].source: an address begins with one of rtsp, rtsps, http, https, and then ://; a file of "
+                "such a name with ./."
+            ),
+        ),
+        (
             CAMERA.replace("0", '"csi:a"'),
             ":3: camera[0].source: there is no camera csi:a; the first is csi:0, the second csi:1.",
         ),

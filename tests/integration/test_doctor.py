@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ from edge.errors import ConfigError
 from edge.mqtt import BrokerSettings
 from edge.state import DeviceState
 from tests.integration.conftest import Build, Certificates, StartBroker
-from tests.mosquitto import DYNAMIC_SECURITY, Listener, Mosquitto, free_port, wait_until
+from tests.mosquitto import Listener, Mosquitto, free_port, listening_only_to, wait_until
 from tests.network import Relay
 
 STEPS = ["broker name", "broker port", "broker", "publish right", "listen right", "Home Assistant"]
@@ -101,22 +100,7 @@ def test_a_missing_right_to_publish_is_found(start_broker: StartBroker, password
 
 def test_a_missing_right_to_listen_is_found(start_broker: StartBroker, tmp_path: Path) -> None:
     """A device whose commands would never arrive is told so, topic by topic; those of its groups are looked at too."""
-    if not DYNAMIC_SECURITY.exists():
-        pytest.skip("mosquitto has no plugin for dynamic security here")
-    rights = tmp_path / "rights.json"
-    own = {"acltype": "subscribePattern", "topic": "emotion/hall/#", "allow": True}
-    rights.write_text(
-        json.dumps(
-            {
-                "defaultACLAccess": {"publishClientSend": True, "publishClientReceive": True, "subscribe": False},
-                "roles": [{"rolename": "device", "acls": [own]}],
-                "groups": [{"groupname": "everybody", "roles": [{"rolename": "device"}]}],
-                "anonymousGroup": "everybody",
-            }
-        )
-    )
-    plugin = [f"plugin {DYNAMIC_SECURITY}", f"plugin_opt_config_file {rights}"]
-    broker = start_broker(["allow_anonymous true", *plugin])
+    broker = start_broker(listening_only_to("emotion/hall/#", tmp_path / "rights.json"))
     found = examined(tmp_path, broker.port)["listen right"]
     assert found.status is Status.WARN
     assert "refused on emotion/fleet/shop/cmd/+, homeassistant/status, so commands" in found.detail

@@ -242,6 +242,17 @@ def test_two_devices_with_one_name_are_told(broker: Mosquitto, build: Build, cap
     assert caplog.text.count(f"(client {fingerprint('edge-other')}, {fingerprint('edge-test')} here)") == 1
 
 
+def test_the_will_of_a_forgotten_client_id_is_no_other_device(
+    broker: Mosquitto, listener: Listener, build: Build, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A device that lost its state and started anew within the keepalive hears its own end, and corrects it."""
+    with build(settings(broker.port)):
+        listener.wait_for(lambda: listener.on(STATUS))
+        listener.publish(STATUS, "offline", retain=True, user_properties=[("client", "former")])
+        listener.wait_for(lambda: payloads(listener, STATUS) == ["online", "offline", "online"])
+    assert "another device" not in caplog.text
+
+
 def test_a_device_that_takes_over_a_name_is_not_wiped_out(broker: Mosquitto, listener: Listener, build: Build) -> None:
     """When the device that had this name before clears its topics late, this one says everything again."""
     with build(settings(broker.port)) as publisher:

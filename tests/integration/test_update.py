@@ -379,13 +379,16 @@ def test_a_release_that_is_damaged_on_disk_is_passed_over(
 def test_a_key_that_is_not_trusted_any_more_takes_its_releases_with_it(
     config: Config, web: Path, bundle_path: Path
 ) -> None:
-    """So do a model of another name, and a configuration that wants no updates."""
+    """So do a model of another name, and no key at all; a device that only looks for no more keeps what it has."""
     publish(web, bundle_path, 2, KEY)
     Device(config).install()
-    update = config.update.model_copy(update={"public_keys": (public_key(new_signing_key()),)})
-    assert newest_classifier(config.model_copy(update={"update": update})).bundle.path == bundle_path
-    update = config.update.model_copy(update={"url": None})
-    assert newest_classifier(config.model_copy(update={"update": update})).bundle.path == bundle_path
+    for changes, release in (
+        ({"public_keys": (public_key(new_signing_key()),)}, 1),
+        ({"url": None, "public_keys": ()}, 1),
+        ({"url": None}, 2),
+    ):
+        update = config.update.model_copy(update=changes)
+        assert newest_classifier(config.model_copy(update={"update": update})).bundle.manifest.release == release
     other = renamed(bundle_path, web.parent / "other")
     model = config.model.model_copy(update={"path": other})
     assert newest_classifier(config.model_copy(update={"model": model})).bundle.path == other
