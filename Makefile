@@ -42,6 +42,7 @@ help:  ## List these targets
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 $(VENV)/.uv:
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.platform == "linux" else "The agent runs on Linux only, and this is " + sys.platform + ": take a Linux machine, or a virtual one")'
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, this is " + sys.version + ". Name another: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv

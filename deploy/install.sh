@@ -87,8 +87,8 @@ check_checkout() {
 install_package() {
     if dpkg --status "$1" >/dev/null 2>&1; then return; fi
     say "installing $1"
-    apt-get update --quiet &&
-        DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet --no-install-recommends "$1"
+    apt-get update --quiet || say "apt could not refresh all of its lists; going on with those that it has"
+    DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet --no-install-recommends "$1"
 }
 
 install_packages() {
@@ -107,6 +107,8 @@ install_user() {
     id "$SERVICE_USER" >/dev/null 2>&1 ||
         useradd --system --user-group --home-dir "$STATE_DIR" --no-create-home --shell /usr/sbin/nologin "$SERVICE_USER"
     usermod --append --groups video "$SERVICE_USER"
+    # As systemd makes it at the first start; `edge doctor` can be asked before that.
+    install -d -o "$SERVICE_USER" -g "$SERVICE_USER" -m 0700 "$STATE_DIR"
 }
 
 # The program is whole at every moment, whenever the power fails: a new one is made beside the old one, and $APP/venv, a
@@ -133,6 +135,9 @@ install_program() {
     pip_install --only-binary=:all: "$scratch/source"
     pip_install --no-deps "$FACE_MODELS"
     rm -rf "$scratch"
+    # A library of today may ask for more than this processor has. The program that works is still there.
+    "$fresh/bin/python" -P -m edge.trial "$checkout/models/ferplus" auto 1 >&2 ||
+        fail "The new program does not run here; what was installed before is as it was." "What it said is above."
     sync -f "$fresh"
     trap - EXIT HUP INT TERM
     # Earlier installers made a folder where the link is now.
@@ -204,7 +209,8 @@ start() {
     say "starting"
     systemctl restart "$UNIT" && say "running. Watch it with: edge watch" && return
     journalctl --no-pager --lines=15 --output=cat --unit="$UNIT" >&2
-    fail "The agent does not start." "Correct $CONFIG_DIR/config.toml, then: sudo systemctl restart $UNIT"
+    fail "The agent does not start." \
+        "Correct what it names above, mostly in $CONFIG_DIR/config.toml, then: sudo systemctl restart $UNIT"
 }
 
 remove() {

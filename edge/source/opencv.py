@@ -131,7 +131,8 @@ def _hush() -> None:
 
 
 def _other_cameras() -> str:
-    found = sorted(str(device) for device in Path("/dev").glob("video*"))
+    # /dev/video* has codecs and image processors too, a dozen of them on a Raspberry Pi. udev names the USB cameras.
+    found = sorted(str(device) for device in Path("/dev/v4l/by-id").glob("*"))
     if found:
         return f"There are {', '.join(found)}"
     return "Plug one in; for a Pi camera on the flat cable use the source csi:0"

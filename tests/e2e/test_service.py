@@ -18,6 +18,9 @@ from tests.e2e.service import CHECKOUT, PYTHON, STATE, UNIT, VENV
 from tests.mosquitto import Listener, Mosquitto, wait_until
 from tests.update_server import UpdateWeb, publish
 
+pytestmark = pytest.mark.timeout(3600)
+"""One machine runs at a time: for the first test, waiting for the others counts."""
+
 AGENT = "import sys\nfrom edge.cli import main\nsys.exit(main())\n"
 STATUS = "emotion/hall/status"
 EMOTION = "emotion/hall/door/emotion"
@@ -114,6 +117,19 @@ def test_a_newer_model_is_installed_in_the_sandbox(
         listener.wait_for(lambda: json.loads(listener.on(EMOTION)[-1].payload)["model"]["version"] == "2.0.0")
     assert (unit.show(UNIT, "MainPID"), unit.show(UNIT, "NRestarts")) == (process, "0")
     wait_until(lambda: "door online; connected to the broker" in unit.show(UNIT, "StatusText"))
+
+
+def test_the_command_restart_brings_a_new_process(unit: Machine, listener: Listener) -> None:
+    """It is answered, the agent shuts down cleanly, and systemd starts it again."""
+    service.start(unit)
+    listener.wait_for(lambda: statuses(listener) == ["online"])
+    process = unit.show(UNIT, "MainPID")
+    listener.publish("emotion/hall/cmd/restart", '{"id": 1}')
+    listener.wait_for(lambda: statuses(listener) == ["online", "offline", "online"])
+    [answer] = listener.on("emotion/hall/cmd/restart/response")
+    assert json.loads(answer.payload)["ok"]
+    assert unit.show(UNIT, "MainPID") != process
+    assert unit.show(UNIT, "Result") == "success"
 
 
 def test_stopping_the_service_says_so(unit: Machine, listener: Listener) -> None:

@@ -14,6 +14,9 @@ from tests.e2e.nspawn import Machine
 from tests.e2e.service import PROJECT, UNIT, VENV
 from tests.mosquitto import wait_until
 
+pytestmark = pytest.mark.timeout(3600)
+"""One machine runs at a time: for the first test, waiting for the others counts."""
+
 
 @pytest.fixture
 def unit(machine: Machine) -> Iterator[Machine]:
@@ -118,6 +121,7 @@ def test_the_sandbox_holds(unit: Machine) -> None:
     unit.write("/srv/video", "for the group\n", mode=0o640)
     unit.run("chgrp", "video", "/srv/video")
     unit.run("mknod", "--mode=666", "/dev/serial-port", "c", "4", "64")
+    unit.write("/home/somebody/diary", "dear diary\n", mode=0o644)
     map_executable = "import mmap; mmap.mmap(-1, 4096, prot=mmap.PROT_WRITE | mmap.PROT_EXEC)"
     seen = inside(
         unit,
@@ -125,7 +129,7 @@ def test_the_sandbox_holds(unit: Machine) -> None:
         cat /srv/video
         timeout 5 head -c 1 /dev/serial-port
         touch /opt/emotion-edge/touched
-        ls /root
+        cat /home/somebody/diary
         cat /etc/shadow
         {VENV}/bin/python -c '{map_executable}'
         """,
@@ -133,7 +137,7 @@ def test_the_sandbox_holds(unit: Machine) -> None:
     assert "for the group" in seen
     assert "'/dev/serial-port' for reading: Operation not permitted" in seen
     assert "'/opt/emotion-edge/touched': Read-only file system" in seen
-    assert "directory '/root': Permission denied" in seen
+    assert "/home/somebody/diary: Permission denied" in seen
     assert "/etc/shadow: Permission denied" in seen
     assert "PermissionError: [Errno 1]" in seen
 
