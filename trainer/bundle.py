@@ -327,6 +327,7 @@ def _write(out: Path, files: Mapping[str, bytes]) -> None:
             out.rename(stale)
         try:
             fresh.rename(out)
-        except OSError:
-            stale.rename(out)
+        except BaseException:
+            if stale.exists():
+                stale.rename(out)
             raise

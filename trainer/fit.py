@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -36,6 +37,7 @@ from trainer.run import (
     read_config,
     require_data,
     require_new,
+    require_same_votes,
     write_config,
 )
 from trainer.training import Training, steps_per_epoch
@@ -202,9 +204,7 @@ def _resumed(run: Path, dataset: Dataset) -> FitConfig:
         raise CheckpointError("was begun with another --backend, whose checkpoints this one cannot read", where=run,
                               remedy="Resume with the --backend that it was begun with")  # fmt: skip
     require_data(run, origin, dataset)
-    if origin.rest_sha256 not in {"", provenance(dataset, config).rest_sha256}:
-        raise CheckpointError("was begun with another PublicTest or with other votes", where=run,
-                              remedy="Resume with the --data and --votes that it was begun with")  # fmt: skip
+    require_same_votes(run, config, origin, dataset)
     return config
 
 
@@ -274,9 +274,11 @@ def _epoch(
 
 
 def _save_weights(training: Training, run: Path) -> None:
-    # Renamed into place, so that a run stopped at any moment leaves whole weights.
+    # Renamed into place when all of it is on the disk, so that a run stopped at any moment leaves whole weights.
     partial = run / f"partial.{BEST_WEIGHTS}"
     training.averaged.save_weights(partial)
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
     partial.replace(run / BEST_WEIGHTS)
 
 

@@ -157,12 +157,17 @@ def _read_images(names: list[str], read: Callable[[str], bytes], path: Path, vot
         raise DataError("FER+ votes share the row order of the challenge table only", where=votes,
                         remedy=f"Give fer2013.csv in place of {path.name}")  # fmt: skip
     empty = {PurePosixPath(name).name.lower() for name in names} & _FOLDERS.keys()
+    above: dict[str, tuple[str, ...]] = {}
     for name in filter(_is_image, names):
         parts = PurePosixPath(name).parts
         if len(parts) < 3 or parts[-3].lower() not in _FOLDERS:
             raise DataError(f"{name} does not lie in a split's folder", where=path, remedy=LAYOUT_HINT)
         folder = parts[-3].lower()
         empty.discard(folder)
+        if above.setdefault(folder, parts[:-3]) != parts[:-3]:
+            places = " and ".join(str(PurePosixPath(*place, folder)) for place in (above[folder], parts[:-3]))
+            raise DataError(f"holds {places}: images of one may be among those that judge the other", where=path,
+                            remedy="Give a folder with one data set")  # fmt: skip
         split = _FOLDERS[folder]
         if split == "test":  # where the Kaggle folder has two splits, which the files' names tell apart
             split = next((s for usage, s in _USAGES.items() if parts[-1].startswith(f"{usage}_")), split)

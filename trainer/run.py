@@ -51,7 +51,8 @@ class Provenance:
             gives the same. Kaggle's JPEGs have other pixels than the challenge's table.
         git_revision: Of the trainer's checkout, or `unknown` outside one.
         libraries: Version of each library that shapes the result.
-        rest_sha256: Hash of PublicTest, and of the votes where they are learned; empty in runs of earlier versions.
+        validation_sha256: The same of PublicTest; empty in runs of earlier versions.
+        votes_sha256: Hash of the votes of both, where they are learned; empty otherwise.
         initial_data: File name of the data that the initial weights were fitted to, where that was other data, among
             which may be what judges this run; empty otherwise.
     """
@@ -60,7 +61,8 @@ class Provenance:
     data_sha256: str
     git_revision: str
     libraries: dict[str, str]
-    rest_sha256: str = ""
+    validation_sha256: str = ""
+    votes_sha256: str = ""
     initial_data: str = ""
 
     def other_data(self, data_sha256: str) -> str:
@@ -76,11 +78,14 @@ def provenance(dataset: Dataset, config: FitConfig) -> Provenance:
     """
     train, validation = dataset.split("train"), dataset.split("validation")
     versions = {name: importlib.metadata.version(name) for name in (keras.backend.backend(), "keras", "numpy")}
-    rest = [_sha256(validation)]
-    if config.learns_votes:
-        rest += [_sha256(faces, faces.votes) for faces in (train, validation)]
-    rest_sha256 = hashlib.sha256("".join(rest).encode()).hexdigest()
-    return Provenance(dataset.path.name, data_sha256(dataset), _git_revision(), versions, rest_sha256)
+    return Provenance(
+        data=dataset.path.name,
+        data_sha256=data_sha256(dataset),
+        git_revision=_git_revision(),
+        libraries=versions,
+        validation_sha256=_sha256(validation),
+        votes_sha256=_votes_sha256(train, validation) if config.learns_votes else "",
+    )
 
 
 def data_sha256(dataset: Dataset) -> str:
@@ -93,15 +98,30 @@ def data_sha256(dataset: Dataset) -> str:
 
 
 def require_data(run: Path, origin: Provenance, dataset: Dataset) -> None:
-    """Refuses training images or labels other than those of a run.
+    """Refuses images or labels other than those that a run was fitted to and chosen on.
 
     Raises:
         CheckpointError: They are others.
-        DataError: The split `train` is missing.
+        DataError: The split `train` or `validation` is missing.
     """
     if data_sha256(dataset) != origin.data_sha256:
         raise CheckpointError(f"was begun with other data ({origin.data})", where=run,
                               remedy="Give that data, or name another run")  # fmt: skip
+    if origin.validation_sha256 not in {"", _sha256(dataset.split("validation"))}:
+        raise CheckpointError("was begun with another PublicTest, which has chosen its weights", where=run,
+                              remedy=f"Give the data that it was begun with ({origin.data})")  # fmt: skip
+
+
+def require_same_votes(run: Path, config: FitConfig, origin: Provenance, dataset: Dataset) -> None:
+    """Refuses votes other than those that a run learns.
+
+    Raises:
+        CheckpointError: They are others.
+        DataError: A split is missing.
+    """
+    if config.learns_votes and origin.votes_sha256 not in {"", provenance(dataset, config).votes_sha256}:
+        raise CheckpointError("was begun with other votes", where=run,
+                              remedy="Give the --votes that it was begun with")  # fmt: skip
 
 
 def lock(path: Path) -> IO[bytes] | None:
@@ -157,10 +177,15 @@ def write_config(run: Path, config: FitConfig, origin: Provenance) -> None:
     """
     document = {"fit": config.to_dict(), **asdict(origin)}
     try:
-        with (run / CONFIG).open("x") as file:
-            file.write(json.dumps(document, indent=2) + "\n")
+        file = (run / CONFIG).open("x")
     except FileExistsError:
         raise _taken(run) from None
+    try:
+        with file:
+            file.write(json.dumps(document, indent=2) + "\n")
+    except BaseException:  # a full disk: half a configuration would be neither a run nor room for one
+        (run / CONFIG).unlink()
+        raise
 
 
 def read_config(run: Path) -> tuple[FitConfig, Provenance]:
@@ -260,6 +285,10 @@ def _sha256(faces: FaceSet, votes: NDArray[np.int64] | None = None) -> str:
         for image, label, more in zip(faces.images, faces.labels, beside, strict=True)
     )
     return hashlib.sha256(b"".join(digests)).hexdigest()
+
+
+def _votes_sha256(*splits: FaceSet) -> str:
+    return hashlib.sha256("".join(_sha256(faces, faces.votes) for faces in splits).encode()).hexdigest()
 
 
 def _git_revision() -> str:

@@ -23,6 +23,10 @@ log = logging.getLogger(__name__)
 _DAMAGE: Final = (tf.errors.OpError, LookupError, ValueError, AssertionError)
 """What TensorFlow raises for a checkpoint that is cut off, changed, or of other variables."""
 
+_CHECKPOINT: Final = "ckpt-"
+"""What the name of a checkpoint begins with; the number of epochs that are done follows."""
+_KEPT: Final = 2
+
 _Step = Callable[[NDArray[np.int64]], tf.Tensor]
 
 
@@ -72,34 +76,27 @@ class TensorFlowTraining(Training):
         self._epoch.assign(self.epoch)
         self._best_accuracy.assign(self.best_accuracy)
         try:
-            self._manager(folder).save()
+            self._checkpoint.write(str(folder / f"{_CHECKPOINT}{self.epoch}"))
         except tf.errors.OpError as error:
             raise UserError(f"the checkpoint cannot be written ({error.message.splitlines()[0]})", where=folder,
                             remedy="Make room, then go on with --resume") from error  # fmt: skip
+        for old in _checkpoints(folder)[_KEPT:]:
+            for part in folder.glob(f"{old.name}.*"):
+                part.unlink()
 
     def restore(self, folder: Path) -> bool:
-        if not any(folder.glob("*.index")):
-            return False
-        try:
-            self._restore_newest(folder)
-        except _DAMAGE as error:
-            raise unreadable(folder, error) from error
-        self.epoch, self.best_accuracy = int(self._epoch.numpy()), float(self._best_accuracy.numpy())
-        return True
-
-    def _restore_newest(self, folder: Path) -> None:
-        """Reads the last checkpoint, or the one before where that is damaged."""
-        last, *before = reversed(self._manager(folder).checkpoints)
-        try:
-            self._checkpoint.restore(last).assert_consumed()
-        except _DAMAGE as error:
-            if not before:
-                raise
-            log.warning("%s cannot be read, going on from the one before (%s)", last, error)
-            self._checkpoint.restore(before[0]).assert_consumed()
-
-    def _manager(self, folder: Path) -> tf.train.CheckpointManager:
-        return tf.train.CheckpointManager(self._checkpoint, str(folder), max_to_keep=2)
+        checkpoints = _checkpoints(folder)
+        for number, checkpoint in enumerate(checkpoints, start=1):
+            try:
+                self._checkpoint.read(str(checkpoint)).assert_consumed()
+            except _DAMAGE as error:
+                if number == len(checkpoints):
+                    raise unreadable(folder, error) from error
+                log.warning("%s cannot be read, going on from the one before (%s)", checkpoint, error)
+            else:
+                self.epoch, self.best_accuracy = int(self._epoch.numpy()), float(self._best_accuracy.numpy())
+                return True
+        return False
 
     def _all_that_changes(self) -> tf.train.Checkpoint:
         self._epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
@@ -165,3 +162,9 @@ def compute_in_bfloat16(bfloat16: bool) -> None:  # noqa: FBT001
 def _all_gpus() -> tf.distribute.Strategy:
     several = len(tf.config.list_logical_devices("GPU")) > 1
     return tf.distribute.MirroredStrategy() if several else tf.distribute.get_strategy()
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """Those that are whole, the newest first, without a suffix: TensorFlow writes the index after everything else."""
+    found = [path.with_suffix("") for path in folder.glob(f"{_CHECKPOINT}*.index")]
+    return sorted(found, key=lambda path: int(path.name.removeprefix(_CHECKPOINT)), reverse=True)

@@ -19,7 +19,7 @@ from trainer.config import FitConfig
 from trainer.data import Dataset
 from trainer.errors import CheckpointError
 from trainer.fit import EpochResult, Listener, fit, require_inputs
-from trainer.run import CONFIG, TEACHING, lock, provenance
+from trainer.run import CONFIG, TEACHING, lock, provenance, read_config
 from trainer.study import Trial, agree, done, open_study, reopen, storage_faults, trials
 
 log = logging.getLogger(__name__)
@@ -65,8 +65,8 @@ class Search:
     def space(self) -> dict[str, FloatDistribution]:
         """`SPACE` without what has no effect on this recipe."""
         idle = {name for name in ("votes_weight", "muon_lr") if not getattr(self.base, name)}
-        if self.base.labels == "ferplus":
-            idle.add("label_smoothing")  # the crowd's votes are soft by themselves
+        if self.base.labels == "ferplus" or self.base.copies:
+            idle.add("label_smoothing")  # the crowd's votes are soft by themselves, and so are teachers' answers
         return {name: range_ for name, range_ in SPACE.items() if name not in idle}
 
     def config(self, params: dict[str, Any]) -> FitConfig:
@@ -138,7 +138,8 @@ def _conditions(dataset: Dataset, search: Search) -> dict[str, Any]:
     recipe = {name: value for name, value in search.base.to_dict().items() if name not in own}
     ranges = {name: (one.low, one.high) for name, one in search.space.items()}
     origin = provenance(dataset, search.base)
-    conditions = {**recipe, "ranges": ranges, "data_sha256": origin.data_sha256, "rest_sha256": origin.rest_sha256}
+    hashes = {name: getattr(origin, name) for name in ("data_sha256", "validation_sha256", "votes_sha256")}
+    conditions = {**recipe, "ranges": ranges, **hashes}
     as_stored: dict[str, Any] = json.loads(json.dumps(conditions))
     return as_stored
 
@@ -214,7 +215,7 @@ def _interrupted(study: optuna.Study, output: Path) -> tuple[optuna.Trial, IO[by
     """A trial of this folder that nobody runs any more, with its lock."""
     for trial in trials(study):
         run = run_folder(output, trial.number)
-        claimed = lock(run / _LOCK) if trial.state == "running" and run.is_dir() else None
+        claimed = lock(run / _LOCK) if trial.state == "running" and run.is_dir() and _goes_on_here(run) else None
         if claimed is not None:
             # Another process may have ended it between the look at the study and the lock.
             reopened = reopen(study, trial.number)
@@ -222,6 +223,11 @@ def _interrupted(study: optuna.Study, output: Path) -> tuple[optuna.Trial, IO[by
                 return reopened, claimed
             claimed.close()
     return None
+
+
+def _goes_on_here(run: Path) -> bool:
+    """Whether its checkpoints are those of this backend; where there is no configuration yet, nothing has begun."""
+    return not (run / CONFIG).exists() or keras.backend.backend() in read_config(run)[1].libraries
 
 
 def _new(study: optuna.Study, output: Path, search: Search) -> tuple[optuna.Trial, IO[bytes]]:

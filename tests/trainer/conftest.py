@@ -19,7 +19,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edge.contract import EMOTIONS
-from trainer.data import FaceSet
+from trainer.data import Dataset, FaceSet
 from trainer.layouts import VOTE_COLUMNS
 from trainer.targets import Predictor
 
@@ -179,6 +179,17 @@ def write_table(path: Path, examples: list[Example], columns: str = "emotion,pix
     """Writes rows in the order of the challenge's columns."""
     lines = (f"{e.label},{' '.join(map(str, e.pixels.ravel()))},{e.usage}" for e in examples)
     path.write_text("\n".join([columns, *lines]) + "\n")
+
+
+def write_data_set(path: Path, dataset: Dataset) -> None:
+    """Writes a data set as the challenge's table."""
+    usages = {"train": "Training", "validation": "PublicTest", "test": "PrivateTest"}
+    rows = [
+        Example(usages[split], int(label), image)
+        for split, faces in dataset.splits.items()
+        for image, label in zip(faces.images, faces.labels, strict=True)
+    ]
+    write_table(path, rows)
 
 
 def write_votes(path: Path, usages: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from edge.classify import BundleClassifier
 from edge.contract import UserError, calibrated, load_bundle
 from edge.contract.intensity import normalized
 from edge.contract.manifest import Intensity
+from tests.trainer.conftest import write_data_set
 from tests.trainer.stripes import stripe_dataset, stripes
+from tests.trainer.test_cli import ROOT, TRAINER
 from trainer.bundle import ExportOptions, export
 from trainer.config import FitConfig
 from trainer.data import Dataset, FaceSet
@@ -142,6 +145,36 @@ def test_without_quantize_the_bundle_is_float_and_exact(run: Path, dataset: Data
     seen = np.stack([normalized(image, intensity) for image in images])
     exact = calibrated(open_target(run).predictors["float"](seen), calibration)
     np.testing.assert_allclose(classifier.classify(images), exact, atol=1e-3)
+
+
+def test_what_chose_the_weights_may_not_be_moved_to_what_is_reported(
+    run: Path, dataset: Dataset, tmp_path: Path
+) -> None:
+    """Images that went from PublicTest to PrivateTest since have chosen the checkpoint that they would judge."""
+    validation, test = dataset.split("validation"), dataset.split("test")
+    moved = Dataset(dataset.path, {**dataset.splits, "validation": test, "test": validation})
+    with pytest.raises(CheckpointError, match=r"was begun with another PublicTest, which has chosen its weights"):
+        export(run, tmp_path / "tiny", moved, OPTIONS)
+    assert not (tmp_path / "tiny").exists()
+
+
+@pytest.mark.parametrize("arithmetic", ["float32", "int8"])
+def test_the_command_writes_the_bundle_that_it_is_asked_for(
+    arithmetic: str, run: Path, dataset: Dataset, tmp_path: Path
+) -> None:
+    """With the version, release and arithmetic of its options, in place of one that is there; and it tells how good."""
+    write_data_set(tmp_path / "fer2013.csv", dataset)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "manifest.json").touch()
+    paths = [str(run), "--data", str(tmp_path / "fer2013.csv"), "-o", str(tmp_path / "mine")]
+    options = ["--release", "3", "--version", "1.1.0", "--max-drop", "100", "--calibration-per-class", "10"]
+    command = [*TRAINER, "export", *paths, *options, *["--quantize"] * (arithmetic == "int8")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+    manifest = load_bundle(tmp_path / "mine").manifest
+    assert (manifest.name, manifest.version, manifest.release) == ("mine", "1.1.0", 3)
+    assert manifest.input.dtype == arithmetic
+    assert f"PrivateTest  accuracy {manifest.metrics[1].accuracy:.2%} (" in done.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fer2013.csv", "mine"]
 
 
 def test_nothing_but_a_bundle_is_replaced(run: Path, dataset: Dataset, tmp_path: Path) -> None:

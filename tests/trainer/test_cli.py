@@ -182,6 +182,15 @@ def test_parameters_that_make_no_sense(
     assert not (tmp_path / "run").exists()
 
 
+def test_votes_that_nothing_would_learn_are_refused(
+    few: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A configuration that was made without them trains no second head, which would be found out after hours."""
+    (tmp_path / "mine.json").write_text('{"stages": [[48, 1]], "votes_weight": 0.0}')
+    assert main([*few, "--config", str(tmp_path / "mine.json"), "--votes", "fer2013new.csv"]) == 1
+    assert "mine.json: learns no votes (votes_weight is 0), and --votes is given." in capsys.readouterr().err
+
+
 def test_the_network_is_as_wide_as_its_initial_weights() -> None:
     """Whoever goes on from a run of another width need not know which it was; a recipe may ask for more."""
     run = ROOT / "models/runs/muonwide"

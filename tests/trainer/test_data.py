@@ -185,6 +185,13 @@ class TestBadInput:
         shutil.copytree(kaggle_folder / "train" / "fear", kaggle_folder / "fear")
         self.refused(kaggle_folder, "fear/Training_.* does not lie in a split's folder")
 
+    def test_two_data_sets_at_once(self, kaggle_folder: Path) -> None:
+        """Two versions beside each other, or one packed twice: each image would count twice, or judge itself."""
+        for version in ("v1", "v2"):
+            shutil.copytree(kaggle_folder / "train", kaggle_folder / version / "train")
+        shutil.rmtree(kaggle_folder / "train")
+        self.refused(kaggle_folder, "holds v1/train and v2/train: images of one may be among those that judge")
+
     @pytest.mark.parametrize("zipped", [False, True])
     def test_empty_split(self, kaggle_folder: Path, tmp_path: Path, zipped: bool) -> None:
         """The folder of a split is there, but no image in it."""

@@ -115,6 +115,38 @@ def test_a_damaged_checkpoint_costs_an_epoch_or_is_a_clear_error(tmp_path: Path,
     assert epochs_written(hopeless) == [1, 2]
 
 
+def test_a_checkpoint_that_was_never_finished_is_none(tmp_path: Path, dataset: Dataset) -> None:
+    """Killed while it is written, a run goes on from the one before, or from the beginning where it was the first."""
+    run, first = tmp_path / "run", tmp_path / "first"
+    with pytest.raises(KeyboardInterrupt):
+        fit(dataset, run, ONE_SIZE, listener=StopAfter(1))
+    shutil.copytree(run, first)
+    (first / "checkpoint" / "ckpt-1.index").unlink()  # which TensorFlow writes last
+    fit(dataset, first, ONE_SIZE, resume=True)
+    assert epochs_written(first) == [1, 2, 3]
+    shutil.copy(run / "checkpoint" / "ckpt-1.data-00000-of-00001", run / "checkpoint" / "ckpt-2.data-00000-of-00001")
+    fit(dataset, run, ONE_SIZE, resume=True)
+    assert epochs_written(run) == [1, 2, 3]
+    assert {file.stem for file in (run / "checkpoint").iterdir()} == {"ckpt-2", "ckpt-3"}
+
+
+HALF_A_CONFIGURATION = """
+import resource, sys
+from pathlib import Path
+from trainer.config import FitConfig
+from trainer.run import Provenance, write_config
+resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))
+write_config(Path(sys.argv[1]), FitConfig(), Provenance("data.csv", "0", "0", {}))
+"""
+
+
+def test_half_a_configuration_is_no_run(tmp_path: Path, dataset: Dataset) -> None:
+    """On a disk that is full, the folder stays free for another try."""
+    done = subprocess.run([sys.executable, "-c", HALF_A_CONFIGURATION, tmp_path], capture_output=True, text=True)
+    assert "File too large" in done.stderr
+    write_config(tmp_path, TINY, provenance(dataset, TINY))
+
+
 def epochs_written(run: Path) -> list[int]:
     """The epochs in the history."""
     return [json.loads(line)["epoch"] for line in (run / "history.jsonl").read_text().splitlines()]
@@ -399,8 +431,8 @@ def test_a_run_is_not_resumed_with_other_data(tmp_path: Path, dataset: Dataset) 
     without_votes = FaceSet(train.images, train.labels, train.names)
     for changed, told in (
         ({"train": stripes(64, 9)}, r"run: was begun with other data \(stripes.csv\)"),
-        ({"validation": stripes(70, 9)}, "run: was begun with another PublicTest or with other votes"),
-        ({"train": without_votes}, "with other votes. Resume with the --data and --votes that it was begun with"),
+        ({"validation": stripes(70, 9)}, "run: was begun with another PublicTest, which has chosen its weights. Give"),
+        ({"train": without_votes}, "run: was begun with other votes. Give the --votes that it was begun with"),
     ):
         with pytest.raises(CheckpointError, match=told):
             fit(Dataset(dataset.path, {**dataset.splits, **changed}), tmp_path / "run", TINY, resume=True)
@@ -411,7 +443,7 @@ def test_a_run_of_an_earlier_version_goes_on(tmp_path: Path, dataset: Dataset) -
     with pytest.raises(KeyboardInterrupt):
         fit(dataset, tmp_path / "run", ONE_SIZE, listener=StopAfter(1))
     document = json.loads((tmp_path / "run" / "config.json").read_text())
-    del document["rest_sha256"], document["fit"]["mixup"]
+    del document["validation_sha256"], document["votes_sha256"], document["fit"]["mixup"]
     (tmp_path / "run" / "config.json").write_text(json.dumps(document))
     fit(dataset, tmp_path / "run", ONE_SIZE, resume=True)
     assert epochs_written(tmp_path / "run") == [1, 2, 3]

@@ -18,7 +18,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 
 from edge.contract.errors import UserError
-from tests.trainer.conftest import Example, write_table, write_votes
+from tests.trainer.conftest import write_data_set, write_votes
 from tests.trainer.stripes import stripe_dataset, stripes
 from tests.trainer.test_cli import ROOT, TRAINER
 from tests.trainer.test_report import Page
@@ -28,7 +28,7 @@ from trainer.data import Dataset
 from trainer.errors import CheckpointError
 from trainer.fit import EpochResult
 from trainer.metrics import proportion
-from trainer.run import load_network, read_config, read_recipe
+from trainer.run import load_network, provenance, read_config, read_recipe, write_config
 from trainer.study import Trial, importances, open_study, ranking, trials
 from trainer.study_report import study_report
 from trainer.text import percent
@@ -47,13 +47,7 @@ def dataset() -> Dataset:
 def options(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Options that name the same data, and short trials."""
     folder = tmp_path_factory.mktemp("stripes")
-    usages = {"train": "Training", "validation": "PublicTest", "test": "PrivateTest"}
-    rows = [
-        Example(usages[split], int(label), image)
-        for split, faces in dataset.splits.items()
-        for image, label in zip(faces.images, faces.labels, strict=True)
-    ]
-    write_table(folder / "fer2013.csv", rows)
+    write_data_set(folder / "fer2013.csv", dataset)
     (folder / "base.json").write_text(json.dumps(BASE.to_dict()))
     return ["--data", str(folder / "fer2013.csv"), "--config", str(folder / "base.json")]
 
@@ -201,6 +195,19 @@ def test_a_trial_that_runs_elsewhere_is_left_alone(tmp_path: Path, dataset: Data
     taken_lock.close()
 
 
+def test_a_trial_of_another_backend_is_left_for_it(tmp_path: Path, dataset: Dataset) -> None:
+    """A workstation without a GPU, with the same folder, cannot go on from the checkpoints of one that has it."""
+    what = search(tmp_path)
+    study = begin(dataset, tmp_path, what)
+    first, lock = claim(study, tmp_path, what)
+    origin = replace(provenance(dataset, BASE), libraries={"jax": "0.11.0"})
+    write_config(run_folder(tmp_path, first.number), BASE, origin)
+    lock.close()
+    second, other_lock = claim(study, tmp_path, what)
+    assert second.number == 1
+    other_lock.close()
+
+
 def test_a_trial_without_prospects_ends_early(tmp_path: Path, dataset: Dataset) -> None:
     """Where the trials before were all better at that epoch, the run ends there, complete as far as it came."""
     what = search(tmp_path, count=6)
@@ -278,7 +285,7 @@ def test_a_study_is_not_mixed_with_another(tmp_path: Path, dataset: Dataset) -> 
     with pytest.raises(CheckpointError, match=r"stages \[\[16, 1\], \[32, 1\]\].*--study"):
         begin(dataset, tmp_path, search(tmp_path, base=longer))
     judged_otherwise = Dataset(dataset.path, {**dataset.splits, "validation": stripes(70, 9)})
-    with pytest.raises(CheckpointError, match=r"begun under other conditions \(rest_sha256 [0-9a-f]{64}\)"):
+    with pytest.raises(CheckpointError, match=r"begun under other conditions \(validation_sha256 [0-9a-f]{64}\)"):
         begin(judged_otherwise, tmp_path, search(tmp_path))
 
 
@@ -360,6 +367,7 @@ def test_only_what_has_an_effect_is_searched(tmp_path: Path) -> None:
     assert "muon_lr" not in search(tmp_path, base=FitConfig()).space
     assert "muon_lr" in search(tmp_path, base=FitConfig(muon_lr=0.01)).space
     assert "label_smoothing" not in search(tmp_path, base=FitConfig(labels="ferplus")).space
+    assert "label_smoothing" not in search(tmp_path, base=FitConfig(copies=1)).space
 
 
 @pytest.mark.parametrize(

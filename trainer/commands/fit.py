@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import time
 from dataclasses import replace
 from typing import Self
@@ -25,7 +26,7 @@ _STEPS_BEFORE_ESTIMATE = 30
 
 def run(arguments: argparse.Namespace) -> int:
     """Trains and returns 0."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, markup=False)
     # What can be told at once, before the data are read.
     config = _kept_config(arguments) if arguments.resume else requested_config(arguments, console)
     if not arguments.resume:
@@ -36,8 +37,9 @@ def run(arguments: argparse.Namespace) -> int:
     with _Display(console, config) as display:
         best = fit(dataset, arguments.output, config, resume=arguments.resume, listener=display)
     console.print(f"Best accuracy on PublicTest: {best:.2%}. The run is in {arguments.output}.")
-    data = f"--data {arguments.data}" + (f" --votes {arguments.votes}" if arguments.votes else "")
-    console.print(f"Next: trainer export --quantize {arguments.output} {data} -o models/NAME")
+    data = ["--data", arguments.data, *(["--votes", arguments.votes] if arguments.votes else [])]
+    export = shlex.join(map(str, ["trainer", "export", "--quantize", arguments.output, *data, "-o", "models/NAME"]))
+    console.print(f"Next: {export}")
     return 0
 
 
@@ -73,6 +75,9 @@ def requested_config(arguments: argparse.Namespace, console: Console) -> FitConf
         config = _with_epochs(config, arguments.epochs)
     if config.labels == "ferplus":
         return replace(config, votes_weight=0.0)  # the main head learns the votes already
+    if arguments.votes is not None and not config.votes_weight:
+        raise UserError("learns no votes (votes_weight is 0), and --votes is given", where=arguments.config,
+                        remedy="Leave --votes out, or set votes_weight there, 0.5 say")  # fmt: skip
     if arguments.votes is None and config.votes_weight:
         console.print("No --votes: the second head, which learns FER+'s votes beside the labels, is left out.")
         config = replace(config, votes_weight=0.0)

@@ -24,7 +24,7 @@ def run(arguments: argparse.Namespace) -> int:
                         remedy="Name a file in a folder that you may write to") from error  # fmt: skip
     with os.fdopen(descriptor, "w") as file:
         file.write(f"{signing_key}\n")
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, markup=False)
     console.print(f"{arguments.key}: the private key. Keep it where no device can read it, and a copy elsewhere.")
     console.print("For the devices:\n\n[update]", markup=False)
     console.print(f'public_keys = ["{public_key(signing_key)}"]', markup=False)

@@ -19,7 +19,7 @@ def run(arguments: argparse.Namespace) -> int:
     signature = sign((arguments.bundle / MANIFEST_FILE).read_bytes(), signing_key)
     _write(arguments.bundle / SIGNATURE_FILE, f"{signature}\n")
     manifest = bundle.manifest
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, markup=False)
     console.print(
         f"{arguments.bundle}: {manifest.name} {manifest.version}, release {manifest.release}, signed. Devices that "
         f"trust {public_key(signing_key)} and run a lower release take it from the web server that holds this folder."
@@ -40,8 +40,10 @@ def _read_key(path: Path) -> str:
 
 
 def _write(path: Path, text: str) -> None:
+    partial = path.with_name(f"partial.{path.name}")
     try:
-        path.write_text(text)
+        partial.write_text(text)
+        partial.replace(path)
     except OSError as error:
         raise UserError(f"the signature cannot be written ({error.strerror})", where=path,
                         remedy="Copy the bundle to where you may write, and sign that") from error  # fmt: skip
