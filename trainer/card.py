@@ -51,13 +51,15 @@ _FER2013_SHA256: Final = frozenset(
 
 _LIMITS_OF_FER2013: Final = """\
 - What FER+'s ten raters said most often is FER-2013's own label on only 62.3 % of the images (fear 12.6 %, disgust 30.5 %,
-  sad 40.2 %), and on 67.5 % of those on which more than half of them agree (`python -m tests.bench.crowd --data fer2013.csv
-  --votes fer2013new.csv`). What the model gets wrong includes what the labels get wrong; it learns to call calm faces sad or afraid.
+  sad 40.2 %), and on 67.5 % of those with a strict majority, in which one answer has more than half of the votes that are left when
+  single ones are dropped (`python -m tests.bench.crowd --data fer2013.csv --votes fer2013new.csv`). What the model gets wrong includes
+  what the labels get wrong; it learns to call calm faces sad or afraid.
 - Disgust has 436 training images, 1.5 % of them all."""  # noqa: E501
 _LIMITS_OF_FERPLUS: Final = """\
-- It is scored where more than half of ten raters agree, on 88 % of the images, and its confidence is calibrated there alone. On
-  other faces people differ, no answer is right, and it is surer than it is right: `python -m tests.bench.crowd BUNDLE --data
-  fer2013.csv --votes fer2013new.csv` says by how much.
+- It is scored on the 88 % of the images with a strict majority, in which one answer has more than half of the ten raters' votes that
+  are left when single ones are dropped, and its confidence is calibrated on these together. Where fewer agree (on 76 % of the images more
+  than half of all ten do), people differ, and it is surer than it is right: `python -m tests.bench.crowd BUNDLE --data fer2013.csv
+  --votes fer2013new.csv` says by how much.
 - Disgust and contempt have a majority on 119 training images each, 0.5 % of those that have one: both are seldom found. The agent
   does not publish contempt."""  # noqa: E501
 _PEOPLE_OF_FER2013: Final = """\
@@ -68,8 +70,8 @@ _LIMITS_OF_OTHERS: Final = (
     "- How right the labels are is not known. What the model gets wrong includes what they get wrong."
 )
 _LIMITS_OF_VOTES: Final = """\
-- It is scored where more than half of the votes agree, and its confidence is calibrated there alone: on other faces expect it to
-  be surer than it is right. The agent does not publish contempt."""  # noqa: E501
+- It is scored where one answer has more than half of the votes that are left when single ones are dropped, and its confidence is
+  calibrated there alone: on other faces expect it to be surer than it is right. The agent does not publish contempt."""  # noqa: E501
 _PEOPLE_OF_OTHERS: Final = "- How accuracy differs between groups of people is not known. Assume that it does."
 
 
@@ -87,6 +89,7 @@ def model_card(manifest: Manifest, evaluations: Mapping[str, Evaluation]) -> str
         intended_use=manifest.intended_use,
         light=_light(manifest),
         names=names,
+        images=evaluations["test"].images,
         weights=_weights(training),
         before=_data_before(training),
         metrics=_metrics_table(evaluations, names),
@@ -182,7 +185,7 @@ def _agreement(evaluations: Mapping[str, Evaluation], names: _Names) -> str:
     if not comparisons:
         return ""
     agreement = comparisons[0].agreement.value
-    return f"The int8 file and the float model give the same answer on {agreement:.2%} of {names.test}."
+    return f"The int8 file and the float model give the same answer on {agreement:.2%} of these images of {names.test}."
 
 
 def _class_table(score: Classification) -> str:

@@ -106,18 +106,25 @@ def agreement(faces: FaceSet) -> list[Agreement]:
 
 
 def trust(logits: NDArray[np.float32], faces: FaceSet) -> list[Trust]:
-    """With a strict majority, without one, and together, of all faces of which a rater names an emotion.
+    """With a majority, without one, and together, of all faces of which a rater names an emotion.
 
-    Where there is no majority, the emotion that the raters name most often is held to be right.
+    A strict majority (`trainer.labels.with_labels`) is one of all votes, or only one of those that are left when single
+    votes are dropped. Where there is none, the emotion that the raters name most often is held to be right.
 
     Args:
         logits: float32 (N, 8), calibrated.
         faces: N, with votes.
     """
-    shares = vote_shares(faces)
+    votes, shares = require_votes(faces), vote_shares(faces)
     labels, named = shares.argmax(axis=1), shares.any(axis=1)
     decided = np.isin(faces.names, with_labels(faces, "ferplus").names)
-    groups = {"with a majority": decided, "without": named & ~decided, "both": named}
+    of_all = 2 * votes.max(axis=1) > votes.sum(axis=1)
+    groups = {
+        "a majority of all votes": decided & of_all,
+        "a majority of those left": decided & ~of_all,
+        "no majority": named & ~decided,
+        "all": named,
+    }
     return [Trust(name, *_confidence(logits[of], labels[of])) for name, of in groups.items() if of.any()]
 
 

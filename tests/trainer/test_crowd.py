@@ -18,6 +18,7 @@ from trainer.layouts import VOTE_COLUMNS
 VOTES: list[dict[str, int]] = [
     {"fear": 8, "neutral": 2},  # a majority for the label
     {"surprise": 8, "fear": 2},  # one against it
+    {"fear": 4, "surprise": 1, "sadness": 1, "neutral": 1, "anger": 1, "happiness": 1, "NF": 1},  # one of those left
     {"fear": 4, "surprise": 3, "sadness": 3},  # none, and the label said most often
     {"sadness": 5, "fear": 5},  # a tie, of which the first counts
     {"unknown": 6, "happiness": 4},  # nothing that can be known
@@ -34,8 +35,8 @@ def test_votes_that_agree_on_nothing_leave_nothing_to_measure(make_faces: Callab
 
 @pytest.fixture
 def faces(make_faces: Callable[..., FaceSet]) -> FaceSet:
-    """Five images labelled fear, and one, the fifth, labelled happy."""
-    made = make_faces([EMOTIONS.index(name) for name in ("fear", "fear", "fear", "fear", "happy", "fear")])
+    """Six images labelled fear, and one, the last but one, labelled happy."""
+    made = make_faces([EMOTIONS.index(name) for name in (*["fear"] * 5, "happy", "fear")])
     return replace(made, votes=np.array([[one.get(column, 0) for column in VOTE_COLUMNS] for one in VOTES]))
 
 
@@ -43,19 +44,20 @@ def test_both_ways_of_asking_the_raters(faces: FaceSet) -> None:
     """What they say most often, `unknown` among it, and their strict majority where there is one."""
     happy, fear = sorted(agreement(faces)[:-1], key=lambda row: row.images)
     every = agreement(faces)[-1]
-    assert (fear.label, fear.images, fear.most_said, fear.decided, fear.majority) == ("fear", 5, 2 / 5, 2, 1 / 2)
+    assert (fear.label, fear.images, fear.most_said, fear.decided, fear.majority) == ("fear", 6, 3 / 6, 3, 2 / 3)
     assert (happy.label, happy.most_said, happy.decided) == ("happy", 0, 0)
     assert np.isnan(happy.majority)
-    assert (every.label, every.images, every.most_said, every.decided) == ("all", 6, 2 / 6, 2)
+    assert (every.label, every.images, every.most_said, every.decided) == ("all", 7, 3 / 7, 3)
 
 
-def test_confidence_with_and_without_a_majority(faces: FaceSet) -> None:
+def test_confidence_by_how_far_raters_agree(faces: FaceSet) -> None:
     """A bundle that always answers fear is right where that is said most often; an image without a vote is left out."""
     logits = np.tile(2 * np.eye(8, dtype=np.float32)[FERPLUS_EMOTIONS.index("fear")], (len(faces), 1))
     confidence = float(softmax(logits)[0].max())
-    decided, undecided, both = trust(logits, faces)
-    assert [row.images for row in (decided, undecided, both)] == [2, 3, 5]
+    rows = trust(logits, faces)
+    _, _, undecided, every = rows
+    assert [row.images for row in rows] == [2, 1, 3, 6]
     # Of equal emotions the first in FER-2013's order is right, and that is fear.
-    assert [row.right for row in (decided, undecided, both)] == [1 / 2, 2 / 3, 3 / 5]
-    assert both.confidence == pytest.approx(confidence)
+    assert [row.right for row in rows] == [1 / 2, 1, 2 / 3, 4 / 6]
+    assert every.confidence == pytest.approx(confidence)
     assert undecided.error == pytest.approx(abs(confidence - 2 / 3))
