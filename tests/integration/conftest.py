@@ -17,6 +17,7 @@ from edge.outbox import Outbox
 from edge.publish import MqttPublisher
 from edge.topics import Topics
 from tests.mosquitto import PROGRAM, Listener, Mosquitto
+from tests.programs import need
 
 StartBroker = Callable[[Sequence[str]], Mosquitto]
 
@@ -107,6 +108,7 @@ class Certificates:
 @pytest.fixture(scope="session")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     """Made with openssl, as the owner of a broker would."""
+    need("openssl", "openssl")
     folder = tmp_path_factory.mktemp("certificates")
     _new_certificate(folder, "ca", subject="/CN=Test authority")
     for name, extension in (("broker", "subjectAltName=DNS:localhost"), ("client", "extendedKeyUsage=clientAuth")):

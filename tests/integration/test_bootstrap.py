@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,14 @@ from paho.mqtt.properties import Properties
 
 from edge import agent as supervisor
 from edge import bootstrap, notify
-from edge.bootstrap import open_agent
+from edge.bootstrap import broker_settings, open_agent
 from edge.config import Config
-from edge.config.sections import AdaptationConfig
+from edge.config.sections import AdaptationConfig, tables
 from edge.contract.signature import new_signing_key, public_key
+from edge.mqtt import BrokerSettings, Tls
 from edge.state import DeviceState
 from edge.topics import Topics
-from tests.mosquitto import Listener, Mosquitto, free_port, wait_until
+from tests.mosquitto import PATIENCE_S, Listener, Mosquitto, free_port, wait_until
 
 Configure = Callable[..., Config]
 
@@ -124,6 +126,22 @@ def test_the_watchdog_gives_its_whole_time_to_closing_unless_a_camera_hangs(
     assert ("WATCHDOG=1" in heard) == pinged
 
 
+HELD_ELSEWHERE = {
+    "device.name", "device.state_dir", "device.groups", "camera.name",  # topics: here, test_publish.py
+    "camera.source", "logging.level", "metrics.port",  # tests/e2e/test_run.py
+    "mqtt.host", "mqtt.port", "mqtt.username", "mqtt.password_file", "mqtt.prefix", "mqtt.homeassistant",
+    "mqtt.homeassistant_prefix", "mqtt.tls", "mqtt.ca_file", "mqtt.cert_file", "mqtt.key_file",
+    "mqtt.allow_plaintext_password", "metrics.host",  # below
+    "publish.snapshots", "update.ca_file",  # tests/e2e/test_control.py, test_update.py
+}  # fmt: skip
+"""Keys with tests of their own."""
+
+
+def keys(tables: dict[str, Any]) -> set[str]:
+    """The keys in tables of a configuration."""
+    return {f"{name}.{key}" for name, of in tables.items() for key in (of[0] if isinstance(of, list) else of)}
+
+
 def test_every_key_reaches_what_it_is_about(
     configure: Configure, monkeypatch: pytest.MonkeyPatch, bundle_path: Path
 ) -> None:
@@ -144,7 +162,7 @@ def test_every_key_reaches_what_it_is_about(
         "load_bundle", "open_source", "BundleClassifier", "Agent",
     ):  # fmt: skip
         watch(name)
-    config = configure().model_dump() | {
+    chosen: dict[str, Any] = {
         "camera": [{"name": "door", "source": "0", "width_px": 1280, "height_px": 720, "fps": 12.0, "realtime": True,
                     "loop": True}],
         "model": {"path": bundle_path, "runtime": "litert", "threads": 2},
@@ -156,7 +174,10 @@ def test_every_key_reaches_what_it_is_about(
         "update": {"url": "https://updates.example", "public_keys": [public_key(new_signing_key())], "interval_h": 25,
                    "automatic": False},
     }  # fmt: skip
-    with open_agent(Config.model_validate(config)):
+    assert keys(chosen) | HELD_ELSEWHERE == {
+        f"{table}.{key}" for table, of in tables().items() for key in of.model_fields
+    }
+    with open_agent(Config.model_validate(configure().model_dump() | chosen)):
         pass
     for key, value in {
         "open_source.width": 1280, "open_source.height": 720, "open_source.fps": 12.0, "open_source.realtime": True,
@@ -174,6 +195,41 @@ def test_every_key_reaches_what_it_is_about(
         assert "Governor.hot_c" not in given
     manifest = json.loads((bundle_path / "manifest.json").read_text())
     assert given["SmoothingRules.unknown_below"] == manifest["calibration"]["unknown_below"]
+
+
+def test_the_way_to_the_broker_is_the_configured_one(configure: Configure, tmp_path: Path) -> None:
+    """With every key of [mqtt] that says how to be let in."""
+    for name in ("ca.pem", "cert.pem", "key.pem"):
+        (tmp_path / name).touch()
+    (tmp_path / "password").write_text("s3cret\n")
+    (tmp_path / "password").chmod(0o600)
+    files = {"ca_file": tmp_path / "ca.pem", "cert_file": tmp_path / "cert.pem", "key_file": tmp_path / "key.pem"}
+    login = {"host": "broker.lan", "username": "hall", "password_file": tmp_path / "password"}
+    over_tls = broker_settings(configure(port=8884, **login, **files), "edge-1")
+    assert over_tls == BrokerSettings(
+        host="broker.lan", port=8884, client_id="edge-1", username="hall", password="s3cret",  # noqa: S106
+        tls=Tls(**files),
+    )  # fmt: skip
+    assert broker_settings(configure(tls=True), "edge-1").tls == Tls()
+    in_the_open = broker_settings(configure(**login, allow_plaintext_password=True), "edge-1")
+    assert (in_the_open.tls, in_the_open.allow_plaintext_password) == (None, True)
+
+
+def test_home_assistant_may_listen_elsewhere(configure: Configure, listener: Listener) -> None:
+    """Under another prefix than its own it is told of the device, and its birth is heard there."""
+    with open_agent(configure(homeassistant_prefix="ha")):
+        listener.wait_for(lambda: listener.on("ha/device/emotion_hall/config"))
+        listener.take()
+        listener.publish("ha/status", "online")
+        listener.wait_for(lambda: listener.on("ha/device/emotion_hall/config"))
+
+
+def test_metrics_are_served_where_they_are_wanted(configure: Configure) -> None:
+    """At the address and the port of [metrics]."""
+    port = free_port()
+    wanted = {"metrics": {"host": "127.0.0.2", "port": port}}
+    with open_agent(Config.model_validate(configure().model_dump() | wanted)):
+        assert urllib.request.urlopen(f"http://127.0.0.2:{port}/metrics", timeout=PATIENCE_S).status == 200
 
 
 def kept(broker: Mosquitto) -> set[str]:

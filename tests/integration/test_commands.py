@@ -77,6 +77,7 @@ def test_mqtt5_requesters_are_answered_where_they_ask(listener: Listener) -> Non
     ask(listener, "echo", '{"id": "1"}', response_topic="my/answers", correlation_data=b"\x01\x02")
     listener.wait_for(lambda: listener.on("my/answers"))
     assert listener.on("my/answers")[0].properties["CorrelationData"] == "0102"
+    assert listener.on("my/answers")[0].properties["MessageExpiryInterval"] <= 60  # it may hold a snapshot
     assert ask(listener, "echo", '{"id": "2"}', response_topic="my/+/answers")["id"] == "2"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,17 +14,10 @@ import pytest
 from edge.config import load_config
 from edge.contract.errors import BundleError
 from edge.errors import ConfigError, RuntimeMissing
+from tests.programs import need
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 UNIT = DEPLOY / "emotion-edge.service"
-
-
-def need(program: str, package: str) -> str:
-    """Where a program is; skips the test where it is not installed."""
-    found = shutil.which(program)
-    if found is None:
-        pytest.skip(f"{program} is not installed (apt-get install {package})")
-    return found
 
 
 def run(*command: str | Path) -> subprocess.CompletedProcess[str]:

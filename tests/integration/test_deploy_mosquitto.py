@@ -21,6 +21,7 @@ from edge.mqtt.commands import Commands
 from edge.snapshot import MOST_BYTES
 from edge.topics import Topics
 from tests.mosquitto import PATIENCE_S, PROGRAM, Mosquitto, free_port
+from tests.programs import need
 
 EXAMPLE = Path(__file__).parents[2] / "deploy/mosquitto"
 USERS = ("pi-door", "homeassistant", "nodered", "telegraf", "viewer")
@@ -246,7 +247,7 @@ def test_only_a_device_itself_clears_what_it_said(broker: Broker) -> None:
 
     def call(program: str, user: str, *arguments: str) -> str:
         server = ["-h", "localhost", "-p", str(broker.mqtt_port), "--cafile", str(broker.certificates / "ca.crt")]
-        command = [program, *server, "-u", user, "-P", f"secret of {user}", *arguments]
+        command = [need(program, "mosquitto-clients"), *server, "-u", user, "-P", f"secret of {user}", *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
     def clear(user: str) -> str:
