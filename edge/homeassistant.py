@@ -67,7 +67,7 @@ def announce(
         component["default_entity_id"] = f"{component['platform']}.{topics.device}_{key}".replace("-", "_")
     platforms = {key: component["platform"] for key, component in components.items()}
     # A component of which only the platform is told is one that Home Assistant removes.
-    gone = {key: {"platform": was} for key, was in announced.get(topic, {}).items() if platforms.get(key) != was}
+    gone = {key: {"platform": was} for key, was in announced.get(topic, {}).items() if key not in platforms}
     payload = {
         "device": _without_none(
             identifiers=[object_id],
