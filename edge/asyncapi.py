@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from edge.payloads import PAYLOADS, json_schema, schema_mode
+from edge.payloads import PAYLOADS, Payload, json_schema, schema_mode
 
 _Json = dict[str, Any]
 
@@ -58,7 +59,7 @@ class _Channel:
 
 _CHANNELS = (
     _Channel("deviceStatus", "{prefix}/{device}/status", "status", "send",
-             "Whether the device is there: birth, last will, and goodbye.", retain=True),
+             "Whether the device is there, `online` or `offline`: birth, last will, and goodbye.", retain=True),
     _Channel("deviceInfo", "{prefix}/{device}/info", "info", "send", "What the device is.", retain=True),
     _Channel("deviceHealth", "{prefix}/{device}/health", "health", "send", "How the device fares.",
              qos=0, retain=True, expires=True),
@@ -75,7 +76,8 @@ _CHANNELS = (
              "An emotion that began, changed or ended on a face. Delivered at least once and in order, also after an "
              "outage; ordered by session and seq. One that the broker refuses for want of a right or a quota is sent "
              "again, perhaps after newer ones; one that it would refuse at any time, as it is larger than the broker's "
-             "maximum packet size, is given up and counted in the health report. Ingesters that subscribe to "
+             "maximum packet size, is given up and counted in the health report, and so are the oldest of a full queue "
+             "(`publish.outbox_limit`) and those that a failing disk has damaged: a gap in seq is a loss. Ingesters that subscribe to "
              "`$share/<group>/{prefix}/+/+/event` share the work: each event goes to one of them."),
     _Channel("command", "{prefix}/{device}/cmd/{command}", "request", "receive",
              "Asks one device to do something. Ignored if retained."),
@@ -149,6 +151,7 @@ def _messages() -> _Json:
             "summary": (model.__doc__ or "").partition("\n")[0],
             "contentType": "application/json",
             "payload": {"$ref": f"#/components/schemas/{model.__name__}"},
+            **_headers(model),
         }
         for name, model in PAYLOADS.items()
     }
@@ -158,8 +161,30 @@ def _messages() -> _Json:
         "summary": "One word, not JSON.",
         "contentType": "text/plain",
         "payload": {"$ref": "#/components/schemas/Status"},
+        "headers": _user_properties(
+            session={
+                "type": "string",
+                "description": "Number of the agent's start, in birth and will alike.",
+            },
+            client={
+                "type": "string",
+                "description": "Fingerprint of the device's client id; not of cameras.",
+            },
+        ),
     }
     return messages
+
+
+def _headers(model: type[BaseModel]) -> _Json:
+    """What an agent's message says beside its payload; a request, which is not an agent's, says nothing."""
+    if not issubclass(model, Payload):
+        return {}
+    schema_id = model.model_fields["schema_id"].default
+    return {"headers": _user_properties(schema={"const": schema_id, "description": "That of the payload."})}
+
+
+def _user_properties(**properties: _Json) -> _Json:
+    return {"type": "object", "description": "User properties (MQTT 5).", "properties": properties}
 
 
 def _schemas() -> _Json:

@@ -73,7 +73,8 @@ class CameraWorker:
     ) -> None:
         self.name = name
         self.pipeline = pipeline
-        self.status = Status.OFFLINE
+        self._paused = paused
+        self.status = self._status_unless_seeing
         self.faults = 0
         self._source = source
         self._on_status = on_status
@@ -100,7 +101,7 @@ class CameraWorker:
         self._thread.start()
 
     def stop(self) -> None:
-        """Asks the thread to end; does not wait for it."""
+        """Asks the thread to end; does not wait for it. A camera that is paused stays so: nobody has resumed it."""
         self._stopping.set()
         self._active.set()
 
@@ -110,10 +111,12 @@ class CameraWorker:
 
     def pause(self) -> None:
         """Closes the camera until `resume`."""
+        self._paused = True
         self._active.clear()
 
     def resume(self) -> None:
         """Opens the camera again."""
+        self._paused = False
         self._active.set()
 
     def limit(self, max_fps: float | None) -> None:
@@ -180,7 +183,7 @@ class CameraWorker:
                 break
             except Exception as fault:  # noqa: BLE001 - of the pipeline too: what follows may be sound
                 self._fail(fault)
-        self._set_status(Status.OFFLINE)
+        self._set_status(self._status_unless_seeing)
 
     def _look(self) -> None:
         """Looks through the source until told otherwise.
@@ -246,10 +249,10 @@ class CameraWorker:
             self._told.clear()
 
     def _rest(self) -> None:
-        self._set_status(Status.PAUSED)
-        while not self._active.wait(_READ_TIMEOUT_S) and not self._stopping.is_set():
+        self._set_status(self._status_unless_seeing)
+        while not self._active.wait(_READ_TIMEOUT_S):
             self._progress_s = time.monotonic()
-        self._set_status(Status.OFFLINE)
+        self._set_status(self._status_unless_seeing)
 
     def _wait(self, seconds: float) -> None:
         """Waits, unless the thread is to stop or to rest."""
@@ -259,6 +262,10 @@ class CameraWorker:
                 self._progress_s = time.monotonic()
             if self._stopping.wait(min(left_s, _READ_TIMEOUT_S)):
                 return
+
+    @property
+    def _status_unless_seeing(self) -> Status:
+        return Status.PAUSED if self._paused else Status.OFFLINE
 
     def _set_status(self, status: Status) -> None:
         if status is not self.status:

@@ -138,12 +138,16 @@ def _model_component(topics: Topics, *, updates: bool) -> _Component:
             "'latest_version': value_json.model.version} | to_json }}"
         )
         return {**component, "state_topic": topics.info, "value_template": template}
-    # Releases, for those are what the agent compares: an earlier version that is published anew is an update too.
+    # Releases, for those are what the agent compares: an earlier version that is published anew is an update too. Before
+    # the server has answered nothing is said of the newest, so that Home Assistant keeps what it knows of it.
+    told = (
+        "'title': value_json.installed.name, 'installed_version': value_json.installed.release | string, "
+        "'in_progress': value_json.installing, 'release_summary': value_json.error or "
+    )
+    newest = "'Version ' ~ value_json.latest.version, 'latest_version': value_json.latest.release | string"
     template = (
-        "{{ {'title': value_json.installed.name, 'installed_version': value_json.installed.release | string, "
-        "'latest_version': (value_json.latest or value_json.installed).release | string, "
-        "'release_summary': 'Version ' ~ (value_json.latest or value_json.installed).version, "
-        "'in_progress': value_json.installing} | to_json }}"
+        f"{{% if value_json.latest %}}{{{{ {{{told}{newest}}} | to_json }}}}"
+        f"{{% else %}}{{{{ {{{told}''}} | to_json }}}}{{% endif %}}"
     )
     return {
         **component,
@@ -192,7 +196,7 @@ def _camera_components(topics: Topics, camera: str, state_expiry_s: int, health_
             f"'emotion': {_told('emotion')}, 'previous': {_told('previous')}, 'confidence': value_json.confidence, "
             "'track_id': value_json.track_id} | to_json }}{% endif %}",
             "qos": 1,
-            **_available(topics, camera),
+            # Always available: coming back, an event entity shows its last event again, which would start automations.
         },
         f"{camera}_faces": {
             **seen,
@@ -218,7 +222,8 @@ def _camera_components(topics: Topics, camera: str, state_expiry_s: int, health_
             "unit_of_measurement": "fps",
             "entity_category": "diagnostic",
             "state_topic": topics.health,
-            "value_template": f"{{{{ value_json.cameras['{camera}'].fps }}}}",
+            # A report of before the camera was added may be the newest yet.
+            "value_template": f"{{{{ (value_json.cameras['{camera}'] | default({{}})).fps | default(none) }}}}",
             "expire_after": health_expiry_s,
             **_available(topics, camera),
         },

@@ -230,7 +230,9 @@ class CameraHealth(Part):
 
     status: Status
     fps: Annotated[float, Field(ge=0)] = Field(description="Frames analysed per second.")
-    dropped_frames: Count = Field(description="Passed over because newer ones were there.")
+    dropped_frames: Count = Field(
+        description="Passed over since the source was opened, because newer ones were there or a rate was asked for."
+    )
     faults: Count = Field(description="How often the camera had to be opened again.")
     latency_ms: dict[str, Percentiles] = Field(description="By stage of the pipeline.")
     max_fps: Annotated[float, Field(gt=0)] | None = Field(

@@ -230,11 +230,12 @@ def test_a_pause_is_told_at_once() -> None:
 
 
 def test_a_camera_may_begin_paused() -> None:
-    """A pause outlives a restart."""
+    """A pause outlives a restart, at which nothing else is said of the camera: nobody has resumed it."""
     source = ScriptedSource([[frame(0)]])
     with running(Watched(source, paused=True)) as watched:
-        wait_until(lambda: watched.worker.status is Status.PAUSED)
+        assert gives_signs_of_life(watched.worker)
         assert source.opened == 0
+    assert set(watched.statuses) == {Status.PAUSED}
 
 
 def test_a_limited_recording_takes_longer_and_loses_nothing() -> None:

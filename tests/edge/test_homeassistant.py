@@ -109,6 +109,18 @@ def test_readings_are_available_only_while_device_and_camera_are() -> None:
     assert "availability" not in components["connectivity"]
 
 
+def test_an_event_does_not_come_again_with_its_camera() -> None:
+    """An event entity that becomes available shows its last event anew, which automations take for one of now."""
+    assert "availability" not in config(introduce().messages[0])["components"]["door_event"]
+
+
+def test_a_report_that_knows_nothing_of_a_camera_is_no_fault() -> None:
+    """After a camera was added, the report that the broker keeps is of before."""
+    sensor = config(introduce().messages[0])["components"]["door_fps"]
+    assert understood(sensor, {"cameras": {"door": {"fps": 9.5}}}) == "9.5"
+    assert understood(sensor, {"cameras": {"yard": {"fps": 9.5}}}) == "None"
+
+
 def test_the_pause_switch_sends_commands_that_the_agent_reads() -> None:
     """Pressing the switch pauses that camera, and pressing it again resumes it."""
     switch = config(introduce().messages[0])["components"]["door_pause"]
@@ -151,13 +163,20 @@ def test_a_newer_model_shows_as_an_update_that_can_be_installed() -> None:
     assert (component["state_topic"], component["command_topic"]) == (TOPICS.update, TOPICS.command("update"))
     CommandRequest.model_validate_json(component["payload_install"])
     one, two = ({"name": "ferplus", "version": f"{number}.0.0", "release": number} for number in (1, 2))
-    assert model_versions(updates=True, installed=one, latest=two, installing=True) == {
-        "title": "ferplus", "installed_version": "1", "latest_version": "2", "release_summary": "Version 2.0.0",
-        "in_progress": True,
+    found = {"title": "ferplus", "installed_version": "1", "latest_version": "2"}
+    assert model_versions(updates=True, installed=one, latest=two, installing=True, error=None) == {
+        **found, "release_summary": "Version 2.0.0", "in_progress": True,
     }  # fmt: skip
-    assert model_versions(updates=True, installed=one, latest=None, installing=False) == {
-        "title": "ferplus", "installed_version": "1", "latest_version": "1", "release_summary": "Version 1.0.0",
-        "in_progress": False,
+    assert model_versions(updates=True, installed=one, latest=two, installing=False, error="no answer") == {
+        **found, "release_summary": "no answer", "in_progress": False,
+    }  # fmt: skip
+
+
+def test_what_is_known_of_a_newer_model_is_kept_over_a_restart() -> None:
+    """Until the server has answered, the newest release is not named: Home Assistant would take it back."""
+    one = {"name": "ferplus", "version": "1.0.0", "release": 1}
+    assert model_versions(updates=True, installed=one, latest=None, installing=False, error=None) == {
+        "title": "ferplus", "installed_version": "1", "release_summary": "", "in_progress": False,
     }  # fmt: skip
 
 
