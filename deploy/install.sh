@@ -136,8 +136,10 @@ install_program() {
     pip_install --no-deps "$FACE_MODELS"
     rm -rf "$scratch"
     # A library of today may ask for more than this processor has. The program that works is still there.
-    "$fresh/bin/python" -P -m edge.trial "$checkout/models/ferplus" auto 1 >&2 ||
-        fail "The new program does not run here; what was installed before is as it was." "What it said is above."
+    {
+        timeout 120 "$fresh/bin/python" -P -m edge.trial "$checkout/models/ferplus" auto 1 >&2 &&
+            timeout 120 "$fresh/bin/python" -P -c 'import edge.bootstrap, nacl.signing; edge.bootstrap.create_detector()' >&2
+    } || fail "The new program does not run here; what was installed before is as it was." "What it said is above."
     sync -f "$fresh"
     trap - EXIT HUP INT TERM
     # Earlier installers made a folder where the link is now.

@@ -77,8 +77,8 @@ _CHANNELS = (
              "outage; ordered by session and seq. One that the broker refuses for want of a right or a quota is sent "
              "again, perhaps after newer ones; one that it would refuse at any time, as it is larger than the broker's "
              "maximum packet size, is given up and counted in the health report, and so are the oldest of a full queue "
-             "(`publish.outbox_limit`) and those that a failing disk has damaged: a gap in seq is a loss. Ingesters that subscribe to "
-             "`$share/<group>/{prefix}/+/+/event` share the work: each event goes to one of them."),
+             "(`publish.outbox_limit`) and those that a failing disk has damaged: a gap in seq is a loss. Ingesters "
+             "that subscribe to `$share/<group>/{prefix}/+/+/event` share the work: each event goes to one of them."),
     _Channel("command", "{prefix}/{device}/cmd/{command}", "request", "receive",
              "Asks one device to do something. Ignored if retained."),
     _Channel("fleetCommand", "{prefix}/fleet/{group}/cmd/{command}", "request", "receive",

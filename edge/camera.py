@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 _READ_TIMEOUT_S = 0.5
 _FPS_OVER_FRAMES = 50
-_FPS_OVER_S = 10.0
+_STALE_S = 10.0
 _STEADY_S = 10.0
 """A source that has given frames for so long works again; one that fails sooner is tried less and less often."""
 _HANG_PATIENCE_S = 600.0
@@ -162,11 +162,10 @@ class CameraWorker:
 
     @property
     def fps(self) -> float:
-        """Frames analysed a second: over the newest fifty, of the last ten seconds or the time for three of them."""
-        max_fps = self.max_fps
-        since_s = time.monotonic() - max(_FPS_OVER_S, 3 / max_fps if max_fps else 0.0)
-        times = [time_s for time_s in list(self._frame_times_s) if time_s >= since_s]
-        if len(times) < 2:
+        """Frames analysed a second, over the newest fifty since the source was opened."""
+        times, max_fps = list(self._frame_times_s), self.max_fps
+        stale_s = max(_STALE_S, 2 / max_fps if max_fps else 0.0)
+        if len(times) < 2 or time.monotonic() - times[-1] > stale_s:
             return 0.0
         fps = (len(times) - 1) / max(times[-1] - times[0], 1e-9)
         return min(fps, max_fps) if max_fps else fps  # a limit that was just set holds from now on
@@ -195,6 +194,7 @@ class CameraWorker:
         with self._source:
             self._opened_s = time.monotonic()
             self._hangs_since_s = None
+            self._frame_times_s.clear()
             try:
                 while not self._stopping.is_set() and self._active.is_set():
                     if not self._due():

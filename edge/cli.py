@@ -34,10 +34,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has seen enough. Python flushes once more at exit, which must not fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_output()  # whoever read it has seen enough
         return PIPE_CLOSED
+    except OSError as error:  # a disk that is full, a file without read permission
+        _give_up_output()
+        return complain(UserError(str(error)))
     return code
+
+
+def _give_up_output() -> None:
+    """Python writes once more at exit what is left of our output, which must not fail again."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def complain(error: UserError) -> int:

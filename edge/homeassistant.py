@@ -138,8 +138,8 @@ def _model_component(topics: Topics, *, updates: bool) -> _Component:
             "'latest_version': value_json.model.version} | to_json }}"
         )
         return {**component, "state_topic": topics.info, "value_template": template}
-    # Releases, for those are what the agent compares: an earlier version that is published anew is an update too. Before
-    # the server has answered nothing is said of the newest, so that Home Assistant keeps what it knows of it.
+    # Releases, for those are what the agent compares: an earlier version that is published anew is an update too.
+    # Before the server has answered nothing is said of the newest, so that Home Assistant keeps what it knows of it.
     told = (
         "'title': value_json.installed.name, 'installed_version': value_json.installed.release | string, "
         "'in_progress': value_json.installing, 'release_summary': value_json.error or "

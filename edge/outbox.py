@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+import sys
 import threading
 from collections import deque
 from collections.abc import Collection, Sequence
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 
 _MOST_UNDELETED = 200
 """Acknowledged messages that may wait for their deletion to ride along with a `put`."""
+_NOTHING_UNREAD = sys.maxsize
 _MOST_UNFLUSHED = 250
 """Changes after which the write-ahead log is folded into the database even if no message waits."""
 
@@ -67,6 +69,7 @@ class Outbox:
         self._dropped = 0
         self._unflushed = 0
         self._refusal: sqlite3.Error | None = None
+        self._unread_after = _NOTHING_UNREAD
         self._file = OutboxFile(self._path)
         self._last_id = self._file.last_id()
         self._closing = threading.Event()
@@ -84,7 +87,8 @@ class Outbox:
         with self._lock:
             self._last_id += 1
             entry = Entry(self._last_id, message)
-            if self._in_memory or not self._commit([entry]):
+            # What is put into a damaged file would be lost with it.
+            if self._in_memory or is_damage(self._refusal) or not self._commit([entry]):
                 self._keep_in_memory(entry)
 
     def pending(self, *, after: int, limit: int, without: Collection[str] = ()) -> tuple[list[Entry], int]:
@@ -99,15 +103,15 @@ class Outbox:
             The messages, and the id up to which there are no others.
         """
         with self._lock:
-            try:
-                on_disk = self._read(after, limit, without)
-            except sqlite3.Error as error:
-                self._note_refusal(error)
+            on_disk = self._read(min(after, self._unread_after), limit, without)
+            if on_disk is None:
+                self._unread_after = min(after, self._unread_after)
                 if self._waiting_on_disk() and not is_damage(self._refusal):
                     return [], after  # those in memory are newer: their turn is after what cannot be read just now
-                on_disk = []
+            else:
+                self._unread_after = _NOTHING_UNREAD
             in_memory = [entry for entry in self._in_memory if entry.id > after and entry.message.topic not in without]
-            entries = (on_disk + in_memory)[:limit]
+            entries = ((on_disk or []) + in_memory)[:limit]
             return entries, entries[-1].id if len(entries) == limit else self._last_id
 
     def ack(self, entry_id: int) -> None:
@@ -192,11 +196,15 @@ class Outbox:
     def _waiting_on_disk(self) -> int:
         return max(0, self._file.count - len(self._acknowledged))
 
-    def _read(self, after: int, limit: int, without: Collection[str]) -> list[Entry]:
-        """The same as `pending`, of what is on the disk."""
+    def _read(self, after: int, limit: int, without: Collection[str]) -> list[Entry] | None:
+        """The same as `pending`, of what is on the disk; None if it cannot be read."""
         waiting: list[Entry] = []
         while len(waiting) < limit:
-            entries, rotten = self._file.read(after=after, limit=limit, without=without)
+            try:
+                entries, rotten = self._file.read(after=after, limit=limit, without=without)
+            except sqlite3.Error as error:
+                self._note_refusal(error)
+                return None
             waiting += [entry for entry in entries if entry.id not in self._acknowledged]
             self._give_up(rotten)
             if len(entries) + len(rotten) < limit:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import re
 import sqlite3
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,9 @@ _SELECT = """
 SELECT id, CAST(topic AS BLOB), payload, qos, retain, expiry_s, CAST(content_type AS BLOB),
        CAST(user_properties AS BLOB) FROM outbox
 """
+
+
+_UNSENDABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,14 +208,16 @@ def _message(
     """The inverse of `_row`.
 
     Raises:
-        ValueError: It is none.
+        ValueError: It is none that a broker takes.
         TypeError: A field is of another type.
     """
-    name = topic.decode()
-    if not isinstance(payload, bytes):
-        raise TypeError("its payload is none")
-    if not name or set(name) & {"+", "#", "\0"} or not 0 <= (expiry_s or 0) < 1 << 32:
-        raise ValueError("no broker takes it")
+    if not isinstance(payload, bytes) or not isinstance(expiry_s, int | None):
+        raise TypeError("the payload, or for how long it holds, is of another type")
+    if not 0 <= (expiry_s or 0) < 1 << 32:
+        raise ValueError("it would hold for too long")
+    name = _text(topic)
+    if not name or set(name) & {"+", "#"}:
+        raise ValueError("nothing can be published on that topic")
     return Message(
         name,
         payload,
@@ -219,6 +225,19 @@ def _message(
         retain=bool(retain),
         expiry_s=expiry_s,
         durable=True,
-        content_type=content_type.decode(),
-        user_properties=tuple((str(key), str(value)) for key, value in json.loads(more)),
+        content_type=_text(content_type),
+        user_properties=tuple((_sendable(key), _sendable(value)) for key, value in json.loads(_text(more))),
     )
+
+
+def _text(content: bytes) -> str:
+    if not isinstance(content, bytes):
+        raise TypeError("a text is of another type")
+    return _sendable(content.decode())
+
+
+def _sendable(text: str) -> str:
+    """The text, if it has none of the characters for which brokers close the connection (MQTT 5, 1.5.4)."""
+    if _UNSENDABLE.search(text):
+        raise ValueError("a text holds characters that MQTT forbids")
+    return text

@@ -10,8 +10,11 @@ _STREAM_SCHEMES: Final = ("rtsp", "rtsps", "http", "https")
 
 _MEMORY: Final = "/dev/shm/"  # noqa: S108 - a folder of files, unlike all else there; nothing is written to it
 
-_MISTYPED: Final = re.compile(rf"(?i)({'|'.join(_STREAM_SCHEMES)})[:/]|[^/]+:.*@")
-"""How an address without its `://` begins: with `rtsp:/`, `http//` or `user:password@`."""
+_MISTYPED_SCHEME: Final = re.compile(rf"(?i)({'|'.join(_STREAM_SCHEMES)})[:/]")
+_LOGIN: Final = re.compile(r"[^/]*(//)?[^/]*:.*@")
+"""How an address begins in which the `rtsp://` is missing or mistyped, and a user and a password are not."""
+
+_SCHEME: Final = re.compile(r"(?i)[a-z][a-z0-9+.-]*")
 
 _CREDENTIALS: Final = re.compile(r"^([^:]*://)?.*@")  # to the last @: passwords with / ? # or spaces are common
 _QUERY: Final = re.compile(r"\?.*")  # whole: makers have many names for a password, and some none
@@ -51,9 +54,10 @@ def source_kind(name: str) -> SourceKind:
         return SourceKind.CSI
     scheme, is_address, _ = name.partition("://")
     known = ", ".join(_STREAM_SCHEMES)
+    # As a file's name or a scheme, it would be shown with the password in it.
+    if not _SCHEME.fullmatch(scheme) if is_address else _is_mistyped(name):
+        raise ValueError(f"an address begins with one of {known}, and then ://; a file of such a name with ./")
     if not is_address:
-        if _MISTYPED.match(name):  # as a file's name, it would be shown with the password in it
-            raise ValueError(f"an address begins with one of {known}, and then ://; a file of such a name with ./")
         return SourceKind.RECORDING
     if scheme.lower() not in _STREAM_SCHEMES:
         raise ValueError(f"streams of the kind {scheme}:// are not supported; those of {known} are")
@@ -62,6 +66,10 @@ def source_kind(name: str) -> SourceKind:
 
 def masked(name: str) -> str:
     """The same name with stars for the credentials before an address's host, its query, and passwords in its path."""
-    if "://" not in name and not _MISTYPED.match(name):
+    if "://" not in name and not _is_mistyped(name):
         return name
     return _SECRET_IN_PATH.sub(r"\1=***", _QUERY.sub("?***", _CREDENTIALS.sub(r"\1***@", name)))
+
+
+def _is_mistyped(name: str) -> bool:
+    return bool(_MISTYPED_SCHEME.match(name) or _LOGIN.match(name))

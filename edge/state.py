@@ -36,6 +36,17 @@ def known_client_id(folder: Path) -> str | None:
         return None
 
 
+def is_unused(folder: Path) -> bool:
+    """Whether no agent has started with a state folder yet; False too where this user may not look."""
+    try:
+        (folder / "state.json").stat()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def in_use(folder: Path) -> bool:
     """Whether an agent is running with a state folder; False too where this user may not look."""
     try:

@@ -197,6 +197,7 @@ def read_config(run: Path) -> tuple[FitConfig, Provenance]:
     try:
         document: dict[str, Any] = json.loads((run / CONFIG).read_text())
         config = FitConfig.from_dict(document.pop("fit"))
+        document.pop("rest_sha256", None)  # of an earlier version, which had one hash of PublicTest and votes together
         return config, Provenance(**document)
     except OSError as error:
         raise CheckpointError(

@@ -88,7 +88,7 @@ class TensorFlowTraining(Training):
         checkpoints = _checkpoints(folder)
         for number, checkpoint in enumerate(checkpoints, start=1):
             try:
-                self._checkpoint.read(str(checkpoint)).assert_consumed()
+                self._read(str(checkpoint))
             except _DAMAGE as error:
                 if number == len(checkpoints):
                     raise unreadable(folder, error) from error
@@ -97,6 +97,12 @@ class TensorFlowTraining(Training):
                 self.epoch, self.best_accuracy = int(self._epoch.numpy()), float(self._best_accuracy.numpy())
                 return True
         return False
+
+    def _read(self, checkpoint: str) -> None:
+        # Those of earlier versions number themselves, for which `read` has no place.
+        numbered = any(name.startswith("save_counter/") for name, _ in tf.train.list_variables(checkpoint))
+        read = self._checkpoint.restore if numbered else self._checkpoint.read
+        read(checkpoint).assert_consumed()
 
     def _all_that_changes(self) -> tf.train.Checkpoint:
         self._epoch = tf.Variable(0, dtype=tf.int64, trainable=False)

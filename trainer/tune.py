@@ -215,10 +215,10 @@ def _interrupted(study: optuna.Study, output: Path) -> tuple[optuna.Trial, IO[by
     """A trial of this folder that nobody runs any more, with its lock."""
     for trial in trials(study):
         run = run_folder(output, trial.number)
-        claimed = lock(run / _LOCK) if trial.state == "running" and run.is_dir() and _goes_on_here(run) else None
+        claimed = lock(run / _LOCK) if trial.state == "running" and run.is_dir() else None
         if claimed is not None:
             # Another process may have ended it between the look at the study and the lock.
-            reopened = reopen(study, trial.number)
+            reopened = reopen(study, trial.number) if _goes_on_here(run) else None
             if reopened is not None:
                 return reopened, claimed
             claimed.close()
@@ -226,8 +226,11 @@ def _interrupted(study: optuna.Study, output: Path) -> tuple[optuna.Trial, IO[by
 
 
 def _goes_on_here(run: Path) -> bool:
-    """Whether its checkpoints are those of this backend; where there is no configuration yet, nothing has begun."""
-    return not (run / CONFIG).exists() or keras.backend.backend() in read_config(run)[1].libraries
+    """Whether its checkpoints are those of this backend. What cannot be told will be, when the trial fails."""
+    try:
+        return not (run / CONFIG).exists() or keras.backend.backend() in read_config(run)[1].libraries
+    except CheckpointError:
+        return True
 
 
 def _new(study: optuna.Study, output: Path, search: Search) -> tuple[optuna.Trial, IO[bytes]]:

@@ -12,7 +12,7 @@ from edge.config import Config
 from edge.errors import BrokerRefused
 from edge.message import CLIENT, fingerprint
 from edge.mqtt import BrokerSettings, probe, probe_broker
-from edge.state import in_use, known_client_id, new_client_id
+from edge.state import in_use, is_unused, known_client_id, new_client_id
 from edge.topics import Topics
 
 _RENEW_DAYS = 14
@@ -104,14 +104,16 @@ def _announce(config: Config) -> str:
 
 
 def _device_name(config: Config) -> str:
-    name, client_id = config.device.name, known_client_id(config.device.state_dir)
-    settings = _settings(config)
+    name, folder, settings = config.device.name, config.device.state_dir, _settings(config)
     kept = probe.probe_retained(settings, _topics(config).status)
     speaker = dict(kept.user_properties).get(CLIENT) if kept is not None and kept.payload == b"online" else None
-    if client_id is not None and speaker not in (None, fingerprint(client_id)):
-        raise Doubt(f"another device is called {name} too", where=settings.address,
-                    remedy="Give each its own device.name: their messages and commands mix")  # fmt: skip
-    return f"no other device is seen to be called {name}"
+    client_id = known_client_id(folder)
+    if speaker is None or (client_id is not None and speaker == fingerprint(client_id)):
+        return f"no other device is seen to be called {name}"
+    if client_id is None and not is_unused(folder):
+        return f"{name} is online; whether as this device cannot be told, as {folder / 'state.json'} cannot be read"
+    raise Doubt(f"another device is called {name} too", where=settings.address,
+                remedy="Give each its own device.name: their messages and commands mix")  # fmt: skip
 
 
 def _client_id(config: Config) -> str:

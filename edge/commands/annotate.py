@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.contract.errors import UserError
+from edge.errors import SourceUnavailable
+from edge.source.opencv import is_utf8, open_video
 from edge.source.recording import PICTURE_SUFFIXES, is_folder, is_picture
 
 _GREEN_BGR = (80, 220, 80)
@@ -41,7 +43,7 @@ def plan_outputs(files: Sequence[Path], output: Path) -> dict[Path, Path]:
                             remedy=f"End it with one of {' '.join(_VIDEO_CODECS)}")  # fmt: skip
         planned = {files[0]: output}
     else:
-        planned = {file: output / name for file, name in zip(files, _distinct_names(files), strict=True)}
+        planned = _distinct_targets(files, output)
     inputs = {file.resolve() for file in files}
     for target in planned.values():
         if target.resolve() in inputs:
@@ -50,17 +52,19 @@ def plan_outputs(files: Sequence[Path], output: Path) -> dict[Path, Path]:
     return planned
 
 
-def _distinct_names(files: Iterable[Path]) -> list[str]:
-    """The files' own names; a name that is taken already gets a number."""
-    names: list[str] = []
+def _distinct_targets(files: Sequence[Path], folder: Path) -> dict[Path, Path]:
+    """Files of the same names in a folder; a name that is taken already gets a number."""
+    targets: dict[Path, Path] = {}
+    counts: dict[str, int] = {}  # of each name that is taken, the last number that was tried
     for file in files:
         suffix = file.suffix if file.suffix.lower() in PICTURE_SUFFIXES | _VIDEO_CODECS.keys() else ".mp4"
-        name, count = f"{file.stem}{suffix}", 1
-        while name in names:
-            count += 1
-            name = f"{file.stem}-{count}{suffix}"
-        names.append(name)
-    return names
+        name = plain = f"{file.stem}{suffix}"
+        while name in counts:
+            counts[plain] += 1
+            name = f"{file.stem}-{counts[plain]}{suffix}"
+        counts[name] = 1
+        targets[file] = folder / name
+    return targets
 
 
 class Annotator:
@@ -71,20 +75,25 @@ class Annotator:
         video_fps: Frames a second of a video; None for a photo.
 
     Raises:
-        UserError: The target cannot be written.
+        UserError: The target cannot be written, or not to its end.
     """
 
     def __init__(self, target: Path | None, *, video_fps: float | None) -> None:
         self._target = target
         self._video_fps = video_fps
         self._video: cv2.VideoWriter | None = None
+        self._frames = 0
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exc_info: object) -> None:
-        if self._video is not None:
-            self._video.release()
+    def __exit__(self, exc_type: type[BaseException] | None, *exc_info: object) -> None:
+        if self._target is None or self._video is None:
+            return
+        self._video.release()
+        # OpenCV does not tell of a disk that is full.
+        if exc_type is None and _frames_in(self._target) < self._frames:
+            raise _not_writable(self._target)
 
     def add(self, image_bgr: NDArray[np.uint8], findings: Sequence[Finding]) -> None:
         """Takes one picture and what was found on it."""
@@ -97,6 +106,7 @@ class Annotator:
         if self._video is None:
             self._video = _open_video(self._target, self._video_fps, annotated)
         self._video.write(annotated)
+        self._frames += 1
 
 
 def draw(image_bgr: NDArray[np.uint8], findings: Sequence[Finding]) -> NDArray[np.uint8]:
@@ -124,21 +134,43 @@ def _label(image_bgr: NDArray[np.uint8], text: str, left: int, top: int, line: i
 
 def _open_video(target: Path, fps: float, first: NDArray[np.uint8]) -> cv2.VideoWriter:
     _make_folder(target)
+    name = str(target.absolute())  # as `open_video` does
+    if not is_utf8(name):
+        raise _not_writable(target, "its name is not UTF-8")
     codec = cv2.VideoWriter.fourcc(*_VIDEO_CODECS[target.suffix.lower()])
-    video = cv2.VideoWriter(str(target), codec, fps, (first.shape[1], first.shape[0]))
+    video = cv2.VideoWriter(name, codec, fps, (first.shape[1], first.shape[0]))
     if not video.isOpened():
         raise _not_writable(target)
     return video
 
 
+def _frames_in(video: Path) -> int:
+    """How many can be read: an AVI that was cut short still claims to have all."""
+    try:
+        capture = open_video(video)
+    except SourceUnavailable:
+        return 0
+    frames = 0
+    while capture.grab():
+        frames += 1
+    capture.release()
+    return frames
+
+
 def _write_picture(target: Path, image_bgr: NDArray[np.uint8]) -> None:
     _make_folder(target)
+    if not is_utf8(target.suffix):
+        raise _not_writable(target, "its name is not UTF-8")
     try:
-        written = cv2.imwrite(str(target), image_bgr)
+        encoded, data = cv2.imencode(target.suffix, image_bgr)
     except cv2.error as error:  # no encoder for that suffix
         raise _not_writable(target) from error
-    if not written:
+    if not encoded:
         raise _not_writable(target)
+    try:
+        target.write_bytes(data.tobytes())
+    except OSError as error:
+        raise _not_writable(target, error.strerror) from error
 
 
 def _make_folder(target: Path) -> None:
@@ -149,6 +181,7 @@ def _make_folder(target: Path) -> None:
                         remedy="Give --annotate another file or folder") from error  # fmt: skip
 
 
-def _not_writable(target: Path) -> UserError:
-    return UserError("cannot be written", where=target,
-                     remedy="Check the folder's rights, and that the name ends with .jpg, .png or .mp4")  # fmt: skip
+def _not_writable(target: Path, reason: str | None = None) -> UserError:
+    return UserError(f"cannot be written ({reason})" if reason else "cannot be written", where=target,
+                     remedy="Check the folder's rights, that its disk has room, and that the name ends with .jpg, .png"
+                     " or .mp4")  # fmt: skip

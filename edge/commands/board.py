@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -69,17 +70,12 @@ class Board:
                 known.state = fields_of(payload)
                 known.state_s = _moment(known.state, now_s)
 
-    def render(self, *, now_s: float) -> RenderableType:
+    def render(self, *, now_s: float) -> Picture:
         """The whole picture."""
-        table = Table(title=f"{self._address}  {self._prefix}/#", title_justify="left", expand=False)
-        for heading in ("device", "camera", "face", "emotion", "confidence", "age"):
-            table.add_column(heading, justify="right" if heading == "age" else "left")
-        for row in self._rows(now_s):
-            table.add_row(*row)
-        if self._trouble:
-            return Group(table, Text(f"{self._trouble} Trying again", "red"))
         hint = "Waiting for a device." if not self._devices else "Ctrl-C ends this."
-        return Group(table, Text(hint, "dim"))
+        said = (f"{self._trouble} Trying again", "red") if self._trouble else (hint, "dim")
+        heading = Text.assemble((f"{self._address}  {self._prefix}/#", "italic"), "\n", said)
+        return Picture(heading, list(self._rows(now_s)))
 
     def _device(self, name: str) -> _Device:
         return self._devices.setdefault(name, _Device())
@@ -98,6 +94,41 @@ class Board:
                     yield [*first, *row]
                     first = [Text(), Text()]
                 heading = Text()
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """The heading, and as many rows of the table as the screen has room for below it."""
+
+    heading: Text
+    rows: list[list[Text]]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        count = self._fitting(console, options)
+        yield self.heading
+        yield _table(self.rows[:count])
+        if count < len(self.rows):
+            yield Text(f"... and {len(self.rows) - count} more (--plain shows all)", "dim")
+
+    def _fitting(self, console: Console, options: ConsoleOptions) -> int:
+        """How many rows: all, or those that leave a line for how many do not fit. A narrow terminal folds rows."""
+
+        def lines(count: int) -> int:
+            return len(console.render_lines(Group(self.heading, _table(self.rows[:count])), options, pad=False))
+
+        most = min(len(self.rows), options.max_height)
+        if most == len(self.rows) and lines(most) <= options.max_height:
+            return most
+        return bisect_right(range(1, most + 1), options.max_height - 1, key=lines)
+
+
+def _table(rows: list[list[Text]]) -> Table:
+    table = Table()
+    for heading in ("device", "camera", "face", "emotion", "confidence", "age"):
+        table.add_column(heading, justify="right" if heading == "age" else "left")
+    for row in rows:
+        table.add_row(*row)
+    return table
 
 
 def _face_rows(camera: _Camera, now_s: float) -> Iterator[list[Text]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import sys
@@ -13,13 +14,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Final
 
-from rich.console import Console
 from rich.text import Text
 
 from edge.align import align
 from edge.classify import BundleClassifier
 from edge.cli import complain
 from edge.commands.annotate import Annotator, plan_outputs
+from edge.commands.console import Console
 from edge.commands.spoken import COLOURS, bar, emotion
 from edge.config import default_bundle
 from edge.contract import EMOTIONS, UNKNOWN, softmax
@@ -117,24 +118,41 @@ class _Reader:
 
 
 def _files(paths: Sequence[Path]) -> tuple[list[Path], list[SourceError]]:
-    """The files to read: those given, and the pictures and videos in the folders given. And folders without any."""
+    """The files to read: those given, and the pictures and videos in the folders given. And folders of no use."""
     files: list[Path] = []
     faults: list[SourceError] = []
     for path in paths:
         if not is_folder(path):
             files.append(path)
             continue
-        suffixes = PICTURE_SUFFIXES | VIDEO_SUFFIXES
-        # os.path's way: a file that this user may not even see is none, and no error.
-        inside = sorted(
-            file
-            for file in path.rglob("*")
-            if file.suffix.lower() in suffixes and os.path.isfile(file)  # noqa: PTH113
-        )
-        if not inside:
+        inside, closed = _files_below(path)
+        if not inside and not closed:
             faults.append(SourceUnavailable("the folder holds no pictures and no videos", where=path))
         files += inside
+        faults += closed
     return list(dict.fromkeys(files)), faults
+
+
+def _files_below(top: Path) -> tuple[list[Path], list[SourceUnavailable]]:
+    """The pictures and videos in a folder and those in it, by name. And the folders that may not be entered."""
+    files: list[Path] = []
+    closed: list[OSError] = []
+    for folder, _, names in os.walk(top, onerror=closed.append):
+        if not os.access(folder, os.X_OK):  # its names may be read, its files not
+            closed.append(PermissionError(errno.EACCES, os.strerror(errno.EACCES), folder))
+        # os.path's way: a file that this user may not even see is none, and no error.
+        files += [
+            file
+            for file in (Path(folder, name) for name in names)
+            if file.suffix.lower() in PICTURE_SUFFIXES | VIDEO_SUFFIXES and os.path.isfile(file)  # noqa: PTH113
+        ]
+    faults = [
+        SourceUnavailable(
+            f"cannot be read ({error.strerror})", where=error.filename, remedy="Check the folder's rights"
+        )
+        for error in closed
+    ]
+    return sorted(files), faults
 
 
 def _faces(file: Path, reader: _Reader, output: Path | None) -> Iterator[FaceFinding]:

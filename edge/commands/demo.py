@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rich.console import Console
+from pydantic import ValidationError
 from rich.text import Text
 
 from edge.agent import Agent
 from edge.bootstrap import camera_source, open_agent
 from edge.cli import INTERRUPTED
+from edge.commands.console import Console
 from edge.commands.embedded_broker import embedded_broker
 from edge.commands.listen import listen
 from edge.commands.signals import STOP_SIGNALS, SignalFlag
@@ -35,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Shows what arrives on the topics, until it is interrupted or the time is over.
 
     Raises:
-        UserError: The time is over, and no emotion was seen.
+        UserError: The source or the model cannot be what was given, or the time is over and no emotion was seen.
     """
     console = Console(highlight=False, markup=False)
     stop = SignalFlag(*STOP_SIGNALS)
@@ -56,15 +57,19 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _config(arguments: argparse.Namespace, state_dir: Path, port: int) -> Config:
-    return Config.model_validate(
-        {
-            "device": {"name": "demo", "state_dir": state_dir},
-            "model": {"path": arguments.model or default_bundle()},
-            "mqtt": {"host": "127.0.0.1", "port": port, "prefix": _PREFIX},
-            "camera": [{"name": "camera", "source": arguments.source, "realtime": True, "loop": True}],
-            "publish": {"heartbeat_s": 2, "health_interval_s": 10},
-        }
-    )
+    wanted = {
+        "device": {"name": "demo", "state_dir": state_dir},
+        "model": {"path": arguments.model or default_bundle()},
+        "mqtt": {"host": "127.0.0.1", "port": port, "prefix": _PREFIX},
+        "camera": [{"name": "camera", "source": arguments.source, "realtime": True, "loop": True}],
+        "publish": {"heartbeat_s": 2, "health_interval_s": 10},
+    }
+    try:
+        return Config.model_validate(wanted)
+    except ValidationError as error:
+        details = error.errors()[0]
+        raise UserError(details["msg"].removeprefix("Value error, "), where=masked(str(details["input"])),
+                        remedy="Write ./ before a name that begins with ~, or the whole path") from error  # fmt: skip
 
 
 @contextmanager

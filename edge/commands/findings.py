@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from rich.console import Console
 from rich.text import Text
 
 from edge.checks import Finding, Status
+from edge.commands.console import Console
 from edge.printable import printable
 
 _STYLES: Final = {Status.OK: "bold green", Status.WARN: "bold yellow", Status.FAIL: "bold red"}
@@ -28,5 +28,5 @@ def _line(finding: Finding) -> Text:
     remedy = f". {finding.remedy}." if finding.remedy else "." if finding.exit_code else ""
     return Text.assemble(
         (f"{finding.status.upper():<6}", _STYLES[finding.status]),
-        printable(f"{finding.check:<16}{finding.detail}{remedy}", keep="\n"),
+        printable(f"{finding.check:<15} {finding.detail}{remedy}", keep="\n"),
     )

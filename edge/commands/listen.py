@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from edge.errors import BrokerError, BrokerRefused
 from edge.mqtt import BrokerSettings
 from edge.mqtt.connection import CONNECT_TIMEOUT_S, Connection, connect
-from edge.mqtt.packets import Received, Subscription
+from edge.mqtt.packets import Ack, Received, Subscription
 
 _TICK_S = 0.25
 _RETRY_S = 2.0
@@ -28,18 +28,19 @@ def listen(
         Each message; and None a few times a second, so that the caller can see to other things.
 
     Raises:
-        BrokerRefused: The broker says no. That it cannot be reached is no error, but tried again; and so is a refusal
-            once the broker has let us in: the settings are right, and it is a broker or proxy that is just starting.
+        BrokerRefused: The broker says no, or lets this client listen to none of these. That it cannot be reached is no
+            error, but tried again; and so is a refusal once it has let us listen: the settings are right, and it is a
+            broker or proxy that is just starting.
     """
     subscriptions = [Subscription(topic_filter, send_retained=True) for topic_filter in topic_filters]
     welcome = False
     while True:
         try:
             with connect(settings, timeout_s=CONNECT_TIMEOUT_S) as connection:
+                _subscribe(connection, subscriptions, settings)
                 welcome = True
-                connection.subscribe(subscriptions)
                 on_state(None)
-                yield from _hear(connection, topic_filters, settings)
+                yield from _hear(connection)
         except BrokerError as error:
             if isinstance(error, BrokerRefused) and not welcome:
                 raise
@@ -50,15 +51,25 @@ def listen(
             time.sleep(_TICK_S)
 
 
-def _hear(connection: Connection, topic_filters: Sequence[str], settings: BrokerSettings) -> Iterator[Received | None]:
+def _subscribe(connection: Connection, subscriptions: Sequence[Subscription], settings: BrokerSettings) -> None:
+    """Waits for the broker's answers, of which one has to be yes."""
+    connection.subscribe(subscriptions)
+    answers: list[Ack] = []
+    give_up_s = time.monotonic() + CONNECT_TIMEOUT_S
+    while len(answers) < len(subscriptions) and connection.fault is None and time.monotonic() < give_up_s:
+        connection.wait(_TICK_S)
+        answers += connection.take_subscribed()
+    if connection.fault is not None:
+        raise connection.fault
+    if answers and all(answer.refusal is not None for answer in answers):
+        raise BrokerRefused("the broker lets this client listen to nothing", where=settings.address,
+                            remedy="Allow it in the broker's access list")  # fmt: skip
+
+
+def _hear(connection: Connection) -> Iterator[Received | None]:
     tick_at_s = time.monotonic()
-    refused: set[str] = set()
     while connection.fault is None:
         connection.wait(max(0.0, tick_at_s - time.monotonic()))
-        refused |= {answer.topic for answer in connection.take_subscribed() if answer.refusal is not None}
-        if refused.issuperset(topic_filters):
-            raise BrokerRefused("the broker lets this client listen to nothing", where=settings.address,
-                                remedy="Allow it in the broker's access list")  # fmt: skip
         yield from connection.take_received()
         if time.monotonic() >= tick_at_s:
             yield None

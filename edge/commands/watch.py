@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import time
 
-from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
 from edge.commands.board import Board
+from edge.commands.console import Console
 from edge.commands.listen import listen
 from edge.commands.spoken import clock, spoken
 from edge.config import read_password
@@ -21,11 +22,12 @@ from edge.topics import check_prefix
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Watches until it is interrupted."""
+    """Watches until it is interrupted; SIGTERM ends it as Ctrl-C does, with the screen as it was."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     settings = _settings(arguments)
     prefix = _prefix(arguments.prefix)
     console = Console(highlight=False)
-    if arguments.plain or not console.is_terminal:
+    if arguments.plain or not console.is_terminal or console.is_dumb_terminal:
         _print_lines(console, settings, prefix)
     else:
         _show_board(console, settings, prefix)

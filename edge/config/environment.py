@@ -8,6 +8,7 @@ where secrets are that the file does not name.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -74,14 +75,22 @@ def _key(variable: str) -> Key | None:
 def _put(document: dict[str, Any], key: Key, value: str, variable: str) -> None:
     """Sets a value in nested tables and lists, and makes those that are not there."""
     node: Any = document
-    for part, following in zip(key, (*key[1:], None), strict=True):
-        child: Any = value if following is None else [] if isinstance(following, int) else {}
-        if isinstance(node, dict) and isinstance(part, str):
-            node = node.setdefault(part, child) if following is not None else node.update({part: value})
-        elif isinstance(node, list) and isinstance(part, int) and part <= len(node):
-            if part == len(node) or following is None:
-                node[part : part + 1] = [child]
+    for part, following in pairwise(key):
+        try:
             node = node[part]
-        else:
-            raise ConfigError("does not fit what the file holds", where=f"environment variable {variable}",
-                              remedy="Count cameras from 0, without a gap, as in EDGE_CAMERA__0__SOURCE")  # fmt: skip
+        except (LookupError, TypeError):
+            child: Any = [] if isinstance(following, int) else {}
+            _set(node, part, child, variable)
+            node = child
+    _set(node, key[-1], value, variable)
+
+
+def _set(node: Any, part: str | int, value: Any, variable: str) -> None:
+    """Sets one part of a table or a list, which may grow by one at its end."""
+    if isinstance(node, dict) and isinstance(part, str):
+        node[part] = value
+    elif isinstance(node, list) and isinstance(part, int) and part <= len(node):
+        node[part : part + 1] = [value]
+    else:
+        raise ConfigError("does not fit what the file holds", where=f"environment variable {variable}",
+                          remedy="Count cameras from 0, without a gap, as in EDGE_CAMERA__0__SOURCE")  # fmt: skip

@@ -48,9 +48,10 @@ class Origin:
     variables: Mapping[Key, str]
 
     def where(self, key: Key) -> str:
-        """File and line, or variable, and the full key."""
+        """File and line, or variable, and the full key. What the file does not have came with a variable beneath it."""
+        in_file = _has(tomllib.loads(self.text), key)
         for given, variable in self.variables.items():
-            if key[: len(given)] == given:
+            if key[: len(given)] == given or (not in_file and given[: len(key)] == key):
                 return f"environment variable {variable}: {_written(key)}"
         line = self.line(key)
         return f"{self.path}:{line}: {_written(key)}" if line else f"{self.path}: {_written(key)}"

@@ -53,7 +53,7 @@ def _is_echo(details: ErrorDetails) -> bool:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # editors on Windows begin a file with a byte order mark
     except FileNotFoundError as error:
         raise ConfigError(
             "there is no such file", where=path, remedy="Name another with --config, or begin with deploy/config.toml"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
@@ -73,15 +73,15 @@ def open_video(path: Path) -> cv2.VideoCapture:
     """Open a video file.
 
     Raises:
-        SourceUnavailable: It is not there, cannot be read or is no video.
+        SourceUnavailable: It is not there, cannot be read or is no video, or OpenCV cannot be told its name.
     """
-    try:
-        path.open("rb").close()
-    except OSError as error:
+    _open_file(path).close()
+    name = str(path.absolute())  # FFmpeg takes what stands before a colon for a protocol, but not in a path with a /
+    if not is_utf8(name):
         raise SourceUnavailable(
-            f"cannot be read ({error.strerror})", where=path, remedy="Check that it is a file and its rights"
-        ) from error
-    capture = _open(str(path), cv2.CAP_FFMPEG, {})
+            "its name is not UTF-8", where=path, remedy="Rename it, or the folder whose name is not"
+        )
+    capture = _open(name, cv2.CAP_FFMPEG, {})
     if capture is None:
         raise SourceUnavailable(
             "is no video that OpenCV can read",
@@ -92,12 +92,27 @@ def open_video(path: Path) -> cv2.VideoCapture:
 
 
 def read_picture(path: Path) -> NDArray[np.uint8] | None:
-    """The picture in a file as uint8 (H, W, 3) BGR, turned as its EXIF data say; None if it cannot be read."""
+    """The picture in a file as uint8 (H, W, 3) BGR, turned as its EXIF data say; None if it is none.
+
+    Raises:
+        SourceUnavailable: The file is not there or not ours to read.
+    """
     _hush()
+    with _open_file(path) as file:
+        try:
+            # By its number: OpenCV takes no name that is not UTF-8, and imdecode() would need the whole file in memory.
+            return as_bgr(cv2.imread(f"/proc/self/fd/{file.fileno()}", cv2.IMREAD_COLOR))
+        except cv2.error:  # a picture of more pixels than OpenCV accepts
+            return None
+
+
+def is_utf8(name: str) -> bool:
+    """Whether a name can be handed to OpenCV: one that is not UTF-8 takes the process down."""
     try:
-        return as_bgr(cv2.imread(str(path), cv2.IMREAD_COLOR))
-    except cv2.error:  # a picture of more pixels than OpenCV accepts
-        return None
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def as_bgr(image: NDArray[Any] | None) -> NDArray[np.uint8] | None:
@@ -111,7 +126,18 @@ def as_bgr(image: NDArray[Any] | None) -> NDArray[np.uint8] | None:
     return cv2.cvtColor(image, conversions[channels]) if channels in conversions else None
 
 
+def _open_file(path: Path) -> BinaryIO:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise SourceUnavailable(
+            f"cannot be read ({error.strerror})", where=path, remedy="Check that it is a file and its rights"
+        ) from error
+
+
 def _open(name: str, backend: int, parameters: dict[int, int]) -> cv2.VideoCapture | None:
+    if not is_utf8(name):
+        return None
     _hush()
     try:
         capture = cv2.VideoCapture(name, backend, [value for item in parameters.items() for value in item])
@@ -131,8 +157,10 @@ def _hush() -> None:
 
 
 def _other_cameras() -> str:
-    # /dev/video* has codecs and image processors too, a dozen of them on a Raspberry Pi. udev names the USB cameras.
-    found = sorted(str(device) for device in Path("/dev/v4l/by-id").glob("*"))
+    # /dev/video* has codecs and image processors too, a dozen of them on a Raspberry Pi. udev names the USB cameras; of
+    # each, the first node gives pictures.
+    named, all_of_them = Path("/dev/v4l/by-id").glob("*-video-index0"), Path("/dev").glob("video*")
+    found = sorted(map(str, named)) or sorted(map(str, all_of_them))
     if found:
         return f"There are {', '.join(found)}"
     return "Plug one in; for a Pi camera on the flat cable use the source csi:0"

@@ -124,13 +124,18 @@ class Recording:
     def _pictures_of(self, files: list[Path]) -> _Pictures:
         index = 0
         for path in files:
-            image_bgr = read_picture(path)
+            try:
+                image_bgr, reason = read_picture(path), "is not a picture that can be read"
+            except SourceUnavailable as error:
+                if path == self._path:
+                    raise
+                image_bgr, reason = None, error.what
             if image_bgr is not None:
                 yield image_bgr, index / self.fps
                 index += 1
             elif path not in self._unreadable:
                 self._unreadable.add(path)
-                log.warning("%s is left out: it is not a picture that can be read", path)
+                log.warning("%s is left out: it %s", path, reason)
 
     def _frames_of_video(self) -> _Pictures:
         capture = open_video(self._path)

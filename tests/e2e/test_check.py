@@ -73,6 +73,13 @@ def test_every_fault_is_told_with_its_remedy(config: Path, tmp_path: Path) -> No
     assert [line.split()[0] for line in lines].count("OK") == 4
 
 
+def test_a_long_name_stays_apart_from_what_is_found(config: Path) -> None:
+    """Where the name of a check fills its column, there is a space after it all the same."""
+    config.write_text(config.read_text().replace('"hall"', '"courtyard"'))
+    _, lines = check(config, EDGE_MQTT__PORT=str(free_port()))
+    assert lines[5].startswith("OK    camera courtyard 640x360")
+
+
 def test_a_wrong_configuration_is_told_line_by_line(tmp_path: Path) -> None:
     """Without a valid configuration there is nothing else to try."""
     (tmp_path / "config.toml").write_text("[mqtt]\nport = 0\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -228,3 +229,70 @@ def test_a_photo_in_a_folder_that_may_not_be_entered_is_named(
     assert f"{locked}/a.jpg: " in done.stderr
     assert "Traceback" not in done.stderr
     assert [face["path"] for face in findings(done)] == [str(album / "photo.png")]
+
+
+def test_what_may_not_be_read_in_a_folder_is_named(bundle_path: Path, astronaut_path: Path, tmp_path: Path) -> None:
+    """Nobody takes an album for read of which a part was not, and each fault says that it is one of rights."""
+    (tmp_path / "photo.png").symlink_to(astronaut_path)
+    (tmp_path / "private.png").write_bytes(astronaut_path.read_bytes())
+    (tmp_path / "private.png").chmod(0)
+    (tmp_path / "locked").mkdir(mode=0)
+    (tmp_path / "listed").mkdir(mode=0o444)
+    command = [*AS_ANYBODY, EDGE, "classify", "--model", bundle_path, "--format", "json", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 5
+    for name in ("private.png", "locked", "listed"):
+        assert f"edge: error: {tmp_path / name}: cannot be read (Permission denied)" in done.stderr
+    assert [face["path"] for face in findings(done)] == [str(tmp_path / "photo.png")]
+
+
+def test_a_name_that_is_not_utf8_takes_nothing_down(
+    bundle_path: Path, astronaut_path: Path, video_path: Path, tmp_path: Path
+) -> None:
+    """A photo from an old disk is read and copied like any other; of a video, the way out is said."""
+    album = tmp_path / "album"
+    album.mkdir()
+    photo, film = (album / os.fsdecode(name) for name in (b"caf\xe9.png", b"film\xe9.mp4"))
+    photo.write_bytes(astronaut_path.read_bytes())
+    film.write_bytes(video_path.read_bytes())
+    done = classify(bundle_path, album, "--format", "json", "--annotate", tmp_path / "out")
+    assert done.returncode == 5, done.stderr
+    assert [face["path"] for face in findings(done)] == [str(photo)]
+    assert "film?.mp4: its name is not UTF-8. Rename it" in done.stderr
+    (copy,) = (tmp_path / "out").iterdir()
+    assert copy.name == photo.name
+    assert cv2.imdecode(np.fromfile(copy, np.uint8), cv2.IMREAD_COLOR) is not None
+
+
+@pytest.mark.parametrize(
+    ("original", "name"),
+    [("video_path", b"caf\xe9/a.mp4"), ("video_path", b"caf\xe9.mp4"), ("astronaut_path", b"a.\xe9")],
+)
+def test_a_copy_whose_name_is_not_utf8_is_an_error(
+    bundle_path: Path, tmp_path: Path, request: pytest.FixtureRequest, original: str, name: bytes
+) -> None:
+    """OpenCV, which cannot write it, does not take the command down."""
+    done = classify(bundle_path, request.getfixturevalue(original), "--annotate", tmp_path / os.fsdecode(name))
+    assert (done.returncode, "cannot be written (its name is not UTF-8)" in done.stderr) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("original", "copy"), [("video_path", "a.mp4"), ("video_path", "a.avi"), ("astronaut_path", "a.png")]
+)
+def test_a_copy_for_which_there_is_no_room_is_an_error(
+    bundle_path: Path, tmp_path: Path, request: pytest.FixtureRequest, original: str, copy: str
+) -> None:
+    """A copy that cannot be played for want of its end does not look like success."""
+    command = [
+        EDGE,
+        "classify",
+        "--model",
+        bundle_path,
+        request.getfixturevalue(original),
+        "--annotate",
+        tmp_path / copy,
+    ]
+    done = subprocess.run(["prlimit", "--fsize=10000", *command], capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert f"{copy}: cannot be written" in done.stderr
+    assert "that its disk has room" in done.stderr

@@ -59,6 +59,17 @@ def test_what_no_source_can_be_called_is_a_wrong_command_line(bundle_path: Path)
     assert "hunter2" not in done.stderr
 
 
+@pytest.mark.parametrize(("option", "path"), [("--source", "~nobody-here/film.mp4"), ("--model", "~nobody-here")])
+def test_a_home_folder_of_nobody_is_named(option: str, path: str) -> None:
+    """A mistyped user is one line with a way out, whatever it was meant to lead to."""
+    done = subprocess.run([EDGE, "demo", option, path], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"edge: error: {path}: nobody here has the home folder ~nobody-here. "
+        "Write ./ before a name that begins with ~, or the whole path.\n"
+    )
+
+
 @pytest.fixture(params=["rumqttd", "mosquitto"])
 def broker(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AbstractContextManager[int]:
     """The demo's broker: the one that pip brings, or the system's."""

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import pty
+import select
+import signal
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -96,12 +99,12 @@ def test_a_refusal_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_broker_that_lets_nobody_listen_is_told(tmp_path: Path) -> None:
-    """Who looks on in vain hears why; rights that come later are noticed."""
-    with (
-        Mosquitto(tmp_path, listening_only_to("elsewhere", tmp_path / "rights.json")) as broker,
-        Edge("watch", "--port", str(broker.port)) as watch,
-    ):
-        watch.wait_for("lets this client listen to nothing. Allow it in the broker's access list. Trying again")
+    """Who looks on in vain hears why, as of a wrong password."""
+    with Mosquitto(tmp_path, listening_only_to("elsewhere", tmp_path / "rights.json")) as broker:
+        done = subprocess.run([EDGE, "watch", "--port", str(broker.port)], capture_output=True, text=True, check=False)
+    assert done.returncode == 6
+    assert "the broker lets this client listen to nothing. Allow it in the broker's access list." in done.stderr
+    assert "listening to" not in done.stdout
 
 
 def test_a_password_does_not_travel_in_the_clear(tmp_path: Path) -> None:
@@ -124,19 +127,56 @@ def test_a_terminal_shows_a_live_table(broker: Mosquitto) -> None:
     assert "confidence" in shown
 
 
-def _in_terminal(command: list[str], *, until: str) -> str:
+def test_more_devices_than_rows_are_counted(broker: Mosquitto) -> None:
+    """On a small screen nobody takes what there is room for to be all."""
+    with Listener(broker.port) as other:
+        for number in range(40):
+            other.publish(f"emotion/pi{number:02}/status", "online", retain=True)
+        shown = _in_terminal([EDGE, "watch", "--port", str(broker.port)], until="(--plain shows all)")
+    assert "Ctrl-C ends this." in shown
+
+
+def test_a_terminal_that_cannot_move_its_cursor_gets_lines() -> None:
+    """As an editor's shell, which would show nothing of a table that is redrawn in place."""
+    shown = _in_terminal([EDGE, "watch", "--port", str(free_port())], until="Trying again", term="dumb")
+    assert "\x1b" not in shown
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_leaves_the_screen_as_it_was(number: signal.Signals) -> None:
+    """Whoever looked on has the cursor and the former screen again, and scripts see that it was interrupted."""
+    with _terminal([EDGE, "watch", "--port", str(free_port())]) as (process, terminal):
+        _read_until(terminal, "Trying again")
+        process.send_signal(number)
+        _read_until(terminal, "\x1b[?1049l")
+        assert process.wait(PATIENCE_S) == 130
+
+
+def _in_terminal(command: list[str], *, until: str, term: str = "xterm") -> str:
     """What a command writes to a terminal until a phrase appears."""
+    with _terminal(command, term) as (_, terminal):
+        return _read_until(terminal, until)
+
+
+@contextmanager
+def _terminal(command: list[str], term: str = "xterm") -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """A command in a terminal of that kind, and what to read there."""
     terminal, side = pty.openpty()
-    env = {**os.environ, "TERM": "xterm", "COLUMNS": "120", "LINES": "30"}
+    env = {**os.environ, "TERM": term, "COLUMNS": "120", "LINES": "30"}
     process = subprocess.Popen(command, stdin=side, stdout=side, stderr=side, env=env, start_new_session=True)
     os.close(side)
-    shown, give_up_s = "", time.monotonic() + PATIENCE_S
     try:
-        while until not in shown:
-            assert time.monotonic() < give_up_s, shown
-            shown += os.read(terminal, 4096).decode(errors="replace")
-        return shown
+        yield process, terminal
     finally:
         process.kill()
         process.wait()
         os.close(terminal)
+
+
+def _read_until(terminal: int, phrase: str) -> str:
+    shown, give_up_s = "", time.monotonic() + PATIENCE_S
+    while phrase not in shown:
+        left_s = max(0.0, give_up_s - time.monotonic())
+        assert select.select([terminal], [], [], left_s)[0], f"no {phrase!r} in {shown[-5000:]!r}"
+        shown += os.read(terminal, 4096).decode(errors="replace")
+    return shown

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edge.commands.annotate import draw
+from edge.commands.annotate import Annotator, draw, plan_outputs
 
 
 @dataclass(frozen=True)
@@ -38,3 +41,29 @@ def test_label_stands_above_the_face_where_there_is_room() -> None:
     picture = drawn(80, 60)
     assert picture[50:60, 85:150].any()
     assert not picture[65:150, 85:150].any()
+
+
+def test_names_that_are_taken_get_the_next_free_number(tmp_path: Path) -> None:
+    """No copy replaces another, also where a file is already called like the number that another would get."""
+    names = ["a/x.png", "b/x-2.png", "c/x.png", "d/x.png", "e/x.webm", "f/x.mp4"]
+    planned = plan_outputs([Path(name) for name in names], tmp_path)
+    assert list(planned) == [Path(name) for name in names]
+    assert [target.name for target in planned.values()] == [
+        "x.png", "x-2.png", "x-3.png", "x-4.png", "x.mp4", "x-2.mp4"
+    ]  # fmt: skip
+
+
+def test_thousands_of_files_that_are_called_alike_are_planned_at_once(tmp_path: Path) -> None:
+    """A folder for each person with a face.jpg in it keeps nobody waiting."""
+    start_s = time.monotonic()
+    planned = plan_outputs([Path(f"{number}/face.jpg") for number in range(2000)], tmp_path)
+    assert time.monotonic() - start_s < 5
+    assert len(set(planned.values())) == 2000
+
+
+def test_copy_of_a_video_may_have_a_colon_in_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A time of day, as recorders name their files."""
+    monkeypatch.chdir(tmp_path)
+    with Annotator(Path("12:30:00.mp4"), video_fps=25) as annotator:
+        annotator.add(np.zeros((48, 64, 3), np.uint8), [])
+    assert cv2.VideoCapture(str(tmp_path / "12:30:00.mp4")).isOpened()

@@ -21,9 +21,9 @@ STATE: dict[str, Any] = {
 NEW_YEAR_S = 1767225600.0
 
 
-def text(renderable: RenderableType) -> str:
-    """What it looks like on paper."""
-    console = Console(file=io.StringIO(), width=100)
+def text(renderable: RenderableType, *, width: int = 100, height: int = 100) -> str:
+    """What it looks like on a screen of that size."""
+    console = Console(file=io.StringIO(), width=width, height=height)
     console.print(renderable)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
@@ -83,15 +83,42 @@ def test_a_device_whose_topics_are_cleared_is_gone() -> None:
     assert "Waiting for a device." in shown
 
 
-def test_an_outage_is_told_below_what_is_known() -> None:
-    """The last picture stays while the broker is away, with the reason and that it is tried again."""
+def test_an_outage_is_told_above_what_is_known() -> None:
+    """The last picture stays while the broker is away, after the reason and that it is tried again."""
     board = board_after(("pi/status", "online"))
     board.set_trouble(BrokerUnreachable("nothing listens on that port", where="localhost:1883"))
     shown = text(board.render(now_s=NEW_YEAR_S))
-    assert "pi" in shown
-    assert "localhost:1883: nothing listens on that port. Trying again" in shown
+    assert shown.index("localhost:1883: nothing listens on that port. Trying again") < shown.index("pi")
     board.set_trouble(None)
     assert "Trying again" not in text(board.render(now_s=NEW_YEAR_S))
+
+
+@pytest.mark.parametrize("width", [100, 40])
+def test_a_small_screen_tells_how_many_it_leaves_out(width: int) -> None:
+    """More devices than rows: the reason for an outage stays in view, and nobody takes a part for the whole."""
+    board = board_after(*((f"pi-{number:02}-in-the-hall/status", "online") for number in range(30)))
+    board.set_trouble(BrokerUnreachable("nothing listens on that port", where="localhost:1883"))
+    lines = text(board.render(now_s=NEW_YEAR_S), width=width, height=20).splitlines()
+    shown = sum("pi-" in line for line in lines)
+    assert lines[-1].strip() == f"... and {30 - shown} more (--plain shows all)"
+    assert "Trying again" in " ".join(lines[:4])
+    assert (len(lines) <= 20, shown > 2) == (True, True)
+
+
+@pytest.mark.parametrize(("height", "left_out"), [(36, False), (35, True)])
+def test_a_screen_is_used_to_its_last_line(height: int, left_out: bool) -> None:
+    """Thirty rows fit with two lines above them and the four of the frame; with a line less, the rest is counted."""
+    board = board_after(*((f"pi{number:02}/status", "online") for number in range(30)))
+    lines = text(board.render(now_s=NEW_YEAR_S), height=height).splitlines()
+    assert lines[0].strip() == "localhost:1883  home/emotion/#"
+    assert len(lines) == height
+    assert (" more (" in lines[-1]) == left_out
+
+
+def test_the_address_stands_as_it_is() -> None:
+    """An IPv6 address in brackets is no markup."""
+    board = Board(address="[fd00::5]:1883", prefix="emotion")
+    assert "[fd00::5]:1883  emotion/#" in text(board.render(now_s=NEW_YEAR_S))
 
 
 def test_strange_payloads_neither_break_it_nor_steer_the_terminal() -> None:

@@ -72,16 +72,38 @@ def test_a_bundle_that_is_none_has_its_own_code(tmp_path: Path) -> None:
     assert f"edge: error: {tmp_path}: is no model bundle" in done.stderr
 
 
-def test_a_closed_pipe_is_no_accident(bundle_path: Path, astronaut_path: Path) -> None:
-    """`edge classify ... | head -0` ends without a complaint."""
-    command = [EDGE, "classify", "--format", "json", "--model", str(bundle_path), str(astronaut_path)]
+def into_a_closed_pipe(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Runs the installed command while nobody reads its output."""
     reader, writer = os.pipe()
     os.close(reader)
-    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run([EDGE, *arguments], stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writer)
+    return done
+
+
+def test_a_closed_pipe_is_no_accident(bundle_path: Path, astronaut_path: Path) -> None:
+    """`edge classify ... | head -0` ends without a complaint."""
+    done = into_a_closed_pipe("classify", "--format", "json", "--model", bundle_path, astronaut_path)
     assert done.returncode == 141
     assert "Traceback" not in done.stderr
     assert "BrokenPipe" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["check", "doctor", "watch"])
+def test_a_closed_pipe_is_none_for_lines_either(command: str, tmp_path: Path) -> None:
+    """As with JSON, scripts see the code of a closed pipe, and not that of a fault."""
+    options = ["--port", "1"] if command == "watch" else ["--config", str(tmp_path / "config.toml")]
+    done = into_a_closed_pipe(command, *options)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_output_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    """A full disk is told in one line, with the code of an error; `/dev/full` is one."""
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    command = [EDGE, "check", "--config", str(tmp_path / "config.toml")]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=environ, check=False)
+    assert (done.returncode, done.stderr) == (1, "edge: error: [Errno 28] No space left on device.\n")
 
 
 def test_ctrl_c_ends_a_command_quietly() -> None:

@@ -208,6 +208,12 @@ def test_broken_toml_is_told_with_its_line(load: Load, text: str, told: str) -> 
     assert fault(load, text) == told
 
 
+def test_a_byte_order_mark_does_not_matter(load: Load) -> None:
+    """A file that an editor on Windows saved is as good as any, and its faults have the same lines."""
+    assert load("\ufeff" + CAMERA) == load(CAMERA)
+    assert fault(load, "\ufeff" + CAMERA + "[mqtt]\nport = 0\n").startswith(":5: mqtt.port: ")
+
+
 def test_files_that_are_none_are_named(tmp_path: Path) -> None:
     """A wrong --config says which file, and where to begin."""
     with pytest.raises(ConfigError, match=r"none\.toml: there is no such file\. .*deploy/config\.toml"):
@@ -247,6 +253,8 @@ def test_environment_variables_override_the_file(load: Load) -> None:
     [
         ("EDGE_MQTT__PORT", "8x", "EDGE_MQTT__PORT: mqtt.port: must be a whole number, not '8x'."),
         ("EDGE_MQTT__HOTS", "b", "EDGE_MQTT__HOTS: mqtt.hots: unknown key. Perhaps you meant mqtt.host."),
+        ("EDGE_CAMERAS__0__SOURCE", "1", "EDGE_CAMERAS__0__SOURCE: cameras: unknown key. Perhaps you meant camera."),
+        ("EDGE_MQTT__HOST__X", "b", "EDGE_MQTT__HOST__X: mqtt.host: must be a text in quotes, not a table."),
         (
             "EDGE_MQTT_HOST",
             "b",
@@ -273,6 +281,12 @@ def test_environment_variables_override_the_file(load: Load) -> None:
 def test_a_wrong_variable_is_named(load: Load, variable: str, value: str, told: str) -> None:
     """A mistake in the environment is not blamed on the file."""
     assert fault(load, environ={variable: value}) == f"environment variable {told}"
+
+
+def test_a_variable_is_not_blamed_for_the_file(load: Load) -> None:
+    """A table that the file misspells is told with its line, although a variable names a key in it too."""
+    text = CAMERA + '[brocker]\nhost = "a.lan"\n'
+    assert fault(load, text, {"EDGE_BROCKER__PORT": "1883"}).startswith(":4: brocker: unknown key.")
 
 
 def test_systemd_says_where_state_and_secrets_are(load: Load, tmp_path: Path) -> None:

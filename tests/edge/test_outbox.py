@@ -383,7 +383,12 @@ def test_what_cannot_be_read_just_now_is_not_overtaken(tmp_path: Path) -> None:
         "topic = CAST(X'656d6fff' AS TEXT)",
         "topic = 'emotion/+/door/event'",
         "content_type = CAST(X'ff' AS TEXT)",
+        "topic = 'emotion' || char(15) || 'hall/door/event'",
+        "content_type = char(0)",
+        'user_properties = \'[["schema", "\\ud800"]]\'',
+        "user_properties = '[[\"schema\", 5]]'",
         "expiry_s = 1 << 40",
+        "expiry_s = 3.5",
         "expiry_s = 'soon'",
         "payload = 7",
     ],
@@ -431,6 +436,25 @@ def test_a_broken_file_that_cannot_be_replaced_yet_holds_up_nothing_new(
         outbox.housekeep()
         assert waiting(outbox) == [302, 303, 304]
         assert (outbox.depth, outbox.dropped) == (3, 300)
+
+
+def test_what_could_not_be_read_for_a_moment_comes_in_its_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a card has misread once, what lies there is delivered over the same connection, older ones first."""
+    with open_outbox(tmp_path) as outbox:
+        fill(outbox, range(5))
+        with monkeypatch.context() as misread:
+            misread.setattr(OutboxFile, "read", fail_to_read)
+            entries, seen = outbox.pending(after=0, limit=20)
+            assert not entries
+        fill(outbox, range(5, 7))
+        outbox.housekeep()
+        assert waiting(outbox, after=seen) == list(range(7))
+        assert (outbox.depth, outbox.dropped) == (7, 0)
+
+
+def fail_to_read(_file: OutboxFile, **_: object) -> None:
+    """What SQLite says of a page that makes no sense."""
+    raise sqlite3.DatabaseError("database disk image is malformed")
 
 
 def break_schema(path: Path) -> None:

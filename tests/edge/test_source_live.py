@@ -211,7 +211,17 @@ def test_what_is_no_camera_is_named(spec: str, device: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "spec", ["rtsp:/me:hunter2@cam/1", "rtsp//me:hunter2@cam/1", "RTSP:me:hunter2@cam", "me:hunter2@cam/1"]
+    "spec",
+    [
+        "rtsp:/me:hunter2@cam/1",
+        "rtsp//me:hunter2@cam/1",
+        "RTSP:me:hunter2@cam",
+        "me:hunter2@cam/1",
+        "//me:hunter2@cam/1",
+        "rtsp;//me:hunter2@cam",
+        "me:hunter2@rtsp://cam/1",
+        "me:hunter2@cam/?next=http://x",
+    ],
 )
 def test_an_address_without_its_beginning_is_taken_for_no_file(spec: str) -> None:
     """As a file's name, its password would be shown; and it would be tried for ever."""

@@ -88,6 +88,23 @@ def test_folder_gives_its_pictures_by_name_and_leaves_out_what_it_cannot_read(
     assert [record.getMessage().split(" ")[0] for record in caplog.records] == [str(tmp_path / "broken.jpg")]
 
 
+def test_log_says_why_a_picture_in_a_folder_cannot_be_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A file that is missing or not ours to read is not called broken."""
+    write_picture(tmp_path / "a.png")
+    (tmp_path / "b.png").symlink_to(tmp_path / "nowhere.png")
+    with caplog.at_level(logging.WARNING):
+        assert len(read_to_end(open_source(str(tmp_path)))) == 1
+    (record,) = caplog.records
+    assert record.getMessage() == f"{tmp_path}/b.png is left out: it cannot be read (No such file or directory)"
+
+
+def test_video_may_have_a_colon_in_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A time of day, as recorders name their files."""
+    monkeypatch.chdir(tmp_path)
+    write_video(tmp_path / "clip.mp4", 3, codec="mp4v").rename("2024-01-01T12:30:00.mp4")
+    assert len(read_to_end(open_source("2024-01-01T12:30:00.mp4"))) == 3
+
+
 @pytest.mark.parametrize(
     ("shape", "dtype"), [((48, 64), np.uint8), ((48, 64, 4), np.uint8), ((48, 64), np.uint16), ((48, 64, 3), np.uint16)]
 )

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from edge.errors import StateError
-from edge.state import DeviceState
+from edge.state import DeviceState, is_unused
 
 
 def test_the_device_remembers_who_it_is(tmp_path: Path) -> None:
@@ -24,6 +24,16 @@ def test_the_device_remembers_who_it_is(tmp_path: Path) -> None:
         assert state.session > number
     with DeviceState(tmp_path / "other") as state:
         assert state.client_id != first
+
+
+def test_a_folder_is_unused_until_the_first_start(tmp_path: Path) -> None:
+    """Neither a damaged memory nor a path that leads through a file is taken for a device that never ran."""
+    assert is_unused(tmp_path / "state")
+    with DeviceState(tmp_path / "state"):
+        assert not is_unused(tmp_path / "state")
+    (tmp_path / "state" / "state.json").write_bytes(b"{")
+    assert not is_unused(tmp_path / "state")
+    assert not is_unused(tmp_path / "state" / "state.json")
 
 
 @pytest.mark.parametrize("memory", ["lost", "put back"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from edge.config import load_config
 from edge.errors import ConfigError
 from edge.mqtt import BrokerSettings
 from edge.state import DeviceState
+from tests.e2e.process import AS_ANYBODY, EDGE
 from tests.integration.conftest import Build, Certificates, StartBroker
 from tests.mosquitto import Listener, Mosquitto, free_port, listening_only_to, wait_until
 from tests.network import Relay
@@ -131,6 +133,36 @@ def test_a_name_that_another_device_has_is_found(broker: Mosquitto, build: Build
             assert found.status == status, found
     assert "another device is called hall too" in found.detail
     assert examined(tmp_path, broker.port)["device name"].status == Status.OK
+
+
+def test_a_name_that_another_device_has_is_found_before_the_first_start(
+    broker: Mosquitto, build: Build, tmp_path: Path
+) -> None:
+    """A device that has no client id yet cannot be the one that is online."""
+    with build(BrokerSettings(port=broker.port, client_id="edge-other")) as device:
+        wait_until(lambda: device.stats.connected)
+        found = examined(tmp_path, broker.port)["device name"]
+    assert found.status == Status.WARN
+    assert "another device is called hall too" in found.detail
+    assert examined(tmp_path, broker.port)["device name"].status == Status.OK
+
+
+def test_whose_name_it_is_is_left_open_where_the_state_may_not_be_read(
+    broker: Mosquitto, build: Build, tmp_path: Path
+) -> None:
+    """Somebody without rights to the service's folder is told neither that all is well nor to rename it."""
+    with DeviceState(tmp_path / "state") as state:
+        client_id = state.client_id
+    with build(BrokerSettings(port=broker.port, client_id=client_id)) as device:
+        wait_until(lambda: device.stats.connected)
+        examined(tmp_path, broker.port)
+        (tmp_path / "state").chmod(0)
+        command = [*AS_ANYBODY, EDGE, "doctor", "--config", tmp_path / "config.toml"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        (tmp_path / "state").chmod(0o700)
+    told = next(line for line in done.stdout.splitlines() if "device name" in line)
+    assert told.startswith("OK")
+    assert f"cannot be told, as {tmp_path}/state/state.json cannot be read" in told
 
 
 def test_a_client_id_that_another_device_uses_is_found(broker: Mosquitto, build: Build, tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from rich.console import Console
 
 from trainer.cli import main, parser
 from trainer.commands.fit import requested_config
+from trainer.commands.output import Console
 
 TRAINER = [sys.executable, "-c", "import sys; from trainer.cli import main; sys.exit(main())"]
 ROOT = Path(__file__).parents[2]
@@ -252,6 +252,25 @@ def test_reader_that_has_seen_enough(kaggle_zip: Path, tmp_path: Path) -> None:
     os.close(writer)
     assert (done.returncode, done.stderr) == (141, b"")
     assert (report / "audit.json").exists()
+
+
+def test_text_for_a_reader_that_has_seen_enough(tmp_path: Path) -> None:
+    """As with JSON, scripts see the code of a closed pipe, and not that of a fault."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([*TRAINER, "keygen", str(tmp_path / "key")], stdout=writer, stderr=subprocess.PIPE, cwd=ROOT,
+                          check=False)  # fmt: skip
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_output_that_cannot_be_written(tmp_path: Path) -> None:
+    """A full disk is told in one line, with the code of an error; `/dev/full` is one."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([*TRAINER, "keygen", str(tmp_path / "key")], stdout=full, stderr=subprocess.PIPE,
+                              text=True, cwd=ROOT, env=environment, check=False)  # fmt: skip
+    assert (done.returncode, done.stderr) == (1, "trainer: error: [Errno 28] No space left on device\n")
 
 
 def test_interrupt(tmp_path: Path) -> None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 
 import keras
-from rich.console import Console
 
 from trainer.bundle import ExportOptions, export, require_place
-from trainer.commands.output import require_writable
+from trainer.commands.output import Console, require_writable
 from trainer.data import load_dataset
 from trainer.run import read_config
 

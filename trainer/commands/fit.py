@@ -8,11 +8,10 @@ import time
 from dataclasses import replace
 from typing import Self
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from edge.contract import UserError
-from trainer.commands.output import require_writable
+from trainer.commands.output import Console, require_writable
 from trainer.config import RECIPES, FitConfig
 from trainer.data import Dataset, load_dataset
 from trainer.fit import EpochResult, Listener, fit

@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 
-from rich.console import Console
-
 from edge.contract.errors import UserError
 from edge.contract.signature import new_signing_key, public_key
+from trainer.commands.output import Console
 
 
 def run(arguments: argparse.Namespace) -> int:

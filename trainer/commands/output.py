@@ -9,13 +9,21 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console, RenderableType
+import rich.console
+from rich.console import RenderableType
 
 from edge.contract import UserError
 
 log = logging.getLogger(__name__)
 
 _WIDTH_IN_FILES = 10_000
+
+
+class Console(rich.console.Console):
+    """Rich's, which leaves a closed pipe to the command line."""
+
+    def on_broken_pipe(self) -> None:
+        raise  # what rich is handling; its own way ends the process with exit code 1
 
 
 def show(content: RenderableType) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rich.console import Console
-
 from edge.contract import UserError, load_bundle
 from edge.contract.manifest import MANIFEST_FILE
 from edge.contract.signature import SIGNATURE_FILE, public_key, sign
+from trainer.commands.output import Console
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Self
 
 import optuna
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from trainer.commands.fit import requested_config
-from trainer.commands.output import require_writable, show, to_json, write
+from trainer.commands.output import Console, require_writable, show, to_json, write
 from trainer.data import load_dataset
 from trainer.labels import with_labels
 from trainer.study import Trial, done, importances, ranking, storage_faults, trials
