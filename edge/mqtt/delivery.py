@@ -89,6 +89,8 @@ class Delivery:
         if self._under_way:
             return False
         entries, _ = self._outbox.pending(after=self._seen, limit=1, without=self._left_alone())
+        if entries:
+            self._seen = entries[0].id - 1  # further back where it could not be read before
         return not entries
 
     def _left_alone(self) -> list[str]:

@@ -15,6 +15,7 @@ import pytest
 
 from edge.domain import Message
 from edge.errors import StateError
+from edge.mqtt.delivery import Delivery
 from edge.outbox import Outbox
 from edge.outbox_file import OutboxFile
 from tests.mosquitto import PATIENCE_S, wait_until
@@ -450,6 +451,37 @@ def test_what_could_not_be_read_for_a_moment_comes_in_its_turn(tmp_path: Path, m
         outbox.housekeep()
         assert waiting(outbox, after=seen) == list(range(7))
         assert (outbox.depth, outbox.dropped) == (7, 0)
+
+
+def test_what_could_not_be_read_for_a_moment_is_sent_before_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever asks whether all is delivered does not lose the place from which it is to be read again."""
+    connection = TakesAll()
+    with open_outbox(tmp_path) as outbox:
+        fill(outbox, range(5))
+        delivery = Delivery(outbox=outbox, connection=connection)  # type: ignore[arg-type]
+        with monkeypatch.context() as misread:
+            misread.setattr(OutboxFile, "read", fail_to_read)
+            delivery.send()
+        outbox.housekeep()
+        assert not delivery.idle
+        delivery.send()
+        assert connection.sent == list(range(5))
+
+
+class TakesAll:
+    """A connection with room for everything."""
+
+    room = 20
+
+    def __init__(self) -> None:
+        self.sent: list[int] = []
+
+    def send(self, message: Message) -> int:
+        """Notes the message, and gives it a number."""
+        self.sent.append(int(message.payload))
+        return len(self.sent)
 
 
 def fail_to_read(_file: OutboxFile, **_: object) -> None:
