@@ -138,7 +138,8 @@ install_program() {
     # A library of today may ask for more than this processor has. The program that works is still there.
     {
         timeout 120 "$fresh/bin/python" -P -m edge.trial "$checkout/models/ferplus" auto 1 >&2 &&
-            timeout 120 "$fresh/bin/python" -P -c 'import edge.bootstrap, nacl.signing; edge.bootstrap.create_detector()' >&2
+            timeout 120 "$fresh/bin/python" -P -c \
+                'import edge.bootstrap, nacl.signing; from edge.detect import create_detector; create_detector()' >&2
     } || fail "The new program does not run here; what was installed before is as it was." "What it said is above."
     sync -f "$fresh"
     trap - EXIT HUP INT TERM

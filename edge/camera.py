@@ -126,6 +126,7 @@ class CameraWorker:
         it takes longer and no frame of it is left out.
         """
         self._pace.wanted_fps = max_fps
+        self._frame_times_s.clear()  # what came before says nothing of the new rate
 
     def adapt(self, level: Level) -> None:
         """Does as much as the device can bear at present; a limit that was set still holds."""

@@ -30,9 +30,10 @@ log = logging.getLogger(__name__)
 
 _MOST_UNDELETED = 200
 """Acknowledged messages that may wait for their deletion to ride along with a `put`."""
-_NOTHING_UNREAD = sys.maxsize
 _MOST_UNFLUSHED = 250
 """Changes after which the write-ahead log is folded into the database even if no message waits."""
+_NOTHING_UNREAD = sys.maxsize
+"""Where to go back to after a read that failed, when there was none."""
 
 
 class Outbox:

@@ -54,8 +54,7 @@ def source_kind(name: str) -> SourceKind:
         return SourceKind.CSI
     scheme, is_address, _ = name.partition("://")
     known = ", ".join(_STREAM_SCHEMES)
-    # As a file's name or a scheme, it would be shown with the password in it.
-    if not _SCHEME.fullmatch(scheme) if is_address else _is_mistyped(name):
+    if _is_mistyped(name):
         raise ValueError(f"an address begins with one of {known}, and then ://; a file of such a name with ./")
     if not is_address:
         return SourceKind.RECORDING
@@ -72,4 +71,8 @@ def masked(name: str) -> str:
 
 
 def _is_mistyped(name: str) -> bool:
+    """Whether it is an address with a wrong beginning: as a file or a scheme, it would be shown with its password."""
+    scheme, is_address, _ = name.partition("://")
+    if is_address:
+        return not _SCHEME.fullmatch(scheme)
     return bool(_MISTYPED_SCHEME.match(name) or _LOGIN.match(name))

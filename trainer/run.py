@@ -119,7 +119,8 @@ def require_same_votes(run: Path, config: FitConfig, origin: Provenance, dataset
         CheckpointError: They are others.
         DataError: A split is missing.
     """
-    if config.learns_votes and origin.votes_sha256 not in {"", provenance(dataset, config).votes_sha256}:
+    votes = _votes_sha256(dataset.split("train"), dataset.split("validation")) if config.learns_votes else ""
+    if votes and origin.votes_sha256 not in {"", votes}:
         raise CheckpointError("was begun with other votes", where=run,
                               remedy="Give the --votes that it was begun with")  # fmt: skip
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,10 +54,10 @@ def test_names_that_are_taken_get_the_next_free_number(tmp_path: Path) -> None:
 
 def test_thousands_of_files_that_are_called_alike_are_planned_at_once(tmp_path: Path) -> None:
     """A folder for each person with a face.jpg in it keeps nobody waiting."""
-    start_s = time.monotonic()
-    planned = plan_outputs([Path(f"{number}/face.jpg") for number in range(2000)], tmp_path)
-    assert time.monotonic() - start_s < 5
-    assert len(set(planned.values())) == 2000
+    planned = plan_outputs(
+        [Path(f"{number}/face.jpg") for number in range(20_000)], tmp_path
+    )  # or until the test's limit
+    assert len(set(planned.values())) == 20_000
 
 
 def test_copy_of_a_video_may_have_a_colon_in_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
