@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
@@ -9,9 +10,11 @@ import subprocess
 import tomllib
 from collections.abc import Iterable, Iterator
 from fnmatch import fnmatch
+from http.client import HTTPConnection
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from pydantic import BaseModel
@@ -20,7 +23,8 @@ from edge.config.sections import PublishConfig
 from edge.homeassistant import announce
 from edge.payloads import CameraState, Event, Health
 from edge.topics import Topics
-from tests.mosquitto import PROGRAM, Mosquitto, free_port
+from tests.mosquitto import PROGRAM, Mosquitto, free_port, wait_until
+from tests.programs import need
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 
@@ -179,6 +183,65 @@ def test_grafana_shows_what_telegraf_stores() -> None:
         assert found, query
         name, pattern, measurement = found.groups()
         assert len([field for field in stored(measurement) if re.search(pattern or f"^{name}$", field)]) == 1, query
+
+
+@pytest.fixture
+def influxdb(tmp_path: Path) -> Iterator[int]:
+    """The port of a real InfluxDB with an empty database `emotion`; Debian's 1.x speaks InfluxQL as 2.x does."""
+    http, rpc = free_port(), free_port()
+    folders = f'[meta]\ndir = "{tmp_path}/meta"\n[data]\ndir = "{tmp_path}/data"\nwal-dir = "{tmp_path}/wal"\n'
+    config = tmp_path / "influxdb.conf"
+    config.write_text(
+        f'reporting-disabled = true\nbind-address = "127.0.0.1:{rpc}"\n{folders}'
+        f'[http]\nbind-address = "127.0.0.1:{http}"\n[monitor]\nstore-enabled = false\n'
+    )
+    command = [need("influxd", "influxdb"), "-config", str(config)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        try:
+            wait_until(lambda: makes_database(http))
+            yield http
+        finally:
+            server.terminate()
+
+
+def makes_database(port: int) -> bool:
+    """Whether InfluxDB is there yet, and so has made the database."""
+    with contextlib.suppress(OSError):
+        post(port, "query", {"q": "CREATE DATABASE emotion"})
+        return True
+    return False
+
+
+def post(port: int, path: str, parameters: dict[str, str], body: str = "") -> str:
+    """What InfluxDB says to a request."""
+    with contextlib.closing(HTTPConnection("127.0.0.1", port)) as connection:
+        connection.request("POST", f"/{path}?{urlencode(parameters)}", body.encode())
+        response = connection.getresponse()
+        answer = response.read().decode()
+        assert response.status < 400, answer
+        return answer
+
+
+def point(measurement: str) -> str:
+    """What Telegraf stores of one message, in the line protocol."""
+    tags = {"device": "pi", "camera": "door", "event": "start", "emotion": "happy", "time_synced": "true"}
+    asked = telegraf_input(measurement)
+    used = [*asked.get("tag_keys", []), *asked["topic_parsing"][0]["tags"].split("/")]
+    texts = asked.get("json_string_fields", [])
+    fields = [f'{name}="happy"' if name in texts else f"{name}=1" for name in stored(measurement) - set(used)]
+    tagged = ",".join([measurement, *(f"{tag}={value}" for tag, value in tags.items() if tag in used)])
+    return f"{tagged} {','.join(fields).replace('*', 'door')}"
+
+
+def test_the_database_answers_every_panel(influxdb: int) -> None:
+    """Each panel of the dashboard has something to show of what Telegraf stores."""
+    post(influxdb, "write", {"db": "emotion"}, "\n".join(point(measurement) for measurement in MEASURED))
+    for panel in panels():
+        for target in panel["targets"]:
+            query = target["query"].replace("$timeFilter", "time > now() - 5m").replace("$__interval", "1m")
+            answer = json.loads(post(influxdb, "query", {"db": "emotion", "q": query.replace("$device", "(pi|hall)")}))
+            [result] = answer["results"]
+            assert "series" in result, (panel["title"], query, result)
 
 
 def test_a_device_is_online_while_its_reports_come() -> None:
