@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,8 @@ from edge.contract.errors import UserError
 from edge.logs import configure_logging
 from edge.printable import printable
 from edge.source_name import source_kind
+
+log = logging.getLogger(__name__)
 
 DEFAULT_CONFIG = Path("/etc/emotion-edge/config.toml")
 INTERRUPTED = 130
@@ -38,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return PIPE_CLOSED
     except OSError as error:  # a disk that is full, a file without read permission
         _give_up_output()
+        log.info("nobody foresaw this:", exc_info=error)  # for the journal of `edge run`, and for --verbose
         return complain(UserError(str(error)))
     return code
 

@@ -20,6 +20,8 @@ from edge.contract.errors import UserError
 from trainer.config import RECIPES
 from trainer.data import SPLITS
 
+log = logging.getLogger(__name__)
+
 FAILED: Final = 1
 INTERRUPTED: Final = 130
 """128 and SIGINT, as shells count."""
@@ -54,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return PIPE_CLOSED
     except OSError as error:  # a disk that is full, a file without read permission
         _give_up_output()
+        log.info("nobody foresaw this:", exc_info=error)  # for --verbose
         return _complain(str(error), FAILED)
     return code
 

@@ -98,12 +98,14 @@ def test_a_closed_pipe_is_none_for_lines_either(command: str, tmp_path: Path) ->
 
 
 def test_output_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
-    """A full disk is told in one line, with the code of an error; `/dev/full` is one."""
+    """A full disk is told in one line, with the code of an error; `/dev/full` is one. With --verbose, it says where."""
     environ = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     command = [EDGE, "check", "--config", str(tmp_path / "config.toml")]
     with Path("/dev/full").open("w") as full:
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=environ, check=False)
+        done, told = (subprocess.run([*command, *options], stdout=full, stderr=subprocess.PIPE, text=True, env=environ,
+                                     check=False) for options in ((), ("--verbose",)))  # fmt: skip
     assert (done.returncode, done.stderr) == (1, "edge: error: [Errno 28] No space left on device.\n")
+    assert "Traceback" in told.stderr
 
 
 def test_ctrl_c_ends_a_command_quietly() -> None:

@@ -265,12 +265,14 @@ def test_text_for_a_reader_that_has_seen_enough(tmp_path: Path) -> None:
 
 
 def test_output_that_cannot_be_written(tmp_path: Path) -> None:
-    """A full disk is told in one line, with the code of an error; `/dev/full` is one."""
+    """A full disk is told in one line, with the code of an error; `/dev/full` is one. With --verbose, it says where."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     with Path("/dev/full").open("w") as full:
-        done = subprocess.run([*TRAINER, "keygen", str(tmp_path / "key")], stdout=full, stderr=subprocess.PIPE,
-                              text=True, cwd=ROOT, env=environment, check=False)  # fmt: skip
+        done, told = (subprocess.run([*TRAINER, "keygen", str(tmp_path / name), *options], stdout=full,
+                                     stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment, check=False)
+                      for name, options in (("key", ()), ("other", ("--verbose",))))  # fmt: skip
     assert (done.returncode, done.stderr) == (1, "trainer: error: [Errno 28] No space left on device\n")
+    assert "Traceback" in told.stderr
 
 
 def test_interrupt(tmp_path: Path) -> None:
