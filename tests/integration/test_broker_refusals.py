@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import ssl
@@ -362,14 +363,15 @@ def test_a_device_whose_goodbye_is_refused_is_offline_all_the_same(broker: Mosqu
 def test_two_devices_with_one_client_id(
     broker: Mosquitto, build: Build, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Two devices that push each other out for ever name the likely cause, though this broker does not tell it."""
+    """Two devices that push each other out for ever name the likely cause, though not every mosquitto tells it."""
     with (
         Outbox(folder=tmp_path / "twin", capacity=1_000) as outbox,
         build(settings(broker.port)) as publisher,
         build(settings(broker.port), outbox=outbox),
     ):
-        wait_until(lambda: "another device has the client id edge-test too" in str(publisher.stats.last_error))
-    assert sum("give each its own" in record.message for record in caplog.records) <= 2
+        cause = "another device has the client id edge-test too|another client connected as edge-test"
+        wait_until(lambda: re.search(cause, str(publisher.stats.last_error)))
+    assert sum(re.search(cause, record.message) is not None for record in caplog.records) <= 2
 
 
 def test_a_broker_that_goes_away_is_not_taken_for_a_twin(broker: Mosquitto, build: Build) -> None:

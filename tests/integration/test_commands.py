@@ -8,6 +8,7 @@ import pytest
 from edge.contract.errors import UserError
 from edge.mqtt import BrokerSettings
 from edge.mqtt.commands import Commands
+from edge.mqtt.packets import is_topic
 from edge.payloads import CommandRequest, CommandResponse
 from edge.topics import Topics
 from tests.integration.conftest import Build, StartBroker
@@ -78,7 +79,12 @@ def test_mqtt5_requesters_are_answered_where_they_ask(listener: Listener) -> Non
     listener.wait_for(lambda: listener.on("my/answers"))
     assert listener.on("my/answers")[0].properties["CorrelationData"] == "0102"
     assert listener.on("my/answers")[0].properties["MessageExpiryInterval"] <= 60  # it may hold a snapshot
-    assert ask(listener, "echo", '{"id": "2"}', response_topic="my/+/answers")["id"] == "2"
+
+
+@pytest.mark.parametrize("name", ["my/+/answers", "my/#", ""])
+def test_nothing_is_published_on_what_is_no_topic(name: str) -> None:
+    """Some brokers pass on such a response topic, and all close the connection that publishes on it."""
+    assert not is_topic(name)
 
 
 @pytest.mark.usefixtures("publisher")
