@@ -19,7 +19,7 @@ def test_pages_say_what_the_program_does(page: Path) -> None:
 
 
 def words(page: str) -> list[str]:
-    """What every Python says, though 3.13 has `-o, --output OUT` for `-o OUT, --output OUT`, and breaks lines otherwise."""
+    """What every Python says: 3.13 has `-o, --output OUT` for `-o OUT, --output OUT`, and breaks lines otherwise."""
     return re.sub(r"(-\w) [^\s,]+(?=, --)", r"\1", page).split()
 
 
