@@ -31,7 +31,7 @@ PYTHON = os.environ.get("HOME_ASSISTANT_PYTHON", ".venv-home-assistant/bin/pytho
 
 _AWAY = "unavailable"
 _FIRST_START_S = 600.0
-"""It may have to fetch 200 MB first."""
+"""It fetches what its parts need first."""
 _LIGHT = """
 template:
   - light:
@@ -66,7 +66,8 @@ class HomeAssistant:
         self._folder = folder
         self._log = folder / "log.txt"
         self._news = threading.Condition()
-        self._started = threading.Event()
+        self._started_or_dead = threading.Event()
+        self._started = False
         self.entities: dict[str, Entity] = {}
         self.told: list[tuple[str, Entity | None]] = []
         if not folder.exists():
@@ -86,7 +87,8 @@ class HomeAssistant:
             )  # fmt: skip
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
-        assert self._started.wait(_FIRST_START_S), self._log.read_text()
+        self._started_or_dead.wait(_FIRST_START_S)
+        assert self._started, self._log.read_text()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -126,11 +128,12 @@ class HomeAssistant:
         with self._process.stdout as lines:
             for line in lines:
                 self._note(json.loads(line))
-        self._started.set()  # or it died, and who waits for it sees that at once
+        self._started_or_dead.set()
 
     def _note(self, fields: dict[str, Any]) -> None:
         if "started" in fields:
-            self._started.set()
+            self._started = True
+            self._started_or_dead.set()
             return
         with self._news:
             name = fields["entity"]
