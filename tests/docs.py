@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import io
 import json
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -24,9 +26,11 @@ from edge.contract.manifest import read_manifest
 from edge.metrics import HealthCollector
 from tests.edge.test_metrics import health
 from trainer import cli as trainer_cli
+from trainer import config as trainer_config
 from trainer import errors as trainer_errors
 from trainer.calibration import Calibration, RiskPoint
 from trainer.card import model_card
+from trainer.config import RECIPES, FitConfig
 from trainer.evaluate import Evaluation, ModelResult
 from trainer.metrics import Classification, Comparison
 from trainer.robustness import Robustness
@@ -102,6 +106,44 @@ The keys of `edge classify --format json`, one object a face and line, in the or
 | `probs` | probability of each emotion, 0 to 1 |
 | `quality` | how far the picture of the face can be trusted, 0 to 1 |
 """
+
+_TRAINING = """\
+# Configuration of a training run
+
+`trainer fit --config FILE` and `trainer tune --config FILE` read a JSON object with these keys. `stages` must be there;
+everything else has a default:
+
+```json
+{"stages": [[48, 95]], "batch_size": 256, "peak_lr": 0.15}
+```
+
+`best.json` of `trainer tune` is such a file, and so is `config.json` of a run, where the keys stand under `fit`. A key
+that does not exist, or a value that is not allowed, is refused by name.
+
+- `--labels`, `--teacher`, `--initial-weights`, `--epochs` and `--seed` take precedence over the file. `--epochs`
+  stretches or shortens all stages and the warm-up alike.
+- `bfloat16` of the file counts for nothing here: `--bfloat16` or `--no-bfloat16` decides, or else what the processor or
+  GPU can do.
+- The second head, which learns FER+'s votes, needs `--votes` and a `votes_weight` above 0. Without `--votes` there is
+  none, and with the labels `ferplus` neither, for the only head learns the votes then.
+- `--initial-weights` takes the run's `width` and `top_channels` where those of the file are less; its `blocks` and
+  `mirror` must be those of the file.
+"""
+
+_RECIPES = """\
+## Recipes
+
+`--recipe NAME` takes one of these in place of a file. Times are of two cores with AVX512-BF16.
+"""
+
+_USES = {
+    "default": "what `trainer fit` takes by itself; about an hour",
+    "teacher": "a network of twice the width, for others to learn from; about an hour",
+    "refine": "more of a finished run, with `--initial-weights`; about 50 minutes at width 1",
+    "trial": "what `trainer tune` takes by itself, for each of its trials; five minutes",
+    "quick": "to see the whole way for oneself; a few minutes",
+}
+"""What each recipe is for."""
 
 _METRICS = """\
 # Metrics
@@ -235,6 +277,35 @@ def _with_exit_code(error: type[UserError]) -> Iterator[type[UserError]]:
         yield from _with_exit_code(kind)
 
 
+def training_page() -> str:
+    """`training.md`: every key of a training run, and the recipes."""
+    keys = ["| key | value | default | meaning |", "|---|---|---|---|", *_fit_keys()]
+    recipes = ["| recipe | what for | other than `default` |", "|---|---|---|", *map(_recipe, RECIPES)]
+    return "\n".join([_NOTICE, "", _TRAINING, *keys, "", _RECIPES, *recipes, ""])
+
+
+def _fit_keys() -> Iterator[str]:
+    meanings = _attributes(FitConfig)
+    for key, default in FitConfig().to_dict().items():
+        _, allowed = trainer_config._ALLOWED[key]
+        value = allowed.removesuffix(f" to {trainer_config._MUCH}")  # an end that is none
+        yield f"| `{key}` | {value} | `{json.dumps(default)}` | {meanings[key]} |"
+
+
+def _attributes(kind: type) -> dict[str, str]:
+    """What the docstring of a class says of each attribute, in JSON's words."""
+    _, _, attributes = inspect.cleandoc(kind.__doc__ or "").partition("Attributes:\n")
+    entries = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", attributes, re.MULTILINE)
+    return {name: " ".join(meaning.split()).replace("None", "`null`") for name, meaning in entries}
+
+
+def _recipe(name: str) -> str:
+    usual = FitConfig().to_dict()
+    changes = {key: value for key, value in RECIPES[name].to_dict().items() if value != usual[key]}
+    shown = ", ".join(f"`{json.dumps(key)}: {json.dumps(value)}`" for key, value in changes.items())
+    return f"| `{name}` | {_USES[name]} | {shown} |"
+
+
 def metrics_page() -> str:
     """`metrics.md`: every metric, of a device that has them all."""
     rows = []
@@ -316,6 +387,7 @@ PAGES: dict[Path, Callable[[], str]] = {
     README: readme,
     DOCS / "configuration.md": configuration_page,
     DOCS / "cli.md": cli_page,
+    DOCS / "training.md": training_page,
     DOCS / "metrics.md": metrics_page,
     DOCS / "schema" / "manifest.json": manifest_schema,
     **{MODELS / model / "MODEL_CARD.md": partial(card, model) for model in ("default", "ferplus")},

@@ -21,8 +21,11 @@ BINS: Final = 15
 THRESHOLDS: Final = tuple(round(0.05 * step, 2) for step in range(20))
 """0.00 to 0.95, where `risk_coverage` is read off."""
 
-_PULL: Final = 1e-4
-"""Towards odds that are right as they are, so that there is a threshold where all answers are right, or none."""
+_PULL: Final = np.array([1e-5, 1e-3])
+"""Of intercept and slope, towards odds that are right as they are, so that there is a threshold where all answers are
+right, or none. The slope's is the stronger, or it would grow there without the intercept, which tells the two apart."""
+
+_LEAST_DOUBT: Final = 1e-9
 
 _LOG_TEMPERATURE: Final = (math.log(0.05), math.log(20.0))
 
@@ -158,15 +161,15 @@ def threshold_for_gain(logits: Logits, labels: Labels) -> float:
     """
     from scipy.optimize import minimize  # as in fit_temperature
 
-    probabilities = softmax(logits.astype(np.float64))
-    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
-    odds = np.log(confidence) - np.log(np.maximum(1 - confidence, 1e-9))
-    sign = np.where(right, 1.0, -1.0)
+    below = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)  # in float32, a gradient would vanish
+    others = np.exp(below).sum(axis=1) - 1  # probability of all other classes, in units of that of the likeliest
+    odds = -np.log(np.maximum(others, _LEAST_DOUBT))
+    sign = np.where(logits.argmax(axis=1) == labels, 1.0, -1.0)
 
     def loss(line: NDArray[np.float64]) -> float:
         intercept, log_slope = line
         likelihood = np.logaddexp(0, -sign * (intercept + math.exp(log_slope) * odds)).mean()
-        return float(likelihood + _PULL * np.square(line).sum())
+        return float(likelihood + _PULL @ np.square(line))
 
     intercept, log_slope = minimize(loss, np.zeros(2)).x
     return 1 / (1 + math.exp(intercept / math.exp(log_slope)))

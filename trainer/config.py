@@ -22,7 +22,8 @@ class FitConfig:
         momentum: Nesterov momentum.
         muon_lr: Peak learning rate of Muon on the kernels between features, relative to their length; 0 for SGD.
         weight_decay: L2 penalty on the convolution kernels that SGD moves.
-        label_smoothing: Share of the target that is spread evenly over the classes.
+        label_smoothing: Share of the label that is spread evenly over the classes, which an export takes out of the
+            answers again. With `copies`, that of the teachers.
         votes_weight: Weight of the second head that learns FER+'s votes; needs votes, 0 for none.
         ema_decay: Decay a step of the averaged weights, which are the ones evaluated and exported.
         dropout: Share of features dropped before the head.

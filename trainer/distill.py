@@ -25,7 +25,7 @@ from trainer.copies import Copies
 from trainer.errors import CheckpointError
 from trainer.layers import Tensor
 from trainer.model import heads, normalize
-from trainer.run import BEST_WEIGHTS, load_full_network, read_config
+from trainer.run import BEST_WEIGHTS, load_full_network, read_config, writing
 
 log = logging.getLogger(__name__)
 
@@ -96,8 +96,9 @@ def teaching(kept: Path, config: FitConfig, images: NDArray[np.uint8]) -> Taught
 def _write(kept: Path, answers: Sequence[NDArray[np.float32]], **origin: str | list[str]) -> None:
     partial = kept.with_name(f"partial.{os.getpid()}.{kept.name}")
     arrays: dict[str, Any] = {**origin, **dict(zip(_HEADS, answers, strict=False))}
-    np.savez(partial, **arrays)
-    partial.replace(kept)
+    with writing(kept):
+        np.savez(partial, **arrays)
+        partial.replace(kept)
 
 
 def _read(kept: Path, teachers: Sequence[str], images_sha256: str) -> list[NDArray[np.float32]]:
@@ -108,8 +109,8 @@ def _read(kept: Path, teachers: Sequence[str], images_sha256: str) -> list[NDArr
         if str(arrays["images_sha256"]) != images_sha256:
             raise CheckpointError("belongs to other images, or to the same in another order", where=kept,
                                   remedy="Resume with the very files that the run began with")  # fmt: skip
-        # Those that are gone have been asked already; files of earlier versions do not say what their weights were.
-        for teacher, weights in zip(teachers, arrays.get("weights", ()), strict=False):
+        # Those that are gone have been asked already.
+        for teacher, weights in zip(teachers, arrays["weights"], strict=True):
             if _weights_sha256(teacher) not in {"", weights}:
                 raise CheckpointError(f"holds what {teacher} said before its weights changed", where=kept,
                                       remedy="Give it the former weights, or name another folder")  # fmt: skip

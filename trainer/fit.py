@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import math
 import os
+import shutil
 import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Final
 
 import keras
 import numpy as np
@@ -39,10 +42,15 @@ from trainer.run import (
     require_new,
     require_same_votes,
     write_config,
+    writing,
 )
 from trainer.training import Training, steps_per_epoch
 
 log = logging.getLogger(__name__)
+
+_BYTES_A_WEIGHT: Final = 4
+_BYTES_AROUND_WEIGHTS: Final = 2**20
+"""More than what a file of weights holds besides them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +62,7 @@ class EpochResult:
         side_px: Side of its training images.
         loss: Mean training loss.
         accuracy: Of the averaged weights on PublicTest, 0 to 1.
-        best: Whether no epoch before was better.
+        best: Whether every epoch before was worse.
         seconds: Its wall time.
     """
 
@@ -70,7 +78,7 @@ class Listener:
     """Follows a run; the command line's draws a progress bar. Does nothing by itself."""
 
     def on_step(self, epoch: int, step: int, steps: int, loss: float) -> None:
-        """Called after each step."""
+        """Called after each step, or, where a whole epoch is compiled (JAX), after its last."""
 
     def on_epoch(self, result: EpochResult) -> None:
         """Called after each epoch, when it is safely on disk."""
@@ -99,7 +107,8 @@ def fit(
         CheckpointError: `run` holds a run already, none to resume, or one that another process trains; a teacher or the
             initial weights cannot be used.
         DataError: A split or the votes are missing, or there are too few images for a batch.
-        UserError: Copies are asked for without what they need; or the run diverged, and nothing is kept of that epoch.
+        UserError: Copies are asked for without what they need; or the disk is full, or the run diverged, and nothing is
+            kept of that epoch.
     """
     config = _resumed(run, dataset) if resume else config
     if not resume:
@@ -123,6 +132,7 @@ def require_inputs(dataset: Dataset, config: FitConfig) -> None:
     Raises:
         CheckpointError: A teacher or the initial weights cannot be used.
         DataError: A split or the votes are missing, or there are too few images for a batch.
+        UserError: Copies are asked for without what they need.
     """
     train = with_labels(dataset.split("train"), config.labels)
     with_labels(dataset.split("validation"), config.labels)
@@ -146,6 +156,12 @@ def _require_what_copies_need(config: FitConfig) -> None:
     if config.live_teachers:
         raise UserError("copies are for teachers that are asked beforehand, and live_teachers are asked in each step",
                         remedy="Leave one of them out of --config")  # fmt: skip
+    for teacher in config.teachers:
+        theirs = read_config(Path(teacher))[0].label_smoothing
+        if config.labels == "fer2013" and theirs != config.label_smoothing:
+            raise UserError(f"learned from labels {theirs:.0%} of which were spread over all, and label_smoothing is "
+                            f"{config.label_smoothing:g}, which an export takes out again", where=teacher,
+                            remedy=f"Write \"label_smoothing\": {theirs:g} into --config")  # fmt: skip
     if any(side != SIZE_PX for side, _ in config.stages):
         raise UserError(f"copies are {SIZE_PX} px large, and stages asks for smaller images",
                         remedy=f"Let all epochs be at {SIZE_PX} px")  # fmt: skip
@@ -156,8 +172,9 @@ def _train(training: Training, validation: FaceSet, run: Path, listener: Listene
     with closing(Writer(DirectoryOutput(str(run / TENSORBOARD)))) as board:
         while training.epoch < training.config.epochs:
             result = _epoch(training, validation, run, listener.on_step)
-            _record(run, result, board)  # first: what is written of an epoch without a checkpoint is dropped again
-            training.save(run / CHECKPOINTS)
+            with writing(run):
+                _record(run, result, board)  # first: what is written of an epoch without a checkpoint is dropped again
+                training.save(run / CHECKPOINTS)
             listener.on_epoch(result)
 
 
@@ -215,8 +232,9 @@ def _open_run(run: Path, dataset: Dataset, config: FitConfig) -> None:
     origin = provenance(dataset, config)
     if config.initial_weights:
         origin = replace(origin, initial_data=_data_before(Path(config.initial_weights), origin.data_sha256))
-    run.mkdir(parents=True, exist_ok=True)
-    write_config(run, config, origin)
+    with writing(run):
+        run.mkdir(parents=True, exist_ok=True)
+        write_config(run, config, origin)
 
 
 def _data_before(initial: Path, data_sha256: str) -> str:
@@ -269,13 +287,16 @@ def _epoch(
     best = accuracy > training.best_accuracy
     if best:
         training.best_accuracy = accuracy
-        _save_weights(training, run)
+        with writing(run):
+            _save_weights(training, run)
     return EpochResult(epoch + 1, training.config.side_px(epoch), loss, accuracy, best, time.monotonic() - started)
 
 
 def _save_weights(training: Training, run: Path) -> None:
     # Renamed into place when all of it is on the disk, so that a run stopped at any moment leaves whole weights.
     partial = run / f"partial.{BEST_WEIGHTS}"
+    if shutil.disk_usage(run).free < _BYTES_A_WEIGHT * training.averaged.count_params() + _BYTES_AROUND_WEIGHTS:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # found out by h5py, it ends the process
     training.averaged.save_weights(partial)
     with partial.open("rb") as file:
         os.fsync(file.fileno())

@@ -25,6 +25,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.contract import UserError
 from trainer.config import FitConfig
 from trainer.data import Dataset, FaceSet
 from trainer.errors import CheckpointError
@@ -79,7 +80,7 @@ def provenance(dataset: Dataset, config: FitConfig) -> Provenance:
     train, validation = dataset.split("train"), dataset.split("validation")
     versions = {name: importlib.metadata.version(name) for name in (keras.backend.backend(), "keras", "numpy")}
     return Provenance(
-        data=dataset.path.name,
+        data=dataset.path.resolve().name,  # of "." too
         data_sha256=data_sha256(dataset),
         git_revision=_git_revision(),
         libraries=versions,
@@ -129,6 +130,9 @@ def lock(path: Path) -> IO[bytes] | None:
     """Claims a file for this process, until what is returned is closed or the process ends; None if another has it.
 
     The file is made where there is none, and its content is left alone.
+
+    Raises:
+        OSError: The file cannot be opened.
     """
     file = path.open("ab")
     try:
@@ -152,6 +156,22 @@ def held(run: Path) -> Iterator[None]:
                               remedy="Let that one finish, or stop it")  # fmt: skip
     with claimed:
         yield
+
+
+@contextmanager
+def writing(place: Path) -> Iterator[None]:
+    """Tells of a full disk, or of what else keeps the block from writing, where and what to do.
+
+    Raises:
+        UserError: Something cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot be written ({error.strerror or error})", where=place,
+            remedy="Make room there and repeat the command, with --resume where the run has begun",
+        ) from error  # fmt: skip
 
 
 def require_new(run: Path) -> None:
@@ -198,13 +218,12 @@ def read_config(run: Path) -> tuple[FitConfig, Provenance]:
     try:
         document: dict[str, Any] = json.loads((run / CONFIG).read_text())
         config = FitConfig.from_dict(document.pop("fit"))
-        document.pop("rest_sha256", None)  # of an earlier version, which had one hash of PublicTest and votes together
         return config, Provenance(**document)
     except OSError as error:
         raise CheckpointError(
             "is not a run folder (no config.json)", where=run, remedy="Give the folder that trainer fit wrote"
         ) from error
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(
             f"cannot be read ({error})", where=run / CONFIG, remedy="Train again with this version"
         ) from error

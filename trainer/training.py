@@ -35,7 +35,7 @@ def steps_per_epoch(config: FitConfig, train: FaceSet) -> int:
     """
     steps = len(train) // config.batch_size
     if not steps:
-        raise DataError(f"holds {len(train)} training images, which do not make a batch of {config.batch_size}",
+        raise DataError(f"{len(train)} training images do not make a batch of {config.batch_size}",
                         remedy="Add images, or train with a smaller batch_size in --config")  # fmt: skip
     return steps
 

@@ -11,7 +11,6 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from edge.contract import UserError
 from trainer.config import FitConfig
 from trainer.data import FaceSet
 from trainer.distill import Taught
@@ -78,8 +77,7 @@ class TensorFlowTraining(Training):
         try:
             self._checkpoint.write(str(folder / f"{_CHECKPOINT}{self.epoch}"))
         except tf.errors.OpError as error:
-            raise UserError(f"the checkpoint cannot be written ({error.message.splitlines()[0]})", where=folder,
-                            remedy="Make room, then go on with --resume") from error  # fmt: skip
+            raise OSError(error.message.splitlines()[0]) from error
         for old in _checkpoints(folder)[_KEPT:]:
             for part in folder.glob(f"{old.name}.*"):
                 part.unlink()
@@ -88,7 +86,7 @@ class TensorFlowTraining(Training):
         checkpoints = _checkpoints(folder)
         for number, checkpoint in enumerate(checkpoints, start=1):
             try:
-                self._read(str(checkpoint))
+                self._checkpoint.read(str(checkpoint)).assert_consumed()
             except _DAMAGE as error:
                 if number == len(checkpoints):
                     raise unreadable(folder, error) from error
@@ -97,12 +95,6 @@ class TensorFlowTraining(Training):
                 self.epoch, self.best_accuracy = int(self._epoch.numpy()), float(self._best_accuracy.numpy())
                 return True
         return False
-
-    def _read(self, checkpoint: str) -> None:
-        # Those of earlier versions number themselves, for which `read` has no place.
-        numbered = any(name.startswith("save_counter/") for name, _ in tf.train.list_variables(checkpoint))
-        read = self._checkpoint.restore if numbered else self._checkpoint.read
-        read(checkpoint).assert_consumed()
 
     def _all_that_changes(self) -> tf.train.Checkpoint:
         self._epoch = tf.Variable(0, dtype=tf.int64, trainable=False)

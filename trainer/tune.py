@@ -101,6 +101,7 @@ def begin(dataset: Dataset, output: Path, search: Search) -> optuna.Study:
         CheckpointError: The storage is unusable, its study was begun under other conditions, or a teacher or the
             initial weights cannot be used.
         DataError: A split or the votes are missing, or there are too few images for a batch.
+        UserError: Copies are asked for without what they need.
     """
     require_inputs(dataset, search.base)
     output.mkdir(parents=True, exist_ok=True)
@@ -127,8 +128,24 @@ def tune(study: optuna.Study, dataset: Dataset, output: Path, search: Search, fo
         CheckpointError: The storage fails.
         UserError: Trial after trial fails.
     """
-    with storage_faults(search.storage):
-        _run_trials(study, dataset, output, search, follower or Follower())
+    follower, failures = follower or Follower(), 0
+    while True:
+        with storage_faults(search.storage):
+            if done(study) >= search.trials:
+                return
+            trial, claimed = claim(study, output, search)
+        with claimed:
+            outcome = _run_trial(trial, dataset, output, search, follower)
+            with storage_faults(search.storage):
+                _tell(study, trial, outcome)
+                result = trials(study)[trial.number]
+        keras.backend.clear_session()  # or the graphs of all trials would stay in memory
+        follower.on_result(result)
+        failures = failures + 1 if result.state == "failed" else 0
+        if failures == _FAILURES_IN_A_ROW:
+            raise UserError(f"trial after trial fails, the last one with: {result.fault.rstrip('.')}",
+                            where=run_folder(output, result.number),
+                            remedy="Put that right and repeat the command, which goes on")  # fmt: skip
 
 
 def _conditions(dataset: Dataset, search: Search) -> dict[str, Any]:
@@ -144,42 +161,37 @@ def _conditions(dataset: Dataset, search: Search) -> dict[str, Any]:
     return as_stored
 
 
-def _run_trials(study: optuna.Study, dataset: Dataset, output: Path, search: Search, follower: Follower) -> None:
-    failures = 0
-    while done(study) < search.trials:
-        trial, claimed = claim(study, output, search)
-        with claimed:
-            _run_trial(study, trial, dataset, output, search, follower)
-        keras.backend.clear_session()  # or the graphs of all trials would stay in memory
-        result = trials(study)[trial.number]
-        follower.on_result(result)
-        failures = failures + 1 if result.state == "failed" else 0
-        if failures == _FAILURES_IN_A_ROW:
-            raise UserError(f"trial after trial fails, the last one with: {result.fault.rstrip('.')}",
-                            where=run_folder(output, result.number),
-                            remedy="Put that right and repeat the command, which goes on")  # fmt: skip
-
-
 def _run_trial(
-    study: optuna.Study, trial: optuna.Trial, dataset: Dataset, output: Path, search: Search, follower: Follower
-) -> None:
-    """Trains, and tells the study what came of it. What a Ctrl-C leaves is a trial that still runs, to be taken up."""
+    trial: optuna.Trial, dataset: Dataset, output: Path, search: Search, follower: Follower
+) -> float | str | None:
+    """Trains. What a Ctrl-C leaves is a trial that still runs, to be taken up.
+
+    Returns:
+        The accuracy; None if it was pruned, and what was wrong if it failed.
+    """
     run, config = run_folder(output, trial.number), search.config(trial.params)
     resumed = (run / CONFIG).exists()
     follower.on_trial(trial.number, resumed=resumed)
     try:
-        accuracy = fit(
+        return fit(
             dataset, run, config, resume=resumed, answers=output / TEACHING,
             listener=_Reporter(trial, config, follower),
         )  # fmt: skip
     except optuna.TrialPruned:
-        study.tell(trial, state=TrialState.PRUNED)
+        return None
     except Exception as error:  # whatever ends a trial must not end the study
         log.debug("trial %d", trial.number, exc_info=True)
-        trial.set_user_attr("fault", str(error) or type(error).__name__)
+        return str(error) or type(error).__name__
+
+
+def _tell(study: optuna.Study, trial: optuna.Trial, outcome: float | str | None) -> None:
+    if isinstance(outcome, str):
+        trial.set_user_attr("fault", outcome)
         study.tell(trial, state=TrialState.FAIL)
+    elif outcome is None:
+        study.tell(trial, state=TrialState.PRUNED)
     else:
-        study.tell(trial, accuracy)
+        study.tell(trial, outcome)
 
 
 class _Reporter(Listener):
@@ -208,14 +220,17 @@ def claim(study: optuna.Study, output: Path, search: Search) -> tuple[optuna.Tri
     Returns:
         The trial, and the lock that keeps other processes from it until it is closed or the process ends.
     """
-    return _interrupted(study, output) or _new(study, output, search)
+    while True:
+        claimed = _interrupted(study, output) or _new(study, output, search)
+        if claimed is not None:
+            return claimed
 
 
 def _interrupted(study: optuna.Study, output: Path) -> tuple[optuna.Trial, IO[bytes]] | None:
     """A trial of this folder that nobody runs any more, with its lock."""
     for trial in trials(study):
         run = run_folder(output, trial.number)
-        claimed = lock(run / _LOCK) if trial.state == "running" and run.is_dir() else None
+        claimed = _lock(run) if trial.state == "running" and run.is_dir() else None
         if claimed is not None:
             # Another process may have ended it between the look at the study and the lock.
             reopened = reopen(study, trial.number) if _goes_on_here(run) else None
@@ -223,6 +238,14 @@ def _interrupted(study: optuna.Study, output: Path) -> tuple[optuna.Trial, IO[by
                 return reopened, claimed
             claimed.close()
     return None
+
+
+def _lock(run: Path) -> IO[bytes] | None:
+    """Keeps others from a trial's run; None if another process has it, or another user made it."""
+    try:
+        return lock(run / _LOCK)
+    except PermissionError:
+        return None
 
 
 def _goes_on_here(run: Path) -> bool:
@@ -233,7 +256,8 @@ def _goes_on_here(run: Path) -> bool:
         return True
 
 
-def _new(study: optuna.Study, output: Path, search: Search) -> tuple[optuna.Trial, IO[bytes]]:
+def _new(study: optuna.Study, output: Path, search: Search) -> tuple[optuna.Trial, IO[bytes]] | None:
+    """A trial that nobody has begun, with its lock; None if another process took it for interrupted before that."""
     trial = study.ask(dict(search.space))
     run = run_folder(output, trial.number)
     try:
@@ -244,7 +268,5 @@ def _new(study: optuna.Study, output: Path, search: Search) -> tuple[optuna.Tria
             "is there already or cannot be made", where=run,
             remedy="Give the folder in which this study was begun, or a new one",
         ) from error  # fmt: skip
-    claimed = lock(run / _LOCK)
-    if claimed is None:
-        raise CheckpointError("is in use by another process", where=run, remedy="Repeat the command")
-    return trial, claimed
+    claimed = _lock(run)
+    return None if claimed is None else (trial, claimed)

@@ -209,7 +209,7 @@ def test_its_switch_pauses_a_camera(config: Path, home: HomeAssistant) -> None:
 def test_the_documented_automation_reacts_to_faces_alone(config: Path, tmp_path: Path, broker: Mosquitto) -> None:
     """A happy face turns the light on; starts of Home Assistant and of the agent bring the last event, and do not."""
     [automation] = re.findall(r"\n    triggers:\n(?:(?:    .*)?\n)+", (DEPLOY / "README.md").read_text())
-    automation = textwrap.indent(textwrap.dedent(automation.replace("pi_door", "hall_door")), "    ")
+    automation = textwrap.indent(textwrap.dedent(automation.replace("pi_door_door", "hall_door")), "    ")
     configuration = f"{_LIGHT}automation:\n  - alias: Happy face\n{automation}"
     with HomeAssistant(tmp_path / "home", broker.port, configuration) as home:
         with Edge("run", "--config", config):

@@ -6,9 +6,11 @@ import csv
 import gzip
 import io
 import math
+import os
 import shutil
+import subprocess
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -42,6 +44,18 @@ def blobs(count: int, seed: int) -> NDArray[np.uint8]:
     random = np.random.default_rng(seed)
     coarse = random.uniform(0, 255, (count, 7, 7)).astype(np.uint8)
     return np.array([cv2.resize(image, (48, 48), interpolation=cv2.INTER_CUBIC) for image in coarse], np.uint8)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of two megabytes, which hold less than the weights of a network."""
+    if os.geteuid() != 0:
+        pytest.skip("only root may mount a file system")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], check=True)
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
 
 
 @pytest.fixture(scope="session")

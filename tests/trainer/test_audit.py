@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -148,3 +149,21 @@ def test_command_prints_tables(table: Path, votes: Path, capsys: pytest.CaptureF
     printed = capsys.readouterr().out
     assert "Images on which the crowd of FER+ agrees" in printed
     assert "Images that show up again" in printed
+
+
+@pytest.mark.parametrize("format_", ["text", "json"])
+def test_names_are_printed_as_they_are(
+    format_: str, kaggle_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither [brackets] nor :colons: are markup, and a name from an old archive need not be UTF-8."""
+    for name in ("me [copy].jpg", ":cat:.jpg", os.fsdecode(b"caf\xe9.jpg")):
+        (kaggle_folder / "train" / "happy" / name).write_bytes(b"no image")
+    command = ["data", "check", str(kaggle_folder), "--format", format_, "--report", str(tmp_path / "report")]
+    assert main(command) == 0
+    printed, written = capsys.readouterr().out, (tmp_path / "report" / "audit.json").read_text()
+    for text in (printed, written):
+        assert "me [copy].jpg" in text
+        assert ":cat:.jpg" in text
+        assert r"caf\udce9.jpg" in text
+    names = [Path(name).name for name in json.loads(written)["unreadable"]]
+    assert os.fsdecode(b"caf\xe9.jpg") in names

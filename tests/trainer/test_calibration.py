@@ -111,6 +111,18 @@ def test_a_model_that_is_surer_than_right_is_believed_later() -> None:
     assert right[(confidence > threshold) & (confidence < threshold + 0.1)].mean() > 0.5
 
 
+@pytest.mark.parametrize(("slope", "intercept"), [(0.3, 0.6), (0.5, 0.4), (1.0, 0.0), (2.0, -1.0)])
+def test_it_is_found_however_slowly_being_right_grows_with_confidence(slope: float, intercept: float) -> None:
+    """Where the log odds of being right are a line in those of the confidence, it is where that crosses zero."""
+    random = np.random.default_rng(3)
+    odds = random.uniform(-4, 4, 40_000)
+    logits = np.zeros((len(odds), 100), np.float32)
+    logits[:, 0] = odds + math.log(99)  # against 99 classes of equal weight
+    right = random.uniform(size=len(odds)) < 1 / (1 + np.exp(-intercept - slope * odds))
+    true = 1 / (1 + math.exp(intercept / slope))
+    assert threshold_for_gain(logits, np.where(right, 0, 1)) == pytest.approx(true, abs=0.02)
+
+
 def test_where_all_answers_are_right_or_none_there_is_a_threshold_too() -> None:
     """A perfect model is always believed, and one that is always wrong never."""
     logits = confident([0.95, 0.9, 0.8, 0.7, 0.65, 0.6])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,8 +15,10 @@ import numpy as np
 import pytest
 
 from trainer.cli import main, parser
-from trainer.commands.fit import requested_config
+from trainer.commands.fit import _Display, requested_config
 from trainer.commands.output import Console
+from trainer.config import FitConfig
+from trainer.fit import EpochResult
 
 TRAINER = [sys.executable, "-c", "import sys; from trainer.cli import main; sys.exit(main())"]
 ROOT = Path(__file__).parents[2]
@@ -143,6 +146,27 @@ def test_tensorflow_says_nothing_of_the_machine_unasked(verbose: bool, tmp_path:
     assert bool(others) == verbose
 
 
+def test_a_bundle_of_other_labels_is_not_measured_by_those_of_fer_2013(
+    kaggle_zip: Path, bundle_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Devices go by the names of labels, whatever their order; here its figures would be nonsense."""
+    manifest = json.loads((shutil.copytree(bundle_path, tmp_path / "mine") / "manifest.json").read_text())
+    manifest["labels"].reverse()
+    (tmp_path / "mine" / "manifest.json").write_text(json.dumps(manifest))
+    assert main(["evaluate", str(tmp_path / "mine"), "--data", str(kaggle_zip)]) == 10
+    assert "has FER-2013's labels, and the model says contempt, neutral, surprise" in capsys.readouterr().err
+
+
+def test_how_long_a_run_takes_is_told_where_its_epochs_have_few_steps_too(capsys: pytest.CaptureFixture[str]) -> None:
+    """With JAX, an epoch is a single step to whoever waits; the first one also waits for the compiler."""
+    config = FitConfig(stages=((24, 1), (48, 4)))
+    with _Display(Console(), config) as display:
+        for epoch, seconds in ((1, 500.0), (2, 60.0), (3, 60.0)):
+            display.on_step(epoch, 100, 100, 1.5)
+            display.on_epoch(EpochResult(epoch, config.side_px(epoch - 1), 1.5, 0.5, best=True, seconds=seconds))
+    assert capsys.readouterr().out.count("At this speed it will take about 3 min.") == 1
+
+
 @pytest.mark.parametrize("more", [["--votes", "votes.csv"], ["--split", "test"]])
 def test_a_folder_of_faces_takes_neither_votes_nor_split(more: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """They would be ignored, so they are refused."""
@@ -195,10 +219,10 @@ def test_the_network_is_as_wide_as_its_initial_weights() -> None:
     """Whoever goes on from a run of another width need not know which it was; a recipe may ask for more."""
     run = ROOT / "models/runs/muonwide"
     command = ["fit", "--data", "fer2013.csv", "-o", "new", "--initial-weights"]
-    config = requested_config(parser().parse_args([*command, str(run)]), Console(quiet=True))
+    config = requested_config(parser().parse_args([*command, str(run)]), Console())
     assert (config.width, config.initial_weights) == (2.0, str(run))
     narrow = [str(ROOT / "models/runs/default"), "--recipe", "teacher"]
-    assert requested_config(parser().parse_args([*command, *narrow]), Console(quiet=True)).width == 2.0
+    assert requested_config(parser().parse_args([*command, *narrow]), Console()).width == 2.0
 
 
 @pytest.mark.parametrize("place", ["taken", "taken/below/it"])

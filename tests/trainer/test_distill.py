@@ -129,6 +129,14 @@ def test_copies_need_teachers_that_are_asked_first_at_full_size(
     assert not (tmp_path / "student").exists()
 
 
+def test_of_copies_label_smoothing_is_the_teachers(dataset: Dataset, teacher: Path, tmp_path: Path) -> None:
+    """An export takes out of the answers what the configuration says, and they have what their teachers learned."""
+    config = replace(TEACHER, width=1.0, teachers=(str(teacher),), copies=1, label_smoothing=0.0)
+    with pytest.raises(UserError, match=r'teacher: learned from labels 10% of which .* Write "label_smoothing": 0.1'):
+        fit(dataset, tmp_path / "student", config)
+    assert not (tmp_path / "student").exists()
+
+
 @pytest.mark.parametrize("how", [{"live_teachers": True}, {"copies": 1}])
 def test_a_teacher_of_votes_has_to_have_learned_them(
     how: dict[str, Any], dataset: Dataset, teacher: Path, tmp_path: Path

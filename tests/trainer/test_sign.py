@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 from pathlib import Path
@@ -47,6 +48,14 @@ def test_a_key_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixt
     assert main(["keygen", str(tmp_path / "nowhere" / "fleet.key")]) == 1
     told = "fleet.key: cannot be written (No such file or directory). Name a file in a folder that you may write to."
     assert told in capsys.readouterr().err
+
+
+def test_a_full_disk_leaves_no_key(small_disk: Path) -> None:
+    """An empty file would be in the way of the next try, and be taken for a key."""
+    with contextlib.suppress(OSError):
+        (small_disk / "all").write_bytes(bytes(3 * 2**20))
+    assert main(["keygen", str(small_disk / "fleet.key")]) == 1
+    assert not (small_disk / "fleet.key").exists()
 
 
 def test_what_cannot_be_signed_is_told(tmp_path: Path, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
+import os
 import shlex
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import IO
 from xml.etree import ElementTree as ET
 
 import optuna
@@ -28,7 +33,7 @@ from trainer.data import Dataset
 from trainer.errors import CheckpointError
 from trainer.fit import EpochResult
 from trainer.metrics import proportion
-from trainer.run import load_network, provenance, read_config, read_recipe, write_config
+from trainer.run import load_network, lock, provenance, read_config, read_recipe, write_config
 from trainer.study import Trial, importances, open_study, ranking, trials
 from trainer.study_report import study_report
 from trainer.text import percent
@@ -64,6 +69,25 @@ def found(options: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple
 def search(output: Path, count: int = 2, base: FitConfig = BASE) -> Search:
     """The search of the command, by hand."""
     return Search(base=base, trials=count, storage=str(output / "study.journal"), name="tune", seed=base.seed)
+
+
+@contextmanager
+def as_somebody(folder: Path) -> Iterator[None]:
+    """Root may do everything; inside the block this process is somebody who may do only what others may."""
+    if os.geteuid() != 0:
+        yield
+        return
+    folder.chmod(0o777)
+    for above in folder.parents[:3]:
+        above.chmod(0o755)
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(path.stat().st_mode | 0o066 if path.name != "lock" else 0)
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
 
 
 def run_search(dataset: Dataset, output: Path, what: Search, follower: Follower | None = None) -> list[Trial]:
@@ -193,6 +217,53 @@ def test_a_trial_that_runs_elsewhere_is_left_alone(tmp_path: Path, dataset: Data
     assert again.number == 0
     other_lock.close()
     taken_lock.close()
+
+
+def test_a_trial_of_another_user_is_left_alone(tmp_path: Path, dataset: Dataset) -> None:
+    """One whose files may not be opened is for its own user to go on with."""
+    what = search(tmp_path)
+    study = begin(dataset, tmp_path, what)
+    first, lock = claim(study, tmp_path, what)
+    lock.close()
+    (run_folder(tmp_path, first.number) / "lock").chmod(0)
+    with as_somebody(tmp_path):
+        second, other_lock = claim(study, tmp_path, what)
+    assert second.number == 1
+    other_lock.close()
+
+
+def test_a_trial_that_another_process_takes_at_once_is_left_to_it(
+    tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the folder and its lock, it looks like one that was interrupted."""
+    what = search(tmp_path)
+    study = begin(dataset, tmp_path, what)
+    taken: list[IO[bytes]] = []
+
+    def lock_second(path: Path) -> IO[bytes] | None:
+        if not taken:
+            taken.append(path.open("ab"))
+            fcntl.flock(taken[0], fcntl.LOCK_EX)
+        return lock(path)
+
+    monkeypatch.setattr("trainer.tune.lock", lock_second)
+    trial, mine = claim(study, tmp_path, what)
+    assert trial.number == 1
+    mine.close()
+    taken[0].close()
+
+
+def test_a_reader_that_fails_is_not_blamed_on_the_storage(tmp_path: Path, dataset: Dataset) -> None:
+    """A log on a full disk, say."""
+
+    class FullDisk(Follower):
+        def on_result(self, trial: Trial) -> None:
+            raise OSError(trial.state)
+
+    what = search(tmp_path, base=replace(BASE, teachers=("nobody",)))
+    study = begin(dataset, tmp_path, search(tmp_path))
+    with pytest.raises(OSError, match=r"^failed$"):
+        tune(study, dataset, tmp_path, what, FullDisk())
 
 
 def test_a_trial_of_another_backend_is_left_for_it(tmp_path: Path, dataset: Dataset) -> None:
@@ -328,7 +399,7 @@ def test_what_no_trial_could_do_with_is_refused_before_the_first(
     assert f"error: {tmp_path / 'nobody'}: is not a run folder" in capsys.readouterr().err
     (tmp_path / "large.json").write_text(json.dumps({**BASE.to_dict(), "batch_size": 999}))
     assert main(["tune", *options[:2], "--config", str(tmp_path / "large.json"), "-o", str(output)]) == 10
-    assert "holds 224 training images, which do not make a batch of 999" in capsys.readouterr().err
+    assert "224 training images do not make a batch of 999" in capsys.readouterr().err
     assert not output.exists()
 
 

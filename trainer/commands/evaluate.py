@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from edge.contract import UserError
+from edge.contract import EMOTIONS, UserError
 from trainer.commands.output import require_writable, show, show_json, to_json, write
 from trainer.data import FaceSet, load_dataset, load_folder
 from trainer.duplicates import leaked
@@ -99,6 +99,9 @@ def _read_faces(arguments: argparse.Namespace, labels: tuple[str, ...]) -> tuple
     if arguments.folder:
         # FER+ only adds a class, so a folder's labels stand for both kinds of model.
         return load_folder(arguments.data, labels).split("test"), None
+    if labels not in (EMOTIONS, FERPLUS_EMOTIONS):
+        raise DataError(f"has FER-2013's labels, and the model says {', '.join(labels)}", where=arguments.data,
+                        remedy="Measure it on a folder of its own labels, with --folder")  # fmt: skip
     dataset, split = load_dataset(arguments.data, arguments.votes), _split(arguments)
     faces = with_labels(dataset.split(split), "ferplus" if labels == FERPLUS_EMOTIONS else "fer2013")
     train = dataset.splits.get("train")

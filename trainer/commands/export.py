@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     read_config(arguments.run)
     dataset = load_dataset(arguments.data, arguments.votes)
     manifest = export(arguments.run, arguments.output, dataset, options)
-    console = Console(highlight=False, soft_wrap=True, markup=False)
+    console = Console()
     console.print(f"{arguments.output}: {manifest.files[manifest.model].size / 1000:.0f} kB, {manifest.arithmetic}")
     for metrics in manifest.metrics:
         low, high = metrics.interval_95

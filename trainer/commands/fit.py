@@ -16,7 +16,7 @@ from trainer.config import RECIPES, FitConfig
 from trainer.data import Dataset, load_dataset
 from trainer.fit import EpochResult, Listener, fit
 from trainer.labels import with_labels
-from trainer.processor import computes_bfloat16
+from trainer.processor import computes_bfloat16, has_gpu
 from trainer.run import read_config, read_recipe, require_new
 
 _STEPS_BEFORE_ESTIMATE = 30
@@ -25,7 +25,7 @@ _STEPS_BEFORE_ESTIMATE = 30
 
 def run(arguments: argparse.Namespace) -> int:
     """Trains and returns 0."""
-    console = Console(highlight=False, soft_wrap=True, markup=False)
+    console = Console()
     # What can be told at once, before the data are read.
     config = _kept_config(arguments) if arguments.resume else requested_config(arguments, console)
     if not arguments.resume:
@@ -69,6 +69,8 @@ def requested_config(arguments: argparse.Namespace, console: Console) -> FitConf
         if not arguments.config:  # a file says what it means, and is refused if they differ; a recipe goes with any run
             changes |= {"blocks": theirs.blocks, "mirror": theirs.mirror}
     changes["bfloat16"] = computes_bfloat16() if arguments.bfloat16 is None else arguments.bfloat16
+    if arguments.backend == "jax" and not has_gpu():
+        console.print("JAX finds no GPU here; on a processor it is many times slower than --backend tensorflow.")
     config = replace(config, **changes)
     if arguments.epochs:
         config = _with_epochs(config, arguments.epochs)
@@ -123,7 +125,8 @@ class _Display(Listener):
             transient=True,
         )  # fmt: skip
         self._task = self._progress.add_task("starting", total=None)
-        self._step_began_s = time.monotonic()
+        self._thirtieth_s: float | None = None
+        self._epochs_seen = 0
         self._estimated = False
 
     def __enter__(self) -> Self:
@@ -137,11 +140,10 @@ class _Display(Listener):
         described = f"epoch {epoch}/{self._config.epochs}  loss {loss:.3f}"
         self._progress.update(self._task, description=described, completed=step, total=steps)
         if step == _STEPS_BEFORE_ESTIMATE:
-            self._step_began_s = time.monotonic()
-        elif step == 2 * _STEPS_BEFORE_ESTIMATE and not self._estimated:
-            self._estimated = True
-            step_s = (time.monotonic() - self._step_began_s) / _STEPS_BEFORE_ESTIMATE
-            self._console.print(f"At this speed it will take about {self._left(epoch, step_s * steps)}.")
+            self._thirtieth_s = time.monotonic()
+        elif step == 2 * _STEPS_BEFORE_ESTIMATE and self._thirtieth_s is not None:
+            step_s = (time.monotonic() - self._thirtieth_s) / _STEPS_BEFORE_ESTIMATE
+            self._estimate(epoch, step_s * steps, self._config.side_px(epoch - 1))
 
     def on_epoch(self, result: EpochResult) -> None:
         mark = "  best so far" if result.best else ""
@@ -149,10 +151,16 @@ class _Display(Listener):
             f"epoch {result.epoch:3}/{self._config.epochs}  {result.side_px} px  loss {result.loss:.3f}  "
             f"PublicTest {result.accuracy:.2%}  {result.seconds:.0f} s{mark}"
         )
+        self._epochs_seen += 1
+        if self._epochs_seen == 2 and result.epoch < self._config.epochs:  # for want of steps; the first compiled too
+            self._estimate(result.epoch + 1, result.seconds, result.side_px)
 
-    def _left(self, epoch: int, epoch_s: float) -> str:
-        """How long this epoch and all after it take; the cost of an image grows with its area."""
-        here = self._config.side_px(epoch - 1)
-        areas = [(self._config.side_px(later) / here) ** 2 for later in range(epoch - 1, self._config.epochs)]
+    def _estimate(self, first: int, epoch_s: float, side_px: int) -> None:
+        """Says, once, how long the epochs from `first` on take; the cost of an image grows with its area."""
+        if self._estimated:
+            return
+        self._estimated = True
+        areas = [(self._config.side_px(epoch) / side_px) ** 2 for epoch in range(first - 1, self._config.epochs)]
         minutes = round(epoch_s * sum(areas) / 60)
-        return f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 60 else f"{max(1, minutes)} min"
+        left = f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 60 else f"{max(1, minutes)} min"
+        self._console.print(f"At this speed it will take about {left}.")

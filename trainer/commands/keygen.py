@@ -21,10 +21,14 @@ def run(arguments: argparse.Namespace) -> int:
     except OSError as error:
         raise UserError(f"cannot be written ({error.strerror})", where=arguments.key,
                         remedy="Name a file in a folder that you may write to") from error  # fmt: skip
-    with os.fdopen(descriptor, "w") as file:
-        file.write(f"{signing_key}\n")
-    console = Console(highlight=False, soft_wrap=True, markup=False)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(f"{signing_key}\n")
+    except BaseException:  # a full disk: half a key would be neither a key nor room for one
+        arguments.key.unlink()
+        raise
+    console = Console()
     console.print(f"{arguments.key}: the private key. Keep it where no device can read it, and a copy elsewhere.")
-    console.print("For the devices:\n\n[update]", markup=False)
-    console.print(f'public_keys = ["{public_key(signing_key)}"]', markup=False)
+    console.print("For the devices:\n\n[update]")
+    console.print(f'public_keys = ["{public_key(signing_key)}"]')
     return 0

@@ -20,7 +20,15 @@ _WIDTH_IN_FILES = 10_000
 
 
 class Console(rich.console.Console):
-    """Rich's, which leaves a closed pipe to the command line."""
+    """Rich's, which prints texts as they are and leaves a closed pipe to the command line.
+
+    Args:
+        width: In characters; None for that of the terminal.
+    """
+
+    def __init__(self, width: int | None = None) -> None:
+        # A file's name may hold [brackets] or :colons:, which would be taken for markup.
+        super().__init__(width=width, soft_wrap=True, highlight=False, markup=False, emoji=False)
 
     def on_broken_pipe(self) -> None:
         raise  # what rich is handling; its own way ends the process with exit code 1
@@ -29,7 +37,7 @@ class Console(rich.console.Console):
 def show(content: RenderableType) -> None:
     """Prints tables; where standard output is no terminal, so wide that none of them is folded."""
     width = None if sys.stdout.isatty() else _WIDTH_IN_FILES
-    Console(width=width, highlight=False).print(content, soft_wrap=False)
+    Console(width).print(content, soft_wrap=False)
 
 
 def show_json(document: dict[str, Any]) -> None:
@@ -60,5 +68,5 @@ def require_writable(folder: Path) -> None:
 def write(path: Path, text: str) -> None:
     """Writes a file of a report, and its folder where there is none."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")  # a file's name may be none in UTF-8
     log.info("wrote %s", path)

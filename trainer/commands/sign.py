@@ -18,7 +18,7 @@ def run(arguments: argparse.Namespace) -> int:
     signature = sign((arguments.bundle / MANIFEST_FILE).read_bytes(), signing_key)
     _write(arguments.bundle / SIGNATURE_FILE, f"{signature}\n")
     manifest = bundle.manifest
-    console = Console(highlight=False, soft_wrap=True, markup=False)
+    console = Console()
     console.print(
         f"{arguments.bundle}: {manifest.name} {manifest.version}, release {manifest.release}, signed. Devices that "
         f"trust {public_key(signing_key)} and run a lower release take it from the web server that holds this folder."

@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Searches, tells what was found and returns 0."""
     # TensorFlow takes it for a mistake that each trial compiles a network of its own, and would say so again and again.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
-    console = Console(highlight=False, soft_wrap=True, markup=False)
+    console = Console()
     # What can be told at once, before the data are read.
     search = _search(arguments, console)
     require_writable(arguments.output)
