@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 _TICK_S = 0.25
 _STUCK_AFTER_S = 15.0
 """A camera's thread that shows no sign of life for this long is hung: the watchdog is left to bite."""
+_LOOK_S = 5.0
+"""Time between two looks for that where no watchdog sets the pace."""
 
 _STOP_WITHIN_S = 1.5
 """For the cameras. After them end the publisher (3 s at the most), the updater (1 s) and the metrics (1 s), so that
@@ -99,7 +101,7 @@ class Agent:
 
     def _supervise(self, until: Callable[[], bool]) -> None:
         ping_s = notify.watchdog_interval_s()
-        next_ping_s = next_report_s = time.monotonic()
+        next_look_s = next_report_s = time.monotonic()
         while not (self._stopping.wait(_TICK_S) or until()):
             now_s = time.monotonic()
             if all(worker.finished for worker in self._workers.values()):
@@ -111,15 +113,17 @@ class Agent:
                 self._publish_health()
                 next_report_s = now_s + self._health_interval_s
             self._tell_operator()
-            if ping_s is not None and now_s >= next_ping_s and self._alive():
-                notify.alive()
-                next_ping_s = now_s + ping_s
+            if now_s >= next_look_s and self._alive():
+                if ping_s is not None:
+                    notify.alive()
+                next_look_s = now_s + (ping_s or _LOOK_S)
 
     def _alive(self) -> bool:
         """Whether every camera's thread moves; a ping regardless of that would hide a hang."""
         hung = [w.name for w in self._workers.values() if not w.finished and w.stuck_s > _STUCK_AFTER_S]
         if hung and hung != self._hung:
-            log.error("no sign of life from camera %s; leaving it to the watchdog", ", ".join(hung))
+            outlook = "; leaving it to the watchdog" if notify.watchdog_interval_s() is not None else ""
+            log.error("no sign of life from camera %s%s", ", ".join(hung), outlook)
         self._hung = hung
         return not hung
 
@@ -132,8 +136,7 @@ class Agent:
 
     def _summarise(self) -> str:
         cameras = ", ".join(f"{worker.name} {worker.status}" for worker in self._workers.values())
-        link = "connected to" if self._publisher.stats.connected else "without"
-        return f"{cameras}; {link} the broker; model {self._reporter.model_name}"
+        return f"{cameras}; {self._publisher.link}; model {self._reporter.model_name}"
 
     def _publish_health(self) -> None:
         self._publisher.publish(health_message(self._topics, self.health(), interval_s=self._health_interval_s))

@@ -9,9 +9,10 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module, metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from edge.contract.errors import UserError
+from edge.detector_name import DetectorChoice
 from edge.logs import configure_logging
 from edge.printable import printable
 from edge.source_name import source_kind
@@ -140,7 +141,7 @@ def _add_classify(commands: Commands) -> None:
     command.add_argument("--annotate", type=Path, metavar="OUT",
                          help="draw boxes and emotions: a file for one photo or video, otherwise a folder")  # fmt: skip
     _add_model(command)
-    command.add_argument("--detector", choices=("auto", "blazeface-full", "blazeface-short", "haar"), default="auto",
+    command.add_argument("--detector", choices=get_args(DetectorChoice), default="auto",
                          help="what finds the faces (default: %(default)s)")  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from pydantic import JsonValue
 
 from edge.camera import CameraWorker
 from edge.contract.errors import UserError
-from edge.mqtt.commands import CommandHandler
+from edge.mqtt import CommandHandler
 from edge.pace import LOWEST_FPS
 from edge.payloads import CommandRequest, timestamp
 from edge.snapshot import as_jpeg

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from edge import system
 from edge.camera import CameraWorker
-from edge.mqtt.logbook import PublisherStats
+from edge.mqtt import PublisherStats
 from edge.payloads import AdaptationHealth, CameraHealth, Health, ModelInfo, MqttHealth, Percentiles, timestamp
 
 

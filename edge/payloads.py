@@ -234,7 +234,9 @@ class CameraHealth(Part):
         description="Passed over since the source was opened, because newer ones were there or a rate was asked for."
     )
     faults: Count = Field(description="How often the camera had to be opened again.")
-    latency_ms: dict[str, Percentiles] = Field(description="By stage of the pipeline.")
+    latency_ms: dict[str, Percentiles] = Field(
+        description="By stage of the pipeline; `align` and `classify` only once a face was seen."
+    )
     max_fps: Annotated[float, Field(gt=0)] | None = Field(
         default=None, description="Most frames analysed per second at present; null for no limit."
     )

@@ -115,6 +115,8 @@ class Pipeline:
         return self._faces, due
 
     def _classify(self, frame: Frame, faces: list[Face]) -> list[Observation]:
+        if not faces:
+            return []  # and no times, which would be those of doing nothing
         with self.times.measure("align"):
             crops, qualities = align(frame, faces, self._framing, self._crop_px)
         with self.times.measure("classify"):

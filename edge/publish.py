@@ -18,15 +18,15 @@ from edge.contract.errors import UserError
 from edge.domain import Message
 from edge.errors import BrokerUnreachable
 from edge.message import CLIENT, fingerprint, status_message
+from edge.mqtt import BrokerSettings, CommandHandler, PublisherStats
 from edge.mqtt.backoff import Backoff
 from edge.mqtt.bell import Bell
-from edge.mqtt.commands import CommandHandler, Commands, without_result
+from edge.mqtt.commands import Commands, without_result
 from edge.mqtt.connection import CONNECT_TIMEOUT_S, Connection, connect
 from edge.mqtt.delivery import Delivery
-from edge.mqtt.faults import Unwanted
-from edge.mqtt.logbook import Logbook, PublisherStats
+from edge.mqtt.faults import Unanswered, Unwanted
+from edge.mqtt.logbook import Logbook
 from edge.mqtt.packets import Ack, Received, Subscription, is_topic
-from edge.mqtt.settings import BrokerSettings
 from edge.mqtt.states import States
 from edge.outbox import Outbox
 from edge.payloads import Status
@@ -35,6 +35,10 @@ from edge.topics import Topics
 log = logging.getLogger(__name__)
 
 _LONGEST_WAIT_S = 1.0
+_MAKESHIFT_S = 600.0
+"""After so long without MQTT 5 it is tried again where that may help; then after twice as long, and so on."""
+_LONGEST_MAKESHIFT_S = 86_400.0
+"""A broker that hangs up each time is seldom disturbed."""
 
 
 class MqttPublisher:
@@ -81,6 +85,7 @@ class MqttPublisher:
         self._on_delivered = on_delivered
         self._announce_within_s = announce_within_s
         self._backoff = backoff or Backoff()
+        self._makeshift = Backoff(first_s=_MAKESHIFT_S, away_limit_s=_LONGEST_MAKESHIFT_S)
         self._stop_timeout_s = stop_timeout_s
         self._online = status_message(topics, Status.ONLINE, session=session, client_id=settings.client_id)
         self._offline = status_message(topics, Status.OFFLINE, session=session, client_id=settings.client_id)
@@ -119,6 +124,11 @@ class MqttPublisher:
         """How delivery fares now."""
         return self._logbook.stats(queue_depth=self._outbox.depth, dropped=self._outbox.dropped)
 
+    @property
+    def link(self) -> str:
+        """Whether the broker is reached, for people. May be asked several times a second."""
+        return self._logbook.link
+
     def _notices_to_hear(self) -> list[Subscription]:
         topics = [self._topics.status, self._home_assistant_status]
         return [Subscription(topic) for topic in topics if topic is not None]
@@ -137,7 +147,7 @@ class MqttPublisher:
             except Unwanted as error:
                 log.debug("%s", error)
             except UserError as error:
-                refused = not isinstance(error, BrokerUnreachable)
+                refused = not isinstance(error, BrokerUnreachable | Unanswered)
                 self._logbook.trouble(error)
             except Exception as error:  # noqa: BLE001  # logged there with its traceback; the thread must not die
                 self._logbook.surprise(error)
@@ -162,7 +172,7 @@ class MqttPublisher:
                 self._logbook.disconnected(held_s=time.monotonic() - started_s)
 
     def _serve(self, connection: Connection, started_s: float) -> None:
-        """Talks until the connection breaks or the publisher is to stop.
+        """Talks until the connection breaks, MQTT 5 is to be tried again, or the publisher is to stop.
 
         Raises:
             BrokerError: The connection broke.
@@ -171,6 +181,7 @@ class MqttPublisher:
         connection.subscribe([*self._heard_commands, *self._notices_to_hear()])
         connection.send(self._online)
         self._states.resend()
+        until_s = started_s + self._lasts_s(connection)
         while connection.fault is None:
             self._listen(connection)
             if self._stopping.is_set():
@@ -180,9 +191,20 @@ class MqttPublisher:
             self._speak(connection, delivery)
             if self._logbook.steady(time.monotonic() - started_s):
                 self._backoff.reset()
+            if time.monotonic() >= until_s and delivery.idle:
+                log.info("%s: trying MQTT 5 again", self._settings.address)
+                connection.close()
+                return
             connection.wait(min(_LONGEST_WAIT_S, max(0.0, self._announce_at_s - time.monotonic())))
         self._settle(connection.take_acks(), delivery)  # what came just before the end need not be sent again
         raise connection.fault
+
+    def _lasts_s(self, connection: Connection) -> float:
+        """For how long to keep a connection that holds."""
+        if connection.makeshift:
+            return self._makeshift.delay_s(refused=False)
+        self._makeshift.reset()
+        return float("inf")
 
     def _speak(self, connection: Connection, delivery: Delivery) -> None:
         if time.monotonic() >= self._announce_at_s:

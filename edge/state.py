@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Self
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PositiveFloat, ValidationError
+from pydantic import BaseModel, ConfigDict, PositiveFloat, ValidationError
 
 from edge.disk import REMEDY, flush_folder
 from edge.errors import StateError
@@ -74,7 +74,7 @@ class _Memory(_Versioned):
     session: int = 0
     paused: frozenset[str] = frozenset()
     rates: dict[str, PositiveFloat] = {}
-    retained: dict[str, dict[str, str]] = Field(default={}, validation_alias=AliasChoices("retained", "announced"))
+    retained: dict[str, dict[str, str]] = {}
 
 
 class DeviceState:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 _SEGMENT = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _NOT_A_DEVICE = frozenset({"fleet"})
-_NOT_A_CAMERA = frozenset({"cmd", "health", "info", "status"})
+_NOT_A_CAMERA = frozenset({"cmd", "health", "info", "probe", "status", "update"})
 
 
 def check_segment(name: str) -> str:

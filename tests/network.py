@@ -27,8 +27,10 @@ class Relay:
     ) -> None:
         self._answer = answer
         self.port = free_port()
+        self.last_word_to_mqtt5 = b"\x20\x02\x00\x01" if refuse_mqtt5 else None
+        """What a client that speaks MQTT 5 hears before it is hung up on; None to let it through."""
         self._links: list[socket.socket] = []
-        self._link = self._handler(port, refuse_mqtt5=refuse_mqtt5)
+        self._link = self._handler(port)
 
     def __enter__(self) -> Self:
         self.open()
@@ -54,15 +56,16 @@ class Relay:
             with contextlib.suppress(OSError):  # it is closed already
                 self._links.pop().shutdown(socket.SHUT_RDWR)
 
-    def _handler(self, port: int, *, refuse_mqtt5: bool) -> type[socketserver.BaseRequestHandler]:
-        links, answer = self._links, self._answer
+    def _handler(self, port: int) -> type[socketserver.BaseRequestHandler]:
+        relay, links, answer = self, self._links, self._answer
 
         class Link(socketserver.BaseRequestHandler):
             def handle(self) -> None:
                 client: socket.socket = self.request
                 first = client.recv(4096)
-                if refuse_mqtt5 and first[8:9] == b"\x05":  # the level, after type, length and the name "MQTT"
-                    client.sendall(b"\x20\x02\x00\x01")
+                last_word = relay.last_word_to_mqtt5
+                if last_word is not None and first[8:9] == b"\x05":  # after type, length and the name "MQTT"
+                    client.sendall(last_word)
                     return
                 with socket.create_connection(("127.0.0.1", port)) as broker, contextlib.suppress(OSError):
                     links.extend((client, broker))

@@ -12,10 +12,18 @@ from edge.system import is_loopback
 from edge.topics import check_prefix
 
 
+def _host(name: str) -> str:
+    if set(name) & {"/", "@"}:  # as in mqtt://user:password@broker, which the log would show
+        raise ValueError("must be a name or an address alone, without mqtt:// and without a user")
+    return name
+
+
 class MqttConfig(Section):
     """The broker. Passwords and keys are never written here, only the files that hold them."""
 
-    host: str = Field(default="localhost", min_length=1, description="The broker's name or address.")
+    host: Annotated[str, AfterValidator(_host)] = Field(
+        default="localhost", min_length=1, description="The broker's name or address."
+    )
     username: Annotated[str, Field(min_length=1)] | None = Field(
         default=None, description="User name; without one, the agent connects anonymously."
     )

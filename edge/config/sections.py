@@ -28,6 +28,7 @@ from edge.config.values import (
     lower_case,
 )
 from edge.contract.signature import check_public_key
+from edge.detector_name import DetectorChoice
 from edge.runtime import RuntimeChoice
 from edge.topics import check_camera, check_device, check_segment
 
@@ -38,7 +39,8 @@ Share = Annotated[float, Field(ge=0, le=1)]
 def _web_folder(address: str) -> str:
     parts = urlsplit(address)
     _ = parts.port  # which is not looked at before
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.query or parts.fragment:
+    more = "@" in parts.netloc or parts.query or parts.fragment
+    if parts.scheme not in {"http", "https"} or not parts.hostname or more:
         raise ValueError(
             "must be the address of a folder on a web server, such as https://models.example/ferplus, without a user "
             "or a query"
@@ -152,7 +154,7 @@ class CameraConfig(Section):
 class DetectorConfig(Section):
     """Finding faces."""
 
-    name: Literal["auto", "blazeface-full", "blazeface-short", "haar"] = Field(
+    name: DetectorChoice = Field(
         default="auto",
         description="Which detector: `blazeface-full` finds faces up to about 5 m away, `blazeface-short` is faster "
         "and made for 2 m, `haar` needs nothing but OpenCV. `auto` is `blazeface-full` where it is installed, else "

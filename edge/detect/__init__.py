@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import logging
-from typing import Literal
 
 from edge.detect.blazeface import INSTALL_COMMAND, BlazeFaceDetector, find_model
 from edge.detect.haar import HaarDetector
+from edge.detector_name import DetectorChoice
 from edge.runtime import RuntimeChoice
 
 __all__ = ["BlazeFaceDetector", "DetectorChoice", "HaarDetector", "create_detector"]
 
 log = logging.getLogger(__name__)
-
-DetectorChoice = Literal["auto", "blazeface-full", "blazeface-short", "haar"]
-"""`auto` is `blazeface-full`, or `haar` where the package with BlazeFace's models is not installed."""
 
 
 def create_detector(

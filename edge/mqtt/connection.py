@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 CONNECT_TIMEOUT_S = 5.0
 _CLOSE_TIMEOUT_S = 1.0
 _MOST_UNDER_WAY = 20
+_ACK_TIMEOUT_S = 60.0
+"""A broker may drop a message without a word. Only over another connection may it be sent again."""
 
 
 def connect(
@@ -49,7 +51,8 @@ def connect(
 ) -> Connection:
     """Connects with MQTT 5, or with 3.1.1 if the broker does not speak MQTT 5.
 
-    Every call tries MQTT 5 first: an updated broker is noticed, and a moment's weakness does not last.
+    Every call tries MQTT 5 first, so that an updated broker is noticed. One that says nothing to it, or hangs up, may
+    have had a weak moment; the connection with 3.1.1 is then a makeshift.
 
     Args:
         settings: The broker's.
@@ -71,13 +74,17 @@ def connect(
         return dial(MQTTProtocolVersion.MQTTv5)
     except faults.NoMqtt5 as error:
         log.debug("%s: trying MQTT 3.1.1 (%s)", settings.address, error)
-    return dial(MQTTProtocolVersion.MQTTv311)
+        makeshift = isinstance(error, faults.Unanswered)
+    return dial(MQTTProtocolVersion.MQTTv311, makeshift=makeshift)
 
 
 class Connection:
     """An MQTT session that the broker has agreed to. Its methods are for one thread; leaving the context closes it.
 
     Args and Raises: as `connect`, for one version of the protocol.
+
+    Attributes:
+        makeshift: Whether the broker may speak a newer version all the same.
     """
 
     def __init__(
@@ -90,7 +97,9 @@ class Connection:
         resume: bool,
         wanted: Callable[[], bool],
         timeout_s: float,
+        makeshift: bool = False,
     ) -> None:
+        self.makeshift = makeshift
         self._settings = settings
         self._wanted = wanted
         self._v5 = protocol == MQTTProtocolVersion.MQTTv5
@@ -100,7 +109,7 @@ class Connection:
         self._fault: BrokerError | None = None
         self._last_number = 0
         self._held_back: deque[tuple[int, Message, bytes | None]] = deque()
-        self._under_way: dict[int, tuple[int, str]] = {}  # by paho's number: ours, and the topic
+        self._under_way: dict[int, tuple[int, str, float]] = {}  # by paho's number: ours, the topic, when; oldest first
         self._asked: dict[int, str] = {}
         self._acks: list[Ack] = []
         self._received: list[Received] = []
@@ -172,6 +181,8 @@ class Connection:
         self._client.loop_misc()
         while self._held_back and self._free:
             self._publish(*self._held_back.popleft())
+        if self._fault is None and self._oldest_s > _ACK_TIMEOUT_S:
+            self._fault = faults.unacknowledged(self._settings, _ACK_TIMEOUT_S)
 
     def send(self, message: Message, *, correlation_data: bytes | None = None) -> int:
         """Hands a message to the network. Returns a number by which its `Ack` is known.
@@ -228,11 +239,17 @@ class Connection:
         most = min(_MOST_UNDER_WAY, getattr(properties, "ReceiveMaximum", _MOST_UNDER_WAY))
         return max(0, most - len(self._under_way))
 
+    @property
+    def _oldest_s(self) -> float:
+        """For how long the broker has owed an acknowledgement."""
+        sent_s = next((sent_s for _, _, sent_s in self._under_way.values()), None)
+        return time.monotonic() - sent_s if sent_s is not None else 0.0
+
     def _publish(self, number: int, message: Message, correlation_data: bytes | None) -> None:
         properties = packets.publish(message, correlation_data) if self._v5 else None
         info = self._client.publish(message.topic, message.payload, message.qos, message.retain, properties)
         if message.qos:
-            self._under_way[info.mid] = number, message.topic
+            self._under_way[info.mid] = number, message.topic, time.monotonic()
 
     def _new_client(self, protocol: MQTTProtocolVersion, timeout_s: float) -> paho.Client:
         client = paho.Client(
@@ -304,7 +321,7 @@ class Connection:
 
     def _on_publish(self, _client: object, _data: object, mid: int, reason: ReasonCode, _properties: object) -> None:
         if mid in self._under_way:
-            number, topic = self._under_way.pop(mid)
+            number, topic, _ = self._under_way.pop(mid)
             self._acks.append(packets.ack(number, topic, reason))
 
     def _on_subscribe(

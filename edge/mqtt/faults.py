@@ -32,7 +32,11 @@ _CERTIFICATE_FAULTS = {
 
 
 class NoMqtt5(BrokerRefused):
-    """The broker does not speak MQTT 5, or falls silent when it is spoken to in it."""
+    """The broker does not speak MQTT 5, or does not seem to."""
+
+
+class Unanswered(NoMqtt5):
+    """What listens there neither lets the client in nor says no: a proxy before a broker that is starting, say."""
 
 
 class Unwanted(BrokerError):
@@ -93,7 +97,7 @@ def unanswered(settings: BrokerSettings, *, closed: bool) -> BrokerError:
     remedy = "Check that this is the port of an MQTT broker, and whether it expects TLS"
     if settings.tls is not None:
         remedy = "Check that this is the port of an MQTT broker, and whether it asks for a client certificate"
-    return NoMqtt5(f"{what} before the broker had let the client in", where=settings.address, remedy=remedy)
+    return Unanswered(f"{what} before the broker had let the client in", where=settings.address, remedy=remedy)
 
 
 def refused(reason: ReasonCode, settings: BrokerSettings) -> BrokerError:
@@ -127,6 +131,15 @@ def _not_let_in(settings: BrokerSettings) -> tuple[str, str]:
     return (
         f"the broker does not let {settings.username} in: wrong password, unknown user, or no right to connect",
         "Check user name and password, and the broker's access list",
+    )
+
+
+def unacknowledged(settings: BrokerSettings, timeout_s: float) -> BrokerError:
+    """The connection stands, but something that was sent over it is not acknowledged."""
+    return BrokerUnreachable(
+        f"the broker has not acknowledged a message for {timeout_s:.0f} s",
+        where=settings.address,
+        remedy="Look into the broker's log: it drops messages without saying so",
     )
 
 

@@ -77,6 +77,14 @@ class Logbook:
             last_error=self._last_error,
         )
 
+    @property
+    def link(self) -> str:
+        """Whether there is a connection, for people: with which protocol if with an old one, or why not."""
+        protocol, error = self._protocol, self._last_error
+        if protocol is not None:
+            return "connected to the broker" + (f" with {protocol}" if protocol != "MQTT 5" else "")
+        return "without the broker" + (f" ({error})" if error is not None else "")
+
     def connected(self, protocol: str) -> None:
         """The broker has let the agent in."""
         log.info("%s: connected, %s", self._settings.address, protocol)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import get_args
 
 import pytest
 
-from edge.config import Config, DetectorConfig, load_config
-from edge.detect import DetectorChoice
+from edge.config import Config, load_config
 from edge.errors import ConfigError, ConfigFaults
 from edge.source import open_source
 from edge.topics import check_device
@@ -137,6 +135,14 @@ fps = 999
         (
             CAMERA + '[update]\nurl = "https://me:secret@models.example"\n',
             ":5: update.url: " + WEB_FOLDER,
+        ),
+        (
+            CAMERA + '[update]\nurl = "https://:TOKEN@models.example/x"\n',
+            ":5: update.url: " + WEB_FOLDER,
+        ),
+        (
+            CAMERA + '[mqtt]\nhost = "mqtt://me:secret@broker"\n',
+            ":5: mqtt.host: must be a name or an address alone, without mqtt:// and without a user.",
         ),
         (
             CAMERA + '[update]\nurl = "https://models.example:99999/"\n',
@@ -366,12 +372,6 @@ def test_an_authority_switches_tls_on_and_the_port_follows(load: Load) -> None:
     """One key is enough for an encrypted connection on the usual port."""
     mqtt = load(CAMERA + '[mqtt]\nca_file = "config.toml"\n').mqtt
     assert (mqtt.tls, mqtt.port) == (True, 8883)
-
-
-def test_the_detectors_are_those_that_there_are() -> None:
-    """Every detector can be configured, and no other."""
-    field = DetectorConfig.model_fields["name"]
-    assert get_args(field.annotation) == get_args(DetectorChoice)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
+from typing import get_args
 
 import cv2
 import numpy as np
@@ -31,7 +32,7 @@ EYES = {  # centres of the pupils: the one on the picture's left first
     "skimage/data/astronaut.png": ((204, 102), (247, 105)),
 }
 NO_FACES = ("coffee.png", "chelsea.png", "rocket.jpg", "hubble_deep_field.jpg")
-DETECTORS: tuple[DetectorChoice, ...] = ("blazeface-full", "blazeface-short", "haar")
+DETECTORS: tuple[DetectorChoice, ...] = tuple(name for name in get_args(DetectorChoice) if name != "auto")
 
 
 def path_of(name: str) -> Path:

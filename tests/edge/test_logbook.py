@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from edge.errors import BrokerUnreachable
 from edge.mqtt.logbook import Logbook
 from edge.mqtt.packets import Ack
 from edge.mqtt.settings import BrokerSettings
@@ -17,3 +18,23 @@ def test_refusals_are_told_once_a_topic_and_not_without_end(caplog: pytest.LogCa
     topics = [record.getMessage().split(":")[0] for record in caplog.records]
     assert topics == [f"answers/{number}" for number in range(1000)]
     assert logbook.stats(queue_depth=0, dropped=0).rejected == 3000
+
+
+def test_the_link_is_told_with_what_is_wrong_with_it() -> None:
+    """The status line of the service says which protocol is missed, or why there is no connection."""
+    logbook = Logbook(BrokerSettings(host="broker", port=1883, client_id="edge-test"))
+    told = [logbook.link]
+    logbook.trouble(BrokerUnreachable("nothing listens on that port", where="broker:1883", remedy="Check the port"))
+    told.append(logbook.link)
+    for protocol in ("MQTT 3.1.1", "MQTT 5"):
+        logbook.connected(protocol)
+        told.append(logbook.link)
+    logbook.steady(60.0)
+    logbook.disconnected(held_s=60.0)
+    assert [*told, logbook.link] == [
+        "without the broker",
+        "without the broker (broker:1883: nothing listens on that port. Check the port.)",
+        "connected to the broker with MQTT 3.1.1",
+        "connected to the broker",
+        "without the broker",
+    ]

@@ -146,6 +146,14 @@ def test_each_stage_is_timed() -> None:
     assert all(0 < p50 <= p95 for p50, p95 in percentiles.values())
 
 
+def test_a_frame_without_a_face_costs_and_tells_no_time_of_the_classifier() -> None:
+    """An empty hall does not make the classifier look fast, nor keep another camera from it."""
+    rig = Rig(ScriptedDetector(lambda _: []))
+    rig.pipeline.process(frame(0))
+    assert rig.pipeline.times.percentiles_ms().keys() == {"detect", "total"}
+    assert rig.classifier.calls == 0
+
+
 def test_on_a_frame_of_another_size_faces_are_looked_for_anew() -> None:
     """Between two detections too, what is told of each frame lies where its own faces are."""
     large, small = Face(Box(160, 90, 320, 270), 0.9), Face(Box(16, 9, 32, 27), 0.9)

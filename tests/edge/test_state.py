@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import time
@@ -107,13 +106,6 @@ def test_what_was_announced_is_remembered_until_that_is_taken_back(tmp_path: Pat
         state.delivered(CONFIG)
     with DeviceState(tmp_path) as state:
         assert state.retained == {CONFIG: {"door_fps": "sensor"}}
-
-
-def test_what_an_older_agent_announced_is_known(tmp_path: Path) -> None:
-    """An update that comes with a new name for the device leaves no ghost in Home Assistant."""
-    (tmp_path / "state.json").write_text(json.dumps({"client_id": "x", "announced": {CONFIG: {"a": "sensor"}}}))
-    with DeviceState(tmp_path) as state:
-        assert state.retain({}) == [CONFIG]
 
 
 def test_no_pause_is_forgotten_for_another(tmp_path: Path) -> None:

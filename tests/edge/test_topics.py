@@ -58,6 +58,10 @@ def test_no_camera_hides_a_topic_of_the_device() -> None:
     """A camera called `cmd` or a device called `fleet` would listen to itself."""
     with pytest.raises(ValueError, match="no device can be called 'fleet'"):
         Topics("emotion", "fleet")
-    for name in ("cmd", "status", "info", "health"):
+    topics = Topics("emotion", "hall")
+    own = [getattr(topics, name) for name, kind in vars(Topics).items() if isinstance(kind, property)]
+    names = {topic.split("/")[2] for topic in [*own, topics.command("pause")] if topic != topics.root}
+    assert {"cmd", "status", "update"} <= names
+    for name in names:
         with pytest.raises(ValueError, match=f"no camera can be called '{name}'"):
-            Topics("emotion", "hall").emotion(name)
+            topics.emotion(name)

@@ -63,6 +63,7 @@ class Build(Protocol):
         groups: Sequence[str] = ...,
         home_assistant_status: str = ...,
         on_delivered: Callable[[str], None] = ...,
+        backoff: Backoff = ...,
         stop_timeout_s: float = ...,
     ) -> MqttPublisher: ...
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import time
@@ -124,6 +125,41 @@ def test_the_watchdog_gives_its_whole_time_to_closing_unless_a_camera_hangs(
         while "STOPPING=1" not in heard:
             heard += manager.recv(4096).decode().split("\n")
     assert ("WATCHDOG=1" in heard) == pinged
+
+
+def test_a_hung_camera_is_told_where_no_watchdog_bites(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In a container, or started by hand, the log is all that there is to see of it."""
+    monkeypatch.setattr(supervisor, "_STUCK_AFTER_S", -1.0)
+    monkeypatch.delenv("WATCHDOG_USEC", raising=False)
+    give_up_s = time.monotonic() + PATIENCE_S
+    with open_agent(configure()) as agent:
+        agent.run(until=lambda: "no sign of life" in caplog.text or time.monotonic() > give_up_s)
+    assert time.monotonic() < give_up_s
+    [told] = [record.getMessage() for record in caplog.records if "no sign of life" in record.message]
+    assert told == "no sign of life from camera door"
+
+
+def test_the_status_line_says_why_there_is_no_broker(
+    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`systemctl status` answers the first question."""
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    heard: list[str] = []
+    give_up_s = time.monotonic() + PATIENCE_S
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(0)
+
+        def told() -> bool:
+            with contextlib.suppress(BlockingIOError):
+                heard.append(manager.recv(4096).decode())
+            return any("nothing listens on that port" in text for text in heard) or time.monotonic() > give_up_s
+
+        with open_agent(configure(port=free_port())) as agent:
+            agent.run(until=told)
+    assert "; without the broker (127.0.0.1:" in heard[-1]
 
 
 HELD_ELSEWHERE = {

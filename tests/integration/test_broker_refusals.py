@@ -18,6 +18,8 @@ import pytest
 from edge.domain import Message
 from edge.errors import BrokerRefused, BrokerUnreachable, ConfigError
 from edge.mqtt import BrokerSettings, Tls, probe_broker
+from edge.mqtt import connection as mqtt_connection
+from edge.mqtt.backoff import Backoff
 from edge.mqtt.connection import connect
 from edge.outbox import Outbox
 from edge.payloads import CommandRequest
@@ -129,6 +131,33 @@ def test_a_refused_connection_is_not_a_connection(
     assert sum("wrong password" in record.message for record in caplog.records) == 1
 
 
+class NotingBackoff(Backoff):
+    """Notes why it is asked."""
+
+    def __init__(self) -> None:
+        super().__init__(first_s=0.1, away_limit_s=0.2, refused_limit_s=0.2)
+        self.refused: list[bool] = []
+
+    def delay_s(self, *, refused: bool) -> float:
+        self.refused.append(refused)
+        return super().delay_s(refused=refused)
+
+
+def test_a_proxy_whose_broker_is_away_is_asked_as_often_as_the_broker_itself(
+    locked_broker: Mosquitto, build: Build
+) -> None:
+    """It lets connections in and closes them, which is no refusal: the broker is found soon after its return."""
+    backoff = NotingBackoff()
+    with Relay(free_port()) as proxy, build(settings(proxy.port), backoff=backoff) as publisher:
+        wait_until(lambda: len(backoff.refused) >= 2)
+        assert "the connection was closed before" in str(publisher.stats.last_error)
+    assert not any(backoff.refused[:2])
+    backoff = NotingBackoff()
+    with build(login(locked_broker.port, "wrong"), backoff=backoff):
+        wait_until(lambda: backoff.refused)
+    assert backoff.refused[0]
+
+
 def event(camera: str, number: int) -> Message:
     """A durable message of a camera."""
     payload = json.dumps({"seq": number, "historical": False}).encode()
@@ -210,6 +239,32 @@ def test_what_the_broker_takes_just_before_it_leaves_is_not_sent_again(
         listener.wait_for(lambda: arrived(listener, "door"))
         wait_until(lambda: publisher.stats.queue_depth == 0)
     assert [number for number, _ in arrived(listener, "door")] == [3, 4]
+
+
+def test_what_the_broker_drops_without_a_word_is_sent_again(
+    broker: Mosquitto,
+    listener: Listener,
+    build: Build,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A broker that throttles does not take the agent's room bit by bit, until nothing goes out any more."""
+    dropped: list[bytes] = []
+
+    def drop_the_first_event(packet: bytes) -> bytes | None:
+        if dropped or refuse_events(packet, reason=0) is None:
+            return None
+        dropped.append(packet)
+        return PINGRESP
+
+    monkeypatch.setattr(mqtt_connection, "_ACK_TIMEOUT_S", 1.0)
+    with Relay(broker.port, answer=drop_the_first_event) as relay, build(settings(relay.port)) as publisher:
+        publisher.publish(event("door", 1))
+        listener.wait_for(lambda: arrived(listener, "door"))
+        wait_until(lambda: publisher.stats.queue_depth == 0)
+    assert arrived(listener, "door")[0] == (1, True)
+    assert "the broker has not acknowledged a message for 1 s. Look into the broker's log" in caplog.text
+    assert {message.payload for message in listener.on("emotion/hall/status")[:-1]} == {"online"}
 
 
 @pytest.mark.parametrize("reason", [0x90, 0x99])

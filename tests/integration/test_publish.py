@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 
+from edge import publish
 from edge.domain import Message
 from edge.message import clearing_message, fingerprint
 from edge.mqtt import BrokerSettings
+from edge.mqtt.connection import connect
 from edge.outbox import Outbox
 from edge.payloads import CommandRequest
 from edge.publish import MqttPublisher
@@ -439,6 +441,33 @@ def test_mqtt_3_1_1_is_spoken_to_an_old_broker(broker: Mosquitto, listener: List
         assert publisher.stats.protocol == "MQTT 3.1.1"
         assert payloads(listener, STATUS) == ["online"]
     listener.wait_for(lambda: payloads(listener, STATUS)[-1] == "offline")
+
+
+def test_mqtt_5_is_tried_again_after_a_weak_moment(
+    broker: Mosquitto, listener: Listener, build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A broker that hung up while it started does not cost expiry and refusals for as long as the connection holds."""
+    monkeypatch.setattr(publish, "_MAKESHIFT_S", 0.1)
+    with Relay(broker.port) as relay:
+        relay.last_word_to_mqtt5 = b""
+        with build(settings(relay.port)) as publisher:
+            wait_until(lambda: publisher.stats.protocol == "MQTT 3.1.1")
+            relay.last_word_to_mqtt5 = None
+            wait_until(lambda: publisher.stats.protocol == "MQTT 5")
+            publisher.publish(event(1))
+            listener.wait_for(lambda: listener.on(EVENT))
+    assert set(payloads(listener, STATUS)[:-1]) == {"online"}
+
+
+@pytest.mark.parametrize(("last_word", "makeshift"), [(b"", True), (b"\x20\x02\x00\x01", False)])
+def test_only_a_broker_that_says_that_it_knows_no_mqtt_5_is_believed(
+    broker: Mosquitto, last_word: bytes, *, makeshift: bool
+) -> None:
+    """One that hangs up instead is to be asked again before long."""
+    with Relay(broker.port) as relay:
+        relay.last_word_to_mqtt5 = last_word
+        with connect(settings(relay.port), timeout_s=PATIENCE_S) as connection:
+            assert (connection.protocol, connection.makeshift) == ("MQTT 3.1.1", makeshift)
 
 
 def test_a_full_outbox_keeps_the_newest(tmp_path: Path, build: Build) -> None:
