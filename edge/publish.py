@@ -21,12 +21,13 @@ from edge.message import CLIENT, fingerprint, status_message
 from edge.mqtt import BrokerSettings, CommandHandler, PublisherStats
 from edge.mqtt.backoff import Backoff
 from edge.mqtt.bell import Bell
+from edge.mqtt.caution import Caution
 from edge.mqtt.commands import Commands, without_result
-from edge.mqtt.connection import CONNECT_TIMEOUT_S, Connection, connect
+from edge.mqtt.connection import CONNECT_TIMEOUT_S, Connection, connect, speaks_mqtt5
 from edge.mqtt.delivery import Delivery
-from edge.mqtt.faults import Unanswered, Unwanted
+from edge.mqtt.faults import BrokenOff, Silent, Unanswered, Unwanted
 from edge.mqtt.logbook import Logbook
-from edge.mqtt.packets import Ack, Received, Subscription, is_topic
+from edge.mqtt.packets import Ack, Received, Said, Subscription, is_topic
 from edge.mqtt.states import States
 from edge.outbox import Outbox
 from edge.payloads import Status
@@ -35,10 +36,13 @@ from edge.topics import Topics
 log = logging.getLogger(__name__)
 
 _LONGEST_WAIT_S = 1.0
+_HUNG_UP = "it hangs up on this device for it"
 _MAKESHIFT_S = 600.0
 """After so long without MQTT 5 it is tried again where that may help; then after twice as long, and so on."""
 _LONGEST_MAKESHIFT_S = 86_400.0
 """A broker that hangs up each time is seldom disturbed."""
+_MQTT5_TIMEOUT_S = 2.0
+"""The publisher does nothing else meanwhile, not even stop."""
 
 
 class MqttPublisher:
@@ -86,16 +90,21 @@ class MqttPublisher:
         self._announce_within_s = announce_within_s
         self._backoff = backoff or Backoff()
         self._makeshift = Backoff(first_s=_MAKESHIFT_S, away_limit_s=_LONGEST_MAKESHIFT_S)
+        self._try_mqtt5_at_s = float("inf")
+        self._mqtt5_unheard = False
         self._stop_timeout_s = stop_timeout_s
         self._online = status_message(topics, Status.ONLINE, session=session, client_id=settings.client_id)
         self._offline = status_message(topics, Status.OFFLINE, session=session, client_id=settings.client_id)
         self._heard_commands = [Subscription(topic, tell_retained=True) for topic in topics.commands(groups)]
+        self._unheard: list[Subscription] = []
         self._states = States(rank=self._rank)
+        self._states.put(self._online, now_s=time.monotonic())
         self._bell = Bell()
         self._stopping = threading.Event()
         self._abandoned = threading.Event()
         self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
         self._logbook = Logbook(settings)
+        self._caution = Caution()
         self._announce_at_s = float("inf")
 
     def __enter__(self) -> Self:
@@ -134,10 +143,10 @@ class MqttPublisher:
         return [Subscription(topic) for topic in topics if topic is not None]
 
     def _rank(self, topic: str) -> int:
-        """After the birth: what the device is, then its announcement to Home Assistant, then how things stand."""
-        if topic == self._topics.info:
-            return 0
-        return 2 if topic.startswith(f"{self._topics.root}/") else 1
+        """The birth, then what the device is, its announcement to Home Assistant, and how things stand."""
+        if topic in (self._topics.status, self._topics.info):
+            return int(topic == self._topics.info)
+        return 3 if topic.startswith(f"{self._topics.root}/") else 2
 
     def _run(self) -> None:
         while not self._stopping.is_set():
@@ -159,6 +168,7 @@ class MqttPublisher:
             self._settings,
             will=self._offline,
             bell=self._bell,
+            mqtt5=not self._mqtt5_unheard,
             wanted=lambda: not self._abandoned.is_set(),
             timeout_s=CONNECT_TIMEOUT_S,
         ) as connection:
@@ -172,67 +182,121 @@ class MqttPublisher:
                 self._logbook.disconnected(held_s=time.monotonic() - started_s)
 
     def _serve(self, connection: Connection, started_s: float) -> None:
-        """Talks until the connection breaks, MQTT 5 is to be tried again, or the publisher is to stop.
+        """Talks until the connection breaks, the broker turns out to speak MQTT 5, or the publisher is to stop.
 
         Raises:
             BrokerError: The connection broke.
         """
-        delivery = Delivery(outbox=self._outbox, connection=connection)
-        connection.subscribe([*self._heard_commands, *self._notices_to_hear()])
-        connection.send(self._online)
+        if connection.protocol == "MQTT 5":
+            self._caution = Caution()
+        self._caution.begin()
+        delivery = Delivery(outbox=self._outbox, connection=connection, left_alone=self._caution.left_alone)
+        self._unheard = [*self._heard_commands, *self._notices_to_hear()]
         self._states.resend()
-        until_s = started_s + self._lasts_s(connection)
+        self._note_version(connection)
         while connection.fault is None:
             self._listen(connection)
             if self._stopping.is_set():
                 self._leave(connection, delivery)
                 return
             self._settle(connection.take_acks(), delivery)
+            self._settle_subscriptions(connection.take_subscribed())
             self._speak(connection, delivery)
             if self._logbook.steady(time.monotonic() - started_s):
                 self._backoff.reset()
-            if time.monotonic() >= until_s and delivery.idle:
-                log.info("%s: trying MQTT 5 again", self._settings.address)
+            if time.monotonic() >= self._try_mqtt5_at_s and delivery.idle and self._speaks_mqtt5():
+                log.info("%s: changing over to MQTT 5", self._settings.address)
                 connection.close()
                 return
             connection.wait(min(_LONGEST_WAIT_S, max(0.0, self._announce_at_s - time.monotonic())))
         self._settle(connection.take_acks(), delivery)  # what came just before the end need not be sent again
+        self._settle_subscriptions(connection.take_subscribed())
+        if connection.protocol != "MQTT 5" and isinstance(connection.fault, BrokenOff):
+            self._find_out_why(connection, held_s=time.monotonic() - started_s)
         raise connection.fault
 
-    def _lasts_s(self, connection: Connection) -> float:
-        """For how long to keep a connection that holds."""
-        if connection.makeshift:
-            return self._makeshift.delay_s(refused=False)
-        self._makeshift.reset()
-        return float("inf")
+    def _find_out_why(self, connection: Connection, *, held_s: float) -> None:
+        """With MQTT 3.1.1, the broker may have refused something by hanging up."""
+        tried_again = connection.unanswered is not None and self._caution.blames(connection.unanswered)
+        guilty = self._caution.broken_off(connection.unanswered, careful=connection.careful, held_s=held_s)
+        if guilty is None:
+            return
+        self._backoff.reset()  # the next connection may hold
+        if guilty.listening:
+            self._logbook.deaf(guilty.topic, _HUNG_UP)
+        elif tried_again and self._states.clears(guilty.topic):
+            self._forsake(guilty.topic)
+        else:
+            self._logbook.rejection(Ack(0, guilty.topic, _HUNG_UP, forbidden=True), lost=False)
+
+    def _note_version(self, connection: Connection) -> None:
+        """Has MQTT 5 tried again later where that may help."""
+        self._mqtt5_unheard |= isinstance(connection.why_not, Silent)
+        if not connection.makeshift and not self._mqtt5_unheard:
+            self._makeshift.reset()
+            self._try_mqtt5_at_s = float("inf")
+        elif self._try_mqtt5_at_s == float("inf"):
+            self._try_mqtt5_at_s = time.monotonic() + self._makeshift.delay_s(refused=False)
+
+    def _speaks_mqtt5(self) -> bool:
+        """Whether the broker speaks MQTT 5 by now, asked beside the connection that works."""
+        if speaks_mqtt5(self._settings, timeout_s=_MQTT5_TIMEOUT_S):
+            self._try_mqtt5_at_s, self._mqtt5_unheard = float("inf"), False
+            return True
+        self._try_mqtt5_at_s = time.monotonic() + self._makeshift.delay_s(refused=False)
+        return False
 
     def _speak(self, connection: Connection, delivery: Delivery) -> None:
         if time.monotonic() >= self._announce_at_s:
             self._announce_at_s = float("inf")
-            connection.send(self._online)
             self._states.resend()
-        for message in self._states.take(connection.room, now_s=time.monotonic()):
+        connection.careful = self._caution.needed
+        self._ask(connection)
+        left_alone = self._caution.left_alone
+        for message in self._states.take(connection.room, now_s=time.monotonic(), without=left_alone):
             connection.send(message)
         delivery.send()
+        if connection.careful and connection.unanswered is None and delivery.idle:
+            self._caution.all_answered()
+
+    def _ask(self, connection: Connection) -> None:
+        """Subscribes to all that it has not yet, but for what the broker is known to refuse."""
+        shunned = [wanted for wanted in self._unheard if self._caution.shuns(Said(wanted.topic_filter, listening=True))]
+        connection.subscribe([wanted for wanted in self._unheard if wanted not in shunned])
+        self._unheard = shunned
 
     def _settle(self, acks: Sequence[Ack], delivery: Delivery) -> None:
         for ack in acks:
             if self._abandoned.is_set():
                 return  # outbox and state are the next agent's
+            self._caution.answered(Said(ack.topic))
             lost = delivery.settle(ack)
-            forsaken = ack.forbidden and self._states.clears(ack.topic)  # or it would be tried at each connection
-            if forsaken:
-                self._logbook.left_behind(ack.topic)
-            if ack.refusal is not None and not forsaken:
+            if ack.forbidden and self._states.clears(ack.topic):
+                self._forsake(ack.topic)
+            elif ack.refusal is not None:
                 self._logbook.rejection(ack, lost=lost)
             else:
-                self._states.delivered(ack.topic)
-                self._on_delivered(ack.topic)
+                self._delivered(ack.topic)
+
+    def _forsake(self, topic: str) -> None:
+        """Gives up clearing a topic, or it would be tried at each connection."""
+        self._logbook.left_behind(topic)
+        self._delivered(topic)
+
+    def _delivered(self, topic: str) -> None:
+        self._states.delivered(topic)
+        self._on_delivered(topic)
+
+    def _settle_subscriptions(self, answers: Sequence[Ack]) -> None:
+        for answer in answers:
+            self._caution.answered(Said(answer.topic, listening=True))
+            if answer.refusal is not None:
+                self._logbook.deaf(answer.topic, answer.refusal)
 
     def _listen(self, connection: Connection) -> None:
         for received in connection.take_received():
             if received.topic == self._topics.status:
-                self._hear_own_status(received, connection)
+                self._hear_own_status(received)
             elif received.topic == self._home_assistant_status:
                 self._hear_home_assistant(received)
             elif any(command.matches(received.topic) for command in self._heard_commands):
@@ -241,7 +305,7 @@ class MqttPublisher:
                 # A session that the broker has kept listens to what was subscribed under an earlier configuration.
                 log.debug("%s: not meant for this device any more", received.topic)
 
-    def _hear_own_status(self, received: Received, connection: Connection) -> None:
+    def _hear_own_status(self, received: Received) -> None:
         if received.retained:
             return
         we = fingerprint(self._settings.client_id)
@@ -250,10 +314,9 @@ class MqttPublisher:
             self._logbook.namesake(self._topics.device, speaker, we)
         if received.payload == self._offline.payload:
             log.info("a late will said that this device is offline; corrected")
-            connection.send(self._online)
+            self._states.put(self._online, now_s=time.monotonic())
         elif not received.payload:
             log.info("another device that had this name has cleared its topics; everything is said again")
-            connection.send(self._online)
             self._states.resend()
 
     def _hear_home_assistant(self, received: Received) -> None:
@@ -291,7 +354,7 @@ class MqttPublisher:
         last_call_s = give_up_s - self._stop_timeout_s / 3
         while self._may_go_on(connection) and time.monotonic() < last_call_s:
             self._settle(connection.take_acks(), delivery)
-            if delivery.idle and self._states.idle:
+            if delivery.idle and self._states.idle(without=self._caution.left_alone):
                 break
             self._speak(connection, delivery)
             connection.wait(0.1)

@@ -7,7 +7,7 @@ import select
 import socket
 import socketserver
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Self
 
 from tests.mosquitto import free_port
@@ -20,15 +20,28 @@ class Relay:
         port: Where to.
         refuse_mqtt5: Whether to answer a client that speaks MQTT 5 as a broker of the old kind does.
         answer: What to answer to a packet of the client in the broker's place; None to pass the packet on.
+        forbidden: Under which prefixes of topics and filters a packet is answered by hanging up. Others may change it.
     """
 
     def __init__(
-        self, port: int, *, refuse_mqtt5: bool = False, answer: Callable[[bytes], bytes | None] = lambda _packet: None
+        self,
+        port: int,
+        *,
+        refuse_mqtt5: bool = False,
+        answer: Callable[[bytes], bytes | None] = lambda _packet: None,
+        forbidden: Sequence[str] = (),
     ) -> None:
         self._answer = answer
+        self.forbidden = forbidden
+        self.hung_up: list[str] = []
+        """The topics and filters over which it did."""
         self.port = free_port()
         self.last_word_to_mqtt5 = b"\x20\x02\x00\x01" if refuse_mqtt5 else None
         """What a client that speaks MQTT 5 hears before it is hung up on; None to let it through."""
+        self.silent_to_mqtt5 = False
+        """Whether such a client hears nothing instead."""
+        self.mqtt5_tried = 0
+        """How many such clients have come."""
         self._links: list[socket.socket] = []
         self._link = self._handler(port)
 
@@ -56,21 +69,32 @@ class Relay:
             with contextlib.suppress(OSError):  # it is closed already
                 self._links.pop().shutdown(socket.SHUT_RDWR)
 
+    def _answer_or_hang_up(self, packet: bytes) -> bytes | None:
+        topic = _topic(packet)
+        if topic.startswith(tuple(self.forbidden)):
+            self.hung_up.append(topic)
+            raise ConnectionAbortedError
+        return self._answer(packet)
+
     def _handler(self, port: int) -> type[socketserver.BaseRequestHandler]:
-        relay, links, answer = self, self._links, self._answer
+        relay, links = self, self._links
 
         class Link(socketserver.BaseRequestHandler):
             def handle(self) -> None:
                 client: socket.socket = self.request
                 first = client.recv(4096)
-                last_word = relay.last_word_to_mqtt5
-                if last_word is not None and first[8:9] == b"\x05":  # after type, length and the name "MQTT"
-                    client.sendall(last_word)
-                    return
+                if first[8:9] == b"\x05":  # after type, length and the name "MQTT"
+                    relay.mqtt5_tried += 1
+                    if relay.silent_to_mqtt5:
+                        client.recv(4096)  # until it hangs up
+                        return
+                    if relay.last_word_to_mqtt5 is not None:
+                        client.sendall(relay.last_word_to_mqtt5)
+                        return
                 with socket.create_connection(("127.0.0.1", port)) as broker, contextlib.suppress(OSError):
                     links.extend((client, broker))
                     broker.sendall(first)
-                    _pump(client, broker, answer)
+                    _pump(client, broker, relay._answer_or_hang_up)
 
         return Link
 
@@ -105,6 +129,15 @@ def _first_packet(data: bytes) -> bytes | None:
             end = 2 + place + length
             return data[:end] if len(data) >= end else None
     return None
+
+
+def _topic(packet: bytes) -> str:
+    """The topic of a PUBLISH, or the first filter of a SUBSCRIBE; nothing of any other packet."""
+    kind = packet[0] >> 4
+    if kind not in (3, 8):
+        return ""
+    begin = next(place for place in range(1, 5) if packet[place] < 128) + (1 if kind == 3 else 3)
+    return packet[begin + 2 : begin + 2 + int.from_bytes(packet[begin : begin + 2])].decode()
 
 
 def refuse_events(packet: bytes, *, reason: int) -> bytes | None:

@@ -13,9 +13,10 @@ import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, TPESampler
-from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import NullPool
 from sqlalchemy.exc import SQLAlchemyError
 
 from trainer.errors import CheckpointError
@@ -176,8 +177,10 @@ def _trial(frozen: FrozenTrial) -> Trial:
     )
 
 
-def _backend(storage: str) -> str | BaseStorage:
-    return storage if "://" in storage else JournalStorage(JournalFileBackend(storage))
+def _backend(storage: str) -> BaseStorage:
+    if "://" not in storage:
+        return JournalStorage(JournalFileBackend(storage))
+    return RDBStorage(storage, engine_kwargs={"poolclass": NullPool})  # which keeps no connection that nobody closes
 
 
 class _SeededByTrial(BaseSampler):

@@ -106,12 +106,18 @@ def _announce(config: Config) -> str:
 def _device_name(config: Config) -> str:
     name, folder, settings = config.device.name, config.device.state_dir, _settings(config)
     kept = probe.probe_retained(settings, _topics(config).status)
-    speaker = dict(kept.user_properties).get(CLIENT) if kept is not None and kept.payload == b"online" else None
+    online = kept is not None and kept.payload == b"online"
+    speaker = dict(kept.user_properties).get(CLIENT) if kept is not None else None
     client_id = known_client_id(folder)
-    if speaker is None or (client_id is not None and speaker == fingerprint(client_id)):
+    ours = in_use(folder) if speaker is None else client_id is not None and speaker == fingerprint(client_id)
+    if not online or ours:
         return f"no other device is seen to be called {name}"
     if client_id is None and not is_unused(folder):
         return f"{name} is online; whether as this device cannot be told, as {folder / 'state.json'} cannot be read"
+    if speaker is None:
+        raise Doubt(f"{name} is online, and no agent runs here; MQTT 3.1.1 does not tell who it is",
+                    where=settings.address, remedy="If it is another device, give each its own device.name; "
+                    "if an agent was killed here just now, try again in a minute")  # fmt: skip
     raise Doubt(f"another device is called {name} too", where=settings.address,
                 remedy="Give each its own device.name: their messages and commands mix")  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -9,6 +10,8 @@ from edge.errors import BrokerError, BrokerRefused
 from edge.mqtt import BrokerSettings
 from edge.mqtt.connection import CONNECT_TIMEOUT_S, Connection, connect
 from edge.mqtt.packets import Ack, Received, Subscription
+
+log = logging.getLogger(__name__)
 
 _TICK_S = 0.25
 _RETRY_S = 2.0
@@ -61,7 +64,10 @@ def _subscribe(connection: Connection, subscriptions: Sequence[Subscription], se
         answers += connection.take_subscribed()
     if connection.fault is not None:
         raise connection.fault
-    if answers and all(answer.refusal is not None for answer in answers):
+    refused = [answer for answer in answers if answer.refusal is not None]
+    for answer in refused:
+        log.warning("the broker does not let this client listen to %s (%s)", answer.topic, answer.refusal)
+    if answers and len(refused) == len(answers):
         raise BrokerRefused("the broker lets this client listen to nothing", where=settings.address,
                             remedy="Allow it in the broker's access list")  # fmt: skip
 

@@ -134,7 +134,7 @@ class BlazeFaceDetector:
         size = proposals[:, _SIZE].copy()
         proposals += self._anchors[chosen, np.newaxis]  # (N, 8, 2): offsets from the anchor become positions
         proposals[:, _SIZE] = size
-        return proposals, 1 / (1 + np.exp(-logits[chosen]))
+        return proposals, np.float32(1) / (np.float32(1) + np.exp(-logits[chosen]))
 
 
 def _outputs(interpreter: Interpreter) -> tuple[int, int]:

@@ -16,6 +16,7 @@ import ssl
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Self
 
@@ -25,11 +26,12 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from edge.domain import Message
-from edge.errors import BrokerError
+from edge.errors import BrokerError, BrokerRefused
 from edge.mqtt import faults, packets
 from edge.mqtt.bell import Bell
-from edge.mqtt.packets import Ack, Received, Subscription
+from edge.mqtt.packets import Ack, Received, Said, Subscription
 from edge.mqtt.settings import BrokerSettings
+from edge.state import new_client_id
 
 log = logging.getLogger(__name__)
 
@@ -46,19 +48,21 @@ def connect(
     will: Message | None = None,
     bell: Bell | None = None,
     resume: bool = False,
+    mqtt5: bool = True,
     wanted: Callable[[], bool] = lambda: True,
     timeout_s: float,
 ) -> Connection:
     """Connects with MQTT 5, or with 3.1.1 if the broker does not speak MQTT 5.
 
-    Every call tries MQTT 5 first, so that an updated broker is noticed. One that says nothing to it, or hangs up, may
-    have had a weak moment; the connection with 3.1.1 is then a makeshift.
+    MQTT 5 is tried first, so that an updated broker is noticed. One that says nothing to it, or hangs up, may have had
+    a weak moment; the connection with 3.1.1 is then a makeshift.
 
     Args:
         settings: The broker's.
         will: What the broker publishes when the connection breaks.
         bell: Interrupts `Connection.wait`.
         resume: Whether to take up a session of this client id that the broker still has (MQTT 5); with a will, always.
+        mqtt5: Whether to try MQTT 5, which takes its time with a broker that says nothing to it.
         wanted: Asked, once the network connection stands, whether to introduce the client to the broker: one that has
             the same client id is pushed off by that.
         timeout_s: For the network connection, and again for the broker's answer.
@@ -70,12 +74,32 @@ def connect(
         ConfigError: A TLS file cannot be used.
     """
     dial = partial(Connection, settings, will=will, bell=bell, resume=resume, wanted=wanted, timeout_s=timeout_s)
+    why_not = None
+    if mqtt5:
+        try:
+            return dial(MQTTProtocolVersion.MQTTv5)
+        except faults.NoMqtt5 as error:
+            log.debug("%s: trying MQTT 3.1.1 (%s)", settings.address, error)
+            why_not = error
+    return dial(MQTTProtocolVersion.MQTTv311, why_not=why_not)
+
+
+def speaks_mqtt5(settings: BrokerSettings, *, timeout_s: float) -> bool:
+    """Whether the broker answers to MQTT 5, found out with a connection of another client id, and one version."""
     try:
-        return dial(MQTTProtocolVersion.MQTTv5)
-    except faults.NoMqtt5 as error:
-        log.debug("%s: trying MQTT 3.1.1 (%s)", settings.address, error)
-        makeshift = isinstance(error, faults.Unanswered)
-    return dial(MQTTProtocolVersion.MQTTv311, makeshift=makeshift)
+        with Connection(
+            replace(settings, client_id=new_client_id()),
+            MQTTProtocolVersion.MQTTv5,
+            will=None,
+            bell=None,
+            resume=False,
+            wanted=lambda: True,
+            timeout_s=timeout_s,
+        ) as connection:
+            connection.close()
+    except BrokerError as error:
+        return isinstance(error, BrokerRefused) and not isinstance(error, faults.NoMqtt5)  # a no is an answer
+    return True
 
 
 class Connection:
@@ -84,7 +108,8 @@ class Connection:
     Args and Raises: as `connect`, for one version of the protocol.
 
     Attributes:
-        makeshift: Whether the broker may speak a newer version all the same.
+        why_not: Why the connection is not one with MQTT 5, if that was tried.
+        careful: Whether to say one thing at a time, each so that the broker answers it. May be changed at any time.
     """
 
     def __init__(
@@ -97,9 +122,10 @@ class Connection:
         resume: bool,
         wanted: Callable[[], bool],
         timeout_s: float,
-        makeshift: bool = False,
+        why_not: faults.NoMqtt5 | None = None,
     ) -> None:
-        self.makeshift = makeshift
+        self.why_not = why_not
+        self.careful = False
         self._settings = settings
         self._wanted = wanted
         self._v5 = protocol == MQTTProtocolVersion.MQTTv5
@@ -108,7 +134,7 @@ class Connection:
         self._answer: tuple[ReasonCode, Properties | None] | None = None
         self._fault: BrokerError | None = None
         self._last_number = 0
-        self._held_back: deque[tuple[int, Message, bytes | None]] = deque()
+        self._held_back: deque[Callable[[], None]] = deque()
         self._under_way: dict[int, tuple[int, str, float]] = {}  # by paho's number: ours, the topic, when; oldest first
         self._asked: dict[int, str] = {}
         self._acks: list[Ack] = []
@@ -133,6 +159,11 @@ class Connection:
     def protocol(self) -> str:
         """The protocol's name, for people."""
         return "MQTT 5" if self._v5 else "MQTT 3.1.1"
+
+    @property
+    def makeshift(self) -> bool:
+        """Whether the broker may speak a newer version all the same."""
+        return isinstance(self.why_not, faults.Unanswered)
 
     @property
     def resumed(self) -> bool:
@@ -180,7 +211,7 @@ class Connection:
         self._client.loop_write()
         self._client.loop_misc()
         while self._held_back and self._free:
-            self._publish(*self._held_back.popleft())
+            self._held_back.popleft()()
         if self._fault is None and self._oldest_s > _ACK_TIMEOUT_S:
             self._fault = faults.unacknowledged(self._settings, _ACK_TIMEOUT_S)
 
@@ -191,22 +222,25 @@ class Connection:
         too large for the broker is not sent; its `Ack` says so, whatever its QoS.
         """
         self._last_number += 1
+        if self.careful:
+            message = replace(message, qos=1)
+        publish = partial(self._publish, self._last_number, message, correlation_data)
         if not self.fits(message, correlation_data=correlation_data):
             refusal = f"larger than the {self.largest_bytes} bytes that it takes"
             self._acks.append(Ack(self._last_number, message.topic, refusal, hopeless=True))
         elif message.qos and not self.room:
-            self._held_back.append((self._last_number, message, correlation_data))
+            self._held_back.append(publish)
         else:
-            self._publish(self._last_number, message, correlation_data)
+            publish()
         return self._last_number
 
     def subscribe(self, subscriptions: Sequence[Subscription]) -> None:
-        """Asks for messages. A refusal is logged when it arrives; `take_subscribed` has all answers."""
+        """Asks for messages; `take_subscribed` has the answers."""
         for subscription in subscriptions:
-            how = {"options": packets.subscribe(subscription)} if self._v5 else {"qos": 1}
-            _, mid = self._client.subscribe(subscription.topic_filter, **how)
-            if mid is not None:
-                self._asked[mid] = subscription.topic_filter
+            if self.careful and not self.room:
+                self._held_back.append(partial(self._ask, subscription))
+            else:
+                self._ask(subscription)
 
     def take_acks(self) -> list[Ack]:
         """The acknowledgements since the last call."""
@@ -233,8 +267,16 @@ class Connection:
         self._hang_up()
 
     @property
+    def unanswered(self) -> Said | None:
+        """What the broker is to answer next, of what was asked for before what was published; None if nothing is."""
+        asked = [Said(topic_filter, listening=True) for topic_filter in self._asked.values()]
+        return next(iter([*asked, *(Said(topic) for _, topic, _ in self._under_way.values())]), None)
+
+    @property
     def _free(self) -> int:
         """How many more messages the broker takes before it acknowledges one: its Receive Maximum is never exceeded."""
+        if self.careful:
+            return int(self.unanswered is None)
         _, properties = self._answer or (None, None)
         most = min(_MOST_UNDER_WAY, getattr(properties, "ReceiveMaximum", _MOST_UNDER_WAY))
         return max(0, most - len(self._under_way))
@@ -244,6 +286,12 @@ class Connection:
         """For how long the broker has owed an acknowledgement."""
         sent_s = next((sent_s for _, _, sent_s in self._under_way.values()), None)
         return time.monotonic() - sent_s if sent_s is not None else 0.0
+
+    def _ask(self, subscription: Subscription) -> None:
+        how = {"options": packets.subscribe(subscription)} if self._v5 else {"qos": 1}
+        _, mid = self._client.subscribe(subscription.topic_filter, **how)
+        if mid is not None:
+            self._asked[mid] = subscription.topic_filter
 
     def _publish(self, number: int, message: Message, correlation_data: bytes | None) -> None:
         properties = packets.publish(message, correlation_data) if self._v5 else None
@@ -292,7 +340,7 @@ class Connection:
             raise faults.unanswered(self._settings, closed=self._fault is not None)
         reason, _ = self._answer
         if reason.is_failure:
-            raise faults.refused(reason, self._settings)
+            raise faults.refused(reason, self._settings, mqtt5=self._v5)
 
     def _hang_up(self) -> None:
         sock = self._client.socket()
@@ -328,10 +376,7 @@ class Connection:
         self, _client: object, _data: object, mid: int, reasons: list[ReasonCode], _properties: object
     ) -> None:
         topic_filter = self._asked.pop(mid, "?")
-        for reason in reasons:
-            self._subscribed.append(packets.ack(mid, topic_filter, reason))
-            if reason.is_failure:
-                log.warning("the broker does not let this client listen to %s (%s)", topic_filter, reason)
+        self._subscribed += [packets.ack(mid, topic_filter, reason) for reason in reasons]
 
     def _on_message(self, _client: object, _data: object, message: paho.MQTTMessage) -> None:
         self._received.append(

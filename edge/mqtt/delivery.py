@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from edge.mqtt.backoff import Backoff
@@ -40,16 +41,17 @@ class Delivery:
     Args:
         outbox: Where the messages are.
         connection: Newly made.
+        left_alone: Topics that the broker is known to refuse, and until when to leave each alone.
     """
 
-    def __init__(self, *, outbox: Outbox, connection: Connection) -> None:
+    def __init__(self, *, outbox: Outbox, connection: Connection, left_alone: Mapping[str, float]) -> None:
         self._outbox = outbox
         self._connection = connection
         self._newest_historical = outbox.last_id
         self._caught_up = False
         self._seen = 0
         self._under_way: dict[int, int] = {}
-        self._refused: dict[str, _Refused] = {}
+        self._refused = {topic: _Refused(until_s=until_s) for topic, until_s in left_alone.items()}
 
     def send(self) -> None:
         """Sends as many messages as there is room for."""

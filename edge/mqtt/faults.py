@@ -16,6 +16,7 @@ CLIENT_ID_REFUSED: Final = 0x85
 WRONG_PASSWORD: Final = 0x86
 NOT_AUTHORIZED: Final = 0x87
 TAKEN_OVER: Final = 0x8E
+TOPIC_REFUSED: Final = 0x90
 RETAIN_NOT_SUPPORTED: Final = 0x9A
 QOS_NOT_SUPPORTED: Final = 0x9B
 
@@ -37,6 +38,10 @@ class NoMqtt5(BrokerRefused):
 
 class Unanswered(NoMqtt5):
     """What listens there neither lets the client in nor says no: a proxy before a broker that is starting, say."""
+
+
+class Silent(Unanswered):
+    """It takes the connection and says nothing at all."""
 
 
 class Unwanted(BrokerError):
@@ -97,13 +102,16 @@ def unanswered(settings: BrokerSettings, *, closed: bool) -> BrokerError:
     remedy = "Check that this is the port of an MQTT broker, and whether it expects TLS"
     if settings.tls is not None:
         remedy = "Check that this is the port of an MQTT broker, and whether it asks for a client certificate"
-    return Unanswered(f"{what} before the broker had let the client in", where=settings.address, remedy=remedy)
+    return (Unanswered if closed else Silent)(
+        f"{what} before the broker had let the client in", where=settings.address, remedy=remedy
+    )
 
 
-def refused(reason: ReasonCode, settings: BrokerSettings) -> BrokerError:
-    """Why the broker answered no (its CONNACK)."""
+def refused(reason: ReasonCode, settings: BrokerSettings, *, mqtt5: bool) -> BrokerError:
+    """Why the broker answered no (its CONNACK) to MQTT 5, or else to 3.1.1 after that."""
     if reason.value == PROTOCOL_REFUSED:
-        return NoMqtt5("the broker speaks neither MQTT 5 nor 3.1.1", where=settings.address, remedy="Update the broker")
+        spoken = "no MQTT 5" if mqtt5 else "neither MQTT 5 nor 3.1.1"
+        return NoMqtt5(f"the broker speaks {spoken}", where=settings.address, remedy="Update the broker")
     what, remedy = f"the broker refused the connection ({str(reason).lower()})", "Look into the broker's log"
     if reason.value in (WRONG_PASSWORD, NOT_AUTHORIZED):
         what, remedy = _not_let_in(settings)
@@ -113,6 +121,9 @@ def refused(reason: ReasonCode, settings: BrokerSettings) -> BrokerError:
             "Allow this user any client id there: the agent's own is in state.json in its state folder, and `edge "
             "check` and `edge doctor` use others"
         )
+    elif reason.value == TOPIC_REFUSED:
+        what = "the broker does not let this device publish its last will"
+        remedy = "Allow it in the broker's access list: the will goes to the device's status topic"
     elif reason.value in (RETAIN_NOT_SUPPORTED, QOS_NOT_SUPPORTED):
         what = f"the broker takes no such messages ({str(reason).lower()})"
         remedy = "Allow retained messages and QoS 1 there: the agent cannot do without"

@@ -30,7 +30,7 @@ class PublisherStats:
         reconnects: Connections after the first.
         queue_depth: Events that the broker has not acknowledged.
         dropped: Events lost because the outbox was full or its file damaged.
-        rejected: Refusals by the broker (MQTT 5), of which an event that is sent again may have several.
+        rejected: Refusals by the broker, of which an event that is sent again may have several.
         lost: Events given up because the broker would refuse them at any time.
         last_error: Why there is no connection, or why the last one ended; None once all is well again.
     """
@@ -55,6 +55,7 @@ class Logbook:
     def __init__(self, settings: BrokerSettings) -> None:
         self._settings = settings
         self._protocol: str | None = None
+        self._last_protocol: str | None = None
         self._connections = 0
         self._short_connections = 0
         self._rejected = 0
@@ -88,7 +89,7 @@ class Logbook:
     def connected(self, protocol: str) -> None:
         """The broker has let the agent in."""
         log.info("%s: connected, %s", self._settings.address, protocol)
-        self._protocol = protocol
+        self._protocol = self._last_protocol = protocol
         self._connections += 1
 
     def steady(self, held_s: float) -> bool:
@@ -113,6 +114,8 @@ class Logbook:
                 f" So it went {_SUSPICIOUS} times in a row within seconds. If another device has the client id "
                 f"{self._settings.client_id} too, the two push each other out: give each its own"
             )
+            if self._last_protocol != "MQTT 5":
+                told += ". Or the broker refuses so what this device says or listens to: check its access list"
         if told != self._last_error:
             log.warning("no MQTT connection: %s", told)
         self._last_error = told
@@ -143,12 +146,25 @@ class Logbook:
             topic,
         )
 
+    def deaf(self, topic_filter: str, reason: str) -> None:
+        """The broker does not let the device listen to something."""
+        if self._is_news(topic_filter, f"listening: {reason}"):
+            log.warning(
+                "the broker does not let this client listen to %s (%s); check its access list", topic_filter, reason
+            )
+
     def rejection(self, ack: Ack, *, lost: bool) -> None:
         """The broker did not take a message; with `lost`, that was an event which is given up."""
         self._rejected += 1
         self._lost += lost
         reason = ack.refusal or ""
-        if (ack.topic, reason) not in self._told_of and len(self._told_of) < _MOST_TOLD_OF:
-            self._told_of.add((ack.topic, reason))
+        if self._is_news(ack.topic, reason):
             outcome = "they are given up" if ack.hopeless else "check its access list and limits; events wait for that"
             log.warning("%s: the broker rejects messages on this topic (%s); %s", ack.topic, reason, outcome)
+
+    def _is_news(self, topic: str, reason: str) -> bool:
+        """Whether a refusal is to be told: once, and not of topics without end."""
+        if (topic, reason) in self._told_of or len(self._told_of) >= _MOST_TOLD_OF:
+            return False
+        self._told_of.add((topic, reason))
+        return True

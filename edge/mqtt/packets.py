@@ -19,9 +19,10 @@ _LARGEST_PACKET_BYTES = 1 << 20
 """Nothing that an agent listens to comes near it. The broker keeps back what is larger (MQTT 5)."""
 _LONGEST_TOPIC = 1000
 """In bytes. The protocol's own limit is 65,535."""
-_HOPELESS = frozenset({0x90, 0x99})
-"""Refusals of a message for what it is: topic name invalid, payload format invalid."""
-_FORBIDDEN = 0x87
+_HOPELESS = 0x99
+"""The refusal of a message for what it is: payload format invalid."""
+_FORBIDDEN = frozenset({0x87, 0x90})
+"""Not authorized, and topic name invalid, which means that this client may not use it: the topic is well-formed."""
 _MOST_LEVELS = 200
 """Mosquitto breaks the connection over a topic with more."""
 
@@ -62,6 +63,19 @@ class Ack:
     refusal: str | None = None
     hopeless: bool = False
     forbidden: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """Something that the broker is to answer.
+
+    Attributes:
+        topic: A message's topic, or a topic filter.
+        listening: Whether it is a filter.
+    """
+
+    topic: str
+    listening: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +134,7 @@ def ack(number: int, topic: str, reason: ReasonCode) -> Ack:
     """From PUBACK or SUBACK."""
     if not reason.is_failure:
         return Ack(number, topic)
-    return Ack(number, topic, str(reason), hopeless=reason.value in _HOPELESS, forbidden=reason.value == _FORBIDDEN)
+    return Ack(number, topic, str(reason), hopeless=reason.value == _HOPELESS, forbidden=reason.value in _FORBIDDEN)
 
 
 def subscribe(subscription: Subscription) -> SubscribeOptions:

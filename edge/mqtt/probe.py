@@ -12,17 +12,15 @@ import ssl
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Final, TypeVar
+from typing import Final
 
 from edge.domain import Message
 from edge.errors import BrokerRefused, BrokerUnreachable
 from edge.mqtt import faults
 from edge.mqtt.connection import CONNECT_TIMEOUT_S, Connection, connect
-from edge.mqtt.packets import Received, Subscription
+from edge.mqtt.packets import Ack, Received, Subscription
 from edge.mqtt.settings import BrokerSettings, Tls
 from edge.state import new_client_id
-
-_Answer = TypeVar("_Answer")
 
 _RETAINED_WITHIN_S: Final = 1.0
 
@@ -79,10 +77,10 @@ def probe_publish(settings: BrokerSettings, topic: str, *, timeout_s: float = CO
     """
     with _connect_beside(settings, timeout_s) as connection:
         connection.send(Message(topic, b"", qos=1))
-        ack = _await(connection, connection.take_acks, settings, timeout_s)
+        refusal = _refusal(connection, connection.take_acks, settings, timeout_s)
         connection.close()
-    if ack.refusal is not None:
-        raise BrokerRefused(f"messages on {topic} are rejected ({ack.refusal})", where=settings.address,
+    if refusal is not None:
+        raise BrokerRefused(f"messages on {topic} are rejected ({refusal})", where=settings.address,
                             remedy="Allow them in the broker's access list")  # fmt: skip
     return connection.protocol == "MQTT 5"
 
@@ -90,18 +88,19 @@ def probe_publish(settings: BrokerSettings, topic: str, *, timeout_s: float = CO
 def probe_subscriptions(
     settings: BrokerSettings, topic_filters: Sequence[str], *, timeout_s: float = CONNECT_TIMEOUT_S
 ) -> list[str]:
-    """Asks for messages, under another client id.
+    """Asks for messages, under other client ids: one for each filter, as a broker may refuse it by hanging up.
 
     Returns:
         The topic filters that the broker refuses. Some brokers refuse none, and pass on only what a client may read.
     """
-    with _connect_beside(settings, timeout_s) as connection:
-        answers = []
-        for topic_filter in topic_filters:
+    refused = []
+    for topic_filter in topic_filters:
+        with _connect_beside(settings, timeout_s) as connection:
             connection.subscribe([Subscription(topic_filter)])
-            answers.append(_await(connection, connection.take_subscribed, settings, timeout_s))
-        connection.close()
-    return [answer.topic for answer in answers if answer.refusal is not None]
+            if _refusal(connection, connection.take_subscribed, settings, timeout_s) is not None:
+                refused.append(topic_filter)
+            connection.close()
+    return refused
 
 
 def probe_retained(settings: BrokerSettings, topic: str, *, timeout_s: float = CONNECT_TIMEOUT_S) -> Received | None:
@@ -112,7 +111,8 @@ def probe_retained(settings: BrokerSettings, topic: str, *, timeout_s: float = C
         received: list[Received] = []
         while not received and connection.fault is None and (left_s := give_up_s - time.monotonic()) > 0:
             connection.wait(left_s)
-            received = [message for message in connection.take_received() if message.retained]
+            heard = connection.take_received()
+            received = [message for message in heard if message.retained and message.topic == topic]
         connection.close()
     return received[0] if received else None
 
@@ -132,15 +132,17 @@ def _connect_beside(settings: BrokerSettings, timeout_s: float) -> Connection:
     return connect(replace(settings, client_id=new_client_id()), timeout_s=timeout_s)
 
 
-def _await(
-    connection: Connection, take: Callable[[], Sequence[_Answer]], settings: BrokerSettings, timeout_s: float
-) -> _Answer:
-    """The first answer that can be taken."""
+def _refusal(
+    connection: Connection, take: Callable[[], Sequence[Ack]], settings: BrokerSettings, timeout_s: float
+) -> str | None:
+    """Why the broker refuses what was just said, by the first answer that can be taken; None if it does not."""
     give_up_s = time.monotonic() + timeout_s
     while connection.fault is None and (left_s := give_up_s - time.monotonic()) > 0:
         connection.wait(left_s)
         if answers := take():
-            return answers[0]
+            return answers[0].refusal
+    if isinstance(connection.fault, faults.BrokenOff):
+        return "it hangs up"  # as MQTT 3.1.1 allows it to [MQTT-3.3.5-2]
     raise connection.fault or BrokerUnreachable(
         "did not answer a request in time", where=settings.address, remedy="Look into the broker's log"
     )

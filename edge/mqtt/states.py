@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
 from edge.domain import Message
@@ -46,10 +46,11 @@ class States:
         with self._lock:
             self._unsent.update(self._kept)
 
-    def take(self, limit: int, *, now_s: float) -> list[Message]:
-        """The `limit` messages that are due next. They count as sent."""
+    def take(self, limit: int, *, now_s: float, without: Collection[str] = ()) -> list[Message]:
+        """The `limit` messages that are due next, but for those on some topics. They count as sent."""
         with self._lock:
-            due = sorted((topic for topic in self._kept if topic in self._unsent), key=self._rank)[:limit]
+            unsent = self._unsent.difference(without)
+            due = sorted((topic for topic in self._kept if topic in unsent), key=self._rank)[:limit]
             self._unsent.difference_update(due)
             messages = [self._kept[topic].at(now_s) for topic in due]
             return [message for message in messages if message is not None]
@@ -68,8 +69,7 @@ class States:
             kept = self._kept.get(topic)
             return kept is not None and not kept.message.payload
 
-    @property
-    def idle(self) -> bool:
-        """Whether nothing is due."""
+    def idle(self, *, without: Collection[str] = ()) -> bool:
+        """Whether nothing is due, but for some topics."""
         with self._lock:
-            return not self._unsent
+            return not self._unsent.difference(without)

@@ -20,6 +20,18 @@ def test_refusals_are_told_once_a_topic_and_not_without_end(caplog: pytest.LogCa
     assert logbook.stats(queue_depth=0, dropped=0).rejected == 3000
 
 
+def test_what_may_not_be_listened_to_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Not with every connection; and publishing on a topic of that name is something else."""
+    logbook = Logbook(BrokerSettings(host="broker", port=1883, client_id="edge-test"))
+    for _ in range(3):
+        logbook.deaf("emotion/hall/status", "Not authorized")
+        logbook.rejection(Ack(1, "emotion/hall/status", "Not authorized"), lost=False)
+    assert [record.getMessage().split(" (")[0] for record in caplog.records] == [
+        "the broker does not let this client listen to emotion/hall/status",
+        "emotion/hall/status: the broker rejects messages on this topic",
+    ]
+
+
 def test_the_link_is_told_with_what_is_wrong_with_it() -> None:
     """The status line of the service says which protocol is missed, or why there is no connection."""
     logbook = Logbook(BrokerSettings(host="broker", port=1883, client_id="edge-test"))

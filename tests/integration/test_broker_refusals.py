@@ -203,7 +203,7 @@ def test_events_without_a_right_wait_for_it_and_block_no_others(
     )
 
 
-@pytest.mark.parametrize("reason", [0x80, 0x83, 0x87, 0x97])
+@pytest.mark.parametrize("reason", [0x80, 0x83, 0x87, 0x90, 0x97])
 def test_what_the_broker_refuses_for_a_while_is_delivered_later(
     broker: Mosquitto, listener: Listener, build: Build, reason: int
 ) -> None:
@@ -267,12 +267,11 @@ def test_what_the_broker_drops_without_a_word_is_sent_again(
     assert {message.payload for message in listener.on("emotion/hall/status")[:-1]} == {"online"}
 
 
-@pytest.mark.parametrize("reason", [0x90, 0x99])
 def test_what_no_broker_would_take_is_given_up_and_counted(
-    broker: Mosquitto, listener: Listener, build: Build, caplog: pytest.LogCaptureFixture, reason: int
+    broker: Mosquitto, listener: Listener, build: Build, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An event that is refused for what it is does not come again at every connection; health and log say so."""
-    with Relay(broker.port, answer=refuse_first(2, reason)) as relay, build(settings(relay.port)) as publisher:
+    with Relay(broker.port, answer=refuse_first(2, 0x99)) as relay, build(settings(relay.port)) as publisher:
         for number in range(1, 4):
             publisher.publish(event("door", number))
         listener.wait_for(lambda: arrived(listener, "door"))
@@ -311,6 +310,26 @@ def test_the_largest_message_is_just_taken(start_broker: StartBroker, build: Bui
         assert publisher.stats.lost == (payload_bytes > 850)
         if payload_bytes == 850:
             listener.wait_for(lambda: listener.on(message.topic))
+
+
+def test_a_last_will_that_is_not_allowed_is_named(broker: Mosquitto) -> None:
+    """So ejabberd refuses the connection over it, with "topic name invalid"."""
+    will = Message("emotion/hall/status", b"offline", qos=1, retain=True)
+    with Relay(broker.port) as relay:
+        relay.last_word_to_mqtt5 = b"\x20\x03\x00\x90\x00"
+        with pytest.raises(BrokerRefused, match=r"publish its last will\. Allow it in the broker's access list"):
+            connect(settings(relay.port), will=will, timeout_s=PATIENCE_S)
+
+
+def test_only_the_version_that_was_tried_is_said_to_be_missing(
+    broker: Mosquitto, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With --verbose, a broker that speaks MQTT 3.1.1 is not said to speak none."""
+    caplog.set_level("DEBUG")
+    with Relay(broker.port, refuse_mqtt5=True) as old:
+        probe_broker(settings(old.port))
+    assert "the broker speaks no MQTT 5." in caplog.text
+    assert "neither" not in caplog.text
 
 
 @pytest.mark.parametrize("lacking", ["retain_available false", "max_qos 0"])

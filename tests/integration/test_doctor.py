@@ -13,6 +13,7 @@ from edge.checks import Finding, Status, broker, examine
 from edge.config import load_config
 from edge.errors import ConfigError
 from edge.mqtt import BrokerSettings
+from edge.mqtt.probe import probe_retained
 from edge.state import DeviceState
 from tests.e2e.process import AS_ANYBODY, EDGE
 from tests.integration.conftest import Build, Certificates, StartBroker
@@ -63,7 +64,7 @@ def test_a_working_broker_passes_every_step(broker: Mosquitto, tmp_path: Path) -
         listener.wait_for(lambda: listener.heard)
     assert [message.topic for message in listener.heard] == ["first"]
     client_ids = re.findall(r"New client connected from \S+ as (edge-\S+)", broker.log)
-    assert len(client_ids) == 5
+    assert len(client_ids) == 8
     assert max(map(len, client_ids)) <= 23  # the most that every broker must accept
 
 
@@ -108,6 +109,22 @@ def test_a_missing_right_to_listen_is_found(start_broker: StartBroker, tmp_path:
     assert "refused on emotion/fleet/shop/cmd/+, homeassistant/status, so commands" in found.detail
 
 
+def test_rights_are_missed_by_a_broker_that_hangs_up_over_them(broker: Mosquitto, tmp_path: Path) -> None:
+    """With MQTT 3.1.1 it has no other no: each topic is told with its remedy, and the later steps follow."""
+    with Relay(broker.port, refuse_mqtt5=True, forbidden=["homeassistant/", "emotion/fleet/"]) as relay:
+        found = examined(tmp_path, relay.port)
+        assert list(found) == STEPS
+        relay.forbidden = ["emotion/hall/probe"]
+        refused = examined(tmp_path, relay.port)["publish right"]
+    for step in ("listen right", "Home Assistant"):
+        assert found[step].status is Status.WARN
+        assert "Allow" in (found[step].remedy or "")
+    assert "refused on emotion/fleet/shop/cmd/+, homeassistant/status, so commands" in found["listen right"].detail
+    assert "emotion_hall-probe/config are rejected (it hangs up)" in found["Home Assistant"].detail
+    assert (refused.status, refused.remedy) == (Status.FAIL, "Allow them in the broker's access list")
+    assert "emotion/hall/probe are rejected (it hangs up)" in refused.detail
+
+
 def test_tls_is_a_step_of_its_own(start_broker: StartBroker, certificates: Certificates, tmp_path: Path) -> None:
     """The certificate's last days are counted; an authority that is not trusted is found before the login."""
     files = [f"certfile {certificates.broker}", f"keyfile {certificates.broker_key}"]
@@ -145,6 +162,33 @@ def test_a_name_that_another_device_has_is_found_before_the_first_start(
     assert found.status == Status.WARN
     assert "another device is called hall too" in found.detail
     assert examined(tmp_path, broker.port)["device name"].status == Status.OK
+
+
+def test_who_has_the_name_is_not_told_by_an_old_broker(broker: Mosquitto, build: Build, tmp_path: Path) -> None:
+    """Only where an agent runs here is it taken for the one that is online."""
+    with Relay(broker.port, refuse_mqtt5=True) as old, build(BrokerSettings(port=old.port, client_id="e")) as device:
+        wait_until(lambda: device.stats.connected)
+        wait_until(lambda: probe_retained(BrokerSettings(port=old.port, client_id="p"), "emotion/hall/status"))
+        found = examined(tmp_path, old.port)["device name"]
+        with DeviceState(tmp_path / "state"):
+            running = examined(tmp_path, old.port)["device name"]
+        stopped = examined(tmp_path, old.port)["device name"]
+    for doubt in (found, stopped):
+        assert doubt.status is Status.WARN
+        assert "hall is online, and no agent runs here; MQTT 3.1.1 does not tell who it is" in doubt.detail
+    assert (running.status, running.detail) == (Status.OK, "no other device is seen to be called hall")
+
+
+def test_what_is_kept_on_another_topic_is_not_taken_for_it(broker: Mosquitto) -> None:
+    """A broker may send what an earlier session had asked for."""
+    with Listener(broker.port) as listener:
+        listener.publish("emotion/hall/status", "online", retain=True)
+        listener.publish("emotion/yard/status", "online", retain=True)
+    settings = BrokerSettings(port=broker.port, client_id="p")
+    assert probe_retained(settings, "emotion/+/status") is None
+    found = probe_retained(settings, "emotion/hall/status")
+    assert found is not None
+    assert found.topic == "emotion/hall/status"
 
 
 def test_whose_name_it_is_is_left_open_where_the_state_may_not_be_read(

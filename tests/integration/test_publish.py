@@ -297,6 +297,23 @@ def test_what_may_not_be_cleared_is_told_and_left(
     assert "mosquitto_sub -t 'emotion/old/status' --retained-only --remove-retained" in caplog.text
 
 
+def test_a_topic_that_the_broker_calls_invalid_is_left_like_any_that_is_forbidden(
+    broker: Mosquitto, build: Build, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With ejabberd that is whatever the device has no right to."""
+    delivered = list[str]()
+
+    def refuse(packet: bytes) -> bytes | None:
+        number = packet.find(b"emotion/old/status") + len(b"emotion/old/status")
+        return b"\x40\x04" + packet[number : number + 2] + b"\x90\x00" if b"emotion/old/status" in packet else None
+
+    with Relay(broker.port, answer=refuse) as relay, build(settings(relay.port), on_delivered=delivered.append) as it:
+        it.publish(clearing_message("emotion/old/status"))
+        wait_until(lambda: "emotion/old/status" in delivered)
+        assert it.stats.rejected == 0
+    assert "mosquitto_sub -t 'emotion/old/status' --retained-only --remove-retained" in caplog.text
+
+
 def test_home_assistant_is_told_everything_again(broker: Mosquitto, listener: Listener, build: Build) -> None:
     """When Home Assistant starts, the device announces itself, its availability and its states anew."""
     with build(settings(broker.port), home_assistant_status=HOME_ASSISTANT) as publisher:
@@ -457,6 +474,41 @@ def test_mqtt_5_is_tried_again_after_a_weak_moment(
             publisher.publish(event(1))
             listener.wait_for(lambda: listener.on(EVENT))
     assert set(payloads(listener, STATUS)[:-1]) == {"online"}
+
+
+def test_trying_mqtt_5_costs_no_connection(
+    broker: Mosquitto, listener: Listener, build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A broker that hangs up at it each time keeps the connection that works."""
+    monkeypatch.setattr(publish, "_MAKESHIFT_S", 0.1)
+    with Relay(broker.port) as relay:
+        relay.last_word_to_mqtt5 = b""
+        with build(settings(relay.port)) as publisher:
+            wait_until(lambda: relay.mqtt5_tried >= 4)
+            publisher.publish(event(1))
+            listener.wait_for(lambda: listener.on(EVENT))
+            assert publisher.stats.reconnects == 0
+    assert broker.log.count("as edge-test") == 1
+
+
+def test_a_broker_that_is_silent_to_mqtt_5_is_not_waited_for_each_time(
+    broker: Mosquitto, build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its connection is back at once after a break; it is asked again beside that, and changed over when it answers."""
+    monkeypatch.setattr(publish, "CONNECT_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(publish, "_MQTT5_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(publish, "_MAKESHIFT_S", 4.0)
+    with Relay(broker.port) as relay:
+        relay.silent_to_mqtt5 = True
+        with build(settings(relay.port)) as publisher:
+            wait_until(lambda: publisher.stats.protocol == "MQTT 3.1.1")
+            relay.cut()
+            wait_until(lambda: publisher.stats.connected and publisher.stats.reconnects == 1)
+            assert (publisher.stats.protocol, relay.mqtt5_tried) == ("MQTT 3.1.1", 1)
+            wait_until(lambda: relay.mqtt5_tried == 2)
+            relay.silent_to_mqtt5 = False
+            wait_until(lambda: publisher.stats.protocol == "MQTT 5")
+            assert publisher.stats.reconnects == 2
 
 
 @pytest.mark.parametrize(("last_word", "makeshift"), [(b"", True), (b"\x20\x02\x00\x01", False)])

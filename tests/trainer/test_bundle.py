@@ -25,7 +25,10 @@ from trainer.fit import fit
 from trainer.run import read_config
 from trainer.targets import open_target
 
-CONFIG = FitConfig(stages=((48, 6),), batch_size=16, peak_lr=0.05, warmup_epochs=1, ema_decay=0.8, votes_weight=0.0)
+CONFIG = FitConfig(
+    stages=((48, 6),), batch_size=16, peak_lr=0.05, warmup_epochs=1, ema_decay=0.8, votes_weight=0.0, width=0.5,
+    blocks=(0, 0, 1),
+)  # fmt: skip
 OPTIONS = ExportOptions(name="tiny", calibration_per_class=10, max_drop=None)
 
 

@@ -23,7 +23,14 @@ from trainer.fit import fit
 from trainer.run import BEST_WEIGHTS, CONFIG, TEACHING, provenance, read_config, write_config
 
 TEACHER = FitConfig(
-    stages=((48, 8),), batch_size=16, peak_lr=0.05, warmup_epochs=1, ema_decay=0.8, votes_weight=0.0, width=1.25
+    stages=((48, 8),),
+    batch_size=16,
+    peak_lr=0.05,
+    warmup_epochs=1,
+    ema_decay=0.8,
+    votes_weight=0.0,
+    width=0.75,
+    blocks=(0, 0, 0),
 )
 
 
@@ -67,7 +74,7 @@ def asked(kept: Path, teachers: Sequence[Path | str], images: np.ndarray, **chan
 
 def test_a_student_learns_what_its_teacher_knows(mislabelled: Dataset, wise: Path, tmp_path: Path) -> None:
     """Where all labels are wrong, the teacher's answers alone make the student right, and its card declares them."""
-    config = replace(TEACHER, width=1.0, teachers=(str(wise),), teacher_weight=1.0)
+    config = replace(TEACHER, width=0.5, teachers=(str(wise),), teacher_weight=1.0)
     assert fit(mislabelled, tmp_path / "student", config) > 0.6
     export(tmp_path / "student", tmp_path / "bundle", mislabelled, ExportOptions(name="student", max_drop=None))
     assert f"learned from `{wise}`" in (tmp_path / "bundle" / "MODEL_CARD.md").read_text()
@@ -75,14 +82,14 @@ def test_a_student_learns_what_its_teacher_knows(mislabelled: Dataset, wise: Pat
 
 def test_a_teacher_that_is_asked_live_teaches_the_same(mislabelled: Dataset, wise: Path, tmp_path: Path) -> None:
     """It is right about each image as the student sees it, two mixed into one too, and nothing has to be kept."""
-    config = replace(TEACHER, width=1.0, teachers=(str(wise),), teacher_weight=1.0, live_teachers=True, mixup=0.3)
+    config = replace(TEACHER, width=0.5, teachers=(str(wise),), teacher_weight=1.0, live_teachers=True, mixup=0.3)
     assert fit(mislabelled, tmp_path / "student", config) > 0.6
     assert not (tmp_path / "student" / TEACHING).exists()
 
 
 def test_a_student_learns_from_copies_alone(mislabelled: Dataset, wise: Path, tmp_path: Path) -> None:
     """What the teacher says of them is its whole target, whatever the labels are; a run that was stopped goes on."""
-    config = replace(TEACHER, width=1.0, teachers=(str(wise),), teacher_weight=0.0, copies=3, recompose_share=0.3)
+    config = replace(TEACHER, width=0.5, teachers=(str(wise),), teacher_weight=0.0, copies=3, recompose_share=0.3)
     fit(mislabelled, tmp_path / "student", replace(config, stages=((48, 2),)))
     written = read_config(tmp_path / "student")
     (tmp_path / "student" / CONFIG).unlink()
@@ -131,7 +138,7 @@ def test_copies_need_teachers_that_are_asked_first_at_full_size(
 
 def test_of_copies_label_smoothing_is_the_teachers(dataset: Dataset, teacher: Path, tmp_path: Path) -> None:
     """An export takes out of the answers what the configuration says, and they have what their teachers learned."""
-    config = replace(TEACHER, width=1.0, teachers=(str(teacher),), copies=1, label_smoothing=0.0)
+    config = replace(TEACHER, width=0.5, teachers=(str(teacher),), copies=1, label_smoothing=0.0)
     with pytest.raises(UserError, match=r'teacher: learned from labels 10% of which .* Write "label_smoothing": 0.1'):
         fit(dataset, tmp_path / "student", config)
     assert not (tmp_path / "student").exists()
@@ -182,18 +189,14 @@ def test_answers_of_other_teachers_are_refused(dataset: Dataset, teacher: Path, 
 def test_answers_from_before_a_teacher_s_weights_changed_are_refused(
     dataset: Dataset, teacher: Path, tmp_path: Path
 ) -> None:
-    """What is kept of a teacher is of these weights; files of earlier versions, which do not say so, are believed."""
+    """What is kept of a teacher is of these weights, and not of others."""
     images, kept, another = dataset.split("train").images[:7], tmp_path / TEACHING, tmp_path / "another"
     shutil.copytree(teacher, another)
-    first = asked(kept, [another], images)
-    with np.load(kept) as arrays:
-        without = {name: values for name, values in arrays.items() if name != "weights"}
+    asked(kept, [another], images)
     fit(dataset, tmp_path / "run", replace(TEACHER, stages=((48, 1),)))
     (tmp_path / "run" / BEST_WEIGHTS).replace(another / BEST_WEIGHTS)
     with pytest.raises(CheckpointError, match=rf"{TEACHING}: holds what {another} said before its weights changed"):
         asked(kept, [another], images)
-    np.savez(kept, **without)
-    np.testing.assert_array_equal(asked(kept, [another], images), first)
 
 
 @pytest.mark.parametrize("left", [0.0, 0.5, 0.99])

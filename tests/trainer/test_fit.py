@@ -28,9 +28,10 @@ from trainer.muon import KernelMuon, is_hidden_kernel
 from trainer.run import load_full_network, load_network, predict, provenance, read_config, read_recipe, write_config
 from trainer.training_tensorflow import TensorFlowTraining
 
-TINY = FitConfig(
-    stages=((16, 1), (32, 2)), batch_size=16, peak_lr=0.02, warmup_epochs=0.5, votes_weight=0.0, ema_decay=0.5
-)
+SMALL = FitConfig(width=0.5, blocks=(0, 0, 0), batch_size=16, votes_weight=0.0)
+"""A network that is compiled and trained in seconds."""
+TINY = replace(SMALL, stages=((16, 1), (32, 2)), peak_lr=0.02, warmup_epochs=0.5, ema_decay=0.5)
+LEARNING = replace(SMALL, stages=((48, 8),), peak_lr=0.05, warmup_epochs=1, ema_decay=0.8, votes_weight=0.2)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,7 @@ class StopAfter(Listener):
             raise KeyboardInterrupt
 
 
-DEEPER = replace(TINY, blocks=(1, 2, 1), mixup=0.3)
+DEEPER = replace(TINY, blocks=(1, 1, 2), mixup=0.3)
 ONE_SIZE = replace(TINY, stages=((16, 3),))
 
 
@@ -259,7 +260,7 @@ def test_each_epoch_takes_the_next_copies_as_they_are(dataset: Dataset) -> None:
 
 def test_the_network_learns(tmp_path: Path, dataset: Dataset) -> None:
     """A few epochs on stripes classify them far better than chance, through both heads and all averages."""
-    config = FitConfig(stages=((48, 8),), batch_size=16, peak_lr=0.05, warmup_epochs=1, ema_decay=0.8, votes_weight=0.2)
+    config = replace(LEARNING, width=1, blocks=(0, 1, 1))
     assert fit(dataset, tmp_path / "run", config) > 0.6
     assert any((tmp_path / "run" / "tensorboard").iterdir())
     assert read_config(tmp_path / "run")[0] == config
@@ -277,7 +278,7 @@ def test_each_block_adds_two_layers(dataset: Dataset) -> None:
 
 def test_a_face_and_its_mirror_image_get_the_same_answer(tmp_path: Path, dataset: Dataset) -> None:
     """With `mirror`, before and after an epoch, in little more than half the weights; without it, they do not."""
-    config = FitConfig(stages=((48, 8),), batch_size=16, peak_lr=0.05, warmup_epochs=1, ema_decay=0.8, votes_weight=0.2)
+    config = LEARNING
     faces = stripes(70, seed=4).images
     faces += np.arange(48, dtype=np.uint8)  # lighter on the right
     sizes = {}
@@ -303,7 +304,7 @@ def test_mixing_takes_part_in_training(dataset: Dataset) -> None:
 
 def test_muon_learns_sooner_than_sgd(dataset: Dataset) -> None:
     """Over three epochs on stripes the loss is lower, and the kernels are as long as at their beginning."""
-    config = FitConfig(stages=((48, 3),), batch_size=16, peak_lr=0.05, warmup_epochs=0.5, votes_weight=0.0)
+    config = replace(SMALL, stages=((48, 3),), peak_lr=0.05, warmup_epochs=0.5)
     losses = {}
     for muon_lr in (0.0, 0.03):
         training = begin(replace(config, muon_lr=muon_lr), dataset.split("train"))
@@ -329,9 +330,8 @@ def test_a_kernels_step_turns_all_directions_alike(shape: tuple[int, int]) -> No
 
 def test_a_run_begins_with_the_weights_of_another(tmp_path: Path, dataset: Dataset) -> None:
     """One short epoch leaves a finished run as good as it was, with or without votes, and random weights at chance."""
-    config = FitConfig(stages=((48, 8),), batch_size=16, peak_lr=0.05, warmup_epochs=1, ema_decay=0.8, votes_weight=0.2)
-    assert fit(dataset, tmp_path / "finished", config) > 0.6
-    short = replace(config, stages=((48, 1),), peak_lr=1e-4)
+    assert fit(dataset, tmp_path / "finished", LEARNING) > 0.6
+    short = replace(LEARNING, stages=((48, 1),), peak_lr=1e-4)
     for votes_weight in (0.2, 0.0):
         more = replace(short, votes_weight=votes_weight, initial_weights=str(tmp_path / "finished"))
         assert fit(dataset, tmp_path / f"more-{votes_weight}", more) > 0.6

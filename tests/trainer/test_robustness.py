@@ -163,6 +163,7 @@ class TestCommand:
     ) -> None:  # fmt: skip
         """Whoever waits at a terminal sees how far it is, while the output stays JSON that is the report's."""
         monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+        monkeypatch.setenv("TERM", "xterm")
         options = ("--robustness", "--format", "json", "--report", str(tmp_path / "out"))
         assert evaluate_targets([target], arguments(plain_folder, *options)) == 0
         told = capsys.readouterr()

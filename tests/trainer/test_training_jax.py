@@ -22,9 +22,14 @@ ROOT = Path(__file__).parents[2]
 def in_jax(program: str, *arguments: str, compiled: Path) -> str:
     """What a program prints that runs with Keras on JAX; this process has Keras on TensorFlow.
 
-    What the compiler makes is kept in `compiled`, because the same network is compiled for each run.
+    What the compiler makes is kept in `compiled`, because the same network is compiled for each run; it takes several
+    times as long as the runs, and so it is not to optimize much.
     """
-    cache = {"JAX_COMPILATION_CACHE_DIR": str(compiled), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    cache = {
+        "JAX_COMPILATION_CACHE_DIR": str(compiled),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "XLA_FLAGS": "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true",
+    }
     done = subprocess.run(
         [sys.executable, "-c", program, *arguments],
         env={**os.environ, **cache, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"},
@@ -34,7 +39,13 @@ def in_jax(program: str, *arguments: str, compiled: Path) -> str:
     return done.stdout
 
 
-def test_a_run_learns_from_a_live_teacher_and_goes_on_after_a_stop(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where all tests keep what the compiler made."""
+    return tmp_path_factory.mktemp("compiled")
+
+
+def test_a_run_learns_from_a_live_teacher_and_goes_on_after_a_stop(tmp_path: Path, compiled: Path) -> None:
     """A stopped and an unbroken run end alike, and TensorFlow, which exports, gives the answers that JAX gave.
 
     Where the last checkpoint is cut off, it goes on from the one before; without any, it is a clear error.
@@ -55,9 +66,10 @@ class StopAfterFirst(Listener):
         raise KeyboardInterrupt
 
 folder, dataset = Path(sys.argv[1]), stripe_dataset()
-teacher = FitConfig(stages=((16, 6),), batch_size=16, peak_lr=0.05, warmup_epochs=1, ema_decay=0.8, votes_weight=0.2)
+teacher = FitConfig(stages=((16, 6),), batch_size=16, peak_lr=0.05, warmup_epochs=1, ema_decay=0.8, votes_weight=0.2,
+                    width=0.5, blocks=(0, 0, 0))
 fit(dataset, folder / "teacher", teacher)
-student = replace(teacher, stages=((16, 2),), blocks=(1, 1, 1), mirror=True, muon_lr=0.02, mixup=0.3,
+student = replace(teacher, stages=((16, 2),), blocks=(0, 0, 1), mirror=True, muon_lr=0.02, mixup=0.3,
                   bfloat16=True, teachers=(str(folder / "teacher"),), live_teachers=True)
 fit(dataset, folder / "whole", student)
 try:
@@ -80,7 +92,7 @@ images = dataset.split("test").images
 np.savez(folder / "answers.npz", **{name: predict(load_network(folder / name), images)
                                     for name in ("teacher", "whole", "broken")})
 """
-    told = in_jax(program, str(tmp_path), compiled=tmp_path)
+    told = in_jax(program, str(tmp_path), compiled=compiled)
     assert f"{tmp_path}/broken/checkpoint: holds no checkpoint that can be read" in told
     history = [json.loads(line) for line in (tmp_path / "teacher" / "history.jsonl").read_text().splitlines()]
     assert history[-1]["loss"] < 0.7 * history[0]["loss"]
@@ -93,7 +105,9 @@ np.savez(folder / "answers.npz", **{name: predict(load_network(folder / name), i
             np.testing.assert_allclose(predict(load_network(tmp_path / name), images), answers[name], atol=1e-3)
 
 
-def test_the_command_takes_a_backend_and_keeps_to_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_takes_a_backend_and_keeps_to_it(
+    tmp_path: Path, compiled: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """`--backend jax` trains, the run says so, and another backend refuses to go on with it."""
     faces = {usage: stripes(count, seed) for usage, count, seed in (("Training", 28, 1), ("PublicTest", 14, 2))}
     rows = [
@@ -103,7 +117,9 @@ def test_the_command_takes_a_backend_and_keeps_to_it(tmp_path: Path, capsys: pyt
     ]
     write_table(tmp_path / "fer2013.csv", rows)
     write_votes(tmp_path / "votes.csv", [row.usage for row in rows])
-    (tmp_path / "config.json").write_text(json.dumps({"stages": [[16, 1]], "batch_size": 14}))
+    (tmp_path / "config.json").write_text(
+        json.dumps({"stages": [[16, 1]], "batch_size": 14, "width": 0.5, "blocks": [0, 0, 0]})
+    )
     data = [
         "--data",
         str(tmp_path / "fer2013.csv"),
@@ -113,7 +129,7 @@ def test_the_command_takes_a_backend_and_keeps_to_it(tmp_path: Path, capsys: pyt
         str(tmp_path / "run"),
     ]
     start = ["fit", "--backend", "jax", "--config", str(tmp_path / "config.json"), *data]
-    told = in_jax("import sys; from trainer.cli import main; sys.exit(main(sys.argv[1:]))", *start, compiled=tmp_path)
+    told = in_jax("import sys; from trainer.cli import main; sys.exit(main(sys.argv[1:]))", *start, compiled=compiled)
     assert "epoch   1/1" in told
     assert "jax" in json.loads((tmp_path / "run" / "config.json").read_text())["libraries"]
     assert main(["fit", "--resume", *data]) == 11

@@ -39,7 +39,9 @@ from trainer.study_report import study_report
 from trainer.text import percent
 from trainer.tune import Follower, Search, begin, claim, run_folder, tune
 
-BASE = FitConfig(stages=((16, 1), (32, 1)), batch_size=32, warmup_epochs=0.5, votes_weight=0.0, seed=3)
+BASE = FitConfig(
+    stages=((16, 1), (32, 1)), batch_size=32, warmup_epochs=0.5, votes_weight=0.0, width=0.5, blocks=(0, 0, 0), seed=3
+)
 
 
 @pytest.fixture(scope="module")

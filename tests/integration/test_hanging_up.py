@@ -1,0 +1,180 @@
+"""A broker that speaks MQTT 3.1.1 and refuses by hanging up, as that protocol allows it to [MQTT-3.3.5-2]."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edge.domain import Message
+from edge.message import clearing_message
+from edge.mqtt import BrokerSettings, caution
+from edge.outbox import Outbox
+from edge.publish import MqttPublisher
+from tests.integration.conftest import Build
+from tests.mosquitto import Listener, Mosquitto, wait_until
+from tests.network import Relay
+
+DISCOVERY = "homeassistant/device/hall/config"
+HOME_ASSISTANT = "homeassistant/status"
+OLD = "emotion/old/status"
+REMEDY = "check its access list and limits; events wait for that"
+
+
+@pytest.fixture
+def relay(broker: Mosquitto) -> Iterator[Relay]:
+    """The way to such a broker."""
+    with Relay(broker.port, refuse_mqtt5=True) as relay:
+        yield relay
+
+
+def settings(relay: Relay) -> BrokerSettings:
+    """How to reach it."""
+    return BrokerSettings(host="127.0.0.1", port=relay.port, client_id="edge-test")
+
+
+def event(number: int, camera: str = "door") -> Message:
+    """A durable message with a number."""
+    payload = json.dumps({"seq": number, "historical": False}).encode()
+    return Message(f"emotion/hall/{camera}/event", payload, qos=1, durable=True)
+
+
+def state(topic: str) -> Message:
+    """A retained message, which the broker need not acknowledge."""
+    return Message(topic, b"{}", retain=True)
+
+
+def numbers(listener: Listener, camera: str = "door") -> list[int]:
+    """Those of a camera's events that arrived, each once."""
+    return list(dict.fromkeys(json.loads(heard.payload)["seq"] for heard in listener.on(event(0, camera).topic)))
+
+
+def all_delivered(publisher: MqttPublisher) -> bool:
+    """Whether no event waits."""
+    return publisher.stats.connected and publisher.stats.queue_depth == 0
+
+
+def test_a_missing_right_to_speak_to_home_assistant_costs_no_event(
+    relay: Relay, listener: Listener, build: Build, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What the broker hangs up upon is found out, told with its remedy and left alone; all else flows."""
+    relay.forbidden = ["homeassistant/"]
+    with build(settings(relay), home_assistant_status=HOME_ASSISTANT) as publisher:
+        for topic in (DISCOVERY, "emotion/hall/info", "emotion/hall/door/emotion"):
+            publisher.publish(state(topic))
+        for number in range(1, 101):
+            publisher.publish(event(number))
+        wait_until(lambda: all_delivered(publisher))
+        listener.wait_for(lambda: listener.on("emotion/hall/door/emotion"))
+        hung_up, reconnects = list(relay.hung_up), publisher.stats.reconnects
+        publisher.publish(event(101))
+        publisher.publish(state(DISCOVERY))
+        listener.wait_for(lambda: numbers(listener)[-1] == 101)
+        assert (publisher.stats.reconnects, publisher.stats.rejected, publisher.stats.lost) == (reconnects, 1, 0)
+    assert numbers(listener) == list(range(1, 102))
+    assert listener.on("emotion/hall/info")
+    assert listener.on("emotion/hall/status")[-1].payload == "offline"
+    assert relay.hung_up == hung_up == [HOME_ASSISTANT] * 4 + [DISCOVERY] * 2
+    complaints = [record.getMessage() for record in caplog.records if "hangs up" in record.getMessage()]
+    reason = "(it hangs up on this device for it)"
+    assert complaints == [
+        f"the broker does not let this client listen to {HOME_ASSISTANT} {reason}; check its access list",
+        f"{DISCOVERY}: the broker rejects messages on this topic {reason}; {REMEDY}",
+    ]
+
+
+def test_events_upon_which_it_hangs_up_wait_for_the_right(
+    relay: Relay, listener: Listener, build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They hold no others up, are tried again one hang-up at a time, and all arrive when the right is there."""
+    monkeypatch.setattr(caution, "_PAUSE_S", 0.5)
+    relay.forbidden = ["emotion/hall/cellar/event"]
+    with build(settings(relay)) as publisher:
+        for number in range(1, 31):
+            publisher.publish(event(number, "cellar"))
+            publisher.publish(event(number))
+        listener.wait_for(lambda: len(numbers(listener)) == 30)
+        wait_until(lambda: publisher.stats.rejected >= 3)
+        assert (publisher.stats.queue_depth, publisher.stats.lost) == (30, 0)
+        assert len(relay.hung_up) == publisher.stats.rejected + 3
+        relay.forbidden = []
+        listener.wait_for(lambda: len(numbers(listener, "cellar")) == 30)
+        wait_until(lambda: all_delivered(publisher))
+        publisher.publish(event(31, "cellar"))
+        listener.wait_for(lambda: len(numbers(listener, "cellar")) == 31)
+    assert numbers(listener) == list(range(1, 31))
+    assert numbers(listener, "cellar") == list(range(1, 32))
+    historical = [json.loads(heard.payload)["historical"] for heard in listener.on("emotion/hall/cellar/event")]
+    assert historical == [True] * 30 + [False]
+
+
+def test_what_it_may_listen_to_later_is_listened_to(
+    relay: Relay, listener: Listener, build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A right that is given helps while the connection stands."""
+    monkeypatch.setattr(caution, "_PAUSE_S", 0.5)
+    relay.forbidden = [HOME_ASSISTANT]
+    with build(settings(relay), home_assistant_status=HOME_ASSISTANT) as publisher:
+        publisher.publish(state("emotion/hall/info"))
+        publisher.publish(event(1))
+        wait_until(lambda: all_delivered(publisher))
+        relay.forbidden = []
+
+        def announced_again() -> bool:
+            listener.publish(HOME_ASSISTANT, "online")
+            reconnects.append(publisher.stats.reconnects)
+            return len(listener.on("emotion/hall/info")) > publisher.stats.reconnects + 1
+
+        reconnects: list[int] = []
+        wait_until(announced_again)
+
+
+def test_a_former_topic_that_may_not_be_cleared_is_given_up(
+    relay: Relay, listener: Listener, build: Build, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Only after it was tried again, and with the way to clear it by hand."""
+    monkeypatch.setattr(caution, "_PAUSE_S", 0.2)
+    relay.forbidden = ["emotion/old/"]
+    delivered: list[str] = []
+    with build(settings(relay), on_delivered=delivered.append) as publisher:
+        publisher.publish(clearing_message(OLD))
+        publisher.publish(event(1))
+        wait_until(lambda: all_delivered(publisher))
+        wait_until(lambda: OLD in delivered)
+        publisher.publish(event(2))
+        listener.wait_for(lambda: numbers(listener) == [1, 2])
+    assert relay.hung_up == [OLD] * 5
+    assert f"mosquitto_sub -t '{OLD}' --retained-only --remove-retained" in caplog.text
+
+
+def test_a_bad_network_is_blamed_on_no_topic(relay: Relay, listener: Listener, build: Build) -> None:
+    """However often a connection breaks, and however carefully it speaks then, nothing is left alone."""
+    with build(settings(relay)) as publisher:
+        for number in range(1, 301):
+            publisher.publish(event(number))
+            if number % 30 == 0:
+                listener.wait_for(lambda least=number - 20: least in numbers(listener))  # type: ignore[misc]
+                relay.cut()
+        listener.wait_for(lambda: 300 in numbers(listener))
+        assert publisher.stats.rejected == 0
+    assert numbers(listener) == list(range(1, 301))
+
+
+def test_devices_with_one_client_id_deliver_all_the_same(
+    relay: Relay, listener: Listener, build: Build, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With MQTT 3.1.1 nobody is told that another device pushed it out; both reasons for it are named."""
+    with (
+        Outbox(folder=tmp_path / "twin", capacity=1_000) as outbox,
+        build(settings(relay)) as publisher,
+        build(settings(relay), outbox=outbox) as twin,
+    ):
+        for number in range(1, 101):
+            publisher.publish(event(number))
+            twin.publish(event(number, "cellar"))
+        listener.wait_for(lambda: len(numbers(listener)) == len(numbers(listener, "cellar")) == 100)
+        wait_until(lambda: "another device has the client id edge-test too" in str(publisher.stats.last_error))
+        assert (publisher.stats.rejected, twin.stats.rejected) == (0, 0)
+    assert "refuses so what this device says or listens to: check its access list" in caplog.text
