@@ -28,10 +28,10 @@ from trainer.muon import KernelMuon, is_hidden_kernel
 from trainer.run import load_full_network, load_network, predict, provenance, read_config, read_recipe, write_config
 from trainer.training_tensorflow import TensorFlowTraining
 
-SMALL = FitConfig(width=0.5, blocks=(0, 0, 0), batch_size=16, votes_weight=0.0)
-"""A network that is compiled and trained in seconds."""
-TINY = replace(SMALL, stages=((16, 1), (32, 2)), peak_lr=0.02, warmup_epochs=0.5, ema_decay=0.5)
-LEARNING = replace(SMALL, stages=((48, 8),), peak_lr=0.05, warmup_epochs=1, ema_decay=0.8, votes_weight=0.2)
+TINY = FitConfig(
+    stages=((16, 1), (32, 2)), batch_size=16, peak_lr=0.02, warmup_epochs=0.5, votes_weight=0.0, ema_decay=0.5
+)
+LEARNING = FitConfig(stages=((48, 8),), batch_size=16, peak_lr=0.05, warmup_epochs=1, ema_decay=0.8, votes_weight=0.2)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ class StopAfter(Listener):
             raise KeyboardInterrupt
 
 
-DEEPER = replace(TINY, blocks=(1, 1, 2), mixup=0.3)
+DEEPER = replace(TINY, blocks=(1, 2, 1), mixup=0.3)
 ONE_SIZE = replace(TINY, stages=((16, 3),))
 
 
@@ -260,7 +260,7 @@ def test_each_epoch_takes_the_next_copies_as_they_are(dataset: Dataset) -> None:
 
 def test_the_network_learns(tmp_path: Path, dataset: Dataset) -> None:
     """A few epochs on stripes classify them far better than chance, through both heads and all averages."""
-    config = replace(LEARNING, width=1, blocks=(0, 1, 1))
+    config = LEARNING
     assert fit(dataset, tmp_path / "run", config) > 0.6
     assert any((tmp_path / "run" / "tensorboard").iterdir())
     assert read_config(tmp_path / "run")[0] == config
@@ -304,7 +304,7 @@ def test_mixing_takes_part_in_training(dataset: Dataset) -> None:
 
 def test_muon_learns_sooner_than_sgd(dataset: Dataset) -> None:
     """Over three epochs on stripes the loss is lower, and the kernels are as long as at their beginning."""
-    config = replace(SMALL, stages=((48, 3),), peak_lr=0.05, warmup_epochs=0.5)
+    config = FitConfig(stages=((48, 3),), batch_size=16, peak_lr=0.05, warmup_epochs=0.5, votes_weight=0.0)
     losses = {}
     for muon_lr in (0.0, 0.03):
         training = begin(replace(config, muon_lr=muon_lr), dataset.split("train"))
