@@ -131,19 +131,28 @@ def _first_packet(data: bytes) -> bytes | None:
     return None
 
 
+_PUBLISH, _SUBSCRIBE = 3, 8
+"""Kinds of packet."""
+
+
 def _topic(packet: bytes) -> str:
     """The topic of a PUBLISH, or the first filter of a SUBSCRIBE; nothing of any other packet."""
     kind = packet[0] >> 4
-    if kind not in (3, 8):
+    if kind not in (_PUBLISH, _SUBSCRIBE):
         return ""
-    begin = next(place for place in range(1, 5) if packet[place] < 128) + (1 if kind == 3 else 3)
+    begin = _content(packet) + (2 if kind == _SUBSCRIBE else 0)  # after its number
     return packet[begin + 2 : begin + 2 + int.from_bytes(packet[begin : begin + 2])].decode()
 
 
-def refuse_events(packet: bytes, *, reason: int) -> bytes | None:
-    """The answer (PUBACK, MQTT 5) to a packet of the client if that brings an event: it is refused for a reason."""
-    begin = next(place for place in range(1, 5) if packet[place] < 128) + 1
-    number = begin + 2 + int.from_bytes(packet[begin : begin + 2])
-    if packet[0] >> 4 != 3 or not packet[begin + 2 : number].endswith(b"/event"):
+def _content(packet: bytes) -> int:
+    """Where a packet's length ends."""
+    return next(place for place in range(1, 5) if packet[place] < 128) + 1
+
+
+def acknowledge(packet: bytes, topic_end: str = "/event", *, reason: int) -> bytes | None:
+    """The PUBACK (MQTT 5) for a message of the client on a topic with this end, with a reason, 0 for success."""
+    topic = _topic(packet)
+    if packet[0] >> 4 != _PUBLISH or not topic.endswith(topic_end):
         return None
+    number = _content(packet) + 2 + len(topic.encode())
     return b"\x40\x04" + packet[number : number + 2] + bytes([reason, 0])

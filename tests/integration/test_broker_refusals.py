@@ -25,7 +25,7 @@ from edge.outbox import Outbox
 from edge.payloads import CommandRequest
 from tests.integration.conftest import Build, Certificates, StartBroker
 from tests.mosquitto import PATIENCE_S, Listener, Mosquitto, free_port, wait_until
-from tests.network import Relay, refuse_events
+from tests.network import Relay, acknowledge
 
 
 def settings(port: int, *, host: str = "127.0.0.1", tls: Tls | None = None) -> BrokerSettings:
@@ -43,7 +43,7 @@ def refuse_first(count: int, reason: int) -> Callable[[bytes], bytes | None]:
     refusals = iter(range(count))
 
     def refuse(packet: bytes) -> bytes | None:
-        refusal = refuse_events(packet, reason=reason)
+        refusal = acknowledge(packet, reason=reason)
         return refusal if refusal and next(refusals, None) is not None else None
 
     return refuse
@@ -224,7 +224,7 @@ def test_what_the_broker_takes_just_before_it_leaves_is_not_sent_again(
     acknowledgements: list[bytes] = []
 
     def take_two_of_four_and_leave(packet: bytes) -> bytes | None:
-        acknowledgement = refuse_events(packet, reason=0)
+        acknowledgement = acknowledge(packet, reason=0)
         if acknowledgement is None or len(acknowledgements) == 4:
             return None
         acknowledgements.append(acknowledgement)
@@ -252,7 +252,7 @@ def test_what_the_broker_drops_without_a_word_is_sent_again(
     dropped: list[bytes] = []
 
     def drop_the_first_event(packet: bytes) -> bytes | None:
-        if dropped or refuse_events(packet, reason=0) is None:
+        if dropped or acknowledge(packet, reason=0) is None:
             return None
         dropped.append(packet)
         return PINGRESP
@@ -370,7 +370,7 @@ def test_an_answer_waits_until_the_broker_takes_one_more(start_broker: StartBrok
             return held_back.pop() if passed.count("command") == 2 else None
         if kind == PUBLISH and packet[0] & 0b110:
             passed.append("answer" if b"/response" in packet else "event" if b"/event" in packet else "other")
-        if passed.count("event") == 1 and (acknowledgement := refuse_events(packet, reason=0)):
+        if passed.count("event") == 1 and (acknowledgement := acknowledge(packet, reason=0)):
             held_back.append(acknowledgement)
             return PINGRESP
         return None
@@ -407,7 +407,7 @@ def test_a_device_that_has_no_room_for_its_goodbye_is_offline_all_the_same(
 
     def never_acknowledge(packet: bytes) -> bytes | None:
         sent.append(packet)
-        return PINGRESP if refuse_events(packet, reason=0) else None
+        return PINGRESP if acknowledge(packet, reason=0) else None
 
     with Listener(broker.port) as listener, Relay(broker.port, answer=never_acknowledge) as relay:
         with build(settings(relay.port), stop_timeout_s=0.3) as publisher:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from edge.payloads import CommandRequest
 from edge.publish import MqttPublisher
 from tests.integration.conftest import Build, StartBroker
 from tests.mosquitto import PATIENCE_S, Listener, Mosquitto, wait_until
-from tests.network import Relay, refuse_events
+from tests.network import Relay, acknowledge
 
 STATUS = "emotion/hall/status"
 INFO = "emotion/hall/info"
@@ -302,11 +303,7 @@ def test_a_topic_that_the_broker_calls_invalid_is_left_like_any_that_is_forbidde
 ) -> None:
     """With ejabberd that is whatever the device has no right to."""
     delivered = list[str]()
-
-    def refuse(packet: bytes) -> bytes | None:
-        number = packet.find(b"emotion/old/status") + len(b"emotion/old/status")
-        return b"\x40\x04" + packet[number : number + 2] + b"\x90\x00" if b"emotion/old/status" in packet else None
-
+    refuse = partial(acknowledge, topic_end="emotion/old/status", reason=0x90)
     with Relay(broker.port, answer=refuse) as relay, build(settings(relay.port), on_delivered=delivered.append) as it:
         it.publish(clearing_message("emotion/old/status"))
         wait_until(lambda: "emotion/old/status" in delivered)
@@ -408,7 +405,7 @@ def test_a_publisher_that_was_left_behind_at_the_disk_leaves_all_to_its_successo
     delivered: list[str] = []
 
     def acknowledge_four_at_once(packet: bytes) -> bytes | None:
-        acknowledgement = refuse_events(packet, reason=0)
+        acknowledgement = acknowledge(packet, reason=0)
         if acknowledgement is None:
             return None
         acknowledgements.append(acknowledgement)
@@ -460,34 +457,35 @@ def test_mqtt_3_1_1_is_spoken_to_an_old_broker(broker: Mosquitto, listener: List
     listener.wait_for(lambda: payloads(listener, STATUS)[-1] == "offline")
 
 
-def test_mqtt_5_is_tried_again_after_a_weak_moment(
-    broker: Mosquitto, listener: Listener, build: Build, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A broker that hung up while it started does not cost expiry and refusals for as long as the connection holds."""
+@pytest.fixture
+def hanging_up(broker: Mosquitto, monkeypatch: pytest.MonkeyPatch) -> Iterator[Relay]:
+    """The way to a broker that hangs up at MQTT 5, which is tried again soon."""
     monkeypatch.setattr(publish, "_MAKESHIFT_S", 0.1)
     with Relay(broker.port) as relay:
         relay.last_word_to_mqtt5 = b""
-        with build(settings(relay.port)) as publisher:
-            wait_until(lambda: publisher.stats.protocol == "MQTT 3.1.1")
-            relay.last_word_to_mqtt5 = None
-            wait_until(lambda: publisher.stats.protocol == "MQTT 5")
-            publisher.publish(event(1))
-            listener.wait_for(lambda: listener.on(EVENT))
+        yield relay
+
+
+def test_mqtt_5_is_tried_again_after_a_weak_moment(hanging_up: Relay, listener: Listener, build: Build) -> None:
+    """A broker that hung up while it started does not cost expiry and refusals for as long as the connection holds."""
+    with build(settings(hanging_up.port)) as publisher:
+        wait_until(lambda: publisher.stats.protocol == "MQTT 3.1.1")
+        hanging_up.last_word_to_mqtt5 = None
+        wait_until(lambda: publisher.stats.protocol == "MQTT 5")
+        publisher.publish(event(1))
+        listener.wait_for(lambda: listener.on(EVENT))
     assert set(payloads(listener, STATUS)[:-1]) == {"online"}
 
 
 def test_trying_mqtt_5_costs_no_connection(
-    broker: Mosquitto, listener: Listener, build: Build, monkeypatch: pytest.MonkeyPatch
+    hanging_up: Relay, broker: Mosquitto, listener: Listener, build: Build
 ) -> None:
     """A broker that hangs up at it each time keeps the connection that works."""
-    monkeypatch.setattr(publish, "_MAKESHIFT_S", 0.1)
-    with Relay(broker.port) as relay:
-        relay.last_word_to_mqtt5 = b""
-        with build(settings(relay.port)) as publisher:
-            wait_until(lambda: relay.mqtt5_tried >= 4)
-            publisher.publish(event(1))
-            listener.wait_for(lambda: listener.on(EVENT))
-            assert publisher.stats.reconnects == 0
+    with build(settings(hanging_up.port)) as publisher:
+        wait_until(lambda: hanging_up.mqtt5_tried >= 4)
+        publisher.publish(event(1))
+        listener.wait_for(lambda: listener.on(EVENT))
+        assert publisher.stats.reconnects == 0
     assert broker.log.count("as edge-test") == 1
 
 
