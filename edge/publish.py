@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Self
 
 from edge.contract.errors import UserError
@@ -25,8 +26,9 @@ from edge.mqtt.caution import Caution
 from edge.mqtt.commands import Commands, without_result
 from edge.mqtt.connection import CONNECT_TIMEOUT_S, Connection, connect, speaks_mqtt5
 from edge.mqtt.delivery import Delivery
-from edge.mqtt.faults import BrokenOff, Silent, Unanswered, Unwanted
+from edge.mqtt.faults import BrokenOff, Unanswered, Unwanted
 from edge.mqtt.logbook import Logbook
+from edge.mqtt.mqtt5_trial import Mqtt5Trial
 from edge.mqtt.packets import Ack, Received, Said, Subscription, is_topic
 from edge.mqtt.states import States
 from edge.outbox import Outbox
@@ -37,12 +39,6 @@ log = logging.getLogger(__name__)
 
 _LONGEST_WAIT_S = 1.0
 _HUNG_UP = "it hangs up on this device for it"
-_MAKESHIFT_S = 600.0
-"""After so long without MQTT 5 it is tried again where that may help; then after twice as long, and so on."""
-_LONGEST_MAKESHIFT_S = 86_400.0
-"""A broker that hangs up each time is seldom disturbed."""
-_MQTT5_TIMEOUT_S = 2.0
-"""The publisher does nothing else meanwhile, not even stop."""
 
 
 class MqttPublisher:
@@ -89,9 +85,7 @@ class MqttPublisher:
         self._on_delivered = on_delivered
         self._announce_within_s = announce_within_s
         self._backoff = backoff or Backoff()
-        self._makeshift = Backoff(first_s=_MAKESHIFT_S, away_limit_s=_LONGEST_MAKESHIFT_S)
-        self._try_mqtt5_at_s = float("inf")
-        self._mqtt5_unheard = False
+        self._mqtt5 = Mqtt5Trial(partial(speaks_mqtt5, settings, timeout_s=CONNECT_TIMEOUT_S))
         self._stop_timeout_s = stop_timeout_s
         self._online = status_message(topics, Status.ONLINE, session=session, client_id=settings.client_id)
         self._offline = status_message(topics, Status.OFFLINE, session=session, client_id=settings.client_id)
@@ -168,7 +162,7 @@ class MqttPublisher:
             self._settings,
             will=self._offline,
             bell=self._bell,
-            mqtt5=not self._mqtt5_unheard,
+            mqtt5=self._mqtt5.promising,
             wanted=lambda: not self._abandoned.is_set(),
             timeout_s=CONNECT_TIMEOUT_S,
         ) as connection:
@@ -193,7 +187,7 @@ class MqttPublisher:
         delivery = Delivery(outbox=self._outbox, connection=connection, left_alone=self._caution.left_alone)
         self._unheard = [*self._heard_commands, *self._notices_to_hear()]
         self._states.resend()
-        self._note_version(connection)
+        self._mqtt5.connected(connection)
         while connection.fault is None:
             self._listen(connection)
             if self._stopping.is_set():
@@ -204,7 +198,7 @@ class MqttPublisher:
             self._speak(connection, delivery)
             if self._logbook.steady(time.monotonic() - started_s):
                 self._backoff.reset()
-            if time.monotonic() >= self._try_mqtt5_at_s and delivery.idle and self._speaks_mqtt5():
+            if connection.protocol != "MQTT 5" and self._mqtt5.succeeded() and delivery.idle:
                 log.info("%s: changing over to MQTT 5", self._settings.address)
                 connection.close()
                 return
@@ -228,23 +222,6 @@ class MqttPublisher:
             self._forsake(guilty.topic)
         else:
             self._logbook.rejection(Ack(0, guilty.topic, _HUNG_UP, forbidden=True), lost=False)
-
-    def _note_version(self, connection: Connection) -> None:
-        """Has MQTT 5 tried again later where that may help."""
-        self._mqtt5_unheard |= isinstance(connection.why_not, Silent)
-        if not connection.makeshift and not self._mqtt5_unheard:
-            self._makeshift.reset()
-            self._try_mqtt5_at_s = float("inf")
-        elif self._try_mqtt5_at_s == float("inf"):
-            self._try_mqtt5_at_s = time.monotonic() + self._makeshift.delay_s(refused=False)
-
-    def _speaks_mqtt5(self) -> bool:
-        """Whether the broker speaks MQTT 5 by now, asked beside the connection that works."""
-        if speaks_mqtt5(self._settings, timeout_s=_MQTT5_TIMEOUT_S):
-            self._try_mqtt5_at_s, self._mqtt5_unheard = float("inf"), False
-            return True
-        self._try_mqtt5_at_s = time.monotonic() + self._makeshift.delay_s(refused=False)
-        return False
 
     def _speak(self, connection: Connection, delivery: Delivery) -> None:
         if time.monotonic() >= self._announce_at_s:

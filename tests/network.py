@@ -12,13 +12,17 @@ from typing import Self
 
 from tests.mosquitto import free_port
 
+NO_MQTT5 = b"\x20\x02\x00\x01"
+"""What a broker of the old kind says to a client that speaks MQTT 5: unacceptable version of the protocol."""
+
 
 class Relay:
     """Passes bytes on to a port of this machine, from a port of its own, while it is open.
 
     Args:
         port: Where to.
-        refuse_mqtt5: Whether to answer a client that speaks MQTT 5 as a broker of the old kind does.
+        last_word_to_mqtt5: What a client that speaks MQTT 5 hears before it is hung up on, as `NO_MQTT5`; None to let
+            it through. Others may change it.
         answer: What to answer to a packet of the client in the broker's place; None to pass the packet on.
         forbidden: Under which prefixes of topics and filters a packet is answered by hanging up. Others may change it.
     """
@@ -27,7 +31,7 @@ class Relay:
         self,
         port: int,
         *,
-        refuse_mqtt5: bool = False,
+        last_word_to_mqtt5: bytes | None = None,
         answer: Callable[[bytes], bytes | None] = lambda _packet: None,
         forbidden: Sequence[str] = (),
     ) -> None:
@@ -36,8 +40,7 @@ class Relay:
         self.hung_up: list[str] = []
         """The topics and filters over which it did."""
         self.port = free_port()
-        self.last_word_to_mqtt5 = b"\x20\x02\x00\x01" if refuse_mqtt5 else None
-        """What a client that speaks MQTT 5 hears before it is hung up on; None to let it through."""
+        self.last_word_to_mqtt5 = last_word_to_mqtt5
         self.silent_to_mqtt5 = False
         """Whether such a client hears nothing instead."""
         self.mqtt5_tried = 0

@@ -25,6 +25,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
+from edge.contract.errors import UserError
 from edge.domain import Message
 from edge.errors import BrokerError, BrokerRefused
 from edge.mqtt import faults, packets
@@ -97,7 +98,7 @@ def speaks_mqtt5(settings: BrokerSettings, *, timeout_s: float) -> bool:
             timeout_s=timeout_s,
         ) as connection:
             connection.close()
-    except BrokerError as error:
+    except UserError as error:
         return isinstance(error, BrokerRefused) and not isinstance(error, faults.NoMqtt5)  # a no is an answer
     return True
 

@@ -25,7 +25,7 @@ from edge.outbox import Outbox
 from edge.payloads import CommandRequest
 from tests.integration.conftest import Build, Certificates, StartBroker
 from tests.mosquitto import PATIENCE_S, Listener, Mosquitto, free_port, wait_until
-from tests.network import Relay, acknowledge
+from tests.network import NO_MQTT5, Relay, acknowledge
 
 
 def settings(port: int, *, host: str = "127.0.0.1", tls: Tls | None = None) -> BrokerSettings:
@@ -65,7 +65,7 @@ def tls_broker(start_broker: StartBroker, certificates: Certificates) -> Mosquit
 def test_a_working_broker_is_told_with_its_protocol(broker: Mosquitto) -> None:
     """`edge check` says which protocol the broker speaks."""
     assert probe_broker(settings(broker.port)) == "MQTT 5"
-    with Relay(broker.port, refuse_mqtt5=True) as old:
+    with Relay(broker.port, last_word_to_mqtt5=NO_MQTT5) as old:
         assert probe_broker(settings(old.port)) == "MQTT 3.1.1"
 
 
@@ -315,10 +315,11 @@ def test_the_largest_message_is_just_taken(start_broker: StartBroker, build: Bui
 def test_a_last_will_that_is_not_allowed_is_named(broker: Mosquitto) -> None:
     """So ejabberd refuses the connection over it, with "topic name invalid"."""
     will = Message("emotion/hall/status", b"offline", qos=1, retain=True)
-    with Relay(broker.port) as relay:
-        relay.last_word_to_mqtt5 = b"\x20\x03\x00\x90\x00"
-        with pytest.raises(BrokerRefused, match=r"publish its last will\. Allow it in the broker's access list"):
-            connect(settings(relay.port), will=will, timeout_s=PATIENCE_S)
+    with (
+        Relay(broker.port, last_word_to_mqtt5=b"\x20\x03\x00\x90\x00") as relay,
+        pytest.raises(BrokerRefused, match=r"publish its last will\. Allow it in the broker's access list"),
+    ):
+        connect(settings(relay.port), will=will, timeout_s=PATIENCE_S)
 
 
 def test_only_the_version_that_was_tried_is_said_to_be_missing(
@@ -326,7 +327,7 @@ def test_only_the_version_that_was_tried_is_said_to_be_missing(
 ) -> None:
     """With --verbose, a broker that speaks MQTT 3.1.1 is not said to speak none."""
     caplog.set_level("DEBUG")
-    with Relay(broker.port, refuse_mqtt5=True) as old:
+    with Relay(broker.port, last_word_to_mqtt5=NO_MQTT5) as old:
         probe_broker(settings(old.port))
     assert "the broker speaks no MQTT 5." in caplog.text
     assert "neither" not in caplog.text

@@ -13,7 +13,7 @@ from edge.payloads import CommandRequest, CommandResponse
 from edge.topics import Topics
 from tests.integration.conftest import Build, StartBroker
 from tests.mosquitto import Listener, Mosquitto
-from tests.network import Relay
+from tests.network import NO_MQTT5, Relay
 
 STATUS = "emotion/hall/status"
 
@@ -136,7 +136,7 @@ def test_a_kept_command_is_ignored_at_the_start(
     """A command that the broker had kept from long ago does nothing when the agent connects."""
     listener.publish("emotion/hall/cmd/echo", '{"id": "stale"}', retain=True)
     with (
-        Relay(broker.port, refuse_mqtt5=old_broker) as relay,
+        Relay(broker.port, last_word_to_mqtt5=NO_MQTT5 if old_broker else None) as relay,
         build(BrokerSettings(port=relay.port, client_id="edge-test"), commands=HANDLERS),
     ):
         listener.wait_for(lambda: listener.on(STATUS))

@@ -18,7 +18,7 @@ from edge.state import DeviceState
 from tests.e2e.process import AS_ANYBODY, EDGE
 from tests.integration.conftest import Build, Certificates, StartBroker
 from tests.mosquitto import Listener, Mosquitto, free_port, listening_only_to, wait_until
-from tests.network import Relay
+from tests.network import NO_MQTT5, Relay
 
 STEPS = ["broker name", "broker port", "broker", "publish right", "listen right", "Home Assistant"]
 STEPS += ["device name", "client id"]
@@ -111,7 +111,7 @@ def test_a_missing_right_to_listen_is_found(start_broker: StartBroker, tmp_path:
 
 def test_rights_are_missed_by_a_broker_that_hangs_up_over_them(broker: Mosquitto, tmp_path: Path) -> None:
     """With MQTT 3.1.1 it has no other no: each topic is told with its remedy, and the later steps follow."""
-    with Relay(broker.port, refuse_mqtt5=True, forbidden=["homeassistant/", "emotion/fleet/"]) as relay:
+    with Relay(broker.port, last_word_to_mqtt5=NO_MQTT5, forbidden=["homeassistant/", "emotion/fleet/"]) as relay:
         found = examined(tmp_path, relay.port)
         assert list(found) == STEPS
         relay.forbidden = ["emotion/hall/probe"]
@@ -166,7 +166,10 @@ def test_a_name_that_another_device_has_is_found_before_the_first_start(
 
 def test_who_has_the_name_is_not_told_by_an_old_broker(broker: Mosquitto, build: Build, tmp_path: Path) -> None:
     """Only where an agent runs here is it taken for the one that is online."""
-    with Relay(broker.port, refuse_mqtt5=True) as old, build(BrokerSettings(port=old.port, client_id="e")) as device:
+    with (
+        Relay(broker.port, last_word_to_mqtt5=NO_MQTT5) as old,
+        build(BrokerSettings(port=old.port, client_id="e")) as device,
+    ):
         wait_until(lambda: device.stats.connected)
         wait_until(lambda: probe_retained(BrokerSettings(port=old.port, client_id="p"), "emotion/hall/status"))
         found = examined(tmp_path, old.port)["device name"]
@@ -227,7 +230,7 @@ def test_an_old_broker_tells_less(broker: Mosquitto, tmp_path: Path) -> None:
     """What MQTT 3.1.1 cannot tell is not called sound."""
     with DeviceState(tmp_path / "state"):
         pass
-    with Relay(broker.port, refuse_mqtt5=True) as old:
+    with Relay(broker.port, last_word_to_mqtt5=NO_MQTT5) as old:
         found = examined(tmp_path, old.port)
     assert found["publish right"].detail == "MQTT 3.1.1 does not tell whether messages are refused"
     assert found["Home Assistant"].detail == "MQTT 3.1.1 does not tell whether messages are refused"

@@ -15,7 +15,7 @@ from edge.outbox import Outbox
 from edge.publish import MqttPublisher
 from tests.integration.conftest import Build
 from tests.mosquitto import Listener, Mosquitto, wait_until
-from tests.network import Relay
+from tests.network import NO_MQTT5, Relay
 
 DISCOVERY = "homeassistant/device/hall/config"
 HOME_ASSISTANT = "homeassistant/status"
@@ -26,7 +26,7 @@ REMEDY = "check its access list and limits; events wait for that"
 @pytest.fixture
 def relay(broker: Mosquitto) -> Iterator[Relay]:
     """The way to such a broker."""
-    with Relay(broker.port, refuse_mqtt5=True) as relay:
+    with Relay(broker.port, last_word_to_mqtt5=NO_MQTT5) as relay:
         yield relay
 
 

@@ -17,14 +17,14 @@ import pytest
 from edge import publish
 from edge.domain import Message
 from edge.message import clearing_message, fingerprint
-from edge.mqtt import BrokerSettings
+from edge.mqtt import BrokerSettings, mqtt5_trial
 from edge.mqtt.connection import connect
 from edge.outbox import Outbox
 from edge.payloads import CommandRequest
 from edge.publish import MqttPublisher
 from tests.integration.conftest import Build, StartBroker
 from tests.mosquitto import PATIENCE_S, Listener, Mosquitto, wait_until
-from tests.network import Relay, acknowledge
+from tests.network import NO_MQTT5, Relay, acknowledge
 
 STATUS = "emotion/hall/status"
 INFO = "emotion/hall/info"
@@ -448,7 +448,7 @@ def test_it_starts_without_a_broker_and_finds_it_later(
 
 def test_mqtt_3_1_1_is_spoken_to_an_old_broker(broker: Mosquitto, listener: Listener, build: Build) -> None:
     """With a broker that knows no MQTT 5, birth, states, events and goodbye work all the same."""
-    with Relay(broker.port, refuse_mqtt5=True) as relay, build(settings(relay.port)) as publisher:
+    with Relay(broker.port, last_word_to_mqtt5=NO_MQTT5) as relay, build(settings(relay.port)) as publisher:
         publisher.publish(state("happy"))
         publisher.publish(event(1))
         listener.wait_for(lambda: listener.on(EVENT))
@@ -460,9 +460,8 @@ def test_mqtt_3_1_1_is_spoken_to_an_old_broker(broker: Mosquitto, listener: List
 @pytest.fixture
 def hanging_up(broker: Mosquitto, monkeypatch: pytest.MonkeyPatch) -> Iterator[Relay]:
     """The way to a broker that hangs up at MQTT 5, which is tried again soon."""
-    monkeypatch.setattr(publish, "_MAKESHIFT_S", 0.1)
-    with Relay(broker.port) as relay:
-        relay.last_word_to_mqtt5 = b""
+    monkeypatch.setattr(mqtt5_trial, "_FIRST_PAUSE_S", 0.1)
+    with Relay(broker.port, last_word_to_mqtt5=b"") as relay:
         yield relay
 
 
@@ -494,8 +493,7 @@ def test_a_broker_that_is_silent_to_mqtt_5_is_not_waited_for_each_time(
 ) -> None:
     """Its connection is back at once after a break; it is asked again beside that, and changed over when it answers."""
     monkeypatch.setattr(publish, "CONNECT_TIMEOUT_S", 0.5)
-    monkeypatch.setattr(publish, "_MQTT5_TIMEOUT_S", 0.5)
-    monkeypatch.setattr(publish, "_MAKESHIFT_S", 4.0)
+    monkeypatch.setattr(mqtt5_trial, "_FIRST_PAUSE_S", 4.0)
     with Relay(broker.port) as relay:
         relay.silent_to_mqtt5 = True
         with build(settings(relay.port)) as publisher:
@@ -509,15 +507,31 @@ def test_a_broker_that_is_silent_to_mqtt_5_is_not_waited_for_each_time(
             assert publisher.stats.reconnects == 2
 
 
+def test_a_stop_does_not_wait_for_the_answer_to_mqtt_5(
+    broker: Mosquitto, listener: Listener, build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The goodbye is said while the broker is being asked, and it is not the will that says it."""
+    monkeypatch.setattr(mqtt5_trial, "_FIRST_PAUSE_S", 0.1)
+    with Relay(broker.port, last_word_to_mqtt5=b"") as relay:
+        with build(settings(relay.port)) as publisher:
+            wait_until(lambda: publisher.stats.protocol == "MQTT 3.1.1")
+            relay.silent_to_mqtt5 = True
+            tried = relay.mqtt5_tried
+            wait_until(lambda: relay.mqtt5_tried > tried)
+        listener.wait_for(lambda: payloads(listener, STATUS)[-1] == "offline")
+    assert "edge-test disconnected" in broker.log
+
+
 @pytest.mark.parametrize(("last_word", "makeshift"), [(b"", True), (b"\x20\x02\x00\x01", False)])
 def test_only_a_broker_that_says_that_it_knows_no_mqtt_5_is_believed(
     broker: Mosquitto, last_word: bytes, *, makeshift: bool
 ) -> None:
     """One that hangs up instead is to be asked again before long."""
-    with Relay(broker.port) as relay:
-        relay.last_word_to_mqtt5 = last_word
-        with connect(settings(relay.port), timeout_s=PATIENCE_S) as connection:
-            assert (connection.protocol, connection.makeshift) == ("MQTT 3.1.1", makeshift)
+    with (
+        Relay(broker.port, last_word_to_mqtt5=last_word) as relay,
+        connect(settings(relay.port), timeout_s=PATIENCE_S) as connection,
+    ):
+        assert (connection.protocol, connection.makeshift) == ("MQTT 3.1.1", makeshift)
 
 
 def test_a_full_outbox_keeps_the_newest(tmp_path: Path, build: Build) -> None:
