@@ -168,23 +168,24 @@ class MqttPublisher:
         ) as connection:
             if self._abandoned.is_set():
                 return  # the device's next agent may be at work already: nothing is said in its name
+            if connection.protocol == "MQTT 5":
+                self._caution = Caution()
+            self._caution.begin()
+            # Before the connection counts as one: what is published from then on has not waited.
+            delivery = Delivery(outbox=self._outbox, connection=connection, left_alone=self._caution.left_alone)
             started_s = time.monotonic()
             self._logbook.connected(connection.protocol)
             try:
-                self._serve(connection, started_s)
+                self._serve(connection, delivery, started_s)
             finally:
                 self._logbook.disconnected(held_s=time.monotonic() - started_s)
 
-    def _serve(self, connection: Connection, started_s: float) -> None:
+    def _serve(self, connection: Connection, delivery: Delivery, started_s: float) -> None:
         """Talks until the connection breaks, the broker turns out to speak MQTT 5, or the publisher is to stop.
 
         Raises:
             BrokerError: The connection broke.
         """
-        if connection.protocol == "MQTT 5":
-            self._caution = Caution()
-        self._caution.begin()
-        delivery = Delivery(outbox=self._outbox, connection=connection, left_alone=self._caution.left_alone)
         self._unheard = [*self._heard_commands, *self._notices_to_hear()]
         self._states.resend()
         self._mqtt5.connected(connection)

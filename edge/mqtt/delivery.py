@@ -48,7 +48,7 @@ class Delivery:
         self._outbox = outbox
         self._connection = connection
         self._newest_historical = outbox.last_id
-        self._caught_up = False
+        self._caught_up = outbox.depth == 0
         self._seen = 0
         self._under_way: dict[int, int] = {}
         self._refused = {topic: _Refused(until_s=until_s) for topic, until_s in left_alone.items()}
