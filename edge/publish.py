@@ -7,6 +7,7 @@ Whatever happens to the broker, `publish` returns at once and raises nothing.
 from __future__ import annotations
 
 import logging
+import math
 import random
 import threading
 import time
@@ -15,12 +16,12 @@ from dataclasses import replace
 from functools import partial
 from typing import Self
 
+from edge.backoff import Backoff
 from edge.contract.errors import UserError
 from edge.domain import Message
 from edge.errors import BrokerUnreachable
 from edge.message import CLIENT, fingerprint, status_message
 from edge.mqtt import BrokerSettings, CommandHandler, PublisherStats
-from edge.mqtt.backoff import Backoff
 from edge.mqtt.bell import Bell
 from edge.mqtt.caution import Caution
 from edge.mqtt.commands import Commands, without_result
@@ -38,6 +39,8 @@ from edge.topics import Topics
 log = logging.getLogger(__name__)
 
 _LONGEST_WAIT_S = 1.0
+_LONGEST_PAUSE_AWAY_S = 8.0
+"""A broker that was away is to be found soon after its return; one that says no would only be annoyed."""
 _HUNG_UP = "it hangs up on this device for it"
 
 
@@ -54,7 +57,7 @@ class MqttPublisher:
         home_assistant_status: The topic on which Home Assistant says that it started, to announce everything again.
         on_delivered: Told the topic of each message with QoS 1 that the broker has taken.
         announce_within_s: Over how long devices spread their announcements then.
-        backoff: How long to wait between attempts.
+        backoff: How long to wait between attempts; while nobody answers, eight seconds at the most.
         stop_timeout_s: How long leaving the context may take to deliver what is left and to say goodbye.
 
     Raises:
@@ -154,7 +157,7 @@ class MqttPublisher:
                 self._logbook.trouble(error)
             except Exception as error:  # noqa: BLE001  # logged there with its traceback; the thread must not die
                 self._logbook.surprise(error)
-            self._stopping.wait(self._backoff.delay_s(refused=refused))
+            self._stopping.wait(self._backoff.delay_s(at_most_s=math.inf if refused else _LONGEST_PAUSE_AWAY_S))
         self._bell.close()
 
     def _connect_and_serve(self) -> None:

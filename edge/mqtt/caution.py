@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from edge.mqtt.backoff import Backoff
+from edge.backoff import Backoff
 from edge.mqtt.packets import Said
 
 _SOON_S = 10.0
@@ -24,7 +24,7 @@ _LONGEST_PAUSE_S = 3600.0
 
 
 def _pauses() -> Backoff:
-    return Backoff(first_s=_PAUSE_S, refused_limit_s=_LONGEST_PAUSE_S)
+    return Backoff(first_s=_PAUSE_S, limit_s=_LONGEST_PAUSE_S)
 
 
 @dataclass(slots=True)
@@ -102,5 +102,5 @@ class Caution:
         if suspect is None or not guilty:
             return None
         blamed = self._blamed.setdefault(suspect, _Blamed())
-        blamed.until_s = time.monotonic() + blamed.backoff.delay_s(refused=True)
+        blamed.until_s = time.monotonic() + blamed.backoff.delay_s()
         return suspect

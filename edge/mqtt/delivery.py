@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from edge.mqtt.backoff import Backoff
+from edge.backoff import Backoff
 from edge.mqtt.connection import Connection
 from edge.mqtt.packets import Ack
 from edge.outbox import Outbox
@@ -109,7 +109,7 @@ class Delivery:
     def _leave_alone(self, topic: str) -> None:
         refused = self._refused.setdefault(topic, _Refused())
         if refused.until_s is None:
-            refused.until_s = time.monotonic() + refused.backoff.delay_s(refused=True)
+            refused.until_s = time.monotonic() + refused.backoff.delay_s()
 
     def _return_to_refused(self) -> None:
         now_s = time.monotonic()

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from edge.mqtt.backoff import Backoff
+from edge.backoff import Backoff
 from edge.mqtt.connection import Connection
 from edge.mqtt.faults import Silent
 
@@ -29,7 +29,7 @@ class Mqtt5Trial:
 
     def __init__(self, speaks_mqtt5: Callable[[], bool]) -> None:
         self._speaks_mqtt5 = speaks_mqtt5
-        self._pauses = Backoff(first_s=_FIRST_PAUSE_S, away_limit_s=_LONGEST_PAUSE_S)
+        self._pauses = Backoff(first_s=_FIRST_PAUSE_S, limit_s=_LONGEST_PAUSE_S)
         self._at_s = float("inf")
         self._silent = False
         self._asking: threading.Thread | None = None
@@ -65,4 +65,4 @@ class Mqtt5Trial:
         self._succeeded = self._speaks_mqtt5()
 
     def _postpone(self) -> None:
-        self._at_s = time.monotonic() + self._pauses.delay_s(refused=False)
+        self._at_s = time.monotonic() + self._pauses.delay_s()

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 
 import pytest
 
+from edge.backoff import Backoff
 from edge.mqtt import BrokerSettings, CommandHandler
-from edge.mqtt.backoff import Backoff
 from edge.outbox import Outbox
 from edge.publish import MqttPublisher
 from edge.topics import Topics
@@ -78,7 +78,7 @@ def build(outbox: Outbox) -> Build:
             "session": 7,
             "outbox": outbox,
             "announce_within_s": 0.2,
-            "backoff": Backoff(first_s=0.1, away_limit_s=0.2, refused_limit_s=0.2),
+            "backoff": Backoff(first_s=0.1, limit_s=0.2),
         }
         return MqttPublisher(settings=settings, **arguments | changes)
 

@@ -11,9 +11,9 @@ import json
 import sys
 from pathlib import Path
 
+from edge.backoff import Backoff
 from edge.domain import Message
 from edge.mqtt import BrokerSettings
-from edge.mqtt.backoff import Backoff
 from edge.outbox import Outbox
 from edge.publish import MqttPublisher
 from edge.topics import Topics
@@ -27,7 +27,7 @@ with (
         topics=topics,
         session=1,
         outbox=outbox,
-        backoff=Backoff(first_s=0.1, away_limit_s=0.2),
+        backoff=Backoff(first_s=0.1, limit_s=0.2),
     ) as publisher,
 ):
     for number in range(int(first), int(last) + 1):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import signal
@@ -15,11 +16,11 @@ from typing import Any
 
 import pytest
 
+from edge.backoff import Backoff
 from edge.domain import Message
 from edge.errors import BrokerRefused, BrokerUnreachable, ConfigError
 from edge.mqtt import BrokerSettings, Tls, probe_broker
 from edge.mqtt import connection as mqtt_connection
-from edge.mqtt.backoff import Backoff
 from edge.mqtt.connection import connect
 from edge.outbox import Outbox
 from edge.payloads import CommandRequest
@@ -132,15 +133,15 @@ def test_a_refused_connection_is_not_a_connection(
 
 
 class NotingBackoff(Backoff):
-    """Notes why it is asked."""
+    """Notes the limits that it is given."""
 
     def __init__(self) -> None:
-        super().__init__(first_s=0.1, away_limit_s=0.2, refused_limit_s=0.2)
-        self.refused: list[bool] = []
+        super().__init__(first_s=0.1, limit_s=0.2)
+        self.limits_s: list[float] = []
 
-    def delay_s(self, *, refused: bool) -> float:
-        self.refused.append(refused)
-        return super().delay_s(refused=refused)
+    def delay_s(self, *, at_most_s: float = math.inf) -> float:
+        self.limits_s.append(at_most_s)
+        return super().delay_s(at_most_s=at_most_s)
 
 
 def test_a_proxy_whose_broker_is_away_is_asked_as_often_as_the_broker_itself(
@@ -149,13 +150,13 @@ def test_a_proxy_whose_broker_is_away_is_asked_as_often_as_the_broker_itself(
     """It lets connections in and closes them, which is no refusal: the broker is found soon after its return."""
     backoff = NotingBackoff()
     with Relay(free_port()) as proxy, build(settings(proxy.port), backoff=backoff) as publisher:
-        wait_until(lambda: len(backoff.refused) >= 2)
+        wait_until(lambda: len(backoff.limits_s) >= 2)
         assert "the connection was closed before" in str(publisher.stats.last_error)
-    assert not any(backoff.refused[:2])
+    assert backoff.limits_s[:2] == [8.0, 8.0]
     backoff = NotingBackoff()
     with build(login(locked_broker.port, "wrong"), backoff=backoff):
-        wait_until(lambda: backoff.refused)
-    assert backoff.refused[0]
+        wait_until(lambda: backoff.limits_s)
+    assert backoff.limits_s[0] == math.inf
 
 
 def event(camera: str, number: int) -> Message:
