@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import random
 import threading
 import time
 from collections import deque
@@ -11,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from edge.adapt import Level
+from edge.backoff import Backoff
 from edge.domain import Frame
 from edge.errors import DriverHangs, SourceError
 from edge.pace import Pace
@@ -25,6 +25,9 @@ _FPS_OVER_FRAMES = 50
 _STALE_S = 10.0
 _STEADY_S = 10.0
 """A source that has given frames for so long works again; one that fails sooner is tried less and less often."""
+_LONGEST_PAUSE_S = 10.0
+_MOST_TOLD = 100
+"""Faults of which it is remembered that they were told. A text may hold an address or a time, and never come again."""
 _HANG_PATIENCE_S = 600.0
 """For so long a driver that hangs is waited for; from then on only a restart of the agent can help, if anything can."""
 
@@ -54,9 +57,7 @@ class CameraWorker:
         on_status: Told when the camera comes online, goes offline or is paused.
         paused: Whether it begins paused.
         pace: How often it takes a frame, for a source that is to know it too; without, whenever there is time.
-        first_retry_s: Pause before the first attempt to open it again; doubled with each, up to `last_retry_s`, until
-            it has worked for a while.
-        last_retry_s: Longest pause between attempts.
+        backoff: How long to wait before it is opened again; anew when it has worked for a while.
     """
 
     def __init__(
@@ -68,8 +69,7 @@ class CameraWorker:
         on_status: Callable[[str, Status], None],
         paused: bool = False,
         pace: Pace | None = None,
-        first_retry_s: float = 1.0,
-        last_retry_s: float = 10.0,
+        backoff: Backoff | None = None,
     ) -> None:
         self.name = name
         self.pipeline = pipeline
@@ -78,8 +78,7 @@ class CameraWorker:
         self.faults = 0
         self._source = source
         self._on_status = on_status
-        self._first_retry_s, self._last_retry_s = first_retry_s, last_retry_s
-        self._retry_s = first_retry_s
+        self._backoff = backoff or Backoff(limit_s=_LONGEST_PAUSE_S)
         self._hangs_since_s: float | None = None
         self._opened_s = 0.0
         self._told: set[str] = set()
@@ -216,12 +215,11 @@ class CameraWorker:
             self._hangs_since_s = time.monotonic()
         self._tell(fault)
         self._set_status(Status.OFFLINE)
-        self._wait(self._retry_s * random.uniform(0.8, 1.2))  # noqa: S311 - spreads retries, guards nothing
-        self._retry_s = min(self._retry_s * 2, self._last_retry_s)
+        self._wait(self._backoff.delay_s())
 
     def _tell(self, fault: Exception) -> None:
-        """Logs a fault, once until the camera has worked for a while."""
-        if str(fault) in self._told:
+        """Logs a fault, once until the camera has worked for a while, and not faults without end."""
+        if str(fault) in self._told or len(self._told) >= _MOST_TOLD:
             return
         self._told.add(str(fault))
         if isinstance(fault, SourceError):
@@ -246,12 +244,12 @@ class CameraWorker:
         self._frame_times_s.append(done_s)
         self._set_status(Status.ONLINE)
         if done_s - self._opened_s >= _STEADY_S:
-            self._retry_s = self._first_retry_s
+            self._backoff.reset()
             self._told.clear()
 
     def _rest(self) -> None:
         self._set_status(self._status_unless_seeing)
-        while not self._active.wait(_READ_TIMEOUT_S):
+        while not self._stopping.is_set() and not self._active.wait(_READ_TIMEOUT_S):
             self._progress_s = time.monotonic()
         self._set_status(self._status_unless_seeing)
 
