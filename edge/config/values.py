@@ -51,18 +51,18 @@ def host_name() -> str:
 
 
 def read_password(file: Path) -> str:
-    """The password in a file's first line.
+    """The password in a file's first line: all that stands before the line's end, but for a byte order mark.
 
     Raises:
         ConfigError: The file cannot be read, or holds none.
     """
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        line = file.read_bytes().decode("utf-8-sig").partition("\n")[0].removesuffix("\r")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"the password cannot be read ({error})", where=file, remedy=_REMEDY) from error
-    if not lines or not lines[0]:
+    if not line:
         raise ConfigError("the password file is empty", where=file, remedy=_REMEDY)
-    return lines[0]
+    return line
 
 
 def lower_case(value: Any) -> Any:

@@ -322,6 +322,20 @@ def test_a_credential_without_a_user_is_a_fault_of_the_credential(load: Load, tm
     assert told.startswith("environment variable CREDENTIALS_DIRECTORY (mqtt_password): mqtt.password_file")
 
 
+@pytest.mark.parametrize(
+    ("content", "password"),
+    [
+        (b"\xef\xbb\xbfswordfish\r\n", "swordfish"),
+        ("sword\x85fish\u2028\x0b\r \nmore".encode(), "sword\x85fish\u2028\x0b\r "),
+    ],
+)
+def test_a_password_is_the_whole_first_line(load: Load, tmp_path: Path, content: bytes, password: str) -> None:
+    """Neither an editor's byte order mark is a part of it, nor does it end at what only Python calls a line's end."""
+    (tmp_path / "password").write_bytes(content)
+    config = load(CAMERA + '[mqtt]\nusername = "pi"\npassword_file = "password"\n')
+    assert config.mqtt.password() == password
+
+
 def test_a_password_does_not_cross_the_network_in_the_open(load: Load, tmp_path: Path) -> None:
     """The fault names file, line and key, and each of the two ways out of it."""
     (tmp_path / "password").write_text("swordfish")
@@ -336,7 +350,7 @@ def test_a_password_does_not_cross_the_network_in_the_open(load: Load, tmp_path:
     load(text.replace('password_file = "password"', ""))
 
 
-@pytest.mark.parametrize("content", [None, b"", b"\nsecond line", b"\xff"])
+@pytest.mark.parametrize("content", [None, b"", b"\xef\xbb\xbf\r\n", b"\nsecond line", b"\xff"])
 def test_a_password_file_without_a_password_is_a_fault(load: Load, tmp_path: Path, content: bytes | None) -> None:
     """It is said at the start that there is no password, not when the broker refuses."""
     if content is not None:
