@@ -1,4 +1,4 @@
-"""The disk under the state folder: whether it takes anything, and names in it that outlive a power cut."""
+"""The disk under the state folder: whether it takes anything, who may read it, and names that outlive a power cut."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ from typing import Final
 from edge.errors import StateError
 
 REMEDY: Final = "Make the state folder writable for the agent's user and see that the disk is not full"
+
+PRIVATE_FOLDER: Final = 0o700
+PRIVATE_FILE: Final = 0o600
+"""Modes of what is made: with the client id another can take the device's place, and emotions are nobody's business."""
 
 _ROOM_BYTES: Final = 256 * 1024
 """More than the memory and the outbox need when they are opened."""
@@ -25,7 +29,7 @@ def require_room(folder: Path) -> None:
         StateError: It cannot be written, or the disk is full.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(PRIVATE_FOLDER, parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(bytes(_ROOM_BYTES))
             file.flush()

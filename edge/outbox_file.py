@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge.disk import REMEDY
+from edge.disk import PRIVATE_FILE, PRIVATE_FOLDER, REMEDY
 from edge.domain import Message
 from edge.errors import StateError
 
@@ -57,7 +57,7 @@ class OutboxFile:
 
     def __init__(self, path: Path) -> None:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(PRIVATE_FOLDER, parents=True, exist_ok=True)
             self._db = _open_or_replace(path)
             # A connection of its own, so that nobody who writes has to wait for a checkpoint.
             self._flusher = _connect(path)
@@ -149,6 +149,7 @@ def _set_aside(path: Path, error: sqlite3.DatabaseError) -> None:
 
 def _open(path: Path) -> sqlite3.Connection:
     """A connection to a file that is sound, with the table in it."""
+    path.touch(PRIVATE_FILE)  # its mode is that of the files which SQLite makes beside it
     with contextlib.ExitStack() as on_error:
         db = _connect(path)
         on_error.callback(db.close)

@@ -11,15 +11,19 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Self
+from typing import IO, Final, Self
 
 from pydantic import BaseModel, ConfigDict, PositiveFloat, ValidationError
 
-from edge.disk import REMEDY, flush_folder
+from edge.disk import PRIVATE_FILE, PRIVATE_FOLDER, REMEDY, flush_folder
 from edge.errors import StateError
 
 log = logging.getLogger(__name__)
 
+STATE_FILE: Final = "state.json"
+_LOCK_FILE = "lock"
+_LOCK_PATIENCE_S = 1.0
+"""Whoever asks whether an agent is running holds the lock for a moment."""
 _VERSION = 1
 
 
@@ -31,7 +35,7 @@ def new_client_id() -> str:
 def known_client_id(folder: Path) -> str | None:
     """The client id in a state folder; None if no agent has started there yet, or this user may not look."""
     try:
-        return _Memory.model_validate_json((folder / "state.json").read_bytes()).client_id
+        return _Memory.model_validate_json((folder / STATE_FILE).read_bytes()).client_id
     except (OSError, ValidationError):
         return None
 
@@ -39,7 +43,7 @@ def known_client_id(folder: Path) -> str | None:
 def is_unused(folder: Path) -> bool:
     """Whether no agent has started with a state folder yet; False too where this user may not look."""
     try:
-        (folder / "state.json").stat()
+        (folder / STATE_FILE).stat()
     except FileNotFoundError:
         return True
     except OSError:
@@ -50,7 +54,7 @@ def is_unused(folder: Path) -> bool:
 def in_use(folder: Path) -> bool:
     """Whether an agent is running with a state folder; False too where this user may not look."""
     try:
-        with (folder / "lock").open() as lock_file:
+        with (folder / _LOCK_FILE).open() as lock_file:
             fcntl.flock(lock_file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
@@ -91,13 +95,13 @@ class DeviceState:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._path = folder / "state.json"
+        self._path = folder / STATE_FILE
         self._guard = threading.Lock()
         self._wanted: Mapping[str, Mapping[str, str]] = {}
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(PRIVATE_FOLDER, parents=True, exist_ok=True)
             with contextlib.ExitStack() as on_error:
-                self._lock_file = on_error.enter_context(_lock(folder / "lock"))
+                self._lock_file = on_error.enter_context(_lock(folder / _LOCK_FILE))
                 memory = _load(self._path)
                 self._memory = memory.model_copy(update={"session": max(memory.session + 1, int(time.time()))})
                 _save(self._path, self._memory)
@@ -203,17 +207,29 @@ class DeviceState:
 
 
 def _lock(path: Path) -> IO[str]:
-    lock_file = path.open("w")
+    path.touch(PRIVATE_FILE)
+    with contextlib.ExitStack() as on_error:
+        lock_file = on_error.enter_context(path.open("w"))
+        give_up_s = time.monotonic() + _LOCK_PATIENCE_S
+        while not _take(lock_file):
+            if time.monotonic() >= give_up_s:
+                raise StateError(
+                    "another agent is running with this state folder",
+                    where=path.parent,
+                    remedy="Stop the other one, or give each its own state folder",
+                )
+            time.sleep(0.02)
+        on_error.pop_all()
+    return lock_file
+
+
+def _take(lock_file: IO[str]) -> bool:
+    """Takes a lock for this agent alone; False if somebody has it."""
     try:
         fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        lock_file.close()
-        raise StateError(
-            "another agent is running with this state folder",
-            where=path.parent,
-            remedy="Stop the other one, or give each its own state folder",
-        ) from error
-    return lock_file
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _load(path: Path) -> _Memory:
@@ -250,6 +266,7 @@ def _newborn() -> _Memory:
 def _save(path: Path, memory: _Memory) -> None:
     """Replaces the file so that a power cut leaves either the old one or the new one."""
     fresh = path.with_suffix(".new")
+    fresh.touch(PRIVATE_FILE)
     with fresh.open("wb") as file:
         file.write(memory.model_dump_json().encode())
         file.flush()

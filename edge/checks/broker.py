@@ -12,7 +12,7 @@ from edge.config import Config
 from edge.errors import BrokerRefused
 from edge.message import CLIENT, fingerprint
 from edge.mqtt import BrokerSettings, probe, probe_broker
-from edge.state import in_use, is_unused, known_client_id, new_client_id
+from edge.state import STATE_FILE, in_use, is_unused, known_client_id, new_client_id
 from edge.topics import Topics
 
 _RENEW_DAYS = 14
@@ -113,7 +113,7 @@ def _device_name(config: Config) -> str:
     if not online or ours:
         return f"no other device is seen to be called {name}"
     if client_id is None and not is_unused(folder):
-        return f"{name} is online; whether as this device cannot be told, as {folder / 'state.json'} cannot be read"
+        return f"{name} is online; whether as this device cannot be told, as {folder / STATE_FILE} cannot be read"
     if speaker is None:
         raise Doubt(f"{name} is online, and no agent runs here; MQTT 3.1.1 does not tell who it is",
                     where=settings.address, remedy="If it is another device, give each its own device.name; "
@@ -137,6 +137,6 @@ def _client_id(config: Config) -> str:
             return f"{client_id}, taken by nobody else"
     raise BrokerRefused(
         f"another client is connected as {client_id}", where=settings.address,
-        remedy=f"If this device was copied from another, delete {folder / 'state.json'} here; "
+        remedy=f"If this device was copied from another, delete {folder / STATE_FILE} here; "
         "if an agent was killed here just now, try again in half a minute",
     )  # fmt: skip

@@ -25,7 +25,10 @@ def devices(config: Config | None) -> Iterator[Chain]:
 
 
 def secrets(config: Config, config_file: Path) -> Chain:
-    """Whether passwords and keys are hidden from other users. That they can be read, the configuration has shown."""
+    """Whether passwords, keys and what the agent remembers are hidden from other users.
+
+    That passwords and keys can be read, the configuration has shown.
+    """
     return (Check("secrets", partial(_secrets, config, config_file)),)
 
 
@@ -59,9 +62,11 @@ def _secrets(config: Config, config_file: Path) -> str:
     files = [file for file in (mqtt.password_file, key_file) if file is not None]
     if any(masked(camera.source) != camera.source for camera in config.camera):
         files.append(config_file)
+    if nearest_existing(config.device.state_dir) == config.device.state_dir:
+        files.append(config.device.state_dir)
     exposed = [str(file) for file in files if file.stat().st_mode & _OTHERS]
     if exposed:
-        raise Doubt("every user of this machine may read or write the secrets in it", where=", ".join(exposed),
+        raise Doubt("every user of this machine may get at the secrets in it", where=", ".join(exposed),
                     remedy=f"Run `sudo chmod o= {' '.join(exposed)}`")  # fmt: skip
     return ", ".join(f"{file}, hidden from others" for file in files) or "there are none"
 

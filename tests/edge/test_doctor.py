@@ -216,6 +216,19 @@ def test_a_password_that_everybody_may_read_is_a_warning(look: Examine, config_f
     assert found.remedy == (f"Run `sudo chmod o= {password}`" if mode == 0o644 else None)
 
 
+@pytest.mark.parametrize("mode", [0o700, 0o750, 0o755, 0o711])
+def test_a_state_folder_that_everybody_may_look_into_is_a_warning(look: Examine, config: Config, mode: int) -> None:
+    """The client id is in it, and emotions; the way out is a command."""
+    folder = config.device.state_dir
+    folder.mkdir()
+    folder.chmod(mode)
+    found = look("secrets", config=config)["secrets"]
+    exposed = mode & 0o007 != 0
+    assert found.status is (Status.WARN if exposed else Status.OK)
+    assert str(folder) in found.detail
+    assert found.remedy == (f"Run `sudo chmod o= {folder}`" if exposed else None)
+
+
 def test_a_key_beside_its_certificate_is_a_secret(look: Examine, config_file: Path) -> None:
     """One file may hold both; without the key, a certificate is none."""
     both = config_file.with_name("device.pem")

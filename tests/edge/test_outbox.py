@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import resource
 import shutil
 import sqlite3
@@ -85,6 +86,24 @@ def test_what_is_acknowledged_hides_nothing_that_waits(tmp_path: Path) -> None:
         deliver(outbox, 20)
         assert waiting(outbox, limit=20) == [*range(20, 30)]
         assert outbox.pending(after=0, limit=20)[1] == outbox.last_id
+
+
+def test_nobody_else_may_read_what_waits(tmp_path: Path) -> None:
+    """Emotions are nobody's business while they wait, in whatever file SQLite keeps them, nor is a damaged outbox."""
+    umask = os.umask(0o022)
+    try:
+        (tmp_path / "state").mkdir()
+        (tmp_path / "state" / "outbox.sqlite").write_bytes(b"no database" * 100)
+        (tmp_path / "state" / "outbox.sqlite").chmod(0o600)
+        for folder in (tmp_path / "state", tmp_path / "new"):
+            with open_outbox(folder) as outbox:
+                fill(outbox, range(3))
+                modes = {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()}
+            assert {"outbox.sqlite", "outbox.sqlite-wal", "outbox.sqlite-shm"} <= modes.keys()
+            assert set(modes.values()) == {0o600}
+        assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
+    finally:
+        os.umask(umask)
 
 
 def test_first_in_first_out(tmp_path: Path) -> None:

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import fcntl
+import os
 import re
 import shutil
+import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,6 +14,14 @@ import pytest
 
 from edge.errors import StateError
 from edge.state import DeviceState, is_unused
+
+
+@pytest.fixture
+def generous_umask() -> Iterator[None]:
+    """As a shell has it: what is made is everybody's to read unless it is made otherwise."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
 
 
 def test_the_device_remembers_who_it_is(tmp_path: Path) -> None:
@@ -149,6 +161,44 @@ def test_two_agents_do_not_share_a_state_folder(tmp_path: Path) -> None:
         DeviceState(tmp_path)
     with DeviceState(tmp_path):
         pass
+
+
+def test_an_agent_starts_while_somebody_asks_whether_one_is_running(tmp_path: Path) -> None:
+    """`edge doctor` holds the lock for a moment; a service or a reload at that moment does not fail by it."""
+    with DeviceState(tmp_path):
+        pass
+    asking = (tmp_path / "lock").open()
+    fcntl.flock(asking, fcntl.LOCK_SH)
+    asked = threading.Timer(0.3, asking.close)
+    asked.start()
+    with DeviceState(tmp_path) as state:
+        assert state.client_id
+    asked.join()
+
+
+@pytest.mark.usefixtures("generous_umask")
+def test_nobody_else_may_read_who_the_device_is(tmp_path: Path) -> None:
+    """Who knows the client id can push the device off the broker, and take its place there."""
+    with DeviceState(tmp_path / "deep" / "state") as state:
+        state.pause("door")
+        assert mode(tmp_path / "deep") == 0o755
+        assert mode(tmp_path / "deep" / "state") == 0o700
+        assert {mode(path) for path in (tmp_path / "deep" / "state").iterdir()} == {0o600}
+
+
+@pytest.mark.usefixtures("generous_umask")
+def test_the_rights_of_a_folder_that_is_there_are_left_alone(tmp_path: Path) -> None:
+    """They are somebody's choice, be it systemd's; what is written into it is hidden all the same."""
+    folder = tmp_path / "state"
+    folder.mkdir(mode=0o750)
+    with DeviceState(folder):
+        assert mode(folder) == 0o750
+        assert {mode(path) for path in folder.iterdir()} == {0o600}
+
+
+def mode(path: Path) -> int:
+    """Who may do what with a file or a folder."""
+    return path.stat().st_mode & 0o777
 
 
 def test_a_folder_that_cannot_be_used_stops_the_start(tmp_path: Path) -> None:
