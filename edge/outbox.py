@@ -73,6 +73,7 @@ class Outbox:
         self._unread_after = _NOTHING_UNREAD
         self._file = OutboxFile(self._path)
         self._last_id = self._file.last_id()
+        self._closed = False
         self._closing = threading.Event()
         self._housekeeper = threading.Thread(target=self._keep_house, name="outbox", daemon=True)
 
@@ -84,8 +85,14 @@ class Outbox:
         self.close()
 
     def put(self, message: Message) -> None:
-        """Adds a message. When it returns, a crash of this process cannot lose it (unless the disk refused it)."""
+        """Adds a message. When it returns, a crash of this process cannot lose it (unless the disk refused it).
+
+        Once the outbox is closed, it is lost, and said to be.
+        """
         with self._lock:
+            if self._closed:
+                log.error("%s: an event is lost: the outbox is closed", self._path)
+                return
             self._last_id += 1
             entry = Entry(self._last_id, message)
             # What is put into a damaged file would be lost with it.
@@ -150,6 +157,7 @@ class Outbox:
             if self._in_memory:
                 log.error("%s: %d events are lost: the disk still refuses them", self._path, len(self._in_memory))
             self._file.close()
+            self._closed = True
 
     @property
     def depth(self) -> int:
@@ -252,6 +260,8 @@ class Outbox:
 
     def _note_refusal(self, error: sqlite3.Error) -> None:
         """Remembers it until the disk takes events again. That the file is damaged is not forgotten over the rest."""
+        if self._closed:
+            return  # a publisher that was left behind asks, and the disk is not to blame
         if self._refusal is None:
             log.error(
                 "%s: %s. Up to %d events are kept in memory until the disk takes them again",

@@ -88,6 +88,21 @@ def test_what_is_acknowledged_hides_nothing_that_waits(tmp_path: Path) -> None:
         assert outbox.pending(after=0, limit=20)[1] == outbox.last_id
 
 
+def test_whoever_is_left_behind_is_told_the_truth(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A camera or a publisher that hangs may come back after a reload: its event is lost, and no disk is blamed."""
+    with open_outbox(tmp_path) as outbox:
+        fill(outbox, range(250))
+        entries, seen = outbox.pending(after=0, limit=250)
+    outbox.put(message(250))
+    assert outbox.pending(after=seen, limit=20) == ([], seen)
+    for entry in entries:
+        outbox.ack(entry.id)
+    told = [record.getMessage() for record in caplog.records]
+    assert told == [f"{tmp_path}/outbox.sqlite: an event is lost: the outbox is closed"]
+    with open_outbox(tmp_path) as outbox:
+        assert waiting(outbox) == list(range(250))
+
+
 def test_nobody_else_may_read_what_waits(tmp_path: Path) -> None:
     """Emotions are nobody's business while they wait, in whatever file SQLite keeps them, nor is a damaged outbox."""
     umask = os.umask(0o022)
