@@ -20,7 +20,7 @@ class Tracker:
         min_iou: Least overlap (intersection over union) of a face with the track's last box.
     """
 
-    def __init__(self, *, max_gap_s: float = 1.0, min_iou: float = 0.3) -> None:
+    def __init__(self, *, max_gap_s: float, min_iou: float) -> None:
         self._max_gap_s = max_gap_s
         self._min_iou = min_iou
         self._tracks: list[Track] = []

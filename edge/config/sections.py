@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Final, Literal, Self, get_args
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -28,12 +28,15 @@ from edge.config.values import (
     lower_case,
 )
 from edge.contract.signature import check_public_key
-from edge.detector_name import DetectorChoice
+from edge.detector_name import MIN_FACE_PX, MIN_SCORE, DetectorChoice
 from edge.runtime import RuntimeChoice
+from edge.smooth import SmoothingRules
 from edge.topics import check_camera, check_device, check_segment
 
 Group = Annotated[str, AfterValidator(check_segment)]
 Share = Annotated[float, Field(ge=0, le=1)]
+
+_RULES: Final = SmoothingRules()
 
 
 def _web_folder(address: str) -> str:
@@ -161,10 +164,10 @@ class DetectorConfig(Section):
         "`haar`.",
     )
     min_score: float = Field(
-        default=0.6, gt=0, lt=1, description="Faces that the detector is less certain of are left out."
+        default=MIN_SCORE, gt=0, lt=1, description="Faces that the detector is less certain of are left out."
     )
     min_face_px: int = Field(
-        default=32, ge=8, description="Faces smaller than this, in pixels of the frame, are left out."
+        default=MIN_FACE_PX, ge=8, description="Faces smaller than this, in pixels of the frame, are left out."
     )
     interval_s: float = Field(
         default=0.2,
@@ -194,13 +197,16 @@ class SmoothingConfig(Section):
     """When an emotion counts."""
 
     time_constant_s: float = Field(
-        default=0.2, gt=0, le=60, description="Time in which the average over frames follows a change by 63 %."
+        default=_RULES.time_constant_s,
+        gt=0,
+        le=60,
+        description="Time in which the average over frames follows a change by 63 %.",
     )
     min_dwell_s: float = Field(
-        default=0.4, ge=0, le=60, description="For how long an emotion must lead before it is reported."
+        default=_RULES.min_dwell_s, ge=0, le=60, description="For how long an emotion must lead before it is reported."
     )
     margin: Share = Field(
-        default=0.3,
+        default=_RULES.margin,
         description="By how much probability another emotion must lead over the present one, unless that one is in "
         "doubt.",
     )

@@ -6,7 +6,7 @@ import logging
 
 from edge.detect.blazeface import INSTALL_COMMAND, BlazeFaceDetector, find_model
 from edge.detect.haar import HaarDetector
-from edge.detector_name import DetectorChoice
+from edge.detector_name import MIN_FACE_PX, MIN_SCORE, DetectorChoice
 from edge.runtime import RuntimeChoice
 
 __all__ = ["BlazeFaceDetector", "DetectorChoice", "HaarDetector", "create_detector"]
@@ -17,8 +17,8 @@ log = logging.getLogger(__name__)
 def create_detector(
     name: DetectorChoice = "auto",
     *,
-    min_score: float = 0.6,
-    min_face_px: int = 32,
+    min_score: float = MIN_SCORE,
+    min_face_px: int = MIN_FACE_PX,
     runtime: RuntimeChoice = "auto",
     threads: int = 1,
 ) -> BlazeFaceDetector | HaarDetector:

@@ -63,9 +63,9 @@ class BlazeFaceDetector:
     def __init__(
         self,
         *,
-        reach: BlazeFaceRange = "full",
-        min_score: float = 0.6,
-        min_face_px: int = 32,
+        reach: BlazeFaceRange,
+        min_score: float,
+        min_face_px: int,
         runtime: RuntimeChoice = "auto",
         threads: int = 1,
     ) -> None:

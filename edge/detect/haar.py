@@ -40,7 +40,7 @@ class HaarDetector:
 
     name = "haar"
 
-    def __init__(self, *, min_score: float = 0.6, min_face_px: int = 32) -> None:
+    def __init__(self, *, min_score: float, min_face_px: int) -> None:
         self._cascade = _load_cascade()
         self._min_score = min_score
         self._min_face_px = min_face_px

@@ -205,7 +205,7 @@ def test_blazeface_asked_for_by_name_but_missing_is_an_error() -> None:
 def test_threshold_outside_its_range_is_refused(min_score: float) -> None:
     """A threshold that lets everything or nothing pass is a mistake, told as one."""
     with pytest.raises(ValueError, match="min_score must lie between 0 and 1"):
-        BlazeFaceDetector(min_score=min_score)
+        BlazeFaceDetector(reach="full", min_score=min_score, min_face_px=32)
 
 
 def test_tflite_runtime_finds_the_same_face_or_says_why_it_cannot() -> None:

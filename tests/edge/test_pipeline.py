@@ -37,7 +37,7 @@ class Rig:
             classifier=self.classifier,
             framing=FRAMING,
             crop_px=48,
-            tracker=Tracker(max_gap_s=0.5),
+            tracker=Tracker(max_gap_s=0.5, min_iou=0.3),
             smoother=Smoother(SmoothingRules(min_dwell_s=0.3)),
             composer=Composer(
                 topics=Topics("emotion", "hall"),

@@ -75,7 +75,7 @@ def test_a_face_that_is_gone_ends_once_and_a_new_one_gets_a_new_number() -> None
 
 def test_finishing_ends_every_track() -> None:
     """A camera that is closed leaves nobody behind."""
-    tracker = Tracker()
+    tracker = Tracker(max_gap_s=1.0, min_iou=0.3)
     tracker.update([face_at(0), face_at(300)], 0.0)
     assert [track.id for track in tracker.finish()] == [1, 2]
     assert tracker.update([], 0.1) == ([], [])
