@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import logging
 import platform
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from edge import homeassistant, runtime
 from edge.agent import Agent
@@ -37,7 +35,7 @@ from edge.message import (
 from edge.mqtt import BrokerSettings, Tls
 from edge.outbox import Outbox
 from edge.pace import Pace
-from edge.payloads import AgentInfo, CameraInfo, Info, ModelInfo, Release, Status, Update, timestamp
+from edge.payloads import AgentInfo, CameraInfo, Info, ModelInfo, Release, Sender, Status, Update, timestamp
 from edge.pipeline import Pipeline
 from edge.ports import Publisher, Source
 from edge.publish import MqttPublisher
@@ -46,7 +44,7 @@ from edge.smooth import Smoother, SmoothingRules
 from edge.source import open_source
 from edge.source_name import masked
 from edge.state import DeviceState, new_client_id
-from edge.system import ClockState, device_tree
+from edge.system import Clock, device_tree
 from edge.topics import Topics
 from edge.track import Tracker
 from edge.trial import try_out
@@ -74,7 +72,7 @@ def open_agent(config: Config) -> Iterator[Agent]:
         outbox = stack.enter_context(Outbox(folder=config.device.state_dir, capacity=config.publish.outbox_limit))
         assembly = _Assembly(config, classifier, state)
         workers: dict[str, CameraWorker] = {}
-        controls = Controls(workers=workers, state=state, snapshots=config.publish.snapshots)
+        controls = Controls(workers=workers, state=state, now=assembly.clock.now, snapshots=config.publish.snapshots)
         publisher = assembly.publisher(outbox, controls)
         for message in assembly.introduction():
             publisher.publish(message)
@@ -185,9 +183,10 @@ class _Assembly:
         self._config = config
         self._classifier = classifier
         self._state = state
-        self._clock = ClockState()
+        self._sender = Sender(config.device.name, state.session)
         self._model = ModelInfo(name=manifest.name, version=manifest.version, sha256=classifier.bundle.model_sha256)
         self._cameras = [camera.name for camera in config.camera]
+        self.clock = Clock()
         self.topics = Topics(config.mqtt.prefix, config.device.name)
 
     def publisher(self, outbox: Outbox, controls: Controls) -> MqttPublisher:
@@ -271,14 +270,14 @@ class _Assembly:
             composer=Composer(
                 topics=self.topics,
                 camera=camera.name,
-                session=self._state.session,
+                sender=self._sender,
                 model=self._model,
                 heartbeat_s=config.publish.heartbeat_s,
                 min_interval_s=config.publish.min_interval_s,
             ),
             publisher=publisher,
             detection_interval_s=detector.interval_s,
-            time_synced=self._clock.synced,
+            now=self.clock.now,
         )
 
     def updater(self, publisher: Publisher, agent: Agent) -> Updater:
@@ -301,7 +300,7 @@ class _Assembly:
 
     def _update(self, outlook: Outlook) -> Update:
         return Update(
-            **self._envelope(),
+            **self._sender.envelope(self.clock.now()),
             installed=_release(self._classifier.bundle.manifest),
             latest=_release(outlook.latest) if outlook.latest is not None else None,
             checked=timestamp(outlook.checked_s) if outlook.checked_s is not None else None,
@@ -309,18 +308,9 @@ class _Assembly:
             error=outlook.error,
         )
 
-    def _envelope(self) -> dict[str, Any]:
-        return {
-            "device": self._config.device.name,
-            "session": self._state.session,
-            "ts": timestamp(time.time()),
-            "mono_ms": round(time.monotonic() * 1000),
-            "time_synced": self._clock.synced(),
-        }
-
     def _info(self) -> Info:
         return Info(
-            **self._envelope(),
+            **self._sender.envelope(self.clock.now()),
             agent=AgentInfo(name="edge-emotion", version=_AGENT_VERSION, python=platform.python_version()),
             model=self._model,
             runtime=runtime.runtime_name(self._config.model.runtime),
@@ -342,9 +332,7 @@ class _Assembly:
             topics=self.topics,
             workers=workers,
             publisher=publisher,
-            reporter=HealthReporter(
-                device=self._config.device.name, session=self._state.session, model=self._model, clock=self._clock
-            ),
+            reporter=HealthReporter(sender=self._sender, model=self._model, now=self.clock.now),
             health_interval_s=self._config.publish.health_interval_s,
             governor=self._governor(workers),
         )

@@ -10,6 +10,7 @@ from pydantic import JsonValue
 
 from edge.camera import CameraWorker
 from edge.contract.errors import UserError
+from edge.domain import Instant
 from edge.mqtt import CommandHandler
 from edge.pace import LOWEST_FPS
 from edge.payloads import CommandRequest, timestamp
@@ -23,12 +24,21 @@ class Controls:
     Args:
         workers: The cameras by name; may be filled after this is made.
         state: Remembers over a restart which cameras are paused, and how many frames they may analyse.
+        now: Reads the machine's clocks.
         snapshots: Whether pictures may be asked for.
     """
 
-    def __init__(self, *, workers: Mapping[str, CameraWorker], state: DeviceState, snapshots: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        workers: Mapping[str, CameraWorker],
+        state: DeviceState,
+        now: Callable[[], Instant],
+        snapshots: bool = False,
+    ) -> None:
         self._workers = workers
         self._state = state
+        self._now = now
         self._snapshots = snapshots
         self.on_report: Callable[[], None] = lambda: None
         self.on_restart: Callable[[], None] = lambda: None
@@ -87,7 +97,7 @@ class Controls:
         jpeg, width, height = as_jpeg(frame)
         return {
             "camera": worker.name,
-            "ts": timestamp(frame.wall_s),
+            "ts": timestamp(self._now().wall_at(frame.mono_s)),
             "width": width,
             "height": height,
             "jpeg": base64.b64encode(jpeg).decode(),

@@ -12,6 +12,25 @@ Point = tuple[float, float]
 """x and y in pixels of the frame."""
 
 
+@dataclass(frozen=True, slots=True)
+class Instant:
+    """One moment on both clocks of the machine.
+
+    Attributes:
+        wall_s: UTC seconds since 1970, for people to read. It jumps when the clock is set.
+        mono_s: The machine's monotonic clock, which never jumps.
+        synced: Whether `wall_s` can be trusted.
+    """
+
+    wall_s: float
+    mono_s: float
+    synced: bool
+
+    def wall_at(self, mono_s: float) -> float:
+        """What the wall clock, as it is set now, shows or would have shown at another moment of the monotonic clock."""
+        return self.wall_s + (mono_s - self.mono_s)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Frame:
     """One picture from a source.
@@ -21,13 +40,13 @@ class Frame:
         index: Position in the source, counted from 0; dropped frames count too.
         time_s: Seconds on a clock that never jumps: the machine's monotonic clock for a live source,
             the position in the recording for a file. Stages measure durations with it.
-        wall_s: UTC seconds since 1970 at capture, for people to read.
+        mono_s: The machine's monotonic clock at capture; of a file, when it was read.
     """
 
     image_bgr: NDArray[np.uint8]
     index: int
     time_s: float
-    wall_s: float
+    mono_s: float
 
     @property
     def width_px(self) -> int:

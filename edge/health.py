@@ -2,45 +2,39 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from edge import system
 from edge.camera import CameraWorker
+from edge.domain import Instant
 from edge.mqtt import PublisherStats
-from edge.payloads import AdaptationHealth, CameraHealth, Health, ModelInfo, MqttHealth, Percentiles, timestamp
+from edge.payloads import AdaptationHealth, CameraHealth, Health, ModelInfo, MqttHealth, Percentiles, Sender
 
 
 class HealthReporter:
     """Writes health reports of one agent.
 
     Args:
-        device: The device's name.
-        session: Number of the agent's start.
+        sender: The agent.
         model: The bundle in use.
-        clock: Knows whether the wall clock can be trusted.
+        now: Reads the machine's clocks.
     """
 
-    def __init__(self, *, device: str, session: int, model: ModelInfo, clock: system.ClockState) -> None:
-        self._device = device
-        self._session = session
+    def __init__(self, *, sender: Sender, model: ModelInfo, now: Callable[[], Instant]) -> None:
+        self._sender = sender
         self._model = model
         self.model_name = f"{model.name} {model.version}"
-        self._clock = clock
-        self._started_s = time.monotonic()
+        self._now = now
+        self._started_s = now().mono_s
 
     def report(
         self, workers: Mapping[str, CameraWorker], delivery: PublisherStats, adaptation: AdaptationHealth | None = None
     ) -> Health:
         """The health of this moment."""
-        now_s = time.monotonic()
+        now = self._now()
         return Health(
-            device=self._device,
-            session=self._session,
-            ts=timestamp(time.time()),
-            mono_ms=round(now_s * 1000),
-            time_synced=self._clock.synced(),
-            uptime_s=round(now_s - self._started_s, 1),
+            **self._sender.envelope(now),
+            uptime_s=round(now.mono_s - self._started_s, 1),
             cameras={name: _camera(worker) for name, worker in workers.items()},
             mqtt=MqttHealth(
                 connected=delivery.connected,

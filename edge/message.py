@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from edge.contract import EMOTIONS
-from edge.domain import Box, Message, Reading, Transition
+from edge.domain import Box, Instant, Message, Reading, Transition
 from edge.pace import LOWEST_FPS
 from edge.payloads import (
     CameraState,
@@ -20,6 +20,7 @@ from edge.payloads import (
     NormalisedBox,
     Payload,
     Probabilities,
+    Sender,
     Status,
     Update,
     fraction,
@@ -115,24 +116,32 @@ def _status(topic: str, status: Status, session: int, *more: tuple[str, str]) ->
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moment:
-    """When something is said, and of a frame of what size.
+    """When something is said, and of what frame.
+
+    All that is said of times goes back from `now`: the wall clock may have been set since the picture was taken.
 
     Attributes:
         width, height: The frame's, in pixels.
         time_s: The frame's `time_s`, the clock of `Reading.since_s`.
-        wall_s: UTC seconds since 1970 at capture.
-        mono_s: The machine's monotonic clock; it paces the states, also when a file runs faster than time.
-        latency_ms: From capture to now.
-        time_synced: Whether `wall_s` can be trusted.
+        mono_s: The frame's `mono_s`, at capture.
+        now: When it is said; its monotonic clock paces the states, also when a file runs faster than time.
     """
 
     width: int
     height: int
     time_s: float
-    wall_s: float
     mono_s: float
-    latency_ms: float
-    time_synced: bool
+    now: Instant
+
+    @property
+    def wall_s(self) -> float:
+        """UTC seconds since 1970 at capture."""
+        return self.now.wall_at(self.mono_s)
+
+    @property
+    def latency_ms(self) -> float:
+        """From capture to now."""
+        return max(0.0, round((self.now.mono_s - self.mono_s) * 1000, 1))
 
     def face(self, reading: Reading) -> FaceReading:
         return FaceReading(
@@ -164,7 +173,7 @@ class Composer:
     Args:
         topics: The device's topics.
         camera: The camera's name.
-        session: Number of the agent's start.
+        sender: The agent.
         model: The model bundle in use.
         heartbeat_s: After how long an unchanged state is sent again.
         min_interval_s: Least time between two states.
@@ -178,14 +187,14 @@ class Composer:
         *,
         topics: Topics,
         camera: str,
-        session: int,
+        sender: Sender,
         model: ModelInfo,
         heartbeat_s: float = 30.0,
         min_interval_s: float = 1.0,
     ) -> None:
         self._topics = topics
         self._camera = check_camera(camera)
-        self._session = session
+        self._sender = sender
         self._model = model
         self._heartbeat_s = heartbeat_s
         self._min_interval_s = min_interval_s
@@ -208,19 +217,16 @@ class Composer:
         """
         messages = [self._event(transition, moment) for transition in transitions]
         ordered = self._by_prominence(readings)
-        if self._due(ordered, moment.mono_s):
+        if self._due(ordered, moment.now.mono_s):
             messages.append(self._state(ordered, moment))
         return messages
 
-    def vacate(self, *, wall_s: float, mono_s: float, time_synced: bool) -> Message:
+    def vacate(self, now: Instant) -> Message:
         """The state of a camera that stops looking: nobody is there. It does not wait for its turn.
 
         Without it, the last emotion would stand on the topic until it expires while the camera is paused or broken.
         """
-        moment = Moment(
-            width=1, height=1, time_s=0.0, wall_s=wall_s, mono_s=mono_s, latency_ms=0.0, time_synced=time_synced
-        )
-        return self._state((), moment)
+        return self._state((), Moment(width=1, height=1, time_s=0.0, mono_s=now.mono_s, now=now))
 
     def _due(self, ordered: Sequence[Reading], mono_s: float) -> bool:
         waited_s = mono_s - self._sent_s
@@ -248,13 +254,13 @@ class Composer:
             previous=transition.previous,  # type: ignore[arg-type]  # the model checks it
             historical=False,
             model=self._model,
-            latency_ms=_milliseconds(moment.latency_ms),
+            latency_ms=moment.latency_ms,
         )
         return json_message(self._topics.event(self._camera), event, qos=1, durable=True)
 
     def _state(self, ordered: Sequence[Reading], moment: Moment) -> Message:
         self._sent_view = _view(ordered)
-        self._sent_s = moment.mono_s
+        self._sent_s = moment.now.mono_s
         faces = tuple(moment.face(reading) for reading in ordered)
         first = faces[0] if faces else None
         state = CameraState(
@@ -266,26 +272,19 @@ class Composer:
             face_count=len(faces),
             faces=faces,
             model=self._model,
-            latency_ms=_milliseconds(moment.latency_ms),
+            latency_ms=moment.latency_ms,
         )
         return json_message(self._topics.emotion(self._camera), state, retain=True, expiry_s=self._expiry_s)
 
     def _envelope(self, moment: Moment) -> dict[str, Any]:
         return {
-            "device": self._topics.device,
+            **self._sender.envelope(moment.now),
             "camera": self._camera,
-            "session": self._session,
             "seq": self._seq,
             "ts": timestamp(moment.wall_s),
-            "mono_ms": round(moment.mono_s * 1000),
-            "time_synced": moment.time_synced,
         }
 
 
 def _view(ordered: Sequence[Reading]) -> frozenset[tuple[int, str, bool]]:
     """What makes one state differ from another: each face's number and emotion, and which is first."""
     return frozenset((r.track_id, r.emotion, rank == 0) for rank, r in enumerate(ordered))
-
-
-def _milliseconds(value: float) -> float:
-    return max(0.0, round(value, 1))

@@ -7,6 +7,7 @@ the published schemas are open, so that a consumer who validates with an older o
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal
@@ -14,6 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictInt
 
 from edge.adapt import Reason
+from edge.domain import Instant
 
 Emotion = Literal["angry", "disgust", "fear", "happy", "sad", "surprise", "neutral", "unknown"]
 """The contract's labels and `unknown`, spelled out because a type cannot be computed; a test compares the two."""
@@ -142,6 +144,29 @@ class DevicePayload(Payload):
     ts: Timestamp = Field(description="When it was composed, by the wall clock.")
     mono_ms: Count = Field(description="The same moment on the machine's monotonic clock.")
     time_synced: bool = Field(description="Whether `ts` can be trusted.")
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """An agent, as its payloads name it.
+
+    Attributes:
+        device: The device's name.
+        session: Number of the agent's start.
+    """
+
+    device: str
+    session: int
+
+    def envelope(self, now: Instant) -> dict[str, Any]:
+        """The fields of a `DevicePayload` that is composed now."""
+        return {
+            "device": self.device,
+            "session": self.session,
+            "ts": timestamp(now.wall_s),
+            "mono_ms": round(now.mono_s * 1000),
+            "time_synced": now.synced,
+        }
 
 
 class CameraPayload(DevicePayload):

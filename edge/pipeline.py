@@ -5,13 +5,12 @@ frame -> detect -> align -> classify -> track -> smooth -> compose -> publish
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 from edge.adapt import AS_CONFIGURED, Level
 from edge.align import align
 from edge.contract.manifest import Framing
-from edge.domain import Face, Frame, Message, Observation, Reading, Transition
+from edge.domain import Face, Frame, Instant, Message, Observation, Reading, Transition
 from edge.message import Composer, Moment
 from edge.ports import Classifier, Detector, Publisher
 from edge.smooth import Smoother
@@ -33,7 +32,7 @@ class Pipeline:
         publisher: Takes them to the broker.
         detection_interval_s: Least time between two detections; frames between them are classified where the faces
             were found last. 0 detects on every frame.
-        time_synced: Whether the wall clock can be trusted.
+        now: Reads the machine's clocks.
     """
 
     def __init__(
@@ -48,7 +47,7 @@ class Pipeline:
         composer: Composer,
         publisher: Publisher,
         detection_interval_s: float,
-        time_synced: Callable[[], bool],
+        now: Callable[[], Instant],
     ) -> None:
         self._detector = detector
         self._classifier = classifier
@@ -59,7 +58,7 @@ class Pipeline:
         self._composer = composer
         self._publisher = publisher
         self._detection_interval_s = detection_interval_s
-        self._time_synced = time_synced
+        self._now = now
         self._faces: list[Face] = []
         self._detected_s = float("-inf")
         self._newest: Frame | None = None
@@ -96,8 +95,7 @@ class Pipeline:
 
     def vacate(self) -> None:
         """Says that nobody is seen, in place of the last that was said."""
-        vacant = self._composer.vacate(wall_s=time.time(), mono_s=time.monotonic(), time_synced=self._time_synced())
-        self._publish([vacant])
+        self._publish([self._composer.vacate(self._now())])
 
     def _end_tracks(self, frame: Frame) -> None:
         """Ends what is open; `frame` is the last on which it was seen or looked for."""
@@ -128,11 +126,8 @@ class Pipeline:
             width=frame.width_px,
             height=frame.height_px,
             time_s=frame.time_s,
-            wall_s=frame.wall_s,
-            mono_s=time.monotonic(),
-            # By the wall clock, for a recording's frames carry no other.
-            latency_ms=(time.time() - frame.wall_s) * 1000,
-            time_synced=self._time_synced(),
+            mono_s=frame.mono_s,
+            now=self._now(),
         )
         return self._composer.compose(readings, transitions, moment)
 

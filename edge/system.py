@@ -1,4 +1,4 @@
-"""What the machine says of itself: model, temperature, throttling, memory, and whether its clock can be trusted."""
+"""What the machine says of itself: model, temperature, throttling, memory, and the time and whether to trust it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import ctypes
 import ipaddress
 import logging
 import os
+import time
 from pathlib import Path
 from typing import Final
+
+from edge.domain import Instant
 
 log = logging.getLogger(__name__)
 
@@ -78,8 +81,8 @@ def available_bytes() -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
 
 
-class ClockState:
-    """Asks the kernel whether something (NTP, PTP, GPS) keeps the wall clock right."""
+class Clock:
+    """The machine's clocks. The kernel knows whether something (NTP, PTP, GPS) keeps the wall clock right."""
 
     def __init__(self) -> None:
         self._libc = ctypes.CDLL(None, use_errno=True)
@@ -94,6 +97,7 @@ class ClockState:
         answer: int = self._libc.adjtimex(self._timex)
         return None if answer == -1 else answer != _CLOCK_NOT_SYNCED
 
-    def synced(self) -> bool:
-        """Whether the wall clock can be trusted; one of which nothing is known cannot."""
-        return self.disciplined() is True
+    def now(self) -> Instant:
+        """This moment. A wall clock of which nothing is known cannot be trusted."""
+        synced = self.disciplined() is True  # asked first: a clock that is set meanwhile is then right and not trusted
+        return Instant(wall_s=time.time(), mono_s=time.monotonic(), synced=synced)

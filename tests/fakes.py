@@ -10,13 +10,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.contract import EMOTIONS
-from edge.domain import Box, Face, Frame, Message
+from edge.domain import Box, Face, Frame, Instant, Message
 from edge.errors import SourceUnavailable
 
 
 def frame(index: int, fps: float = 10.0) -> Frame:
     """A black 640x360 frame of a live camera."""
-    return Frame(np.zeros((360, 640, 3), np.uint8), index, time_s=index / fps, wall_s=1_700_000_000 + index / fps)
+    return Frame(np.zeros((360, 640, 3), np.uint8), index, time_s=index / fps, mono_s=index / fps)
+
+
+class StandingClock:
+    """The machine's clocks, which stand still until a test moves them: at first, where frame 0 is taken."""
+
+    def __init__(self) -> None:
+        self.instant = Instant(wall_s=1_700_000_000.0, mono_s=0.0, synced=True)
+
+    def now(self) -> Instant:
+        return self.instant
 
 
 class ScriptedSource:

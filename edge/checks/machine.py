@@ -33,7 +33,7 @@ def machine(config: Config) -> Iterator[Chain]:
 
 
 def _clock() -> str:
-    disciplined = system.ClockState().disciplined()
+    disciplined = system.Clock().disciplined()
     if disciplined is None:
         raise Doubt(
             "this process may not ask whether anything keeps it right",

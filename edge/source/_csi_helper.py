@@ -12,7 +12,7 @@ The first line of the pipe is JSON: {"width": 640, "height": 480}, or {"error": 
 each byte says that there is a newer frame. The memory is a header and then SLOTS pictures in turn, uint8 (H, W, 3) BGR:
 
     u64        how many frames were written; frame n, counted from 0, lies in slot n % SLOTS
-    2 f64 each for every slot: the monotonic clock and UTC seconds since 1970 at its capture
+    f64 each   for every slot: the monotonic clock at its capture
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from typing import Any
 
 SLOTS = 3
 COUNT = struct.Struct("<Q")
-TIMES = struct.Struct("<dd")
-HEADER_BYTES = COUNT.size + SLOTS * TIMES.size
+TIME = struct.Struct("<d")
+HEADER_BYTES = COUNT.size + SLOTS * TIME.size
 
 
 def main() -> None:
@@ -87,14 +87,14 @@ def _take_pictures(camera: Any, memory: mmap.mmap, notify: int, shape: tuple[int
     count = 0
     while True:
         picture = memoryview(camera.capture_array("main"))
-        times = time.monotonic(), time.time()
+        time_s = time.monotonic()
         if picture.shape != shape or picture.format != "B":
             continue  # garbage; if nothing else comes, the agent takes it for a stall
         slot = count % SLOTS
         start = HEADER_BYTES + slot * picture_bytes
         # picamera2 has cut padded rows to their width already; were they not, they could not be written in one piece.
         memory[start : start + picture_bytes] = picture if picture.c_contiguous else picture.tobytes()
-        TIMES.pack_into(memory, COUNT.size + slot * TIMES.size, *times)
+        TIME.pack_into(memory, COUNT.size + slot * TIME.size, time_s)
         count += 1
         COUNT.pack_into(memory, 0, count)
         with contextlib.suppress(BlockingIOError):  # the agent is slow, and has been told of it often enough

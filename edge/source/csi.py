@@ -20,7 +20,7 @@ import numpy as np
 
 from edge.domain import Frame
 from edge.errors import DriverHangs, SourceLost, SourceUnavailable
-from edge.source._csi_helper import COUNT, HEADER_BYTES, SLOTS, TIMES
+from edge.source._csi_helper import COUNT, HEADER_BYTES, SLOTS, TIME
 
 log = logging.getLogger(__name__)
 
@@ -186,12 +186,12 @@ class _Helper:
         memory, count, size = self._mapped(), self.count, self.width * self.height * 3
         index = count - 1
         slot = index % SLOTS
-        time_s, wall_s = TIMES.unpack_from(memory, COUNT.size + slot * TIMES.size)
+        (time_s,) = TIME.unpack_from(memory, COUNT.size + slot * TIME.size)
         image = np.frombuffer(memory, np.uint8, count=size, offset=HEADER_BYTES + slot * size).copy()
         # The helper overwrites it with frame index + SLOTS, which it begins once it has counted that many.
         if self.count >= index + SLOTS:
             return None
-        return Frame(image_bgr=image.reshape(self.height, self.width, 3), index=index, time_s=time_s, wall_s=wall_s)
+        return Frame(image_bgr=image.reshape(self.height, self.width, 3), index=index, time_s=time_s, mono_s=time_s)
 
     def close(self) -> None:
         """Kill the process and give everything back."""

@@ -85,7 +85,8 @@ class DemoSource:
         newest = int((time.monotonic() - self._start_s) * FPS)
         self._dropped += newest - self._next_index
         self._next_index = newest + 1
-        return Frame(self._picture(newest / FPS), newest, time_s=self._start_s + newest / FPS, wall_s=time.time())
+        time_s = self._start_s + newest / FPS
+        return Frame(self._picture(newest / FPS), newest, time_s=time_s, mono_s=time_s)
 
     @property
     def dropped(self) -> int:

@@ -147,7 +147,7 @@ class _Grabber(threading.Thread):
         for index in itertools.count():
             if self._stopping.is_set() or not capture.grab():
                 return
-            time_s, wall_s = time.monotonic(), time.time()
+            time_s = time.monotonic()
             gap_s, before_s = time_s - before_s, time_s
             if self._pace.left_s(time_s) > gap_s:  # the next one comes in time for the reader's turn
                 self.newest.skip()
@@ -156,7 +156,7 @@ class _Grabber(threading.Thread):
             complete, image = capture.retrieve()
             picture = as_bgr(image) if complete else None
             if picture is not None:
-                self.newest.put(Frame(image_bgr=picture, index=index, time_s=time_s, wall_s=wall_s))
+                self.newest.put(Frame(image_bgr=picture, index=index, time_s=time_s, mono_s=time_s))
                 self.newest_s = time_s
 
 

@@ -84,7 +84,7 @@ class Recording:
         if self._next is None:
             raise EOFError(f"{self._path} is at its end")
         image_bgr, time_s = self._next
-        frame = Frame(image_bgr=image_bgr, index=self._index, time_s=time_s, wall_s=time.time())
+        frame = Frame(image_bgr=image_bgr, index=self._index, time_s=time_s, mono_s=time.monotonic())
         self._index += 1
         try:
             self._next = next(self._pictures, None)

@@ -20,11 +20,11 @@ from pathlib import Path
 
 from edge import homeassistant
 from edge.contract import EMOTIONS
-from edge.domain import Box, Reading, Transition
+from edge.domain import Box, Instant, Reading, Transition
 from edge.message import Composer, Moment, camera_status_message, info_message
 from edge.mqtt import BrokerSettings
 from edge.outbox import Outbox
-from edge.payloads import AgentInfo, CameraInfo, Info, ModelInfo, Status, timestamp
+from edge.payloads import AgentInfo, CameraInfo, Info, ModelInfo, Sender, Status
 from edge.publish import MqttPublisher
 from edge.state import DeviceState
 from edge.topics import Topics
@@ -57,7 +57,8 @@ class FleetAgent:
                 home_assistant_status="homeassistant/status",
             )
         )
-        self._composer = Composer(topics=self.topics, camera=CAMERA, session=state.session, model=MODEL)
+        self._sender = Sender(name, state.session)
+        self._composer = Composer(topics=self.topics, camera=CAMERA, sender=self._sender, model=MODEL)
         self.events = 0
         self._introduce(state)
 
@@ -71,7 +72,7 @@ class FleetAgent:
             announced=state.retained,
         )
         status = camera_status_message(self.topics, CAMERA, Status.ONLINE, session=state.session)
-        for message in (info_message(self.topics, _info(self.topics.device, state)), *announcement.messages, status):
+        for message in (info_message(self.topics, _info(self._sender)), *announcement.messages, status):
             self._publisher.publish(message)
 
     def speak(self) -> None:
@@ -79,30 +80,22 @@ class FleetAgent:
         emotion = EMOTIONS[self.events % len(EMOTIONS)]
         previous = EMOTIONS[(self.events - 1) % len(EMOTIONS)] if self.events else None
         share = tuple(0.7 if label == emotion else 0.05 for label in EMOTIONS)
-        now_s = time.monotonic()
-        reading = Reading(1, emotion, 0.7, share, now_s, Box(200, 100, 300, 200), quality=0.9)
+        now = _now()
+        reading = Reading(1, emotion, 0.7, share, now.mono_s, Box(200, 100, 300, 200), quality=0.9)
         transition = Transition("change" if previous else "start", reading, previous)
-        moment = Moment(
-            width=640,
-            height=360,
-            time_s=now_s,
-            wall_s=time.time(),
-            mono_s=now_s,
-            latency_ms=5.0,
-            time_synced=True,
-        )
+        moment = Moment(width=640, height=360, time_s=now.mono_s, mono_s=now.mono_s, now=now)
         for message in self._composer.compose([reading], [transition], moment):
             self._publisher.publish(message)
         self.events += 1
 
 
-def _info(device: str, state: DeviceState) -> Info:
+def _now() -> Instant:
+    return Instant(wall_s=time.time(), mono_s=time.monotonic(), synced=True)
+
+
+def _info(sender: Sender) -> Info:
     return Info(
-        device=device,
-        session=state.session,
-        ts=timestamp(time.time()),
-        mono_ms=round(time.monotonic() * 1000),
-        time_synced=True,
+        **sender.envelope(_now()),
         agent=AgentInfo(name="edge-emotion", version="0", python="3"),
         model=MODEL,
         runtime="none",

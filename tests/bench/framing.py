@@ -112,7 +112,7 @@ def _print_accuracy(
         picture = scene(image)
         face = largest(detect(picture))
         if face is not None:
-            frame = Frame(picture, index, time_s=0.0, wall_s=0.0)
+            frame = Frame(picture, index, time_s=0.0, mono_s=0.0)
             crops.append(align(frame, [face], manifest.preprocessing.framing, manifest.input.width_px)[0][0])
             kept.append(index)
     ready, cut = (classifier.classify(images).argmax(axis=1) for images in (faces.images[kept], np.array(crops)))

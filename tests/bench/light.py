@@ -72,7 +72,7 @@ def _crops(
         picture = _in_the_dark(scene(image), exposure, index)
         face = largest(detect(picture))
         if face is not None:
-            frame = Frame(picture, index, time_s=0.0, wall_s=0.0)
+            frame = Frame(picture, index, time_s=0.0, mono_s=0.0)
             crops.append(align(frame, [face], framing, image.shape[0])[0][0])
             kept.append(index)
     return np.array(crops, np.uint8).reshape(-1, *faces.images.shape[1:]), kept

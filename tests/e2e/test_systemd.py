@@ -144,7 +144,7 @@ def test_the_sandbox_holds(unit: Machine) -> None:
 
 def test_the_clock_can_be_asked_and_not_set(unit: Machine) -> None:
     """Whether timestamps can be trusted is known in the sandbox too, where the clock cannot be turned."""
-    ask = "from edge.system import ClockState; print(f'disciplined: {ClockState().disciplined()}')"
+    ask = "from edge.system import Clock; print(f'disciplined: {Clock().disciplined()}')"
     seen = inside(unit, f'{VENV}/bin/python -c "{ask}"; date --set=2001-01-01; date +%Y')
     assert re.search(r"^disciplined: (True|False)$", seen, re.MULTILINE), seen
     assert "cannot set date: Operation not permitted" in seen

@@ -17,7 +17,7 @@ FRAMING = Framing(eyes_x=0.5, eye_y=0.4, eye_distance=0.36, box_scale=1.14, box_
 
 def frame_of(image: NDArray[np.uint8]) -> Frame:
     """A frame with this picture."""
-    return Frame(image, index=0, time_s=0.0, wall_s=0.0)
+    return Frame(image, index=0, time_s=0.0, mono_s=0.0)
 
 
 def picture_with_eyes(left: tuple[float, float], right: tuple[float, float], radius: int = 6) -> NDArray[np.uint8]:

@@ -13,10 +13,11 @@ import pytest
 from edge.camera import CameraWorker
 from edge.contract.errors import UserError
 from edge.controls import Controls
+from edge.domain import Instant
 from edge.payloads import CommandRequest, Status
 from edge.state import DeviceState
 from tests.edge.test_pipeline import Rig
-from tests.fakes import ScriptedDetector, ScriptedSource, frame
+from tests.fakes import ScriptedDetector, ScriptedSource, StandingClock, frame
 from tests.mosquitto import wait_until
 
 
@@ -41,7 +42,7 @@ def _worker(name: str) -> CameraWorker:
 def controls(workers: dict[str, CameraWorker], tmp_path: Path) -> Iterator[Controls]:
     """The commands of an agent with these cameras."""
     with DeviceState(tmp_path) as state:
-        yield Controls(workers=workers, state=state)
+        yield Controls(workers=workers, state=state, now=StandingClock().now)
 
 
 def ask(controls: Controls, name: str, **fields: object) -> object:
@@ -114,7 +115,8 @@ def test_no_picture_leaves_a_device_that_does_not_allow_it(controls: Controls) -
 def test_a_snapshot_is_the_newest_frame_of_one_camera(workers: dict[str, CameraWorker], tmp_path: Path) -> None:
     """Where it is allowed, a picture comes back; without a name it is not guessed which of several cameras is meant."""
     with DeviceState(tmp_path) as state:
-        controls = Controls(workers=workers, state=state, snapshots=True)
+        clock = StandingClock()
+        controls = Controls(workers=workers, state=state, now=clock.now, snapshots=True)
         workers["door"].pipeline.process(frame(3))
         answer = ask(controls, "snapshot", camera="door")
         assert isinstance(answer, dict)
@@ -123,6 +125,10 @@ def test_a_snapshot_is_the_newest_frame_of_one_camera(workers: dict[str, CameraW
         assert picture is not None
         assert picture.shape == (360, 640, 3)
         assert answer == {"camera": "door", "ts": "2023-11-14T22:13:20.300Z", "width": 640, "height": 360}
+        clock.instant = Instant(wall_s=1_700_086_405.0, mono_s=5.0, synced=True)  # set a day ahead
+        later = ask(controls, "snapshot", camera="door")
+        assert isinstance(later, dict)
+        assert later["ts"] == "2023-11-15T22:13:20.300Z"
         with pytest.raises(UserError, match="Name one as `camera`: door, hall"):
             ask(controls, "snapshot")
         with pytest.raises(UserError, match="camera hall shows nothing now"):

@@ -118,7 +118,7 @@ def test_of_all_frames_that_are_looked_at_two_are_kept(
             held.append(sum(picture() is not None for picture in given))
             picture = np.full((48, 64, 3), np.arange(0, 192, 3).reshape(64, 1), np.uint8)
             given.append(weakref.ref(picture))
-            yield Frame(picture, number, time_s=number / 25, wall_s=0.0)
+            yield Frame(picture, number, time_s=number / 25, mono_s=0.0)
             del picture
 
     monkeypatch.setattr("edge.checks.camera.camera_source", lambda _: ScriptedSource([film()]))
@@ -130,7 +130,7 @@ def test_of_all_frames_that_are_looked_at_two_are_kept(
 def test_a_covered_lens_is_told(look: Examine, config: Config, monkeypatch: pytest.MonkeyPatch, light: float) -> None:
     """A camera that works and shows nothing, but for the noise of its sensor: its shutter is closed, say."""
     noise = np.random.default_rng(0).normal(light, 2, (360, 640, 3)).round().clip(0, 255).astype(np.uint8)
-    film = [Frame(noise, number, time_s=number / 25, wall_s=0.0) for number in range(20)]
+    film = [Frame(noise, number, time_s=number / 25, mono_s=0.0) for number in range(20)]
     monkeypatch.setattr("edge.checks.camera.camera_source", lambda _: ScriptedSource([film]))
     found = look("camera door", config=config)["camera door"]
     assert (found.status, found.detail) == (Status.WARN, "640x360, 25 frames a second, and nothing can be made out")
@@ -143,7 +143,7 @@ def test_a_dark_room_is_no_covered_lens(
     """Where the agent still finds faces, the doctor does not send anybody to the camera."""
     photo = np.asarray(cv2.imread(str(astronaut_path)), np.float32)
     night = (photo * 0.03 + np.random.default_rng(0).normal(size=photo.shape)).round().clip(0, 255).astype(np.uint8)
-    film = [Frame(night, number, time_s=number / 25, wall_s=0.0) for number in range(20)]
+    film = [Frame(night, number, time_s=number / 25, mono_s=0.0) for number in range(20)]
     monkeypatch.setattr("edge.checks.camera.camera_source", lambda _: ScriptedSource([film]))
     assert look("camera door", config=config)["camera door"].status is Status.OK
 
@@ -311,7 +311,7 @@ def test_a_clock_that_nobody_sets_is_told_from_one_that_cannot_be_asked(
     look: Examine, monkeypatch: pytest.MonkeyPatch, disciplined: bool | None, status: Status, detail: str
 ) -> None:
     """A sandbox that is too narrow is not blamed on the time server."""
-    monkeypatch.setattr(system.ClockState, "disciplined", lambda _self: disciplined)
+    monkeypatch.setattr(system.Clock, "disciplined", lambda _self: disciplined)
     found = look("clock")["clock"]
     assert (found.status, found.detail) == (status, detail)
 

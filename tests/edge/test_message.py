@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from edge.domain import Box, Message, Reading, Transition
+from edge.domain import Box, Instant, Message, Reading, Transition
 from edge.message import (
     Composer,
     Moment,
@@ -32,6 +32,7 @@ from edge.payloads import (
     ModelInfo,
     MqttHealth,
     Percentiles,
+    Sender,
     Status,
     json_schema,
 )
@@ -43,7 +44,12 @@ VALIDATORS = {
     model: Draft202012Validator(json_schema(model), format_checker=Draft202012Validator.FORMAT_CHECKER)
     for model in (Event, CameraState, Info, Health)
 }
-WALL_S = 1_769_904_000.0
+SENDER = Sender("hall", session=3)
+
+
+def instant(mono_s: float, *, synced: bool = True) -> Instant:
+    """A moment `mono_s` after the beginning of February 2026."""
+    return Instant(wall_s=1_769_904_000.0 + mono_s, mono_s=mono_s, synced=synced)
 
 
 def reading(track_id: int = 1, emotion: str = "happy", *, left: float = 64, size: float = 64) -> Reading:
@@ -68,17 +74,15 @@ class Camera:
     """A composer and its clock."""
 
     def __init__(self, name: str = "door") -> None:
-        self.composer = Composer(topics=TOPICS, camera=name, session=3, model=MODEL)
+        self.composer = Composer(topics=TOPICS, camera=name, sender=SENDER, model=MODEL)
 
     def at(self, mono_s: float, *readings: Reading, transitions: tuple[Transition, ...] = ()) -> list[Message]:
         moment = Moment(
             width=640,
             height=480,
             time_s=100.0 + mono_s,
-            wall_s=WALL_S + mono_s,
-            mono_s=mono_s,
-            latency_ms=41.26,
-            time_synced=True,
+            mono_s=mono_s - 0.04126,
+            now=instant(mono_s),
         )
         return self.composer.compose(readings, transitions, moment)
 
@@ -113,7 +117,7 @@ def test_an_event_says_all_that_is_published(camera: Camera) -> None:
         "camera": "door",
         "session": 3,
         "seq": 1,
-        "ts": "2026-02-01T00:00:00.000Z",
+        "ts": "2026-01-31T23:59:59.958Z",
         "mono_ms": 0,
         "time_synced": True,
         "historical": False,
@@ -122,7 +126,7 @@ def test_an_event_says_all_that_is_published(camera: Camera) -> None:
         "emotion": "happy",
         "confidence": 0.91,
         "previous": "sad",
-        "since": "2026-01-31T23:59:58.000Z",
+        "since": "2026-01-31T23:59:57.958Z",
         "box": {"left": 0.1, "top": 0.1, "right": 0.2, "bottom": 0.2333},
         "quality": 0.8,
         "model": {"name": "default", "version": "1.2.0", "sha256": "ab" * 32},
@@ -198,7 +202,7 @@ def test_two_faces_of_one_size_do_not_take_turns(camera: Camera) -> None:
 def test_a_camera_that_stops_leaves_no_emotion_behind(camera: Camera) -> None:
     """When a camera is paused, its topic says at once that nobody is seen."""
     camera.at(0.0, reading())
-    state = camera.composer.vacate(wall_s=WALL_S, mono_s=0.1, time_synced=False)
+    state = camera.composer.vacate(instant(0.1, synced=False))
     fields = parsed(state)
     assert (fields["face_count"], fields["time_synced"]) == (0, False)
     (again,) = camera.at(1.2, reading())
@@ -240,15 +244,9 @@ def test_device_messages_are_as_published() -> None:
     assert "edge-1" not in fingerprint("edge-1")
     paused = camera_status_message(TOPICS, "door", Status.PAUSED, session=3)
     assert (paused.topic, paused.payload) == ("emotion/hall/door/status", b"paused")
-    stamp: dict[str, Any] = {
-        "device": "hall",
-        "session": 3,
-        "ts": "2026-02-01T00:00:00.000Z",
-        "mono_ms": 5,
-        "time_synced": True,
-    }
+    envelope = SENDER.envelope(instant(0.005))
     info = Info(
-        **stamp,
+        **envelope,
         agent=AgentInfo(name="edge-emotion", version="0.1.0", python="3.11"),
         model=MODEL,
         runtime="ai-edge-litert 2.3.0",
@@ -256,7 +254,7 @@ def test_device_messages_are_as_published() -> None:
         cameras=(CameraInfo(name="door", source="usb:0"),),
     )
     health = Health(
-        **stamp,
+        **envelope,
         uptime_s=60.0,
         cameras={
             "door": CameraHealth(

@@ -1,7 +1,6 @@
 """The way of a frame, from picture to messages."""
 
 import json
-import time
 from dataclasses import replace
 from typing import Any
 
@@ -10,14 +9,14 @@ import pytest
 
 from edge.adapt import LADDER, Level
 from edge.contract.manifest import Framing
-from edge.domain import Box, Face, Message
+from edge.domain import Box, Face, Instant, Message
 from edge.message import Composer
-from edge.payloads import ModelInfo, timestamp
+from edge.payloads import ModelInfo, Sender
 from edge.pipeline import Pipeline
 from edge.smooth import Smoother, SmoothingRules
 from edge.topics import Topics
 from edge.track import Tracker
-from tests.fakes import RecordingPublisher, ScriptedDetector, SteadyClassifier, frame, one_face
+from tests.fakes import RecordingPublisher, ScriptedDetector, StandingClock, SteadyClassifier, frame, one_face
 
 MODEL = ModelInfo(name="test", version="1.0.0", sha256="0" * 64)
 FRAMING = Framing(eyes_x=0.5, eye_y=0.4, eye_distance=0.36, box_scale=1.14, box_shift_y=-0.03)
@@ -32,6 +31,7 @@ class Rig:
         self.detector = detector
         self.classifier = SteadyClassifier()
         self.publisher = RecordingPublisher()
+        self.clock = StandingClock()
         self.pipeline = Pipeline(
             detector=detector,
             classifier=self.classifier,
@@ -42,13 +42,13 @@ class Rig:
             composer=Composer(
                 topics=Topics("emotion", "hall"),
                 camera="door",
-                session=1,
+                sender=Sender("hall", session=1),
                 model=MODEL,
                 min_interval_s=state_interval_s,
             ),
             publisher=self.publisher,
             detection_interval_s=detection_interval_s,
-            time_synced=lambda: True,
+            now=self.clock.now,
         )
 
     def events(self) -> list[tuple[str, str]]:
@@ -179,7 +179,7 @@ def test_a_fault_on_the_first_frame_leaves_nothing_behind(monkeypatch: pytest.Mo
     for index in range(3, 10):
         rig.pipeline.process(frame(index))
     (start,) = rig.payloads("event")
-    assert (start["since"], start["track_id"]) == (timestamp(frame(3).wall_s), 2)
+    assert (start["since"], start["track_id"]) == ("2023-11-14T22:13:20.300Z", 2)
 
 
 def _fail(_: Message) -> None:
@@ -189,8 +189,38 @@ def _fail(_: Message) -> None:
 def test_latency_counts_from_the_picture() -> None:
     """Whoever subscribes learns how old the news is, what a frame waited for its turn included."""
     rig = Rig(ScriptedDetector(lambda _: [one_face()]))
-    taken_s = time.time() - 5
-    rig.pipeline.process(replace(frame(0), wall_s=taken_s))
+    rig.clock.instant = Instant(wall_s=1_700_000_005.0, mono_s=5.0, synced=True)
+    rig.pipeline.process(frame(0))
     (state,) = rig.payloads("emotion")
-    assert state["ts"] == timestamp(taken_s)
-    assert 5_000 <= state["latency_ms"] < 3_600_000
+    assert (state["ts"], state["mono_ms"], state["latency_ms"]) == ("2023-11-14T22:13:20.000Z", 5000, 5000)
+
+
+def test_a_clock_that_is_set_while_a_frame_is_in_work_does_not_mix_two_times() -> None:
+    """A device that learns the time late calls no wrong one right, and no picture weeks old."""
+
+    def detect(call: int) -> list[Face]:
+        rig.clock.instant = after if call == 3 else before
+        return [one_face()]
+
+    before = Instant(wall_s=0.0, mono_s=0.3, synced=False)
+    after = Instant(wall_s=1_700_000_000.5, mono_s=0.5, synced=True)
+    rig = Rig(ScriptedDetector(detect), state_interval_s=0)
+    for index in range(4):
+        rig.pipeline.process(frame(index))
+    (start,) = rig.payloads("event")
+    assert (start["ts"], start["time_synced"]) == ("2023-11-14T22:13:20.300Z", True)
+    assert (start["since"], start["latency_ms"]) == ("2023-11-14T22:13:20.000Z", 200)
+
+
+def test_what_ends_when_the_camera_stops_is_told_by_the_clock_as_it_is_set_then() -> None:
+    """An emotion that began before the time was known ends in the same time as all that follows."""
+    rig = Rig(ScriptedDetector(lambda _: [one_face()]))
+    rig.clock.instant = Instant(wall_s=0.0, mono_s=0.9, synced=False)
+    for index in range(10):
+        rig.pipeline.process(frame(index))
+    rig.clock.instant = Instant(wall_s=1_700_000_002.0, mono_s=2.0, synced=True)
+    rig.pipeline.finish()
+    _, end = rig.payloads("event")
+    vacant = rig.payloads("emotion")[-1]
+    assert (end["ts"], end["time_synced"], end["latency_ms"]) == ("2023-11-14T22:13:20.900Z", True, 1100)
+    assert (vacant["ts"], vacant["time_synced"], vacant["latency_ms"]) == ("2023-11-14T22:13:22.000Z", True, 0)

@@ -13,7 +13,7 @@ from edge.snapshot import MOST_BYTES, as_jpeg
 
 def frame_of(image_bgr: NDArray[np.uint8]) -> Frame:
     """A frame with this picture."""
-    return Frame(image_bgr, 0, time_s=0.0, wall_s=0.0)
+    return Frame(image_bgr, 0, time_s=0.0, mono_s=0.0)
 
 
 @pytest.mark.parametrize(
