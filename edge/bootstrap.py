@@ -14,6 +14,7 @@ from edge import homeassistant, runtime
 from edge.agent import Agent
 from edge.camera import CameraWorker
 from edge.classify import BundleClassifier
+from edge.compose import Composer
 from edge.config import CameraConfig, Config
 from edge.contract import Manifest, UserError, load_bundle
 from edge.contract.manifest import read_manifest
@@ -24,7 +25,6 @@ from edge.domain import Message
 from edge.governor import Governor
 from edge.health import HealthReporter
 from edge.message import (
-    Composer,
     camera_status_message,
     clearing_message,
     expiry_s,

@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 from edge.adapt import AS_CONFIGURED, Level
 from edge.align import align
+from edge.compose import Composer, Moment
 from edge.contract.manifest import Framing
 from edge.domain import Face, Frame, Instant, Message, Observation, Reading, Transition
-from edge.message import Composer, Moment
 from edge.ports import Classifier, Detector, Publisher
 from edge.smooth import Smoother
 from edge.timing import StageTimes

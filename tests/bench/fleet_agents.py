@@ -19,9 +19,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from edge import homeassistant
+from edge.compose import Composer, Moment
 from edge.contract import EMOTIONS
 from edge.domain import Box, Instant, Reading, Transition
-from edge.message import Composer, Moment, camera_status_message, info_message
+from edge.message import camera_status_message, info_message
 from edge.mqtt import BrokerSettings
 from edge.outbox import Outbox
 from edge.payloads import AgentInfo, CameraInfo, Info, ModelInfo, Sender, Status

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from edge.adapt import LADDER, Level
+from edge.compose import Composer
 from edge.contract.manifest import Framing
 from edge.domain import Box, Face, Instant, Message
-from edge.message import Composer
 from edge.payloads import ModelInfo, Sender
 from edge.pipeline import Pipeline
 from edge.smooth import Smoother, SmoothingRules
