@@ -16,9 +16,20 @@ from typing import Any, Literal
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from edge.payloads import PAYLOADS, Payload, json_schema, schema_mode
+from edge.payloads import CameraState, CommandRequest, CommandResponse, Event, Health, Info, Payload, Update
 
 _Json = dict[str, Any]
+
+PAYLOADS: dict[str, type[BaseModel]] = {
+    "event": Event,
+    "state": CameraState,
+    "info": Info,
+    "health": Health,
+    "update": Update,
+    "request": CommandRequest,
+    "response": CommandResponse,
+}
+"""Every JSON payload by its short name."""
 
 _PARAMETERS: _Json = {
     "prefix": {"description": "One or more segments, as configured.", "default": "emotion"},
@@ -119,6 +130,12 @@ def write(folder: Path) -> list[Path]:
     return list(files)
 
 
+def json_schema(model: type[BaseModel]) -> dict[str, Any]:
+    """The JSON schema (draft 2020-12) of a payload as it appears on the wire."""
+    schema = model.model_json_schema(mode=_schema_mode(model))
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
 def _channel(channel: _Channel) -> _Json:
     return {
         "address": channel.address,
@@ -187,8 +204,13 @@ def _user_properties(**properties: _Json) -> _Json:
     return {"type": "object", "description": "User properties (MQTT 5).", "properties": properties}
 
 
+def _schema_mode(model: type[BaseModel]) -> Literal["validation", "serialization"]:
+    """Whether a payload's schema tells what the agent accepts or what it sends."""
+    return "validation" if model is CommandRequest else "serialization"
+
+
 def _schemas() -> _Json:
-    models = [(model, schema_mode(model)) for model in PAYLOADS.values()]
+    models = [(model, _schema_mode(model)) for model in PAYLOADS.values()]
     _, definitions = models_json_schema(models, ref_template="#/components/schemas/{model}")
     schemas: _Json = definitions["$defs"]
     return schemas

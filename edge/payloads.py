@@ -343,26 +343,3 @@ class CommandResponse(Payload):
     ok: bool
     error: str | None = Field(description="What was wrong; null if nothing was.")
     result: JsonValue = Field(description="What the command gives back, if anything.")
-
-
-PAYLOADS: dict[str, type[BaseModel]] = {
-    "event": Event,
-    "state": CameraState,
-    "info": Info,
-    "health": Health,
-    "update": Update,
-    "request": CommandRequest,
-    "response": CommandResponse,
-}
-"""Every JSON payload by its short name."""
-
-
-def schema_mode(model: type[BaseModel]) -> Literal["validation", "serialization"]:
-    """Whether a payload's schema tells what the agent accepts or what it sends."""
-    return "validation" if model is CommandRequest else "serialization"
-
-
-def json_schema(model: type[BaseModel]) -> dict[str, Any]:
-    """The JSON schema (draft 2020-12) of a payload as it appears on the wire."""
-    schema = model.model_json_schema(mode=schema_mode(model))
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 
-from edge.asyncapi import document, write
+from edge.asyncapi import PAYLOADS, document, json_schema, write
 from edge.topics import Topics
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -16,6 +17,21 @@ def test_the_committed_documents_are_current(tmp_path: Path) -> None:
     for fresh in write(tmp_path):
         committed = DOCS / fresh.relative_to(tmp_path)
         assert committed.read_text() == fresh.read_text(), "run: python -m edge.asyncapi docs"
+
+
+@pytest.mark.parametrize("name", PAYLOADS)
+def test_every_published_schema_is_one(name: str) -> None:
+    """A consumer's validator accepts each schema as a schema."""
+    Draft202012Validator.check_schema(json_schema(PAYLOADS[name]))
+
+
+@pytest.mark.parametrize("name", sorted(set(PAYLOADS) - {"request"}))
+def test_an_older_schema_accepts_a_newer_agent(name: str) -> None:
+    """A consumer who validates with today's schema is not broken by a field that is added tomorrow."""
+    schema = json_schema(PAYLOADS[name])
+    for part in (schema, *schema.get("$defs", {}).values()):
+        assert part.get("additionalProperties") is not False
+    assert "schema" in schema["required"]
 
 
 def references(node: Any) -> list[str]:

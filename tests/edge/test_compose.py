@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
+from edge.asyncapi import json_schema
 from edge.compose import Composer, Moment
 from edge.domain import Box, Instant, Message, Reading, Transition
-from edge.payloads import CameraState, Event, ModelInfo, Sender, json_schema
+from edge.payloads import CameraState, Event, ModelInfo, Sender
 from edge.topics import Topics
 
 MODEL = ModelInfo(name="default", version="1.2.0", sha256="ab" * 32)

@@ -5,6 +5,7 @@ import json
 import pytest
 from jsonschema import Draft202012Validator
 
+from edge.asyncapi import json_schema
 from edge.domain import Instant
 from edge.message import (
     camera_status_message,
@@ -25,7 +26,6 @@ from edge.payloads import (
     Percentiles,
     Sender,
     Status,
-    json_schema,
 )
 from edge.topics import Topics
 

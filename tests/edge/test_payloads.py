@@ -4,18 +4,15 @@ import json
 from typing import Any, get_args
 
 import pytest
-from jsonschema import Draft202012Validator
 from pydantic import ValidationError
 
 from edge.contract import EMOTIONS, UNKNOWN
 from edge.payloads import (
-    PAYLOADS,
     CommandRequest,
     Emotion,
     ModelInfo,
     Probabilities,
     fraction,
-    json_schema,
     mark_historical,
     timestamp,
 )
@@ -25,21 +22,6 @@ def test_the_emotions_are_those_of_the_contract() -> None:
     """Subscribers see the model's labels and `unknown`, with the probabilities in label order."""
     assert get_args(Emotion) == (*EMOTIONS, UNKNOWN)
     assert tuple(Probabilities.model_fields) == EMOTIONS
-
-
-@pytest.mark.parametrize("name", PAYLOADS)
-def test_every_published_schema_is_one(name: str) -> None:
-    """A consumer's validator accepts each schema as a schema."""
-    Draft202012Validator.check_schema(json_schema(PAYLOADS[name]))
-
-
-@pytest.mark.parametrize("name", sorted(set(PAYLOADS) - {"request"}))
-def test_an_older_schema_accepts_a_newer_agent(name: str) -> None:
-    """A consumer who validates with today's schema is not broken by a field that is added tomorrow."""
-    schema = json_schema(PAYLOADS[name])
-    for part in (schema, *schema.get("$defs", {}).values()):
-        assert part.get("additionalProperties") is not False
-    assert "schema" in schema["required"]
 
 
 @pytest.mark.parametrize(
