@@ -16,6 +16,9 @@
     └── UpdateError                   9   the server with the newer models; it ends no agent, only `edge doctor`
 
 2 is argparse's own code for a wrong command line.
+
+What only one part tells apart it defines itself: kinds of `BrokerError` in `edge.mqtt.faults`, `AddressAbsent` in
+`edge.metrics`, and `Doubt`, which ends nothing, in `edge.checks.finding`.
 """
 
 from __future__ import annotations

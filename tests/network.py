@@ -152,6 +152,14 @@ def _content(packet: bytes) -> int:
     return next(place for place in range(1, 5) if packet[place] < 128) + 1
 
 
+def refuse_subscription(packet: bytes, topic_filter: str, *, reason: int) -> bytes | None:
+    """The SUBACK (MQTT 5) for a client that wants to listen to this and may not, for a reason."""
+    if packet[0] >> 4 != _SUBSCRIBE or topic_filter.encode() not in packet:
+        return None
+    number = _content(packet)
+    return b"\x90\x04" + packet[number : number + 2] + bytes([0, reason])
+
+
 def acknowledge(packet: bytes, topic_end: str = "/event", *, reason: int) -> bytes | None:
     """The PUBACK (MQTT 5) for a message of the client on a topic with this end, with a reason, 0 for success."""
     topic = _topic(packet)

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from edge.checks import broker, camera, machine, metrics, rights, software, update
-from edge.checks.finding import Chain, Finding, Status, examine, failures
+from edge.checks.finding import Chain, Finding, Outcome, examine, failures
 from edge.config import CameraConfig, Config
 
-__all__ = ["Chain", "Finding", "Status", "all_checks", "examine", "failures", "start_checks"]
+__all__ = ["Chain", "Finding", "Outcome", "all_checks", "examine", "failures", "start_checks"]
 
 
 def start_checks(config: Config) -> Iterator[Chain]:

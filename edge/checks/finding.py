@@ -10,7 +10,7 @@ from edge.contract.errors import UserError
 from edge.errors import ConfigFaults
 
 
-class Status(StrEnum):
+class Outcome(StrEnum):
     """How a check ends."""
 
     OK = "ok"
@@ -19,7 +19,7 @@ class Status(StrEnum):
 
 
 class Doubt(UserError):
-    """It works, but a person should look at it: raised by a check that ends with `Status.WARN`."""
+    """It works, but a person should look at it: raised by a check that ends with `Outcome.WARN`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Finding:
     """
 
     check: str
-    status: Status
+    status: Outcome
     detail: str
     remedy: str | None = None
     exit_code: int = 0
@@ -64,21 +64,21 @@ def examine(chains: Iterable[Chain]) -> Iterator[Finding]:
         for check in chain:
             findings = _attempt(check)
             yield from findings
-            if any(finding.status is Status.FAIL for finding in findings):
+            if any(finding.status is Outcome.FAIL for finding in findings):
                 break
 
 
 def failures(check: str, error: UserError) -> list[Finding]:
     """An error as findings: each fault of a configuration is one of its own."""
     faults = error.faults if isinstance(error, ConfigFaults) else [error]
-    return [Finding(check, Status.FAIL, _detail(fault), fault.remedy, fault.exit_code) for fault in faults]
+    return [Finding(check, Outcome.FAIL, _detail(fault), fault.remedy, fault.exit_code) for fault in faults]
 
 
 def _attempt(check: Check) -> list[Finding]:
     try:
-        return [Finding(check.name, Status.OK, check.attempt())]
+        return [Finding(check.name, Outcome.OK, check.attempt())]
     except Doubt as doubt:
-        return [Finding(check.name, Status.WARN, _detail(doubt), doubt.remedy)]
+        return [Finding(check.name, Outcome.WARN, _detail(doubt), doubt.remedy)]
     except UserError as error:
         return failures(check.name, error)
 

@@ -20,7 +20,7 @@ _BLACK_BGR = (0, 0, 0)
 _VIDEO_CODECS = {".avi": "MJPG", ".m4v": "mp4v", ".mkv": "mp4v", ".mov": "mp4v", ".mp4": "mp4v"}
 
 
-class Finding(Protocol):
+class Marked(Protocol):
     """What is drawn of a face."""
 
     @property
@@ -95,11 +95,11 @@ class Annotator:
         if exc_type is None and _frames_in(self._target) < self._frames:
             raise _not_writable(self._target)
 
-    def add(self, image_bgr: NDArray[np.uint8], findings: Sequence[Finding]) -> None:
+    def add(self, image_bgr: NDArray[np.uint8], faces: Sequence[Marked]) -> None:
         """Takes one picture and what was found on it."""
         if self._target is None:
             return
-        annotated = draw(image_bgr, findings)
+        annotated = draw(image_bgr, faces)
         if self._video_fps is None:
             _write_picture(self._target, annotated)
             return
@@ -109,14 +109,14 @@ class Annotator:
         self._frames += 1
 
 
-def draw(image_bgr: NDArray[np.uint8], findings: Sequence[Finding]) -> NDArray[np.uint8]:
+def draw(image_bgr: NDArray[np.uint8], faces: Sequence[Marked]) -> NDArray[np.uint8]:
     """A copy of a uint8 (H, W, 3) picture with a box and a label around each face."""
     annotated = image_bgr.copy()
     line = max(1, round(min(image_bgr.shape[:2]) / 200))
-    for finding in findings:
-        left, top, right, bottom = (round(edge) for edge in finding.box)
+    for face in faces:
+        left, top, right, bottom = (round(edge) for edge in face.box)
         cv2.rectangle(annotated, (left, top), (right, bottom), _GREEN_BGR, line)
-        _label(annotated, f"{finding.emotion} {finding.confidence:.0%}", left, top, line)
+        _label(annotated, f"{face.emotion} {face.confidence:.0%}", left, top, line)
     return annotated
 
 

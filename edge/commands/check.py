@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from edge.checks import Finding, Status, examine, failures, start_checks
+from edge.checks import Finding, Outcome, examine, failures, start_checks
 from edge.commands.findings import show
 from edge.commands.service import load_as_service
 from edge.contract.errors import UserError
@@ -23,5 +23,5 @@ def _findings(file: Path) -> Iterator[Finding]:
     except UserError as error:
         yield from failures("configuration", error)
         return
-    yield Finding("configuration", Status.OK, f"{file}")
+    yield Finding("configuration", Outcome.OK, f"{file}")
     yield from examine(start_checks(config))

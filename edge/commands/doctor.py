@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from edge.checks import Finding, Status, all_checks, examine, failures
+from edge.checks import Finding, Outcome, all_checks, examine, failures
 from edge.cli import DEFAULT_CONFIG
 from edge.commands.findings import show
 from edge.commands.service import load_as_service
@@ -25,12 +25,12 @@ def run(arguments: argparse.Namespace) -> int:
 def _findings(file: Path) -> Iterator[Finding]:
     config: Config | None = None
     if file == DEFAULT_CONFIG and _is_missing(file):
-        yield Finding("configuration", Status.WARN, f"{file}: there is none, so only what needs none is checked",
+        yield Finding("configuration", Outcome.WARN, f"{file}: there is none, so only what needs none is checked",
                       "Name yours with --config, or begin with deploy/config.toml")  # fmt: skip
     else:
         try:
             config = load_as_service(file)
-            yield Finding("configuration", Status.OK, f"{file}")
+            yield Finding("configuration", Outcome.OK, f"{file}")
         except UserError as error:
             yield from failures("configuration", error)
     yield from examine(all_checks(config, file))

@@ -7,11 +7,11 @@ from typing import Final
 
 from rich.text import Text
 
-from edge.checks import Finding, Status
+from edge.checks import Finding, Outcome
 from edge.commands.console import Console
 from edge.printable import printable
 
-_STYLES: Final = {Status.OK: "bold green", Status.WARN: "bold yellow", Status.FAIL: "bold red"}
+_STYLES: Final = {Outcome.OK: "bold green", Outcome.WARN: "bold yellow", Outcome.FAIL: "bold red"}
 
 
 def show(findings: Iterable[Finding]) -> int:

@@ -1,18 +1,20 @@
-"""What to say carefully: a broker that speaks MQTT 3.1.1 may refuse by hanging up, without a word.
+"""What to say carefully: a broker may refuse something by breaking off the connection over it.
 
-It has no other no to a message [MQTT-3.3.5-2], and some brokers say no to a subscription in the same way. After
-connections that soon broke off, things are said one at a time, each when the one before it is answered. What is
-unanswered when that breaks off twice in a row is what the broker refuses, and is left alone for a while, longer with
-each time. Networks break too, and other devices may have this one's client id: what is answered is forgiven at once.
+With MQTT 3.1.1 it has no other no to a message [MQTT-3.3.5-2], and some brokers say no to a subscription in the same
+way. With MQTT 5 some break off after a no or in place of it, and others answer with what that protocol does not have.
+Where a connection breaks off right after a no, it does so over the same. Otherwise, after connections that soon broke
+off, things are said one at a time, each when the one before it is answered. What alone is unanswered when that breaks
+off twice in a row is what the broker refuses. It is left alone for a while, longer with each time. Networks break too,
+and other devices may have this one's client id: what is answered is forgiven at once.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
-from edge.backoff import Backoff
 from edge.mqtt.packets import Said
+from edge.mqtt.pauses import Pauses
 
 _SOON_S = 10.0
 """A connection that breaks off within this time may do so because of what was said."""
@@ -21,18 +23,10 @@ _SUSPICIOUS = 2
 _PAUSE_S = 60.0
 _LONGEST_PAUSE_S = 3600.0
 """Each attempt costs a connection, and subscribers see the device go offline."""
-
-
-def _pauses() -> Backoff:
-    return Backoff(first_s=_PAUSE_S, limit_s=_LONGEST_PAUSE_S)
-
-
-@dataclass(slots=True)
-class _Blamed:
-    """Something upon which the broker hung up, left alone until a time; then it is tried again."""
-
-    backoff: Backoff = field(default_factory=_pauses)
-    until_s: float = 0.0
+_AT_ONCE_S = 2.0
+"""Who breaks off within this time of a no does so over the same."""
+_MOST_REMEMBERED = 1_000
+"""Of what was answered. Answers to commands go to topics that others choose."""
 
 
 class Caution:
@@ -41,50 +35,63 @@ class Caution:
     def __init__(self) -> None:
         self._broke_soon = 0
         self._suspect: Said | None = None
-        self._blamed: dict[Said, _Blamed] = {}
-        self._answered: set[Said] = set()
+        self._blamed: Pauses[Said] = Pauses(first_s=_PAUSE_S, limit_s=_LONGEST_PAUSE_S)
+        self._answered: dict[Said, None] = {}  # the latest last
+        self._denied: Said | None = None
+        self._denied_s = 0.0
 
     def begin(self) -> None:
         """There is a new connection."""
         self._answered.clear()
+        self._denied = None
 
     @property
     def needed(self) -> bool:
         """Whether to say one thing at a time: connections break off, or what was left alone is to be tried again."""
-        now_s = time.monotonic()
-        return self._broke_soon >= _SUSPICIOUS or any(blamed.until_s <= now_s for blamed in self._blamed.values())
+        return self._broke_soon >= _SUSPICIOUS or self._blamed.any_over
 
     def blames(self, said: Said) -> bool:
-        """Whether the broker hung up upon it before."""
+        """Whether the broker broke off over it before."""
         return said in self._blamed
 
     def shuns(self, said: Said) -> bool:
         """Whether to leave it alone."""
-        return said in self._blamed and time.monotonic() < self._blamed[said].until_s
+        return self._blamed.holds(said)
 
     @property
-    def left_alone(self) -> dict[str, float]:
-        """The topics not to publish on, and until when."""
-        return {
-            said.topic: self._blamed[said].until_s for said in self._blamed if not said.listening and self.shuns(said)
-        }
+    def left_alone(self) -> set[str]:
+        """The topics not to publish on."""
+        return {said.topic for said in self._blamed.held if not said.listening}
+
+    @property
+    def explains(self) -> bool:
+        """Whether it is known why connections break off."""
+        return bool(self._blamed.held)
+
+    def denied(self, said: Said) -> None:
+        """The broker said no to that, and may break off over it as well."""
+        self._denied, self._denied_s = said, time.monotonic()
 
     def answered(self, said: Said) -> None:
-        """The broker did not hang up upon that."""
-        self._answered.add(said)
-        self._blamed.pop(said, None)
+        """The broker did not break off over that."""
+        self._answered.pop(said, None)
+        self._answered[said] = None
+        if len(self._answered) > _MOST_REMEMBERED:
+            del self._answered[next(iter(self._answered))]
+        self._blamed.forget(said)
+        if said == self._suspect:
+            self._suspect = None
 
     def all_answered(self) -> None:
         """There is nothing more to say but what is left alone."""
         self._broke_soon = 0
-        self._suspect = None
-        self._blamed = {said: blamed for said, blamed in self._blamed.items() if self.shuns(said)}
+        self._blamed.forget_over()
 
-    def broken_off(self, unanswered: Said | None, *, careful: bool, held_s: float) -> Said | None:
-        """A connection broke off without a word.
+    def broken_off(self, unanswered: Sequence[Said], *, careful: bool, held_s: float) -> Said | None:
+        """A connection broke off.
 
         Args:
-            unanswered: What was said over it first, of all that the broker had not answered.
+            unanswered: What was said over it and the broker had not answered, in order.
             careful: Whether one thing was said at a time.
             held_s: For how long it held.
 
@@ -93,14 +100,16 @@ class Caution:
         """
         soon = held_s < _SOON_S
         self._broke_soon = self._broke_soon + 1 if soon or careful else 0
-        innocent = unanswered is None or unanswered in self._answered
+        if self._denied is not None and time.monotonic() - self._denied_s < _AT_ONCE_S:
+            self._blamed.begin(self._denied)
+            return self._denied
+        innocent = not unanswered or unanswered[0] in self._answered
         if innocent and soon:
             self._blamed.clear()  # what is said may not be why, and never have been
-        suspect = unanswered if careful and not innocent else None
+        suspect = unanswered[0] if len(unanswered) == 1 and not innocent else None
         guilty = suspect is not None and (suspect == self._suspect or suspect in self._blamed)
         self._suspect = suspect
         if suspect is None or not guilty:
             return None
-        blamed = self._blamed.setdefault(suspect, _Blamed())
-        blamed.until_s = time.monotonic() + blamed.backoff.delay_s()
+        self._blamed.begin(suspect)
         return suspect

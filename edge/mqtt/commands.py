@@ -37,13 +37,15 @@ class Commands:
         self._topics = topics
         self._handlers = handlers
 
-    def answer(self, topic: str, payload: bytes, *, wall_s: float) -> Message:
-        """Carries out the request that came on `topic`, and returns the response."""
+    def answer(self, topic: str, payload: bytes, *, wall_s: float, why_not: str | None = None) -> Message:
+        """Carries out the request that came on `topic`, unless there is a reason not to, and returns the response."""
         name = topic.rpartition("/")[2]
         try:
             request = _read(payload)
         except _Malformed as malformed:
             return self._response(name, malformed.request_id, wall_s, error=str(malformed))
+        if why_not is not None:
+            return self._response(name, request.id, wall_s, error=why_not)
         return self._carry_out(name, request, wall_s)
 
     def _carry_out(self, name: str, request: CommandRequest, wall_s: float) -> Message:

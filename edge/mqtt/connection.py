@@ -30,6 +30,7 @@ from edge.domain import Message
 from edge.errors import BrokerError, BrokerRefused
 from edge.mqtt import faults, packets
 from edge.mqtt.bell import Bell
+from edge.mqtt.ledger import Ledger
 from edge.mqtt.packets import Ack, Received, Said, Subscription
 from edge.mqtt.settings import BrokerSettings
 from edge.state import new_client_id
@@ -39,7 +40,7 @@ log = logging.getLogger(__name__)
 CONNECT_TIMEOUT_S = 5.0
 _CLOSE_TIMEOUT_S = 1.0
 _MOST_UNDER_WAY = 20
-_ACK_TIMEOUT_S = 60.0
+_ANSWER_TIMEOUT_S = 60.0
 """A broker may drop a message without a word. Only over another connection may it be sent again."""
 
 
@@ -110,7 +111,6 @@ class Connection:
 
     Attributes:
         why_not: Why the connection is not one with MQTT 5, if that was tried.
-        careful: Whether to say one thing at a time, each so that the broker answers it. May be changed at any time.
     """
 
     def __init__(
@@ -126,7 +126,6 @@ class Connection:
         why_not: faults.NoMqtt5 | None = None,
     ) -> None:
         self.why_not = why_not
-        self.careful = False
         self._settings = settings
         self._wanted = wanted
         self._v5 = protocol == MQTTProtocolVersion.MQTTv5
@@ -136,8 +135,7 @@ class Connection:
         self._fault: BrokerError | None = None
         self._last_number = 0
         self._held_back: deque[Callable[[], None]] = deque()
-        self._under_way: dict[int, tuple[int, str, float]] = {}  # by paho's number: ours, the topic, when; oldest first
-        self._asked: dict[int, str] = {}
+        self._ledger = Ledger(most_messages=_MOST_UNDER_WAY)
         self._acks: list[Ack] = []
         self._received: list[Received] = []
         self._subscribed: list[Ack] = []
@@ -177,9 +175,28 @@ class Connection:
         return self._fault
 
     @property
+    def careful(self) -> bool:
+        """Whether to say one thing at a time, each so that the broker answers it. May be changed at any time."""
+        return self._ledger.careful
+
+    @careful.setter
+    def careful(self, careful: bool) -> None:
+        self._ledger.careful = careful
+
+    @property
+    def unanswered(self) -> list[Said]:
+        """What the broker is to answer, in the order in which it was said."""
+        return self._ledger.unanswered
+
+    @property
     def room(self) -> int:
         """How many more messages with QoS 1 may be sent at once; beyond that, `send` holds them back."""
-        return max(0, self._free - len(self._held_back))
+        return max(0, self._ledger.free - self.held_back)
+
+    @property
+    def held_back(self) -> int:
+        """How many wait for their turn."""
+        return len(self._held_back)
 
     @property
     def largest_bytes(self) -> int | None:
@@ -211,10 +228,10 @@ class Connection:
         self._client.loop_read()
         self._client.loop_write()
         self._client.loop_misc()
-        while self._held_back and self._free:
+        while self._held_back and self._ledger.free:
             self._held_back.popleft()()
-        if self._fault is None and self._oldest_s > _ACK_TIMEOUT_S:
-            self._fault = faults.unacknowledged(self._settings, _ACK_TIMEOUT_S)
+        if self._fault is None and self._ledger.oldest_s > _ANSWER_TIMEOUT_S:
+            self._fault = faults.unanswering(self._settings, _ANSWER_TIMEOUT_S)
 
     def send(self, message: Message, *, correlation_data: bytes | None = None) -> int:
         """Hands a message to the network. Returns a number by which its `Ack` is known.
@@ -228,7 +245,7 @@ class Connection:
         publish = partial(self._publish, self._last_number, message, correlation_data)
         if not self.fits(message, correlation_data=correlation_data):
             refusal = f"larger than the {self.largest_bytes} bytes that it takes"
-            self._acks.append(Ack(self._last_number, message.topic, refusal, hopeless=True))
+            self._acks.append(Ack(self._last_number, message.topic, refusal, hopeless=True, unsent=True))
         elif message.qos and not self.room:
             self._held_back.append(publish)
         else:
@@ -267,38 +284,17 @@ class Connection:
             self.wait(0.1)
         self._hang_up()
 
-    @property
-    def unanswered(self) -> Said | None:
-        """What the broker is to answer next, of what was asked for before what was published; None if nothing is."""
-        asked = [Said(topic_filter, listening=True) for topic_filter in self._asked.values()]
-        return next(iter([*asked, *(Said(topic) for _, topic, _ in self._under_way.values())]), None)
-
-    @property
-    def _free(self) -> int:
-        """How many more messages the broker takes before it acknowledges one: its Receive Maximum is never exceeded."""
-        if self.careful:
-            return int(self.unanswered is None)
-        _, properties = self._answer or (None, None)
-        most = min(_MOST_UNDER_WAY, getattr(properties, "ReceiveMaximum", _MOST_UNDER_WAY))
-        return max(0, most - len(self._under_way))
-
-    @property
-    def _oldest_s(self) -> float:
-        """For how long the broker has owed an acknowledgement."""
-        sent_s = next((sent_s for _, _, sent_s in self._under_way.values()), None)
-        return time.monotonic() - sent_s if sent_s is not None else 0.0
-
     def _ask(self, subscription: Subscription) -> None:
         how = {"options": packets.subscribe(subscription)} if self._v5 else {"qos": 1}
         _, mid = self._client.subscribe(subscription.topic_filter, **how)
         if mid is not None:
-            self._asked[mid] = subscription.topic_filter
+            self._ledger.add(mid, Said(subscription.topic_filter, listening=True))
 
     def _publish(self, number: int, message: Message, correlation_data: bytes | None) -> None:
         properties = packets.publish(message, correlation_data) if self._v5 else None
         info = self._client.publish(message.topic, message.payload, message.qos, message.retain, properties)
         if message.qos:
-            self._under_way[info.mid] = number, message.topic, time.monotonic()
+            self._ledger.add(info.mid, Said(message.topic), number=number)
 
     def _new_client(self, protocol: MQTTProtocolVersion, timeout_s: float) -> paho.Client:
         client = paho.Client(
@@ -362,6 +358,7 @@ class Connection:
     ) -> None:
         self._resumed = flags.session_present
         self._answer = reason, properties
+        self._ledger.most_messages = min(_MOST_UNDER_WAY, getattr(properties, "ReceiveMaximum", _MOST_UNDER_WAY))
 
     def _on_disconnect(
         self, _client: object, _data: object, flags: paho.DisconnectFlags, reason: ReasonCode, _properties: object
@@ -369,20 +366,26 @@ class Connection:
         self._fault = faults.lost(reason, self._settings, told=flags.is_disconnect_packet_from_server)
 
     def _on_publish(self, _client: object, _data: object, mid: int, reason: ReasonCode, _properties: object) -> None:
-        if mid in self._under_way:
-            number, topic, _ = self._under_way.pop(mid)
-            self._acks.append(packets.ack(number, topic, reason))
+        owed = self._ledger.settle(mid)
+        if owed is not None:
+            self._acks.append(packets.ack(owed.number, owed.said.topic, reason))
 
     def _on_subscribe(
         self, _client: object, _data: object, mid: int, reasons: list[ReasonCode], _properties: object
     ) -> None:
-        topic_filter = self._asked.pop(mid, "?")
-        self._subscribed += [packets.ack(mid, topic_filter, reason) for reason in reasons]
+        owed = self._ledger.settle(mid)
+        if owed is not None:
+            self._subscribed += [packets.ack(owed.number, owed.said.topic, reason) for reason in reasons]
 
     def _on_message(self, _client: object, _data: object, message: paho.MQTTMessage) -> None:
+        try:
+            topic = message.topic
+        except UnicodeDecodeError as error:
+            log.debug("%s: passed over, as its topic is not UTF-8 (%s)", self._settings.address, error)
+            return
         self._received.append(
             Received(
-                message.topic,
+                topic,
                 bytes(message.payload),
                 bool(message.retain),
                 getattr(message.properties, "ResponseTopic", None),

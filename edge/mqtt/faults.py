@@ -20,6 +20,10 @@ TOPIC_REFUSED: Final = 0x90
 RETAIN_NOT_SUPPORTED: Final = 0x9A
 QOS_NOT_SUPPORTED: Final = 0x9B
 
+_OF_THE_CONNECTION: Final = frozenset({0x89, 0x8B, 0x8D, 0x98, 0x9C, 0x9D, 0x9F, 0xA0})
+"""Why a broker closes one whatever was said over it: busy, shutting down, keep alive, an administrator, moved (0x9C and
+0x9D), too many, too long."""
+
 _CERTIFICATE_FAULTS = {
     9: ("the broker's certificate is not valid yet", "Set this device's clock, or wait for its synchronisation"),
     10: ("the broker's certificate has expired", "Renew the broker's certificate, and check this device's clock"),
@@ -49,7 +53,16 @@ class Unwanted(BrokerError):
 
 
 class BrokenOff(BrokerUnreachable):
-    """An established connection ended, and the broker did not say why."""
+    """An established connection ended, perhaps because of what was said over it.
+
+    Args:
+        what, where, remedy: As of every error.
+        how: What the broker does when something is said that it does not want, for people.
+    """
+
+    def __init__(self, what: str, *, where: str, how: str, remedy: str | None = None) -> None:
+        super().__init__(what, where=where, remedy=remedy)
+        self.how = how
 
 
 def unreachable(error: OSError, settings: BrokerSettings) -> BrokerError:
@@ -145,12 +158,13 @@ def _not_let_in(settings: BrokerSettings) -> tuple[str, str]:
     )
 
 
-def unacknowledged(settings: BrokerSettings, timeout_s: float) -> BrokerError:
-    """The connection stands, but something that was sent over it is not acknowledged."""
-    return BrokerUnreachable(
-        f"the broker has not acknowledged a message for {timeout_s:.0f} s",
+def unanswering(settings: BrokerSettings, timeout_s: float) -> BrokerError:
+    """The connection stands, but something that was said over it is not answered."""
+    return BrokenOff(
+        f"the broker has not answered a message or a subscription for {timeout_s:.0f} s",
         where=settings.address,
         remedy="Look into the broker's log: it drops messages without saying so",
+        how="it does not answer",
     )
 
 
@@ -162,13 +176,19 @@ def lost(reason: ReasonCode, settings: BrokerSettings, *, told: bool) -> BrokerE
         settings: The broker's.
         told: Whether it was the broker that said so.
     """
+    where, words = settings.address, str(reason).lower()
     if told and reason.value == TAKEN_OVER:
         return BrokerRefused(
             f"another client connected as {settings.client_id}, and the broker closed this connection for it",
-            where=settings.address,
+            where=where,
             remedy="Give each device its own client id and its own state folder: "
             "two with one id push each other out for ever",
         )
+    if told and reason.value not in _OF_THE_CONNECTION:
+        return BrokenOff(f"the broker closed the connection ({words})", where=where, how=f"it hangs up: {words}")
     if told or reason.getName() == "Keep alive timeout":
-        return BrokerUnreachable(f"the connection was lost ({str(reason).lower()})", where=settings.address)
-    return BrokenOff("the connection was lost", where=settings.address)
+        return BrokerUnreachable(f"the connection was lost ({words})", where=where)
+    if reason.getName() == "Protocol error":  # so paho calls an answer that it does not know
+        return BrokenOff("the broker gave an answer that MQTT does not have", where=where,
+                         how="its answer is none that MQTT has")  # fmt: skip
+    return BrokenOff("the connection was lost", where=where, how="it hangs up on this device for it")

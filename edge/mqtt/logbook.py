@@ -14,8 +14,8 @@ log = logging.getLogger(__name__)
 
 _STEADY_S = 10.0
 """A connection that held for so long was a good one."""
-_SUSPICIOUS = 3
-"""So many bad ones in a row call for an explanation."""
+_SUSPICIOUS = 4
+"""So many bad ones in a row call for an explanation. By then it is known whether the broker refuses something."""
 _MOST_TOLD_OF = 1_000
 """Topics of which it is remembered that their refusal was told. Answers go to topics that others choose."""
 
@@ -55,7 +55,6 @@ class Logbook:
     def __init__(self, settings: BrokerSettings) -> None:
         self._settings = settings
         self._protocol: str | None = None
-        self._last_protocol: str | None = None
         self._connections = 0
         self._short_connections = 0
         self._rejected = 0
@@ -89,7 +88,7 @@ class Logbook:
     def connected(self, protocol: str) -> None:
         """The broker has let the agent in."""
         log.info("%s: connected, %s", self._settings.address, protocol)
-        self._protocol = self._last_protocol = protocol
+        self._protocol = protocol
         self._connections += 1
 
     def steady(self, held_s: float) -> bool:
@@ -105,17 +104,16 @@ class Logbook:
         self._protocol = None
         self._short_connections += held_s < _STEADY_S
 
-    def trouble(self, error: UserError) -> None:
-        """There is no connection, because of `error`."""
+    def trouble(self, error: UserError, *, explained: bool) -> None:
+        """There is no connection, because of `error`; with `explained`, it has been told why such ones break off."""
         told = str(error)
-        if isinstance(error, BrokenOff) and self._short_connections >= _SUSPICIOUS:
+        if isinstance(error, BrokenOff) and self._short_connections >= _SUSPICIOUS and not explained:
             # Not every broker says when it closes a connection because another client has the same id.
             told += (
                 f" So it went {_SUSPICIOUS} times in a row within seconds. If another device has the client id "
-                f"{self._settings.client_id} too, the two push each other out: give each its own"
+                f"{self._settings.client_id} too, the two push each other out: give each its own. "
+                "Or the broker refuses so what this device says or listens to: check its access list"
             )
-            if self._last_protocol != "MQTT 5":
-                told += ". Or the broker refuses so what this device says or listens to: check its access list"
         if told != self._last_error:
             log.warning("no MQTT connection: %s", told)
         self._last_error = told
@@ -134,8 +132,10 @@ class Logbook:
 
     def surprise(self, error: Exception) -> None:
         """There is no connection, for a reason that is a fault of this program."""
-        log.error("the MQTT connection failed in a way that the agent does not know", exc_info=error)
-        self._last_error = str(error)
+        told = f"{type(error).__name__}: {error}"
+        if told != self._last_error:
+            log.error("the MQTT connection failed in a way that the agent does not know", exc_info=error)
+        self._last_error = told
 
     def left_behind(self, topic: str) -> None:
         """The device may no longer clear what it said under a former name."""
@@ -148,7 +148,7 @@ class Logbook:
 
     def deaf(self, topic_filter: str, reason: str) -> None:
         """The broker does not let the device listen to something."""
-        if self._is_news(topic_filter, f"listening: {reason}"):
+        if self._is_news(topic_filter, "listening"):
             log.warning(
                 "the broker does not let this client listen to %s (%s); check its access list", topic_filter, reason
             )
@@ -157,14 +157,13 @@ class Logbook:
         """The broker did not take a message; with `lost`, that was an event which is given up."""
         self._rejected += 1
         self._lost += lost
-        reason = ack.refusal or ""
-        if self._is_news(ack.topic, reason):
-            outcome = "they are given up" if ack.hopeless else "check its access list and limits; events wait for that"
-            log.warning("%s: the broker rejects messages on this topic (%s); %s", ack.topic, reason, outcome)
+        if self._is_news(ack.topic, "given up" if ack.hopeless else "waiting"):
+            outcome = "they are given up" if ack.hopeless else "check its access list and limits; they wait for that"
+            log.warning("%s: the broker rejects messages on this topic (%s); %s", ack.topic, ack.refusal, outcome)
 
-    def _is_news(self, topic: str, reason: str) -> bool:
+    def _is_news(self, topic: str, outcome: str) -> bool:
         """Whether a refusal is to be told: once, and not of topics without end."""
-        if (topic, reason) in self._told_of or len(self._told_of) >= _MOST_TOLD_OF:
+        if (topic, outcome) in self._told_of or len(self._told_of) >= _MOST_TOLD_OF:
             return False
-        self._told_of.add((topic, reason))
+        self._told_of.add((topic, outcome))
         return True

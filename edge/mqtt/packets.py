@@ -56,6 +56,7 @@ class Ack:
         hopeless: Whether it would be refused at any time. Other refusals may pass: a quota is free again, rights are
             given.
         forbidden: Whether it was refused for want of a right.
+        unsent: Whether the broker was not even asked, as it has said what it does not take.
     """
 
     number: int
@@ -63,6 +64,7 @@ class Ack:
     refusal: str | None = None
     hopeless: bool = False
     forbidden: bool = False
+    unsent: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -142,7 +142,7 @@ def _refusal(
         if answers := take():
             return answers[0].refusal
     if isinstance(connection.fault, faults.BrokenOff):
-        return "it hangs up"  # as MQTT 3.1.1 allows it to [MQTT-3.3.5-2]
+        return connection.fault.how
     raise connection.fault or BrokerUnreachable(
         "did not answer a request in time", where=settings.address, remedy="Look into the broker's log"
     )

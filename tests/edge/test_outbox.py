@@ -494,7 +494,7 @@ def test_what_could_not_be_read_for_a_moment_is_sent_before_the_end(
     connection = TakesAll()
     with open_outbox(tmp_path) as outbox:
         fill(outbox, range(5))
-        delivery = Delivery(outbox=outbox, connection=connection, left_alone={})  # type: ignore[arg-type]
+        delivery = Delivery(outbox=outbox, connection=connection)  # type: ignore[arg-type]
         with monkeypatch.context() as misread:
             misread.setattr(OutboxFile, "read", fail_to_read)
             delivery.send()

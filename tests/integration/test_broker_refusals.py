@@ -200,7 +200,7 @@ def test_events_without_a_right_wait_for_it_and_block_no_others(
     [complaint] = [record.message for record in caplog.records if "cellar" in record.message]
     assert complaint == (
         "emotion/hall/cellar/event: the broker rejects messages on this topic (Not authorized); check its access "
-        "list and limits; events wait for that"
+        "list and limits; they wait for that"
     )
 
 
@@ -258,14 +258,33 @@ def test_what_the_broker_drops_without_a_word_is_sent_again(
         dropped.append(packet)
         return PINGRESP
 
-    monkeypatch.setattr(mqtt_connection, "_ACK_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(mqtt_connection, "_ANSWER_TIMEOUT_S", 1.0)
     with Relay(broker.port, answer=drop_the_first_event) as relay, build(settings(relay.port)) as publisher:
         publisher.publish(event("door", 1))
         listener.wait_for(lambda: arrived(listener, "door"))
         wait_until(lambda: publisher.stats.queue_depth == 0)
     assert arrived(listener, "door")[0] == (1, True)
-    assert "the broker has not acknowledged a message for 1 s. Look into the broker's log" in caplog.text
+    assert "the broker has not answered a message or a subscription for 1 s. Look into the broker's log" in caplog.text
     assert {message.payload for message in listener.on("emotion/hall/status")[:-1]} == {"online"}
+
+
+def test_the_birth_is_said_again_when_the_broker_did_not_take_it(
+    broker: Mosquitto, listener: Listener, build: Build
+) -> None:
+    """A quota that was full for a moment does not leave the device offline for as long as the connection holds."""
+    refused: list[bytes] = []
+
+    def refuse_the_first_birth(packet: bytes) -> bytes | None:
+        refusal = acknowledge(packet, "emotion/hall/status", reason=0x97)
+        if refusal is None or refused:
+            return None
+        refused.append(packet)
+        return refusal
+
+    with Relay(broker.port, answer=refuse_the_first_birth) as relay, build(settings(relay.port)) as publisher:
+        listener.wait_for(lambda: listener.on("emotion/hall/status"))
+        assert listener.on("emotion/hall/status")[-1].payload == "online"
+        assert (publisher.stats.rejected, publisher.stats.reconnects) == (1, 0)
 
 
 def test_what_no_broker_would_take_is_given_up_and_counted(

@@ -1,19 +1,21 @@
 from __future__ import annotations
 
 import json
+import threading
 from typing import Any
 
 import pytest
 
 from edge.contract.errors import UserError
+from edge.domain import Message
 from edge.mqtt import BrokerSettings
 from edge.mqtt.commands import Commands
 from edge.mqtt.packets import is_topic
 from edge.payloads import CommandRequest, CommandResponse
 from edge.topics import Topics
 from tests.integration.conftest import Build, StartBroker
-from tests.mosquitto import Listener, Mosquitto
-from tests.network import NO_MQTT5, Relay
+from tests.mosquitto import Listener, Mosquitto, wait_until
+from tests.network import NO_MQTT5, Relay, acknowledge
 
 STATUS = "emotion/hall/status"
 
@@ -178,3 +180,49 @@ def test_deep_nesting_is_an_error_too() -> None:
     commands = Commands(topics=Topics("emotion", "hall"), handlers=HANDLERS)
     answer = commands.answer("emotion/hall/cmd/echo", b"[" * 4000, wall_s=0.0)
     assert not CommandResponse.model_validate_json(answer.payload).ok
+
+
+def test_commands_during_the_goodbye_are_answered(broker: Mosquitto, listener: Listener, build: Build) -> None:
+    """What comes while the last events are delivered is not carried out any more, and whoever asked learns it."""
+
+    def swallow_events(packet: bytes) -> bytes | None:
+        return b"\xd0\x00" if acknowledge(packet, reason=0) is not None else None
+
+    with Relay(broker.port, answer=swallow_events) as relay:
+        publisher = build(BrokerSettings(port=relay.port, client_id="edge-test"), commands=HANDLERS)
+        with publisher:
+            listener.wait_for(lambda: listener.on(STATUS))
+            publisher.publish(Message("emotion/hall/door/event", b"{}", qos=1, durable=True))
+            leaving = threading.Thread(target=publisher.__exit__)
+            leaving.start()
+            answer = ask(listener, "echo", '{"id": "1"}')
+            leaving.join()
+    assert (answer["id"], answer["ok"], answer["error"]) == ("1", False, "the agent is just ending; ask again")
+
+
+def test_a_flood_of_commands_does_not_fill_the_memory(
+    broker: Mosquitto, listener: Listener, build: Build, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of those that come faster than the broker takes the answers, some are passed over, and the log says so once."""
+    snapshots = 0
+
+    def take_a_snapshot(_request: CommandRequest) -> str:
+        nonlocal snapshots
+        snapshots += 1
+        return "x" * 100_000
+
+    def swallow_answers(packet: bytes) -> bytes | None:
+        return b"\xd0\x00" if acknowledge(packet, "/response", reason=0) is not None else None
+
+    with Relay(broker.port, answer=swallow_answers) as relay:
+        caplog.set_level("INFO")
+        settings = BrokerSettings(port=relay.port, client_id="edge-test")
+        with build(settings, commands={"snapshot": take_a_snapshot}):
+            listener.wait_for(lambda: listener.on(STATUS))
+            for _ in range(500):
+                listener.publish("emotion/hall/cmd/snapshot", '{"id": 1}')
+            wait_until(lambda: "some are passed over" in caplog.text)
+            listener.publish("emotion/hall/status", "offline", retain=False)  # what else comes is heard
+            wait_until(lambda: "a late will" in caplog.text)
+            assert snapshots < 100
+    assert caplog.text.count("some are passed over") == 1

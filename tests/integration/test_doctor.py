@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.checks import Finding, Status, broker, examine
+from edge.checks import Finding, Outcome, broker, examine
 from edge.config import load_config
 from edge.errors import ConfigError
 from edge.mqtt import BrokerSettings
@@ -52,7 +52,7 @@ def test_a_working_broker_passes_every_step(broker: Mosquitto, tmp_path: Path) -
     """Each step says what it saw, and nothing stays behind on the broker."""
     found = examined(tmp_path, broker.port)
     assert list(found) == STEPS
-    assert {finding.status for finding in found.values()} == {Status.OK}
+    assert {finding.status for finding in found.values()} == {Outcome.OK}
     assert "127.0.0.1" in found["broker name"].detail
     assert found["broker"].detail == f"localhost:{broker.port} speaks MQTT 5"
     assert found["publish right"].detail == "granted on emotion/hall/..."
@@ -72,7 +72,7 @@ def test_a_fault_ends_the_way(tmp_path: Path) -> None:
     """A closed port is told once, not again by every later step."""
     found = examined(tmp_path, free_port())
     assert list(found) == ["broker name", "broker port"]
-    assert (found["broker port"].status, found["broker port"].exit_code) == (Status.FAIL, 6)
+    assert (found["broker port"].status, found["broker port"].exit_code) == (Outcome.FAIL, 6)
     assert list(examined(tmp_path, 1883, {"EDGE_MQTT__HOST": "no-such-host.invalid"})) == ["broker name"]
 
 
@@ -93,11 +93,11 @@ def test_a_missing_right_to_publish_is_found(start_broker: StartBroker, password
     acl.write_text("user camera\ntopic write emotion/kitchen/#\n")
     broker = start_broker(["allow_anonymous false", f"password_file {password_file}", f"acl_file {acl}"])
     refused = examined(tmp_path, broker.port, locked(tmp_path, "right"))["publish right"]
-    assert (refused.status, refused.exit_code) == (Status.FAIL, 6)
+    assert (refused.status, refused.exit_code) == (Outcome.FAIL, 6)
     assert "emotion/hall/probe" in refused.detail
     found = examined(tmp_path, broker.port, {**locked(tmp_path, "right"), "EDGE_DEVICE__NAME": "kitchen"})
-    assert found["publish right"].status is Status.OK
-    assert found["Home Assistant"].status is Status.WARN
+    assert found["publish right"].status is Outcome.OK
+    assert found["Home Assistant"].status is Outcome.WARN
     assert "homeassistant/device/emotion_kitchen-probe/config are rejected" in found["Home Assistant"].detail
 
 
@@ -105,7 +105,7 @@ def test_a_missing_right_to_listen_is_found(start_broker: StartBroker, tmp_path:
     """A device whose commands would never arrive is told so, topic by topic; those of its groups are looked at too."""
     broker = start_broker(listening_only_to("emotion/hall/#", tmp_path / "rights.json"))
     found = examined(tmp_path, broker.port)["listen right"]
-    assert found.status is Status.WARN
+    assert found.status is Outcome.WARN
     assert "refused on emotion/fleet/shop/cmd/+, homeassistant/status, so commands" in found.detail
 
 
@@ -117,11 +117,11 @@ def test_rights_are_missed_by_a_broker_that_hangs_up_over_them(broker: Mosquitto
         relay.forbidden = ["emotion/hall/probe"]
         refused = examined(tmp_path, relay.port)["publish right"]
     for step in ("listen right", "Home Assistant"):
-        assert found[step].status is Status.WARN
+        assert found[step].status is Outcome.WARN
         assert "Allow" in (found[step].remedy or "")
     assert "refused on emotion/fleet/shop/cmd/+, homeassistant/status, so commands" in found["listen right"].detail
     assert "emotion_hall-probe/config are rejected (it hangs up)" in found["Home Assistant"].detail
-    assert (refused.status, refused.remedy) == (Status.FAIL, "Allow them in the broker's access list")
+    assert (refused.status, refused.remedy) == (Outcome.FAIL, "Allow them in the broker's access list")
     assert "emotion/hall/probe are rejected (it hangs up)" in refused.detail
 
 
@@ -131,7 +131,7 @@ def test_tls_is_a_step_of_its_own(start_broker: StartBroker, certificates: Certi
     broker = start_broker([*files, "allow_anonymous true"])
     found = examined(tmp_path, broker.port, {"EDGE_MQTT__CA_FILE": str(certificates.ca)})
     assert list(found) == [*STEPS[:2], "broker TLS", *STEPS[2:]]
-    assert found["broker TLS"].status is Status.WARN
+    assert found["broker TLS"].status is Outcome.WARN
     assert "expires in 1 days" in found["broker TLS"].detail
     assert found["broker"].detail.endswith("over TLS")
     distrusted = examined(tmp_path, broker.port, {"EDGE_MQTT__TLS": "true"})
@@ -143,13 +143,13 @@ def test_a_name_that_another_device_has_is_found(broker: Mosquitto, build: Build
     """Two cards with one host name are found before their messages mix; the device itself is no other."""
     with DeviceState(tmp_path / "state") as state:
         client_id = state.client_id
-    for speaker, status in ((client_id, Status.OK), ("edge-other", Status.WARN)):
+    for speaker, status in ((client_id, Outcome.OK), ("edge-other", Outcome.WARN)):
         with build(BrokerSettings(port=broker.port, client_id=speaker)) as device:
             wait_until(lambda device=device: device.stats.connected)  # type: ignore[misc]
             found = examined(tmp_path, broker.port)["device name"]
             assert found.status == status, found
     assert "another device is called hall too" in found.detail
-    assert examined(tmp_path, broker.port)["device name"].status == Status.OK
+    assert examined(tmp_path, broker.port)["device name"].status == Outcome.OK
 
 
 def test_a_name_that_another_device_has_is_found_before_the_first_start(
@@ -159,9 +159,9 @@ def test_a_name_that_another_device_has_is_found_before_the_first_start(
     with build(BrokerSettings(port=broker.port, client_id="edge-other")) as device:
         wait_until(lambda: device.stats.connected)
         found = examined(tmp_path, broker.port)["device name"]
-    assert found.status == Status.WARN
+    assert found.status == Outcome.WARN
     assert "another device is called hall too" in found.detail
-    assert examined(tmp_path, broker.port)["device name"].status == Status.OK
+    assert examined(tmp_path, broker.port)["device name"].status == Outcome.OK
 
 
 def test_who_has_the_name_is_not_told_by_an_old_broker(broker: Mosquitto, build: Build, tmp_path: Path) -> None:
@@ -177,9 +177,9 @@ def test_who_has_the_name_is_not_told_by_an_old_broker(broker: Mosquitto, build:
             running = examined(tmp_path, old.port)["device name"]
         stopped = examined(tmp_path, old.port)["device name"]
     for doubt in (found, stopped):
-        assert doubt.status is Status.WARN
+        assert doubt.status is Outcome.WARN
         assert "hall is online, and no agent runs here; MQTT 3.1.1 does not tell who it is" in doubt.detail
-    assert (running.status, running.detail) == (Status.OK, "no other device is seen to be called hall")
+    assert (running.status, running.detail) == (Outcome.OK, "no other device is seen to be called hall")
 
 
 def test_what_is_kept_on_another_topic_is_not_taken_for_it(broker: Mosquitto) -> None:
@@ -221,7 +221,7 @@ def test_a_client_id_that_another_device_uses_is_found(broker: Mosquitto, build:
     with build(BrokerSettings(port=broker.port, client_id=client_id)) as twin:
         wait_until(lambda: twin.stats.connected)
         found = examined(tmp_path, broker.port)["client id"]
-        assert (found.status, found.exit_code) == (Status.FAIL, 6)
+        assert (found.status, found.exit_code) == (Outcome.FAIL, 6)
         assert "state.json" in (found.remedy or "")
         wait_until(lambda: twin.stats.connected and twin.stats.reconnects == 1)
 

@@ -1,26 +1,33 @@
-"""A broker that speaks MQTT 3.1.1 and refuses by hanging up, as that protocol allows it to [MQTT-3.3.5-2]."""
+"""A broker that refuses by breaking off the connection, as MQTT 3.1.1 allows it to [MQTT-3.3.5-2] and others do too."""
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from edge.domain import Message
 from edge.message import clearing_message
-from edge.mqtt import BrokerSettings, caution
+from edge.mqtt import BrokerSettings, caution, connection
 from edge.outbox import Outbox
+from edge.payloads import CommandRequest
 from edge.publish import MqttPublisher
-from tests.integration.conftest import Build
+from tests.integration.conftest import Build, StartBroker
 from tests.mosquitto import Listener, Mosquitto, wait_until
-from tests.network import NO_MQTT5, Relay
+from tests.network import NO_MQTT5, Relay, acknowledge, refuse_subscription
 
 DISCOVERY = "homeassistant/device/hall/config"
 HOME_ASSISTANT = "homeassistant/status"
 OLD = "emotion/old/status"
-REMEDY = "check its access list and limits; events wait for that"
+PINGRESP = b"\xd0\x00"
+"""An answer that says nothing."""
+NOT_AUTHORIZED = b"\xe0\x02\x87\x00"
+"""A broker's DISCONNECT (MQTT 5)."""
+REMEDY = "check its access list and limits; they wait for that"
 
 
 @pytest.fixture
@@ -30,9 +37,9 @@ def relay(broker: Mosquitto) -> Iterator[Relay]:
         yield relay
 
 
-def settings(relay: Relay) -> BrokerSettings:
+def settings(way: Relay | Mosquitto) -> BrokerSettings:
     """How to reach it."""
-    return BrokerSettings(host="127.0.0.1", port=relay.port, client_id="edge-test")
+    return BrokerSettings(host="127.0.0.1", port=way.port, client_id="edge-test")
 
 
 def event(number: int, camera: str = "door") -> Message:
@@ -178,3 +185,118 @@ def test_devices_with_one_client_id_deliver_all_the_same(
         wait_until(lambda: "another device has the client id edge-test too" in str(publisher.stats.last_error))
         assert (publisher.stats.rejected, twin.stats.rejected) == (0, 0)
     assert "refuses so what this device says or listens to: check its access list" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("answer", "how"),
+    [(NOT_AUTHORIZED, "it hangs up: not authorized"), (b"", "it hangs up on this device for it")],
+)
+def test_a_broker_of_mqtt_5_that_hangs_up_costs_no_event_either(
+    broker: Mosquitto, listener: Listener, build: Build, caplog: pytest.LogCaptureFixture, answer: bytes, how: str
+) -> None:
+    """With or without a word, where that protocol has a better way to refuse a message."""
+
+    def refuse(packet: bytes) -> bytes | None:
+        if acknowledge(packet, DISCOVERY, reason=0) is None:
+            return None
+        if not answer:
+            raise ConnectionAbortedError
+        return answer
+
+    with Relay(broker.port, answer=refuse) as relay, build(settings(relay)) as publisher:
+        publisher.publish(replace(state(DISCOVERY), qos=1))
+        for number in range(1, 101):
+            publisher.publish(event(number))
+        wait_until(lambda: all_delivered(publisher))
+        assert publisher.stats.protocol == "MQTT 5"
+        assert publisher.stats.rejected == 1
+    assert numbers(listener) == list(range(1, 101))
+    assert f"{DISCOVERY}: the broker rejects messages on this topic ({how}); {REMEDY}" in caplog.text
+    assert "another device" not in caplog.text
+
+
+def test_a_broker_that_says_no_and_hangs_up_is_understood_at_once(
+    broker: Mosquitto, listener: Listener, build: Build, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As RabbitMQ 4 does. What it has not answered by then is not to blame."""
+
+    def refuse(packet: bytes) -> bytes | None:
+        no = refuse_subscription(packet, HOME_ASSISTANT, reason=0x87) or acknowledge(packet, DISCOVERY, reason=0x87)
+        return no + NOT_AUTHORIZED if no is not None else None
+
+    with (
+        Relay(broker.port, answer=refuse) as relay,
+        build(settings(relay), home_assistant_status=HOME_ASSISTANT) as publisher,
+    ):
+        publisher.publish(replace(state(DISCOVERY), qos=1))
+        for number in range(1, 101):
+            publisher.publish(event(number))
+        wait_until(lambda: all_delivered(publisher))
+        listener.wait_for(lambda: len(numbers(listener)) == 100)
+        assert publisher.stats.reconnects == 2
+    told = [record.getMessage().split(" (")[0] for record in caplog.records if "does not let" in record.getMessage()]
+    assert told == [f"the broker does not let this client listen to {HOME_ASSISTANT}"]
+    assert caplog.text.count("the broker rejects messages on this topic") == 1
+
+
+def test_what_mosquitto_answers_to_a_large_message_holds_up_nothing(
+    start_broker: StartBroker, build: Build, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With `message_size_limit` it does not say which limit there is, and its PUBACK is none that MQTT 5 has."""
+    broker = start_broker(["allow_anonymous true", "message_size_limit 1000"])
+    with Listener(broker.port) as listener, build(settings(broker)) as publisher:
+        publisher.publish(replace(state(DISCOVERY), payload=b"x" * 1001, qos=1))
+        for number in range(1, 101):
+            publisher.publish(event(number))
+        wait_until(lambda: all_delivered(publisher))
+        listener.wait_for(lambda: len(numbers(listener)) == 100)
+        assert publisher.stats.rejected == 1
+    assert f"{DISCOVERY}: the broker rejects messages on this topic (its answer is none that MQTT has)" in caplog.text
+    assert "another device" not in caplog.text
+
+
+@pytest.mark.parametrize("mqtt5", [True, False])
+def test_a_subscription_that_is_not_answered_holds_up_nothing(
+    broker: Mosquitto, listener: Listener, build: Build, monkeypatch: pytest.MonkeyPatch, *, mqtt5: bool
+) -> None:
+    """It is noticed, though nothing breaks, and after two attempts all else is said without it."""
+    monkeypatch.setattr(connection, "_ANSWER_TIMEOUT_S", 0.5)
+
+    def ignore(packet: bytes) -> bytes | None:
+        return PINGRESP if refuse_subscription(packet, HOME_ASSISTANT, reason=0) else None
+
+    with (
+        Relay(broker.port, answer=ignore, last_word_to_mqtt5=None if mqtt5 else NO_MQTT5) as relay,
+        build(settings(relay), home_assistant_status=HOME_ASSISTANT) as publisher,
+    ):
+        wait_until(lambda: publisher.stats.reconnects >= 2)
+        for _ in range(2):
+            wait_until(lambda: publisher.stats.connected)
+            relay.cut()
+            wait_until(lambda: not publisher.stats.connected)
+        publisher.publish(event(1))
+        listener.wait_for(lambda: numbers(listener) == [1])
+        wait_until(lambda: all_delivered(publisher))
+
+
+def test_answers_upon_which_it_hangs_up_are_given_no_more(
+    relay: Relay, listener: Listener, build: Build, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A command is carried out all the same, and does not cost the connection each time."""
+    command, answers = "emotion/hall/cmd/blink", "emotion/hall/cmd/blink/response"
+    relay.forbidden = [answers]
+    asked: list[str | int | None] = []
+
+    def blink(request: CommandRequest) -> None:
+        asked.append(request.id)
+
+    with build(settings(relay), commands={"blink": blink}) as publisher:
+        wait_until(lambda: publisher.stats.connected)
+        for number in range(1, 6):
+            wait_until(lambda: all_delivered(publisher))
+            while number not in asked:
+                listener.publish(command, json.dumps({"id": number}))
+                time.sleep(0.3)
+        assert relay.hung_up == [answers] * 2
+        assert publisher.stats.rejected == 1
+    assert f"{answers}: the broker rejects messages on this topic" in caplog.text

@@ -23,7 +23,7 @@ import pytest
 
 from edge import bootstrap, download, trial
 from edge.bootstrap import newest_classifier, require_usable, update_server
-from edge.checks import Status, examine
+from edge.checks import Outcome, examine
 from edge.checks.update import update as check_update
 from edge.classify import BundleClassifier
 from edge.config import Config
@@ -536,16 +536,16 @@ def test_the_doctor_looks_at_the_server_too(config: Config, web: Path, bundle_pa
     publish(web, bundle_path, 2, KEY)
     [found] = examine(check_update(config))
     assert (found.status, found.detail) == (
-        Status.OK, f"{server.url} has ferplus 2.0.0 (release 2), newer than 1, in use here",
+        Outcome.OK, f"{server.url} has ferplus 2.0.0 (release 2), newer than 1, in use here",
     )  # fmt: skip
     publish(web, bundle_path, 2, new_signing_key())
     [found] = examine(check_update(config))
-    assert (found.status, found.exit_code) == (Status.FAIL, 4)
+    assert (found.status, found.exit_code) == (Outcome.FAIL, 4)
     publish(web, bundle_path, 2, KEY, edit=lambda manifest: manifest.update(name="other"))
     [found] = examine(check_update(config))
-    assert (found.status, found.exit_code) == (Status.FAIL, 4)
+    assert (found.status, found.exit_code) == (Outcome.FAIL, 4)
     shutil.rmtree(web)
     [found] = examine(check_update(config))
-    assert (found.status, found.exit_code) == (Status.FAIL, 9)
+    assert (found.status, found.exit_code) == (Outcome.FAIL, 9)
     update = config.update.model_copy(update={"url": None})
     assert list(examine(check_update(config.model_copy(update={"update": update})))) == []

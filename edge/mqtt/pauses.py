@@ -1,0 +1,70 @@
+"""What the broker does not take for the moment: each thing is left alone for a while, longer with each time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Hashable
+from typing import Generic, TypeVar
+
+from edge.backoff import Backoff
+
+Thing = TypeVar("Thing", bound=Hashable)
+
+
+class _Pause:
+    def __init__(self, backoff: Backoff) -> None:
+        self.backoff = backoff
+        self.until_s = float("-inf")
+
+
+class Pauses(Generic[Thing]):
+    """Pauses of things, each with waiting times of its own. For one thread.
+
+    Args:
+        first_s: The first waiting time.
+        limit_s: The longest.
+    """
+
+    def __init__(self, *, first_s: float = 1.0, limit_s: float = 60.0) -> None:
+        self._first_s = first_s
+        self._limit_s = limit_s
+        self._pauses: dict[Thing, _Pause] = {}
+
+    def begin(self, thing: Thing) -> None:
+        """Leaves something alone from now on, if it is not already."""
+        if thing not in self._pauses:
+            self._pauses[thing] = _Pause(Backoff(first_s=self._first_s, limit_s=self._limit_s))
+        if not self.holds(thing):
+            pause = self._pauses[thing]
+            pause.until_s = time.monotonic() + pause.backoff.delay_s()
+
+    def forget(self, thing: Thing) -> None:
+        """It was taken."""
+        self._pauses.pop(thing, None)
+
+    def forget_over(self) -> None:
+        """All of which the pause is over count as taken."""
+        self._pauses = {thing: pause for thing, pause in self._pauses.items() if self.holds(thing)}
+
+    def clear(self) -> None:
+        """Forgets everything."""
+        self._pauses.clear()
+
+    def __contains__(self, thing: object) -> bool:
+        """Whether it was left alone, and has not been taken since."""
+        return thing in self._pauses
+
+    def holds(self, thing: Thing) -> bool:
+        """Whether to leave it alone now."""
+        pause = self._pauses.get(thing)
+        return pause is not None and time.monotonic() < pause.until_s
+
+    @property
+    def held(self) -> list[Thing]:
+        """What to leave alone now."""
+        return [thing for thing in self._pauses if self.holds(thing)]
+
+    @property
+    def any_over(self) -> bool:
+        """Whether something is to be tried again."""
+        return len(self.held) < len(self._pauses)
