@@ -22,10 +22,13 @@ class Controls:
     """What each command does.
 
     Args:
-        workers: The cameras by name; may be filled after this is made.
+        workers: The cameras by name.
         state: Remembers over a restart which cameras are paused, and how many frames they may analyse.
         now: Reads the machine's clocks.
         snapshots: Whether pictures may be asked for.
+        on_report: Publishes the health report.
+        on_restart: Ends the agent, which its service starts again.
+        on_update: Has the newest model installed; None where no server is asked for any.
     """
 
     def __init__(
@@ -34,15 +37,18 @@ class Controls:
         workers: Mapping[str, CameraWorker],
         state: DeviceState,
         now: Callable[[], Instant],
-        snapshots: bool = False,
+        snapshots: bool,
+        on_report: Callable[[], None],
+        on_restart: Callable[[], None],
+        on_update: Callable[[], None] | None,
     ) -> None:
         self._workers = workers
         self._state = state
         self._now = now
         self._snapshots = snapshots
-        self.on_report: Callable[[], None] = lambda: None
-        self.on_restart: Callable[[], None] = lambda: None
-        self.on_update: Callable[[], None] | None = None
+        self._on_report = on_report
+        self._on_restart = on_restart
+        self._on_update = on_update
 
     @property
     def handlers(self) -> dict[str, CommandHandler]:
@@ -104,19 +110,19 @@ class Controls:
         }
 
     def _report(self, _request: CommandRequest) -> JsonValue:
-        self.on_report()
+        self._on_report()
         return None
 
     def _restart(self, _request: CommandRequest) -> JsonValue:
-        self.on_restart()
+        self._on_restart()
         return None
 
     def _update(self, _request: CommandRequest) -> JsonValue:
         """What comes of it is told on the device's topic `update`."""
-        if self.on_update is None:
+        if self._on_update is None:
             raise UserError("this device looks for no updates", where="update.url",
                             remedy="Set that key in the agent's configuration")  # fmt: skip
-        self.on_update()
+        self._on_update()
         return None
 
     def _paused(self) -> JsonValue:

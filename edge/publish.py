@@ -49,7 +49,6 @@ class MqttPublisher:
         topics: The device's.
         session: Number of the agent's start.
         outbox: Where durable messages wait. It stays open until the publisher's context is left.
-        commands: What each command does. The handlers run on the publisher's thread and are to be quick.
         groups: The groups of the fleet whose commands the device follows too.
         home_assistant_status: The topic on which Home Assistant says that it started, to announce everything again.
         on_delivered: Told the topic of each message with QoS 1 that the broker has taken.
@@ -68,7 +67,6 @@ class MqttPublisher:
         topics: Topics,
         session: int,
         outbox: Outbox,
-        commands: Mapping[str, CommandHandler] | None = None,
         groups: Sequence[str] = (),
         home_assistant_status: str | None = None,
         on_delivered: Callable[[str], None] = lambda _topic: None,
@@ -94,9 +92,10 @@ class MqttPublisher:
         self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
         self._logbook = Logbook(settings)
         self._caution = Caution()
+        self._handlers: dict[str, CommandHandler] = {}
         self._hearing = Hearing(
             topics=topics,
-            commands=Commands(topics=topics, handlers=commands or {}),
+            commands=Commands(topics=topics, handlers=self._handlers),
             groups=groups,
             home_assistant_status=home_assistant_status,
             announce_within_s=announce_within_s,
@@ -119,6 +118,13 @@ class MqttPublisher:
         if self._thread.is_alive():
             self._abandoned.set()
             log.warning("%s: stopping without a goodbye: the network does not answer", self._settings.address)
+
+    def obey(self, handlers: Mapping[str, CommandHandler]) -> None:
+        """Says what each command does, before the context is entered.
+
+        The handlers run on the publisher's thread and are to be quick.
+        """
+        self._handlers.update(handlers)
 
     def publish(self, message: Message) -> None:
         """Takes a message: a durable one into the outbox, any other in place of the last one on its topic."""

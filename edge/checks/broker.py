@@ -6,7 +6,7 @@ import time
 from functools import partial
 
 from edge import homeassistant
-from edge.bootstrap import broker_settings
+from edge.adapters import broker_settings
 from edge.checks.finding import Chain, Check, Doubt
 from edge.config import Config
 from edge.errors import BrokerRefused

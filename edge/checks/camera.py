@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.bootstrap import camera_source
+from edge.adapters import camera_source
 from edge.checks.finding import Chain, Check, Doubt
 from edge.config import CameraConfig, Config
 from edge.domain import Frame

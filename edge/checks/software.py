@@ -9,7 +9,7 @@ from functools import partial
 import cv2
 import numpy as np
 
-from edge.bootstrap import face_detector
+from edge.adapters import face_detector
 from edge.checks.finding import Chain, Check, Doubt
 from edge.classify import BundleClassifier
 from edge.config import Config

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-from edge.bootstrap import newest_classifier, update_server
+from edge.adapters import newest_classifier, update_server
 from edge.checks.finding import Chain, Check
 from edge.config import Config
 

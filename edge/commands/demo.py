@@ -13,8 +13,9 @@ from pathlib import Path
 from pydantic import ValidationError
 from rich.text import Text
 
+from edge.adapters import camera_source
 from edge.agent import Agent
-from edge.bootstrap import camera_source, open_agent
+from edge.bootstrap import open_agent
 from edge.cli import INTERRUPTED
 from edge.commands.console import Console
 from edge.commands.embedded_broker import embedded_broker

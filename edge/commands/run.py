@@ -9,7 +9,8 @@ import signal
 from pathlib import Path
 
 from edge import notify
-from edge.bootstrap import open_agent, require_usable
+from edge.adapters import require_usable
+from edge.bootstrap import open_agent
 from edge.commands.signals import STOP_SIGNALS, SignalFlag
 from edge.config import Config, load_config
 from edge.contract.errors import UserError

@@ -119,4 +119,4 @@ def _salvage_id(payload: bytes) -> str | int | None:
         str(found).encode()  # half of a surrogate pair has no UTF-8
     except (ValueError, RecursionError):
         return None
-    return found if isinstance(found, str | int) else None
+    return found if isinstance(found, str | int) and not isinstance(found, bool) else None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -38,11 +39,42 @@ def _worker(name: str) -> CameraWorker:
     return CameraWorker(name=name, source=ScriptedSource([[]] * 9), pipeline=pipeline, on_status=lambda *_: None)
 
 
+class MakeControls(Protocol):
+    """Makes the commands of an agent with these cameras, for which nothing is allowed or there but what is said."""
+
+    def __call__(
+        self,
+        *,
+        now: Callable[[], Instant] = ...,
+        snapshots: bool = ...,
+        on_report: Callable[[], None] = ...,
+        on_restart: Callable[[], None] = ...,
+        on_update: Callable[[], None] = ...,
+    ) -> Controls: ...
+
+
 @pytest.fixture
-def controls(workers: dict[str, CameraWorker], tmp_path: Path) -> Iterator[Controls]:
-    """The commands of an agent with these cameras."""
+def make(workers: dict[str, CameraWorker], tmp_path: Path) -> Iterator[MakeControls]:
+    """How the tests get commands."""
     with DeviceState(tmp_path) as state:
-        yield Controls(workers=workers, state=state, now=StandingClock().now)
+
+        def make(**changes: Any) -> Controls:
+            arguments: dict[str, Any] = {
+                "now": StandingClock().now,
+                "snapshots": False,
+                "on_report": lambda: None,
+                "on_restart": lambda: None,
+                "on_update": None,
+            }
+            return Controls(workers=workers, state=state, **arguments | changes)
+
+        yield make
+
+
+@pytest.fixture
+def controls(make: MakeControls) -> Controls:
+    """Commands without anything more."""
+    return make()
 
 
 def ask(controls: Controls, name: str, **fields: object) -> object:
@@ -112,44 +144,41 @@ def test_no_picture_leaves_a_device_that_does_not_allow_it(controls: Controls) -
         ask(controls, "snapshot", camera="door")
 
 
-def test_a_snapshot_is_the_newest_frame_of_one_camera(workers: dict[str, CameraWorker], tmp_path: Path) -> None:
+def test_a_snapshot_is_the_newest_frame_of_one_camera(workers: dict[str, CameraWorker], make: MakeControls) -> None:
     """Where it is allowed, a picture comes back; without a name it is not guessed which of several cameras is meant."""
-    with DeviceState(tmp_path) as state:
-        clock = StandingClock()
-        controls = Controls(workers=workers, state=state, now=clock.now, snapshots=True)
-        workers["door"].pipeline.process(frame(3))
-        answer = ask(controls, "snapshot", camera="door")
-        assert isinstance(answer, dict)
-        jpeg = np.frombuffer(base64.b64decode(answer.pop("jpeg")), np.uint8)
-        picture = cv2.imdecode(jpeg, cv2.IMREAD_COLOR)
-        assert picture is not None
-        assert picture.shape == (360, 640, 3)
-        assert answer == {"camera": "door", "ts": "2023-11-14T22:13:20.300Z", "width": 640, "height": 360}
-        clock.instant = Instant(wall_s=1_700_086_405.0, mono_s=5.0, synced=True)  # set a day ahead
-        later = ask(controls, "snapshot", camera="door")
-        assert isinstance(later, dict)
-        assert later["ts"] == "2023-11-15T22:13:20.300Z"
-        with pytest.raises(UserError, match="Name one as `camera`: door, hall"):
-            ask(controls, "snapshot")
-        with pytest.raises(UserError, match="camera hall shows nothing now"):
-            ask(controls, "snapshot", camera="hall")
+    clock = StandingClock()
+    controls = make(now=clock.now, snapshots=True)
+    workers["door"].pipeline.process(frame(3))
+    answer = ask(controls, "snapshot", camera="door")
+    assert isinstance(answer, dict)
+    jpeg = np.frombuffer(base64.b64decode(answer.pop("jpeg")), np.uint8)
+    picture = cv2.imdecode(jpeg, cv2.IMREAD_COLOR)
+    assert picture is not None
+    assert picture.shape == (360, 640, 3)
+    assert answer == {"camera": "door", "ts": "2023-11-14T22:13:20.300Z", "width": 640, "height": 360}
+    clock.instant = Instant(wall_s=1_700_086_405.0, mono_s=5.0, synced=True)  # set a day ahead
+    later = ask(controls, "snapshot", camera="door")
+    assert isinstance(later, dict)
+    assert later["ts"] == "2023-11-15T22:13:20.300Z"
+    with pytest.raises(UserError, match="Name one as `camera`: door, hall"):
+        ask(controls, "snapshot")
+    with pytest.raises(UserError, match="camera hall shows nothing now"):
+        ask(controls, "snapshot", camera="hall")
 
 
-def test_an_update_is_looked_for_where_there_is_a_server(controls: Controls) -> None:
+def test_an_update_is_looked_for_where_there_is_a_server(make: MakeControls) -> None:
     """Elsewhere the answer names the key to set."""
     with pytest.raises(UserError, match=r"^update\.url: this device looks for no updates\. Set that key"):
-        ask(controls, "update")
+        ask(make(), "update")
     heard: list[str] = []
-    controls.on_update = lambda: heard.append("update")
-    assert ask(controls, "update") is None
+    assert ask(make(on_update=lambda: heard.append("update")), "update") is None
     assert heard == ["update"]
 
 
-def test_report_and_restart_reach_the_agent(controls: Controls) -> None:
+def test_report_and_restart_reach_the_agent(make: MakeControls) -> None:
     """Both come through at once."""
     heard: list[str] = []
-    controls.on_report = lambda: heard.append("report")
-    controls.on_restart = lambda: heard.append("restart")
+    controls = make(on_report=lambda: heard.append("report"), on_restart=lambda: heard.append("restart"))
     ask(controls, "report")
     ask(controls, "restart")
     assert heard == ["report", "restart"]

@@ -72,7 +72,9 @@ class Build(Protocol):
 def build(outbox: Outbox) -> Build:
     """How the tests get a publisher."""
 
-    def build(settings: BrokerSettings, **changes: Any) -> MqttPublisher:
+    def build(
+        settings: BrokerSettings, *, commands: Mapping[str, CommandHandler] | None = None, **changes: Any
+    ) -> MqttPublisher:
         arguments: dict[str, Any] = {
             "topics": Topics("emotion", "hall"),
             "session": 7,
@@ -80,7 +82,9 @@ def build(outbox: Outbox) -> Build:
             "announce_within_s": 0.2,
             "backoff": Backoff(first_s=0.1, limit_s=0.2),
         }
-        return MqttPublisher(settings=settings, **arguments | changes)
+        publisher = MqttPublisher(settings=settings, **arguments | changes)
+        publisher.obey(commands or {})
+        return publisher
 
     return build
 

@@ -18,8 +18,9 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from edge import agent as supervisor
-from edge import bootstrap, notify
-from edge.bootstrap import broker_settings, open_agent
+from edge import adapters, bootstrap, notify
+from edge.adapters import broker_settings
+from edge.bootstrap import open_agent
 from edge.config import Config
 from edge.config.sections import AdaptationConfig, tables
 from edge.contract.signature import new_signing_key, public_key
@@ -185,13 +186,14 @@ def test_every_key_reaches_what_it_is_about(
     given: dict[str, Any] = {}
 
     def watch(name: str) -> None:
-        make = getattr(bootstrap, name)
+        room = adapters if hasattr(adapters, name) else bootstrap
+        make = getattr(room, name)
 
         def noted(*arguments: Any, **named: Any) -> Any:
             given.update({f"{name}.{key}": value for key, value in named.items()})
             return make(*arguments, **named)
 
-        monkeypatch.setattr(bootstrap, name, noted)
+        monkeypatch.setattr(room, name, noted)
 
     for name in (
         "Composer", "Governor", "Outbox", "Pipeline", "SmoothingRules", "Tracker", "Updater", "create_detector",

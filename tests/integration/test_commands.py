@@ -109,6 +109,7 @@ def test_what_goes_wrong_is_answered_too(listener: Listener, caplog: pytest.LogC
     assert "Invalid JSON" in ask(listener, "echo", "{")["error"]
     assert ask(listener, "echo", '{"id": "2", "vlaue": 1}')["error"].startswith("vlaue: Extra inputs")
     assert ask(listener, "echo", '{"id": "2", "vlaue": 1}')["id"] == "2"
+    assert ask(listener, "echo", '{"id": true}')["id"] is None
     for half_a_pair in ('{"id": "\\ud800"}', b'{"id": "\xed\xa0\x80"}'):
         answer = ask(listener, "echo", half_a_pair)
         assert (answer["id"], answer["ok"]) == (None, False)

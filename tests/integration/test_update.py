@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge import bootstrap, download, trial
-from edge.bootstrap import newest_classifier, require_usable, update_server
+from edge import adapters, download, trial
+from edge.adapters import newest_classifier, require_usable, update_server
 from edge.checks import Outcome, examine
 from edge.checks.update import update as check_update
 from edge.classify import BundleClassifier
@@ -430,7 +430,7 @@ def test_a_runtime_that_fails_with_a_release_leaves_the_installed_model(
             raise RuntimeError("an operator is not known")
         return BundleClassifier(path, **options)
 
-    monkeypatch.setattr(bootstrap, "BundleClassifier", changed_since)
+    monkeypatch.setattr(adapters, "BundleClassifier", changed_since)
     assert newest_classifier(config).bundle.path == bundle_path
 
 
