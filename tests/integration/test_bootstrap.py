@@ -17,8 +17,8 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from edge import agent as supervisor
 from edge import adapters, bootstrap, notify
+from edge import agent as supervisor
 from edge.adapters import broker_settings
 from edge.bootstrap import open_agent
 from edge.config import Config
