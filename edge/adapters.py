@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 
 from edge.classify import BundleClassifier
+from edge.client_id import new_client_id
 from edge.config import CameraConfig, Config
 from edge.contract import UserError, load_bundle
 from edge.contract.manifest import read_manifest
@@ -16,7 +17,6 @@ from edge.pace import Pace
 from edge.ports import Source
 from edge.releases import Releases
 from edge.source import open_source
-from edge.state import new_client_id
 from edge.update import UpdateServer
 
 log = logging.getLogger(__name__)

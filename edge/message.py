@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Final, Literal
 
+from edge.client_id import fingerprint
 from edge.domain import Message
 from edge.pace import LOWEST_FPS
 from edge.payloads import Health, Info, Payload, Status, Update
@@ -30,11 +30,6 @@ def status_message(topics: Topics, status: Status, *, session: int, client_id: s
     The client id's fingerprint tells two devices apart that were given one name.
     """
     return _status(topics.status, status, session, (CLIENT, fingerprint(client_id)))
-
-
-def fingerprint(client_id: str) -> str:
-    """What may be known of a client id: who knows the id itself can take the device's place at the broker."""
-    return hashlib.sha256(client_id.encode()).hexdigest()[:16]
 
 
 def camera_status_message(topics: Topics, camera: str, status: Status, *, session: int) -> Message:

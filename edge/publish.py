@@ -23,7 +23,8 @@ from edge.mqtt import BrokerSettings, CommandHandler, PublisherStats
 from edge.mqtt.bell import Bell
 from edge.mqtt.caution import Caution
 from edge.mqtt.commands import Commands
-from edge.mqtt.connection import CONNECT_TIMEOUT_S, Connection, connect, speaks_mqtt5
+from edge.mqtt.connection import Connection
+from edge.mqtt.dial import CONNECT_TIMEOUT_S, connect, speaks_mqtt5
 from edge.mqtt.faults import Unanswered, Unwanted
 from edge.mqtt.hearing import Hearing
 from edge.mqtt.logbook import Logbook

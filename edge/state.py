@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import logging
 import os
-import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -15,6 +14,7 @@ from typing import IO, Final, Self
 
 from pydantic import BaseModel, ConfigDict, PositiveFloat, ValidationError
 
+from edge.client_id import new_client_id
 from edge.disk import PRIVATE_FILE, PRIVATE_FOLDER, REMEDY, flush_folder
 from edge.errors import StateError
 
@@ -25,11 +25,6 @@ _LOCK_FILE = "lock"
 _LOCK_PATIENCE_S = 1.0
 """Whoever asks whether an agent is running holds the lock for a moment."""
 _VERSION = 1
-
-
-def new_client_id() -> str:
-    """A random MQTT client id, within the 23 characters that every broker must accept."""
-    return f"edge-{secrets.token_hex(8)}"
 
 
 def known_client_id(folder: Path) -> str | None:

@@ -8,11 +8,12 @@ from functools import partial
 from edge import homeassistant
 from edge.adapters import broker_settings
 from edge.checks.finding import Chain, Check, Doubt
+from edge.client_id import fingerprint, new_client_id
 from edge.config import Config
 from edge.errors import BrokerRefused
-from edge.message import CLIENT, fingerprint
+from edge.message import CLIENT
 from edge.mqtt import BrokerSettings, probe, probe_broker
-from edge.state import STATE_FILE, in_use, is_unused, known_client_id, new_client_id
+from edge.state import STATE_FILE, in_use, is_unused, known_client_id
 from edge.topics import Topics
 
 _RENEW_DAYS = 14

@@ -17,6 +17,7 @@ from edge.adapters import camera_source
 from edge.agent import Agent
 from edge.bootstrap import open_agent
 from edge.cli import INTERRUPTED
+from edge.client_id import new_client_id
 from edge.commands.console import Console
 from edge.commands.embedded_broker import embedded_broker
 from edge.commands.listen import listen
@@ -27,7 +28,6 @@ from edge.contract.errors import UserError
 from edge.mqtt import BrokerSettings
 from edge.printable import printable
 from edge.source_name import masked
-from edge.state import new_client_id
 
 _PREFIX = "emotion"
 _STOP_WITHIN_S = 8.0

@@ -9,6 +9,7 @@ import time
 from rich.live import Live
 from rich.text import Text
 
+from edge.client_id import new_client_id
 from edge.commands.board import Board
 from edge.commands.console import Console
 from edge.commands.listen import listen
@@ -17,7 +18,6 @@ from edge.config import read_password
 from edge.errors import BrokerError, ConfigError
 from edge.mqtt import BrokerSettings, Tls
 from edge.printable import printable
-from edge.state import new_client_id
 from edge.topics import check_prefix
 
 

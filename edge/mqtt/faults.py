@@ -191,4 +191,4 @@ def lost(reason: ReasonCode, settings: BrokerSettings, *, told: bool) -> BrokerE
     if reason.getName() == "Protocol error":  # so paho calls an answer that it does not know
         return BrokenOff("the broker gave an answer that MQTT does not have", where=where,
                          how="its answer is none that MQTT has")  # fmt: skip
-    return BrokenOff("the connection was lost", where=where, how="it hangs up on this device for it")
+    return BrokenOff("the connection was lost", where=where, how="it hangs up")

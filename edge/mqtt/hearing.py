@@ -8,8 +8,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from edge.client_id import fingerprint
 from edge.domain import Message
-from edge.message import CLIENT, fingerprint
+from edge.message import CLIENT
 from edge.mqtt.commands import Commands
 from edge.mqtt.logbook import Logbook
 from edge.mqtt.packets import Received, Subscription

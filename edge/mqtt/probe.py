@@ -14,13 +14,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
+from edge.client_id import new_client_id
 from edge.domain import Message
 from edge.errors import BrokerRefused, BrokerUnreachable
 from edge.mqtt import faults
-from edge.mqtt.connection import CONNECT_TIMEOUT_S, Connection, connect
+from edge.mqtt.connection import Connection
+from edge.mqtt.dial import CONNECT_TIMEOUT_S, connect
 from edge.mqtt.packets import Ack, Received, Subscription
 from edge.mqtt.settings import BrokerSettings, Tls
-from edge.state import new_client_id
 
 _RETAINED_WITHIN_S: Final = 1.0
 

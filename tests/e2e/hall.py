@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from edge.state import new_client_id
+from edge.client_id import new_client_id
 
 RESTLESS = """
 [detector]

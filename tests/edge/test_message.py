@@ -6,10 +6,10 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from edge.asyncapi import json_schema
+from edge.client_id import fingerprint
 from edge.domain import Instant
 from edge.message import (
     camera_status_message,
-    fingerprint,
     health_message,
     info_message,
     state_expiry_s,

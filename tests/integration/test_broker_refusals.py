@@ -21,7 +21,7 @@ from edge.domain import Message
 from edge.errors import BrokerRefused, BrokerUnreachable, ConfigError
 from edge.mqtt import BrokerSettings, Tls, probe_broker
 from edge.mqtt import connection as mqtt_connection
-from edge.mqtt.connection import connect
+from edge.mqtt.dial import connect
 from edge.outbox import Outbox
 from edge.payloads import CommandRequest
 from tests.integration.conftest import Build, Certificates, StartBroker

@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 
 from edge import publish
+from edge.client_id import fingerprint
 from edge.domain import Message
-from edge.message import clearing_message, fingerprint
+from edge.message import clearing_message
 from edge.mqtt import BrokerSettings, mqtt5_trial
-from edge.mqtt.connection import connect
+from edge.mqtt.dial import connect
 from edge.outbox import Outbox
 from edge.payloads import CommandRequest
 from edge.publish import MqttPublisher
