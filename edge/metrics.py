@@ -195,19 +195,17 @@ def _of_cameras(cameras: dict[str, CameraHealth]) -> Iterator[Metric]:
         f"{_PREFIX}_camera_frames_dropped", "Passed over since the source was opened.", labels=("camera",)
     )
     faults = CounterMetricFamily(f"{_PREFIX}_camera_faults", "How often it had to be opened again.", labels=("camera",))
-    latency = GaugeMetricFamily(
-        f"{_PREFIX}_stage_latency_seconds",
-        "Of each stage, over its newest 500 times.",
-        labels=("camera", "stage", "quantile"),
-    )
+    # Only a summary may have quantiles, and the library's own has none.
+    latency = Metric(f"{_PREFIX}_stage_latency_seconds", "Of each stage, over its newest 500 times.", "summary")
     for name, camera in cameras.items():
         status.add_metric((name, camera.status), 1)
         fps.add_metric((name,), camera.fps)
         dropped.add_metric((name,), camera.dropped_frames)
         faults.add_metric((name,), camera.faults)
         for stage, times in camera.latency_ms.items():
-            latency.add_metric((name, stage, "0.5"), times.p50 / 1000)
-            latency.add_metric((name, stage, "0.95"), times.p95 / 1000)
+            for quantile, time_ms in (("0.5", times.p50), ("0.95", times.p95)):
+                labels = {"camera": name, "stage": stage, "quantile": quantile}
+                latency.add_sample(latency.name, labels, time_ms / 1000)
     return iter((status, fps, dropped, faults, latency))
 
 

@@ -11,9 +11,11 @@ import sys
 import threading
 import urllib.request
 from contextlib import ExitStack
+from http.client import HTTPConnection
 from urllib.error import URLError
 
 import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 from prometheus_client.parser import text_string_to_metric_families
 
 from edge import metrics
@@ -77,6 +79,21 @@ def test_a_scrape_tells_the_health_report() -> None:
     assert samples["camera_fps", "door"] == 9.5
     assert samples["camera_frames_dropped_total", "door"] == 7
     assert samples["stage_latency_seconds", "door", "0.95", "total"] == 0.02
+
+
+@pytest.mark.parametrize("accept", ["text/plain; version=0.0.4", "application/openmetrics-text; version=1.0.0"])
+def test_only_a_summary_has_quantiles(accept: str) -> None:
+    """Prometheus's own tools complain of any other, in both of its formats."""
+    port = free_port()
+    with serve_metrics(health, host="127.0.0.1", port=port):
+        connection = HTTPConnection("127.0.0.1", port, timeout=10)
+        connection.request("GET", "/metrics", headers={"Accept": accept})
+        with connection.getresponse() as answer:
+            assert answer.headers["Content-Type"].startswith(accept)
+            text = answer.read().decode()
+    families = list((openmetrics_families if "openmetrics" in accept else text_string_to_metric_families)(text))
+    kinds = {family.type for family in families for sample in family.samples if "quantile" in sample.labels}
+    assert kinds == {"summary"}
 
 
 def test_what_the_machine_does_not_tell_is_left_out() -> None:
