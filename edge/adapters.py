@@ -8,38 +8,44 @@ from pathlib import Path
 from edge.classify import BundleClassifier
 from edge.client_id import new_client_id
 from edge.config import CameraConfig, Config
-from edge.contract import UserError, load_bundle
+from edge.contract import BundleIncompatible, UserError, load_bundle
 from edge.contract.manifest import read_manifest
 from edge.detect import BlazeFaceDetector, HaarDetector, create_detector
 from edge.disk import require_room
 from edge.mqtt import BrokerSettings, Tls
 from edge.pace import Pace
 from edge.ports import Source
-from edge.releases import Releases
+from edge.releases import PassOver, Releases, log_passed_over
 from edge.source import open_source
 from edge.update import UpdateServer
 
 log = logging.getLogger(__name__)
 
 
-def newest_classifier(config: Config) -> BundleClassifier:
+def newest_classifier(config: Config, *, on_passed_over: PassOver = log_passed_over) -> BundleClassifier:
     """The model that the configuration names, or a newer release of it that came by update and works here.
 
     Releases count for as long as their keys are trusted, also while no server is asked for more.
+
+    Args:
+        config: Names the model, the state folder and the keys.
+        on_passed_over: Told of each newer release that does not work here.
 
     Raises:
         BundleError: The model that the configuration names cannot be used.
         RuntimeMissing: No runtime is installed.
     """
     if config.update.public_keys:
-        for path in releases(config).newer_than(read_manifest(config.model.path)):
+        for path in releases(config).newer_than(read_manifest(config.model.path), on_passed_over):
             try:
                 return _classifier(config, path)
             except UserError as error:
-                log.warning("passed over: %s", error)
-            except Exception:
+                on_passed_over(error)
+            except Exception as error:
                 # Of a runtime that has changed since, say: what came from afar keeps no agent from starting.
-                log.exception("passed over: %s", path)
+                log.info("nobody foresaw this:", exc_info=error)
+                on_passed_over(BundleIncompatible(f"does not run on this device ({error})", where=path,
+                                                  remedy="Publish a release that does"))  # fmt: skip
     return _classifier(config, config.model.path)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from edge.contract.errors import BundleError
+from edge.contract.errors import BundleError, UserError
 from edge.contract.manifest import MANIFEST_FILE, Manifest, parse_manifest
 from edge.contract.signature import SIGNATURE_FILE, require_signature
 from edge.disk import REMEDY, flush_folder
@@ -18,7 +18,15 @@ from edge.errors import StateError
 
 log = logging.getLogger(__name__)
 
+PassOver = Callable[[UserError], object]
+"""Told of what cannot be used of what is there."""
+
 _INCOMING: Final = "incoming"
+
+
+def log_passed_over(error: UserError) -> None:
+    """Warns of what cannot be used of what is there."""
+    log.warning("passed over: %s", error)
 
 
 class Releases:
@@ -46,15 +54,19 @@ class Releases:
             finally:
                 self._keeping.release()
 
-    def newer_than(self, base: Manifest) -> Iterator[Path]:
+    def newer_than(self, base: Manifest, on_passed_over: PassOver) -> Iterator[Path]:
         """The releases of the same model above the release of `base`, newest first.
 
-        What is damaged or signed by nobody who is trusted is passed over with a warning. The files beside the manifest
-        are not looked at: `load_bundle` does that.
+        What is damaged or signed by nobody who is trusted is passed over, and all where the folder cannot be read. The
+        files beside the manifest are not looked at: `load_bundle` does that.
         """
-        for release in self._releases_of(base.name):
-            if release > base.release:
-                yield self._folder / str(release)
+        try:
+            for release in self._releases_of(base.name, on_passed_over):
+                if release > base.release:
+                    yield self._folder / str(release)
+        except OSError as error:
+            remedy = "See that it belongs to the agent's user, and run this as that user"
+            on_passed_over(StateError(f"cannot be read ({error.strerror})", where=self._folder, remedy=remedy))
 
     def keep(self, release: int, files: Mapping[str, bytes], try_out: Callable[[Path], object]) -> None:
         """Puts a release in its place, if it works here, and takes away all others but the one before it.
@@ -101,21 +113,24 @@ class Releases:
             if number not in {release, before}:
                 shutil.rmtree(self._folder / str(number), ignore_errors=True)
 
-    def _releases_of(self, name: str) -> Iterator[int]:
+    def _releases_of(self, name: str, on_passed_over: PassOver = log_passed_over) -> Iterator[int]:
         """Of that model, the newest first, with a signature that is trusted."""
         for number in self._numbers():
             try:
                 manifest = self._manifest(self._folder / str(number))
             except BundleError as error:
-                log.warning("passed over: %s", error)
+                on_passed_over(error)
                 continue
             if manifest.name == name:
                 yield number
 
     def _numbers(self) -> list[int]:
         """Of the releases that are there, the newest first."""
-        names = (path.name for path in self._folder.glob("[0-9]*"))
-        return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
+        try:
+            names = [path.name for path in self._folder.iterdir()]
+        except FileNotFoundError:
+            return []
+        return sorted((int(name) for name in names if name.isascii() and name.isdecimal()), reverse=True)
 
     def _require_room(self, files: Mapping[str, bytes]) -> None:
         """The events that wait must not find the disk full."""

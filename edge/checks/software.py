@@ -5,14 +5,15 @@ from __future__ import annotations
 import platform
 import struct
 from functools import partial
+from pathlib import Path
 
 import cv2
 import numpy as np
 
-from edge.adapters import face_detector
+from edge.adapters import face_detector, newest_classifier
 from edge.checks.finding import Chain, Check, Doubt
-from edge.classify import BundleClassifier
 from edge.config import Config
+from edge.contract import BundleError, UserError, load_bundle
 from edge.detect.blazeface import INSTALL_COMMAND
 from edge.runtime import runtime_name
 
@@ -28,7 +29,10 @@ def runtime(config: Config) -> Chain:
 
 
 def model(config: Config) -> Chain:
-    """Whether every file of the bundle has its checksum, the labels their order, and the self-test its result."""
+    """Whether every file of the bundle has its checksum, the labels their order, and the self-test its result.
+
+    The bundle is the one that the agent loads: the newest release that came by update, or the one that is configured.
+    """
     return (Check("model", partial(_model, config)),)
 
 
@@ -50,10 +54,24 @@ def _runtime(config: Config) -> str:
 
 
 def _model(config: Config) -> str:
-    classifier = BundleClassifier(config.model.path, runtime=config.model.runtime, threads=config.model.threads)
-    manifest = classifier.bundle.manifest
-    name = runtime_name(config.model.runtime)
-    return f"{manifest.name} {manifest.version} passed its self-test on {name} ({config.model.path})"
+    passed_over: list[UserError] = []
+    bundle = newest_classifier(config, on_passed_over=passed_over.append).bundle
+    release = f"{bundle.manifest.name} {bundle.manifest.version} (release {bundle.manifest.release})"
+    found = f"{release} passed its self-test on {runtime_name(config.model.runtime)} ({bundle.path})"
+    if passed_over:
+        told = "; ".join(f"{error.where}: {error.what}" for error in passed_over)
+        raise Doubt(f"{found}; passed over: {told}", remedy=passed_over[0].remedy)
+    if bundle.path != config.model.path:
+        _require_fallback(config.model.path, found)
+    return found
+
+
+def _require_fallback(path: Path, found: str) -> None:
+    try:
+        load_bundle(path)
+    except BundleError as error:
+        raise Doubt(f"{found}; the one that the device was installed with cannot be used: {error.where}: {error.what}",
+                    remedy=error.remedy) from error  # fmt: skip
 
 
 def _detector(config: Config) -> str:

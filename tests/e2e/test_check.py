@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from edge.contract.signature import new_signing_key, public_key
 from tests.e2e.process import AS_ANYBODY, EDGE
 from tests.mosquitto import PROGRAM, Mosquitto, free_port
 
@@ -113,3 +114,16 @@ def test_a_state_folder_that_may_not_be_looked_at_is_a_fault(config: Path, tmp_p
     assert lines[1].startswith(
         f"FAIL  state folder    {tmp_path}/locked: nothing can be written there (Permission denied)"
     )
+
+
+def test_releases_that_nobody_may_look_at_are_told(config: Path) -> None:
+    """In another user's state folder may be the model that the agent runs."""
+    state = config.parent / "state"
+    state.mkdir(mode=0)
+    config.write_text(config.read_text() + f'[update]\npublic_keys = ["{public_key(new_signing_key())}"]\n')
+    _, lines = check(config)
+    state.chmod(0o700)
+    assert lines[2].startswith("WARN  model           ferplus 1.0.0 (release 1) passed its self-test on ")
+    assert f"; passed over: {state}/models: cannot be read (Permission denied). See that it belongs" in lines[2]
+    _, lines = check(config)
+    assert lines[2].startswith("OK    model           ferplus 1.0.0 (release 1)")

@@ -28,6 +28,7 @@ from edge.checks.update import update as check_update
 from edge.classify import BundleClassifier
 from edge.config import Config
 from edge.contract.errors import BundleError
+from edge.checks.software import model as check_model
 from edge.contract.manifest import read_manifest
 from edge.contract.signature import new_signing_key, public_key
 from edge.errors import UpdateError
@@ -447,7 +448,7 @@ def test_nothing_is_installed_where_the_agent_could_not_be_opened_again(
 
 
 def test_a_full_disk_is_left_some_room(
-    config: Config, web: Path, bundle_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: Config, web: Path, bundle_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The events that wait for the broker need it."""
     publish(web, bundle_path, 2, KEY)
@@ -456,6 +457,35 @@ def test_a_full_disk_is_left_some_room(
 
 
 def test_an_encrypted_server_is_trusted_where_its_authority_is(
+    assert "models/2: does not run on this device (an operator is not known)" in caplog.text
+
+
+def test_the_doctor_looks_at_the_model_that_the_agent_runs(config: Config, web: Path, bundle_path: Path) -> None:
+    """Also where no server is asked for more. What is passed over is told, and so is that nothing is behind it."""
+    installed = web.parent / "installed"
+    shutil.copytree(bundle_path, installed)
+    model = config.model.model_copy(update={"path": installed})
+    config = config.model_copy(update={"model": model})
+    publish(web, bundle_path, 2, KEY)
+    Device(config).install()
+    update = config.update.model_copy(update={"url": None})
+    config = config.model_copy(update={"update": update})
+    release = config.device.state_dir / "models" / "2"
+    [found] = examine([check_model(config)])
+    assert found.status is Outcome.OK
+    assert found.detail.startswith("ferplus 2.0.0 (release 2) passed its self-test on ")
+    damage(installed / "golden.npz")
+    [found] = examine([check_model(config)])
+    assert found.status is Outcome.WARN
+    assert found.detail.startswith("ferplus 2.0.0 (release 2) passed")
+    assert f"was installed with cannot be used: {installed}/golden.npz: has " in found.detail
+    shutil.copy(bundle_path / "golden.npz", installed)
+    damage(release / "golden.npz")
+    [found] = examine([check_model(config)])
+    assert (found.status, found.exit_code) == (Outcome.WARN, 0)
+    assert found.detail.startswith("ferplus 1.0.0 (release 1) passed")
+    assert f"; passed over: {release}/golden.npz: has " in found.detail
+    assert found.remedy == "Copy the bundle again from where it came"
     config: Config, web: Path, bundle_path: Path, certificates: Certificates
 ) -> None:
     """One of one's own is named in `ca_file`."""
