@@ -69,12 +69,14 @@ class UpdateServer:
         """What the server has now.
 
         Raises:
-            UpdateError: It cannot be reached.
+            UpdateError: It cannot be reached, or shows a page to people.
             BundleError: What it has cannot be used.
         """
-        where = f"{self._url}/{MANIFEST_FILE}"
+        where, beside = f"{self._url}/{MANIFEST_FILE}", f"{self._url}/{SIGNATURE_FILE}"
         signed = self._fetch(where, at_most=_LARGEST_MANIFEST)
-        signature = self._fetch(f"{self._url}/{SIGNATURE_FILE}", at_most=_LARGEST_SIGNATURE)
+        _refuse_page(signed, where=where, wanted="manifest")
+        signature = self._fetch(beside, at_most=_LARGEST_SIGNATURE)
+        _refuse_page(signature, where=beside, wanted="signature")
         require_signature(signed, signature, self._public_keys, where=where)
         return Offer(parse_manifest(signed, where), signed, signature)
 
@@ -109,6 +111,13 @@ class UpdateServer:
             files[name] = self._fetch(address, at_most=entry.size)
             require_as_promised(files[name], entry, where=address)
         return {**files, MANIFEST_FILE: offer.signed, SIGNATURE_FILE: offer.signature}
+
+
+def _refuse_page(content: bytes, *, where: str, wanted: str) -> None:
+    """A web server may answer every address with a page, and so does one that wants a guest to log in first."""
+    if content.lstrip().startswith(b"<"):
+        raise UpdateError(f"is a web page, and no {wanted}", where=where,
+                          remedy="See that the address is that of the bundle's folder")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +219,9 @@ class Updater:
         """Whether a newer release was installed."""
         offer = self._server.offer()
         newer = self._server.newer(offer, self._running)
+        if (found := offer.manifest.release) < (running := self._running.release):
+            log.info("the server has release %d, which is older than %d, in use here, and is never installed; publish "
+                     "it with a higher number to go back to it", found, running)  # fmt: skip
         latest = offer.manifest if newer else self._running
         error = self._faults.get(offer.signed)
         install = newer and (asked or (self._automatic and error is None))

@@ -114,8 +114,13 @@ def refusal(config: Config) -> str:
     return outlook.error
 
 
-def test_a_signed_release_takes_the_place_of_an_older_one(config: Config, web: Path, bundle_path: Path) -> None:
-    """From then on the device starts with it. The one before it is kept as a spare; an older one is never taken."""
+def test_a_signed_release_takes_the_place_of_an_older_one(
+    config: Config, web: Path, bundle_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """From then on the device starts with it. The one before it is kept as a spare; an older one is never taken.
+
+    Whoever tries to go back learns from the log why that does not happen.
+    """
     for release in (2, 3, 4):
         publish(web, bundle_path, release, KEY)
         assert Device(config).install() is None
@@ -123,7 +128,9 @@ def test_a_signed_release_takes_the_place_of_an_older_one(config: Config, web: P
         assert (found.manifest.release, found.manifest.version) == (release, f"{release}.0.0")
     assert {path.name for path in (config.device.state_dir / "models").iterdir()} == {"3", "4"}
     publish(web, bundle_path, 2, KEY)
-    outlook = Device(config).install()
+    with caplog.at_level(logging.INFO):
+        outlook = Device(config).install()
+    assert "the server has release 2, which is older than 4, in use here, and is never installed" in caplog.text
     assert outlook is not None
     assert (outlook.error, outlook.latest) == (None, newest_classifier(config).bundle.manifest)
     assert newest_classifier(config).bundle.manifest.release == 4
@@ -157,6 +164,19 @@ def test_what_is_not_signed_by_somebody_trusted_is_refused(config: Config, web: 
     ("edit", "told"),
     [
         (lambda m: m.update(name="other"), "is the model other, this device runs ferplus. Publish each model"),
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("manifest.json", "is a web page, and no manifest"), ("manifest.json.sig", "is a web page, and no signature")],
+)
+def test_a_web_page_is_not_called_unsigned(config: Config, web: Path, bundle_path: Path, name: str, told: str) -> None:
+    """Some servers answer every address with one, and so does a network that wants its guests to log in."""
+    publish(web, bundle_path, 2, KEY)
+    (web / name).write_text("\n<!doctype html>\n<title>Welcome</title>\n")
+    assert refusal(config) == (
+        f"{config.update.url}{name}: {told}. See that the address is that of the bundle's folder."
+    )
+
+
         (lambda m: m.update(minimum_agent_version="99.0.0"), "needs agent 99.0.0"),
         (lambda m: m.update(schema_version="2.0"), "manifest.json: schema version 2.0 is not understood"),
         (lambda m: m.pop("labels"), "manifest.json: labels: Field required"),
