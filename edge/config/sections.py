@@ -42,11 +42,11 @@ _RULES: Final = SmoothingRules()
 def _web_folder(address: str) -> str:
     parts = urlsplit(address)
     _ = parts.port  # which is not looked at before
-    more = "@" in parts.netloc or parts.query or parts.fragment
+    more = any(sign in parts.netloc for sign in "@ ") or any(sign in address for sign in "?#")
     if parts.scheme not in {"http", "https"} or not parts.hostname or more:
         raise ValueError(
-            "must be the address of a folder on a web server, such as https://models.example/ferplus, without a user "
-            "or a query"
+            "must be the address of a folder on a web server, such as https://models.example/ferplus, without a user, "
+            "a password or a query"
         )
     return address
 
@@ -91,7 +91,8 @@ class UpdateConfig(Section):
 
     url: Annotated[str, AfterValidator(_web_folder)] | None = Field(
         default=None,
-        description="Address of the folder in which the newest bundle lies with its signature, `http://` or `https://`.",
+        description="Address of the folder in which the newest bundle lies with its signature, `http://` or "
+        "`https://`, without a user, a password or a query.",
     )
     public_keys: tuple[Annotated[str, AfterValidator(check_public_key)], ...] = Field(
         default=(),

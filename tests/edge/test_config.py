@@ -15,7 +15,7 @@ from edge.topics import check_device
 CAMERA = '[[camera]]\nname = "door"\nsource = 0\n'
 WEB_FOLDER = (
     "must be the address of a folder on a web server, such as https://models.example/ferplus, "
-    "without a user or a query."
+    "without a user, a password or a query."
 )
 
 Load = Callable[..., Config]
@@ -139,6 +139,10 @@ fps = 999
         (
             CAMERA + '[update]\nurl = "https://:TOKEN@models.example/x"\n',
             ":5: update.url: " + WEB_FOLDER,
+        ),
+        *(
+            (CAMERA + f'[update]\nurl = "https://{rest}"\n', ":5: update.url: " + WEB_FOLDER)
+            for rest in ("models.example/x?", "models.example/x#", "models.example/x?token=1", "my models/x")
         ),
         (
             CAMERA + '[mqtt]\nhost = "mqtt://me:secret@broker"\n',

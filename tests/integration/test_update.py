@@ -9,14 +9,18 @@ import queue
 import shutil
 import socket
 import ssl
+import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import chain, repeat
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -24,11 +28,11 @@ import pytest
 from edge import adapters, download, trial
 from edge.adapters import newest_classifier, require_usable, update_server
 from edge.checks import Outcome, examine
+from edge.checks.software import model as check_model
 from edge.checks.update import update as check_update
 from edge.classify import BundleClassifier
 from edge.config import Config
 from edge.contract.errors import BundleError
-from edge.checks.software import model as check_model
 from edge.contract.manifest import read_manifest
 from edge.contract.signature import new_signing_key, public_key
 from edge.errors import UpdateError
@@ -161,10 +165,6 @@ def test_what_is_not_signed_by_somebody_trusted_is_refused(config: Config, web: 
 
 
 @pytest.mark.parametrize(
-    ("edit", "told"),
-    [
-        (lambda m: m.update(name="other"), "is the model other, this device runs ferplus. Publish each model"),
-@pytest.mark.parametrize(
     ("name", "told"),
     [("manifest.json", "is a web page, and no manifest"), ("manifest.json.sig", "is a web page, and no signature")],
 )
@@ -177,6 +177,10 @@ def test_a_web_page_is_not_called_unsigned(config: Config, web: Path, bundle_pat
     )
 
 
+@pytest.mark.parametrize(
+    ("edit", "told"),
+    [
+        (lambda m: m.update(name="other"), "is the model other, this device runs ferplus. Publish each model"),
         (lambda m: m.update(minimum_agent_version="99.0.0"), "needs agent 99.0.0"),
         (lambda m: m.update(schema_version="2.0"), "manifest.json: schema version 2.0 is not understood"),
         (lambda m: m.pop("labels"), "manifest.json: labels: Field required"),
@@ -440,7 +444,7 @@ def test_numbers_above_it_that_do_not_count_any_more_do_not_cost_a_release_its_p
 
 
 def test_a_runtime_that_fails_with_a_release_leaves_the_installed_model(
-    config: Config, web: Path, bundle_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: Config, web: Path, bundle_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Whatever a release does to a runtime that has changed since, the device starts."""
     publish(web, bundle_path, 2, KEY)
@@ -453,30 +457,6 @@ def test_a_runtime_that_fails_with_a_release_leaves_the_installed_model(
 
     monkeypatch.setattr(adapters, "BundleClassifier", changed_since)
     assert newest_classifier(config).bundle.path == bundle_path
-
-
-def test_nothing_is_installed_where_the_agent_could_not_be_opened_again(
-    config: Config, web: Path, bundle_path: Path, tmp_path: Path
-) -> None:
-    """An agent that works goes on, though a file that it was started with is gone."""
-    password = tmp_path / "password"
-    mqtt = config.mqtt.model_copy(update={"password_file": password})
-    publish(web, bundle_path, 2, KEY)
-    assert "password: the password cannot be read" in refusal(config.model_copy(update={"mqtt": mqtt}))
-    password.write_text("secret")
-    assert Device(config.model_copy(update={"mqtt": mqtt})).install() is None
-
-
-def test_a_full_disk_is_left_some_room(
-    config: Config, web: Path, bundle_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The events that wait for the broker need it."""
-    publish(web, bundle_path, 2, KEY)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000_000))
-    assert "of which 1000000 are free. Make room on the disk." in refusal(config)
-
-
-def test_an_encrypted_server_is_trusted_where_its_authority_is(
     assert "models/2: does not run on this device (an operator is not known)" in caplog.text
 
 
@@ -506,6 +486,30 @@ def test_the_doctor_looks_at_the_model_that_the_agent_runs(config: Config, web: 
     assert found.detail.startswith("ferplus 1.0.0 (release 1) passed")
     assert f"; passed over: {release}/golden.npz: has " in found.detail
     assert found.remedy == "Copy the bundle again from where it came"
+
+
+def test_nothing_is_installed_where_the_agent_could_not_be_opened_again(
+    config: Config, web: Path, bundle_path: Path, tmp_path: Path
+) -> None:
+    """An agent that works goes on, though a file that it was started with is gone."""
+    password = tmp_path / "password"
+    mqtt = config.mqtt.model_copy(update={"password_file": password})
+    publish(web, bundle_path, 2, KEY)
+    assert "password: the password cannot be read" in refusal(config.model_copy(update={"mqtt": mqtt}))
+    password.write_text("secret")
+    assert Device(config.model_copy(update={"mqtt": mqtt})).install() is None
+
+
+def test_a_full_disk_is_left_some_room(
+    config: Config, web: Path, bundle_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The events that wait for the broker need it."""
+    publish(web, bundle_path, 2, KEY)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000_000))
+    assert "of which 1000000 are free. Make room on the disk." in refusal(config)
+
+
+def test_an_encrypted_server_is_trusted_where_its_authority_is(
     config: Config, web: Path, bundle_path: Path, certificates: Certificates
 ) -> None:
     """One of one's own is named in `ca_file`."""
@@ -515,14 +519,69 @@ def test_the_doctor_looks_at_the_model_that_the_agent_runs(config: Config, web: 
     with UpdateWeb(web, tls=identity) as server:
         update = config.update.model_copy(update={"url": server.url})
         config = config.model_copy(update={"update": update})
-        assert "cannot be fetched ([SSL: CERTIFICATE_VERIFY_FAILED]" in refusal(config)
+        assert refusal(config) == (
+            f"{server.url}manifest.json: the server's certificate is not trusted (unable to get local issuer "
+            "certificate). Name its authority in update.ca_file, and use the name that is in its certificate."
+        )
         update = update.model_copy(update={"ca_file": certificates.ca})
+        otherwise = update.model_copy(update={"url": server.url.replace("localhost", "127.0.0.1")})
+        assert "not trusted (IP address mismatch, certificate is not valid for '127.0.0.1'). Name its" in refusal(
+            config.model_copy(update={"update": otherwise})
+        )
         assert Device(config.model_copy(update={"update": update})).install() is None
 
 
+def test_a_certificate_that_has_expired_is_no_matter_of_trust(
+    web: Path, tmp_path: Path, certificates: Certificates
+) -> None:
+    """Many a device begins in 1970: its clock is named, and no authority."""
+    ca, own = certificates.ca, certificates.broker
+    expired, request = tmp_path / "expired.crt", tmp_path / "request"
+    for command in (
+        f"-x509toreq -in {own} -signkey {certificates.broker_key} -out {request}",
+        f"-req -in {request} -CA {ca} -CAkey {ca.with_suffix('.key')} -set_serial 1 -days -1 -out {expired}",
+    ):
+        every = ["openssl", "x509", "-copy_extensions", "copyall", *command.split()]
+        subprocess.run(every, check=True, capture_output=True)
+    identity = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    identity.load_cert_chain(expired, certificates.broker_key)
+    with UpdateWeb(web, tls=identity) as server, pytest.raises(UpdateError) as refused:
+        download.download(server.url, at_most=1, ca_file=certificates.ca)
+    assert str(refused.value) == (
+        f"{server.url}: the server's certificate is not trusted (certificate has expired). Renew it, and check this "
+        "device's clock."
+    )
+
+
+def test_what_keeps_encryption_from_beginning_is_named(tmp_path: Path, server: UpdateWeb) -> None:
+    """A port that speaks none, and a file of an authority that holds no certificate."""
+    address = server.url.replace("http://", "https://")
+    with pytest.raises(UpdateError, match=r"the encryption failed \([A-Z_]+\)\. See that the server .* speaks https"):
+        download.download(address, at_most=1)
+    (tmp_path / "ca.crt").write_text("not a certificate\n")
+    with pytest.raises(UpdateError, match=rf"{tmp_path}/ca.crt: the certificate authority cannot be read \([A-Z_]+\)"):
+        download.download(address, at_most=1, ca_file=tmp_path / "ca.crt")
+
+
+@pytest.mark.parametrize("folder", ["the hall/größe", "the%20hall/gr%C3%B6%C3%9Fe", "a+b&c;d=e,f~g/@home"])
+def test_a_folder_may_have_any_name(
+    config: Config, web: Path, bundle_path: Path, server: UpdateWeb, folder: str
+) -> None:
+    """It is written as people or as browsers write it."""
+    publish(web / unquote(folder), bundle_path, 2, KEY)
+    update = config.update.model_copy(update={"url": server.url + folder})
+    assert Device(config.model_copy(update={"update": update})).install() is None
+
+
 @contextmanager
-def answering(*parts: bytes, for_ever: bool = False) -> Iterator[str]:
-    """The address of a server that says this to whoever asks, the last part again and again if it is to."""
+def answering(*parts: bytes, for_ever: bool = False, pause_s: float = 0) -> Iterator[str]:
+    """The address of a server that says this to whoever asks, the last part again and again if it is to.
+
+    Args:
+        parts: What it says.
+        for_ever: Whether it goes on with the last of them.
+        pause_s: After each.
+    """
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
         def serve() -> None:
@@ -531,10 +590,9 @@ def answering(*parts: bytes, for_ever: bool = False) -> Iterator[str]:
                 connection.settimeout(5)  # who has gone may leave it waiting for minutes
                 connection.recv(1000)
                 with suppress(OSError):  # who asked has gone
-                    for part in parts:
+                    for part in chain(parts, repeat(parts[-1]) if for_ever else ()):
                         connection.sendall(part)
-                    while for_ever:
-                        connection.sendall(parts[-1])
+                        time.sleep(pause_s)
 
         thread = threading.Thread(target=serve)
         thread.start()
@@ -556,8 +614,10 @@ OK = b"HTTP/1.1 200 OK\r\n"
         ((b"HTTP/1.1 499 " + b"x" * 1000 + b"\r\n\r\n",), False, "the server answers 499. "),
         ((OK + b"\r\n", b"x" * 1000), True, "is larger than 5000 bytes"),
         ((OK + b"Content-Length: 900\r\n\r\nabc",), False, "ends 897 bytes too early"),
+        ((OK + b"Content-Encoding: gzip\r\n\r\nabc",), False, "the server sends it compressed, which nobody asked"),
+        ((OK + b"Content-Encoding: identity\r\nContent-Length: 9\r\n\r\n",), False, "ends 9 bytes too early"),
         ((OK + b"Transfer-Encoding: chunked\r\n\r\n5\r\nabc",), False, "cannot be fetched (IncompleteRead"),
-        ((b"HTTP/1.1 100 Continue\r\n\r\n",), True, "cannot be fetched ("),
+        ((b"HTTP/1.1 100 Continue\r\n\r\n",), True, "took longer than 1 s"),
         ((b"SSH-2.0-OpenSSH_9.2\r\n",), False, "cannot be fetched ("),
         ((b"",), False, "cannot be fetched ("),
     ],
@@ -568,10 +628,33 @@ def test_a_server_that_means_harm_gets_nowhere(
     """No answer fills the memory, holds the agent for ever, leads it elsewhere, or passes for the file."""
     if for_ever:
         monkeypatch.setattr(download, "_WHOLE_S", 1.0)
+        monkeypatch.setattr(download, "_SLOWEST_BYTES_S", 1e6)
     with answering(*parts, for_ever=for_ever) as url, pytest.raises(UpdateError) as refused:
         download.download(url, at_most=5000)
     assert str(refused.value).startswith(f"{url}: {told}")
     assert len(str(refused.value)) < 300
+
+
+@pytest.mark.parametrize("header", [b"Content-Length: 900\r\n", b"Transfer-Encoding: chunked\r\n", b""])
+def test_a_download_that_takes_too_long_is_cut_off(header: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That is told, and not that the server ended early; half a file does not pass for the whole."""
+    monkeypatch.setattr(download, "_WHOLE_S", 1.0)
+    monkeypatch.setattr(download, "_SLOWEST_BYTES_S", 1e6)
+    dripping = answering(OK + header + b"\r\n", b"1\r\nx\r\n", for_ever=True, pause_s=0.1)
+    with dripping as url, pytest.raises(UpdateError) as cut_off:
+        download.download(url, at_most=5000)
+    assert str(cut_off.value) == (
+        f"{url}: took longer than 1 s. See to a faster connection, or install the release by hand; the agent tries "
+        "again later."
+    )
+
+
+def test_a_large_file_may_take_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device at the edge of a cellular network gets its model too."""
+    monkeypatch.setattr(download, "_WHOLE_S", 0.1)
+    monkeypatch.setattr(download, "_SLOWEST_BYTES_S", 50.0)
+    with answering(OK + b"Content-Length: 500\r\n\r\n", *[b"x" * 100] * 5, pause_s=0.1) as url:
+        assert download.download(url, at_most=500) == b"x" * 500
 
 
 def test_an_ipv6_address_is_a_servers_address_too() -> None:
