@@ -41,7 +41,7 @@ def download(url: str, *, at_most: int, ca_file: Path | None = None) -> bytes:
 
     Args:
         url: http or https.
-        at_most: Bytes; a larger file is refused as soon as it shows.
+        at_most: Bytes; a larger file is refused as soon as it shows. The time that it may take grows with them.
         ca_file: PEM file of the authority that signed an https server's certificate; those of the system if None.
 
     Raises:
