@@ -79,7 +79,7 @@ def _certificate(config: Config) -> str:
 def _publish(config: Config) -> str:
     topics = _topics(config)
     told = probe.probe_publish(_settings(config), topics.probe)
-    return f"granted on {topics.root}/..." if told else _NOT_TOLD
+    return f"granted on {topics.probe}" if told else _NOT_TOLD
 
 
 def _listen(config: Config) -> str:

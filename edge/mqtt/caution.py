@@ -3,9 +3,9 @@
 With MQTT 3.1.1 it has no other no to a message [MQTT-3.3.5-2], and some brokers say no to a subscription in the same
 way. With MQTT 5 some break off after a no or in place of it, and others answer with what that protocol does not have.
 Where a connection breaks off right after a no, it does so over the same. Otherwise, after connections that soon broke
-off, things are said one at a time, each when the one before it is answered. What alone is unanswered when that breaks
-off twice in a row is what the broker refuses. It is left alone for a while, longer with each time. Networks break too,
-and other devices may have this one's client id: what is answered is forgiven at once.
+off, things are said one at a time, each when the one before it is answered. What alone is unanswered when a connection
+breaks off, and again when another does, is what the broker refuses. It is left alone for a while, longer with each
+time. Networks break too, and other devices may have this one's client id: what is answered is forgiven at once.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _LONGEST_PAUSE_S = 3600.0
 _AT_ONCE_S = 2.0
 """Who breaks off within this time of a no does so over the same."""
 _MOST_REMEMBERED = 1_000
-"""Of what was answered. Answers to commands go to topics that others choose."""
+"""Of what was answered, and of suspects. Answers to commands go to topics that others choose."""
 
 
 class Caution:
@@ -34,8 +34,9 @@ class Caution:
 
     def __init__(self) -> None:
         self._broke_soon = 0
-        self._suspect: Said | None = None
+        self._suspects: dict[Said, None] = {}  # the latest last
         self._blamed: Pauses[Said] = Pauses(first_s=_PAUSE_S, limit_s=_LONGEST_PAUSE_S)
+        self._blamed_replies: Pauses[Said] = Pauses(first_s=_PAUSE_S, limit_s=_LONGEST_PAUSE_S)
         self._answered: dict[Said, None] = {}  # the latest last
         self._denied: Said | None = None
         self._denied_s = 0.0
@@ -52,11 +53,11 @@ class Caution:
 
     def blames(self, said: Said) -> bool:
         """Whether the broker broke off over it before."""
-        return said in self._blamed
+        return said in self._pauses(said)
 
     def shuns(self, said: Said) -> bool:
         """Whether to leave it alone."""
-        return self._blamed.holds(said)
+        return self._pauses(said).holds(said)
 
     @property
     def left_alone(self) -> set[str]:
@@ -66,7 +67,7 @@ class Caution:
     @property
     def explains(self) -> bool:
         """Whether it is known why connections break off."""
-        return bool(self._blamed.held)
+        return bool(self._blamed.held or self._blamed_replies.held)
 
     def denied(self, said: Said) -> None:
         """The broker said no to that, and may break off over it as well."""
@@ -74,13 +75,9 @@ class Caution:
 
     def answered(self, said: Said) -> None:
         """The broker did not break off over that."""
-        self._answered.pop(said, None)
-        self._answered[said] = None
-        if len(self._answered) > _MOST_REMEMBERED:
-            del self._answered[next(iter(self._answered))]
-        self._blamed.forget(said)
-        if said == self._suspect:
-            self._suspect = None
+        _remember(self._answered, said)
+        self._pauses(said).forget(said)
+        self._suspects.pop(said, None)
 
     def all_answered(self) -> None:
         """There is nothing more to say but what is left alone."""
@@ -101,15 +98,30 @@ class Caution:
         soon = held_s < _SOON_S
         self._broke_soon = self._broke_soon + 1 if soon or careful else 0
         if self._denied is not None and time.monotonic() - self._denied_s < _AT_ONCE_S:
-            self._blamed.begin(self._denied)
-            return self._denied
-        innocent = not unanswered or unanswered[0] in self._answered
-        if innocent and soon:
+            return self._blame(self._denied)
+        never_answered = [said for said in dict.fromkeys(unanswered) if said not in self._answered]
+        if not never_answered and soon:
             self._blamed.clear()  # what is said may not be why, and never have been
-        suspect = unanswered[0] if len(unanswered) == 1 and not innocent else None
-        guilty = suspect is not None and (suspect == self._suspect or suspect in self._blamed)
-        self._suspect = suspect
-        if suspect is None or not guilty:
+            self._blamed_replies.clear()
+        if len(never_answered) != 1:
             return None
-        self._blamed.begin(suspect)
-        return suspect
+        suspect = never_answered[0]
+        if suspect in self._suspects or self.blames(suspect):
+            return self._blame(suspect)
+        _remember(self._suspects, suspect)
+        return None
+
+    def _blame(self, guilty: Said) -> Said:
+        self._pauses(guilty).begin(guilty)
+        return guilty
+
+    def _pauses(self, said: Said) -> Pauses[Said]:
+        """Those of replies are apart, as a pause that is over does not make them be said again."""
+        return self._blamed_replies if said.reply else self._blamed
+
+
+def _remember(things: dict[Said, None], said: Said) -> None:
+    things.pop(said, None)
+    things[said] = None
+    if len(things) > _MOST_REMEMBERED:
+        del things[next(iter(things))]

@@ -170,8 +170,10 @@ class Connection:
         if self._fault is None and self._ledger.oldest_s > _ANSWER_TIMEOUT_S:
             self._fault = faults.unanswering(self._settings, _ANSWER_TIMEOUT_S)
 
-    def send(self, message: Message, *, correlation_data: bytes | None = None) -> int:
+    def send(self, message: Message, *, correlation_data: bytes | None = None, said: Said | None = None) -> int:
         """Hands a message to the network. Returns a number by which its `Ack` is known.
+
+        `said` is what the broker's answer is about, where that is not just the message's topic.
 
         One with QoS 1 for which there is no room is held back, and sent by `wait` when its turn has come. One that is
         too large for the broker is not sent; its `Ack` says so, whatever its QoS.
@@ -179,10 +181,11 @@ class Connection:
         self._last_number += 1
         if self.careful:
             message = replace(message, qos=1)
-        publish = partial(self._publish, self._last_number, message, correlation_data)
+        said = said or Said(message.topic)
+        publish = partial(self._publish, self._last_number, message, correlation_data, said)
         if not self.fits(message, correlation_data=correlation_data):
             refusal = f"larger than the {self.largest_bytes} bytes that it takes"
-            self._acks.append(Ack(self._last_number, message.topic, refusal, hopeless=True, unsent=True))
+            self._acks.append(Ack(self._last_number, said, refusal, hopeless=True, unsent=True))
         elif message.qos and not self.room:
             self._held_back.append(publish)
         else:
@@ -227,11 +230,11 @@ class Connection:
         if mid is not None:
             self._ledger.add(mid, Said(subscription.topic_filter, listening=True))
 
-    def _publish(self, number: int, message: Message, correlation_data: bytes | None) -> None:
+    def _publish(self, number: int, message: Message, correlation_data: bytes | None, said: Said) -> None:
         properties = packets.publish(message, correlation_data) if self._v5 else None
         info = self._client.publish(message.topic, message.payload, message.qos, message.retain, properties)
         if message.qos:
-            self._ledger.add(info.mid, Said(message.topic), number=number)
+            self._ledger.add(info.mid, said, number=number)
 
     def _new_client(self, protocol: MQTTProtocolVersion, timeout_s: float) -> paho.Client:
         client = paho.Client(
@@ -305,14 +308,14 @@ class Connection:
     def _on_publish(self, _client: object, _data: object, mid: int, reason: ReasonCode, _properties: object) -> None:
         owed = self._ledger.settle(mid)
         if owed is not None:
-            self._acks.append(packets.ack(owed.number, owed.said.topic, reason))
+            self._acks.append(packets.ack(owed.number, owed.said, reason))
 
     def _on_subscribe(
         self, _client: object, _data: object, mid: int, reasons: list[ReasonCode], _properties: object
     ) -> None:
         owed = self._ledger.settle(mid)
         if owed is not None:
-            self._subscribed += [packets.ack(owed.number, owed.said.topic, reason) for reason in reasons]
+            self._subscribed += [packets.ack(owed.number, owed.said, reason) for reason in reasons]
 
     def _on_message(self, _client: object, _data: object, message: paho.MQTTMessage) -> None:
         try:

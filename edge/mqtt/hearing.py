@@ -13,7 +13,7 @@ from edge.domain import Message
 from edge.message import CLIENT
 from edge.mqtt.commands import Commands
 from edge.mqtt.logbook import Logbook
-from edge.mqtt.packets import Received, Subscription
+from edge.mqtt.packets import Received, Said, Subscription
 from edge.mqtt.states import States
 from edge.topics import Topics
 
@@ -26,10 +26,12 @@ class Answer:
 
     Attributes:
         message: What to say, and where.
+        said: What it is for the broker.
         correlation_data: By which whoever asked knows it (MQTT 5), if they asked for that.
     """
 
     message: Message
+    said: Said
     correlation_data: bytes | None = None
 
 
@@ -63,6 +65,7 @@ class Hearing:
         logbook: Logbook,
     ) -> None:
         self._device = topics.device
+        self._responses = topics.response("+")
         self._commands = commands
         self._of_commands = [Subscription(topic, tell_retained=True) for topic in topics.commands(groups)]
         self._home_assistant_status = home_assistant_status
@@ -121,13 +124,14 @@ class Hearing:
             log.warning("%s: a retained command is ignored: it would be carried out at every start", received.topic)
             return []
         response = self._commands.answer(received.topic, received.payload, wall_s=time.time(), why_not=why_not)
-        answers = []
-        if received.response_topic != response.topic:
-            answers.append(Answer(response))
-        if received.response_topic is not None:
-            elsewhere = replace(response, topic=received.response_topic)
-            answers.append(Answer(elsewhere, received.correlation_data))
-        return answers
+        usual = Said(self._responses, reply=True)
+        if received.response_topic is None:
+            return [Answer(response, usual)]
+        if received.response_topic == response.topic:
+            return [Answer(response, usual, received.correlation_data)]
+        elsewhere = replace(response, topic=received.response_topic)
+        there = Said(received.response_topic, reply=True)
+        return [Answer(response, usual), Answer(elsewhere, there, received.correlation_data)]
 
     def _hear_own_status(self, received: Received) -> None:
         if received.retained:

@@ -115,7 +115,8 @@ class Logbook:
                 "Or the broker refuses so what this device says or listens to: check its access list"
             )
         if told != self._last_error:
-            log.warning("no MQTT connection: %s", told)
+            level = logging.DEBUG if explained and isinstance(error, BrokenOff) else logging.WARNING
+            log.log(level, "no MQTT connection: %s", told)
         self._last_error = told
 
     def namesake(self, device: str, other: str, this: str) -> None:

@@ -46,12 +46,28 @@ class Received:
 
 
 @dataclass(frozen=True, slots=True)
+class Said:
+    """Something that the broker is to answer.
+
+    Attributes:
+        topic: A message's topic, or a topic filter.
+        listening: Whether it is a subscription.
+        reply: Whether it is an answer to a command, which is said when that comes and not again. Those on the device's
+            own topics are taken for one, under a filter.
+    """
+
+    topic: str
+    listening: bool = False
+    reply: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Ack:
     """What became of a message: the broker's answer to one with QoS 1, or why any other was not sent. Or to SUBSCRIBE.
 
     Attributes:
         number: What `send` returned for the message.
-        topic: The message's topic, or the topic filter.
+        said: What is answered.
         refusal: Why the broker did not take it (MQTT 5), None if it did.
         hopeless: Whether it would be refused at any time. Other refusals may pass: a quota is free again, rights are
             given.
@@ -60,24 +76,16 @@ class Ack:
     """
 
     number: int
-    topic: str
+    said: Said
     refusal: str | None = None
     hopeless: bool = False
     forbidden: bool = False
     unsent: bool = False
 
-
-@dataclass(frozen=True, slots=True)
-class Said:
-    """Something that the broker is to answer.
-
-    Attributes:
-        topic: A message's topic, or a topic filter.
-        listening: Whether it is a filter.
-    """
-
-    topic: str
-    listening: bool = False
+    @property
+    def topic(self) -> str:
+        """The message's, or the filter of the subscription."""
+        return self.said.topic
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,11 +140,11 @@ def size_bytes(message: Message, properties: Properties) -> int:
     return 1 + length_bytes + rest_bytes
 
 
-def ack(number: int, topic: str, reason: ReasonCode) -> Ack:
+def ack(number: int, said: Said, reason: ReasonCode) -> Ack:
     """From PUBACK or SUBACK."""
     if not reason.is_failure:
-        return Ack(number, topic)
-    return Ack(number, topic, str(reason), hopeless=reason.value == _HOPELESS, forbidden=reason.value in _FORBIDDEN)
+        return Ack(number, said)
+    return Ack(number, said, str(reason), hopeless=reason.value == _HOPELESS, forbidden=reason.value in _FORBIDDEN)
 
 
 def subscribe(subscription: Subscription) -> SubscribeOptions:

@@ -95,10 +95,10 @@ class Session:
         for ack in acks:
             if self._abandoned():
                 return []
-            self._note(Said(ack.topic), ack)
+            self._note(ack)
             self._settle(ack)
         for answer in self._connection.take_subscribed():
-            self._note(Said(answer.topic, listening=True), answer)
+            self._note(answer)
             if answer.refusal is not None:
                 self._logbook.deaf(answer.topic, answer.refusal)
         return acks
@@ -133,7 +133,7 @@ class Session:
         elif tried_again and self._states.clears(guilty.topic):
             self._forsake(guilty.topic)
         else:
-            self._logbook.rejection(Ack(0, guilty.topic, fault.how, forbidden=True), lost=False)
+            self._logbook.rejection(Ack(0, guilty, fault.how, forbidden=True), lost=False)
         return True
 
     def say_goodbye(self, goodbye: Message, *, timeout_s: float) -> bool:
@@ -190,11 +190,11 @@ class Session:
             if not ack.hopeless and (of_event or self._states.refused(ack.topic)):
                 refused.begin(ack.topic)
 
-    def _note(self, said: Said, answer: Ack) -> None:
+    def _note(self, answer: Ack) -> None:
         if answer.refusal is None:
-            self._caution.answered(said)
+            self._caution.answered(answer.said)
         elif not answer.unsent:
-            self._caution.denied(said)
+            self._caution.denied(answer.said)
 
     def _forsake(self, topic: str) -> None:
         """Gives up clearing a topic, or it would be tried at each connection."""
@@ -215,11 +215,11 @@ class Session:
         if not is_topic(message.topic):
             log.warning("%.60s: a command is not answered there: that is no topic to publish on", message.topic)
             return
-        if self._caution.shuns(Said(message.topic)):
+        if self._caution.shuns(answer.said):
             log.debug("%s: a command is not answered there: the broker breaks off over it", message.topic)
             return
         if not self._connection.fits(message, correlation_data=correlation_data):
             why = f"the answer is too large for the broker, which takes {self._connection.largest_bytes} bytes"
             log.warning("%s: %s", message.topic, why)
             message = without_result(message, why=why)
-        self._connection.send(message, correlation_data=correlation_data)
+        self._connection.send(message, correlation_data=correlation_data, said=answer.said)

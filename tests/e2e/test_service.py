@@ -202,7 +202,7 @@ def test_the_doctor_has_the_password_and_the_state_of_the_service(unit: Machine,
         found = as_user(unit, "emotion-edge", "edge", "doctor")
         unit.systemctl("stop", UNIT)
         found_later = as_user(unit, "emotion-edge", "edge", "doctor")
-    assert "OK    publish right   granted on emotion/hall/..." in found
+    assert "OK    publish right   granted on emotion/hall/probe" in found
     assert "OK    agent           running, as client " in found
     assert "OK    state folder    /var/lib/emotion-edge, writable" in found
     assert "FAIL  broker" in found_later

@@ -6,7 +6,7 @@ import pytest
 
 from edge.errors import BrokerUnreachable
 from edge.mqtt.logbook import Logbook
-from edge.mqtt.packets import Ack
+from edge.mqtt.packets import Ack, Said
 from edge.mqtt.settings import BrokerSettings
 
 
@@ -14,7 +14,7 @@ def test_refusals_are_told_once_a_topic_and_not_without_end(caplog: pytest.LogCa
     """Answers go where each client asks for them: the log does not fill with them over the years."""
     logbook = Logbook(BrokerSettings(host="broker", port=1883, client_id="edge-test"))
     for number in range(3000):
-        logbook.rejection(Ack(number, f"answers/{number % 1500}", "Not authorized"), lost=False)
+        logbook.rejection(Ack(number, Said(f"answers/{number % 1500}"), "Not authorized"), lost=False)
     topics = [record.getMessage().split(":")[0] for record in caplog.records]
     assert topics == [f"answers/{number}" for number in range(1000)]
     assert logbook.stats(queue_depth=0, dropped=0).rejected == 3000
@@ -25,7 +25,7 @@ def test_what_may_not_be_listened_to_is_told_once(caplog: pytest.LogCaptureFixtu
     logbook = Logbook(BrokerSettings(host="broker", port=1883, client_id="edge-test"))
     for _ in range(3):
         logbook.deaf("emotion/hall/status", "Not authorized")
-        logbook.rejection(Ack(1, "emotion/hall/status", "Not authorized"), lost=False)
+        logbook.rejection(Ack(1, Said("emotion/hall/status"), "Not authorized"), lost=False)
     assert [record.getMessage().split(" (")[0] for record in caplog.records] == [
         "the broker does not let this client listen to emotion/hall/status",
         "emotion/hall/status: the broker rejects messages on this topic",

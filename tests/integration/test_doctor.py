@@ -55,7 +55,7 @@ def test_a_working_broker_passes_every_step(broker: Mosquitto, tmp_path: Path) -
     assert {finding.status for finding in found.values()} == {Outcome.OK}
     assert "127.0.0.1" in found["broker name"].detail
     assert found["broker"].detail == f"localhost:{broker.port} speaks MQTT 5"
-    assert found["publish right"].detail == "granted on emotion/hall/..."
+    assert found["publish right"].detail == "granted on emotion/hall/probe"
     heard = "emotion/hall/status, emotion/hall/cmd/+, emotion/fleet/shop/cmd/+, homeassistant/status"
     assert found["listen right"].detail == f"not refused on {heard}"
     assert found["Home Assistant"].detail == "may be told of this device under homeassistant/..."
