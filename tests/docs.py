@@ -30,9 +30,10 @@ from trainer import config as trainer_config
 from trainer import errors as trainer_errors
 from trainer.calibration import Calibration, RiskPoint
 from trainer.card import model_card
-from trainer.config import RECIPES, FitConfig
+from trainer.config import FitConfig
 from trainer.evaluate import Evaluation, ModelResult
 from trainer.metrics import Classification, Comparison
+from trainer.recipes import RECIPES
 from trainer.robustness import Robustness
 
 README = Path(__file__).parents[1] / "README.md"

@@ -41,11 +41,13 @@ from trainer.evaluate import Evaluation, evaluate
 from trainer.labels import LabelKind, class_names, with_labels
 from trainer.layouts import SIZE_PX
 from trainer.model import PIXEL_CENTRE, PIXEL_SCALE
+from trainer.provenance import Provenance as Origin
+from trainer.provenance import require_data
 from trainer.quantize import calibration_images, to_float, to_int8
 from trainer.robustness import measure_robustness
-from trainer.run import Provenance as Origin
-from trainer.run import load_network, predict, read_config, require_data
+from trainer.run import read_config
 from trainer.targets import Predictor, tflite_predictor
+from trainer.weights import load_network, predict
 
 FRAMING: Final = Framing(eyes_x=0.5, eye_y=0.395, eye_distance=0.358, box_scale=1.137, box_shift_y=-0.034)
 """Medians over 2,004 faces that BlazeFace finds in 2,500 FER-2013 training images: `python -m tests.bench.framing`."""

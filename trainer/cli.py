@@ -18,8 +18,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Final
 
 from edge.contract.errors import UserError
-from trainer.config import RECIPES
 from trainer.data import SPLITS
+from trainer.recipes import RECIPES
 
 log = logging.getLogger(__name__)
 

@@ -22,10 +22,12 @@ from numpy.typing import NDArray
 
 from trainer.config import FitConfig
 from trainer.copies import Copies
+from trainer.disk import writing
 from trainer.errors import CheckpointError
 from trainer.layers import Tensor
 from trainer.model import heads, normalize
-from trainer.run import BEST_WEIGHTS, load_full_network, read_config, writing
+from trainer.run import BEST_WEIGHTS, read_config
+from trainer.weights import load_full_network, weights_sha256
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +88,7 @@ def teaching(kept: Path, config: FitConfig, images: NDArray[np.uint8]) -> Taught
         except _DAMAGE as error:
             log.warning("%s cannot be read, asking the teachers again (%s)", kept, error)
     # Before they are asked: one may still be in training.
-    weights = [_weights_sha256(teacher) for teacher in config.teachers]
+    weights = [weights_sha256(Path(teacher)) for teacher in config.teachers]
     said = [_taught_by(Path(teacher), images, config.labels, shifts)[:heads_asked] for teacher in config.teachers]
     answers = [np.asarray(np.mean(of_head, axis=0), np.float32) for of_head in zip(*said, strict=True)]
     _write(kept, answers, images_sha256=images_sha256, teachers=list(config.teachers), weights=weights)
@@ -111,17 +113,11 @@ def _read(kept: Path, teachers: Sequence[str], images_sha256: str) -> list[NDArr
                                   remedy="Resume with the very files that the run began with")  # fmt: skip
         # Those that are gone have been asked already.
         for teacher, weights in zip(teachers, arrays["weights"], strict=True):
-            if _weights_sha256(teacher) not in {"", weights}:
+            if weights_sha256(Path(teacher)) not in {"", weights}:
                 raise CheckpointError(f"holds what {teacher} said before its weights changed", where=kept,
                                       remedy="Give it the former weights, or name another folder")  # fmt: skip
         heads_kept = _HEADS if _HEADS[1] in arrays else _HEADS[:1]
         return [np.asarray(arrays[name], np.float32) for name in heads_kept]
-
-
-def _weights_sha256(teacher: str) -> str:
-    """Of a teacher's weights; empty where there are none."""
-    weights = Path(teacher) / BEST_WEIGHTS
-    return hashlib.sha256(weights.read_bytes()).hexdigest() if weights.exists() else ""
 
 
 def require_teacher(teacher: Path, labels: str, data_sha256: str | None = None, *, votes_head: bool = False) -> None:

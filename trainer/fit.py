@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import math
-import os
-import shutil
 import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Final
 
 import keras
 import numpy as np
@@ -22,35 +18,17 @@ from tensorboard.summary import DirectoryOutput, Writer
 from edge.contract import UserError
 from trainer.config import FitConfig
 from trainer.data import Dataset, FaceSet
+from trainer.disk import writing
 from trainer.distill import require_teacher, teaching
 from trainer.errors import CheckpointError
 from trainer.labels import require_votes, with_labels
 from trainer.layouts import SIZE_PX
-from trainer.run import (
-    BEST_WEIGHTS,
-    CHECKPOINTS,
-    HISTORY,
-    TEACHING,
-    TENSORBOARD,
-    data_sha256,
-    held,
-    load_full_network,
-    load_network,
-    provenance,
-    read_config,
-    require_data,
-    require_new,
-    require_same_votes,
-    write_config,
-    writing,
-)
+from trainer.provenance import data_sha256, provenance, require_data, require_same_votes
+from trainer.run import CHECKPOINTS, HISTORY, TEACHING, TENSORBOARD, held, read_config, require_new, write_config
 from trainer.training import Training, steps_per_epoch
+from trainer.weights import load_full_network, load_network, save_weights
 
 log = logging.getLogger(__name__)
-
-_BYTES_A_WEIGHT: Final = 4
-_BYTES_AROUND_WEIGHTS: Final = 2**20
-"""More than what a file of weights holds besides them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,19 +266,8 @@ def _epoch(
     if best:
         training.best_accuracy = accuracy
         with writing(run):
-            _save_weights(training, run)
+            save_weights(training.averaged, run)
     return EpochResult(epoch + 1, training.config.side_px(epoch), loss, accuracy, best, time.monotonic() - started)
-
-
-def _save_weights(training: Training, run: Path) -> None:
-    # Renamed into place when all of it is on the disk, so that a run stopped at any moment leaves whole weights.
-    partial = run / f"partial.{BEST_WEIGHTS}"
-    if shutil.disk_usage(run).free < _BYTES_A_WEIGHT * training.averaged.count_params() + _BYTES_AROUND_WEIGHTS:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # found out by h5py, it ends the process
-    training.averaged.save_weights(partial)
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    partial.replace(run / BEST_WEIGHTS)
 
 
 def _record(run: Path, result: EpochResult, board: Writer) -> None:

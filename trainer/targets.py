@@ -71,7 +71,8 @@ def _bundle_target(bundle: Bundle) -> Target:
 
 def _run_target(path: Path) -> Target:
     from trainer.labels import class_names
-    from trainer.run import load_network, predict, read_config
+    from trainer.run import read_config
+    from trainer.weights import load_network, predict
 
     config, _ = read_config(path)
     network = load_network(path)

@@ -24,7 +24,7 @@ from trainer.labels import class_names, vote_shares
 from trainer.layers import Tensor
 from trainer.model import Policy, grow, heads, normalize
 from trainer.muon import KernelMuon, is_hidden_kernel
-from trainer.run import network_for
+from trainer.weights import network_for
 
 
 def steps_per_epoch(config: FitConfig, train: FaceSet) -> int:

@@ -21,8 +21,8 @@ from trainer.data import FaceSet
 from trainer.distill import Taught
 from trainer.layers import Tensor
 from trainer.model import Policy, heads, normalize
-from trainer.run import load_full_network
 from trainer.training import Training, unreadable
+from trainer.weights import load_full_network
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from trainer.config import FitConfig
 from trainer.data import FaceSet
 from trainer.distill import Taught
-from trainer.run import load_full_network, predict
 from trainer.training import Training, unreadable
+from trainer.weights import load_full_network, predict
 
 log = logging.getLogger(__name__)
 

@@ -17,9 +17,11 @@ from optuna.trial import TrialState
 from edge.contract.errors import UserError
 from trainer.config import FitConfig
 from trainer.data import Dataset
+from trainer.disk import lock
 from trainer.errors import CheckpointError
 from trainer.fit import EpochResult, Listener, fit, require_inputs
-from trainer.run import CONFIG, TEACHING, lock, provenance, read_config
+from trainer.provenance import provenance
+from trainer.run import CONFIG, TEACHING, read_config
 from trainer.study import Trial, agree, done, open_study, reopen, storage_faults, trials
 
 log = logging.getLogger(__name__)

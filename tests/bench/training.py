@@ -12,11 +12,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer.config import RECIPES
 from trainer.data import FaceSet
 from trainer.layers import Conv2D, FusedBatchNormalization
 from trainer.model import build_network
 from trainer.processor import computes_bfloat16
+from trainer.recipes import RECIPES
 from trainer.training_tensorflow import TensorFlowTraining
 
 _IMAGES = 1024

@@ -20,7 +20,8 @@ from trainer.data import Dataset, FaceSet
 from trainer.distill import teaching
 from trainer.errors import CheckpointError
 from trainer.fit import fit
-from trainer.run import BEST_WEIGHTS, CONFIG, TEACHING, provenance, read_config, write_config
+from trainer.provenance import provenance
+from trainer.run import BEST_WEIGHTS, CONFIG, TEACHING, read_config, write_config
 
 TEACHER = FitConfig(
     stages=((48, 8),),

@@ -25,8 +25,11 @@ from trainer.fit import EpochResult, Listener, fit
 from trainer.labels import vote_shares
 from trainer.model import normalize
 from trainer.muon import KernelMuon, is_hidden_kernel
-from trainer.run import load_full_network, load_network, predict, provenance, read_config, read_recipe, write_config
+from trainer.provenance import provenance
+from trainer.recipes import read_recipe
+from trainer.run import read_config, write_config
 from trainer.training_tensorflow import TensorFlowTraining
+from trainer.weights import load_full_network, load_network, predict
 
 TINY = FitConfig(
     stages=((16, 1), (32, 2)), batch_size=16, peak_lr=0.02, warmup_epochs=0.5, votes_weight=0.0, ema_decay=0.5
@@ -134,7 +137,8 @@ HALF_A_CONFIGURATION = """
 import resource, sys
 from pathlib import Path
 from trainer.config import FitConfig
-from trainer.run import Provenance, write_config
+from trainer.provenance import Provenance
+from trainer.run import write_config
 resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))
 write_config(Path(sys.argv[1]), FitConfig(), Provenance("data.csv", "0", "0", {}))
 """

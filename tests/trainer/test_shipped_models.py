@@ -15,9 +15,10 @@ from tests.bench.crowd import agreement, joined
 from tests.trainer.conftest import REAL
 from trainer.data import load_dataset
 from trainer.labels import FERPLUS_EMOTIONS, LabelKind, with_labels
-from trainer.run import load_network, predict, read_recipe
+from trainer.recipes import read_recipe
 from trainer.targets import open_target
 from trainer.text import percent
+from trainer.weights import load_network, predict
 
 MODELS = Path(__file__).parents[2] / "models"
 FLOORS = {"default": 0.72, "ferplus": 0.88}

@@ -14,7 +14,7 @@ import pytest
 from tests.trainer.conftest import Example, write_table, write_votes
 from tests.trainer.stripes import stripe_dataset, stripes
 from trainer.cli import main
-from trainer.run import load_network, predict
+from trainer.weights import load_network, predict
 
 ROOT = Path(__file__).parents[2]
 
@@ -59,7 +59,7 @@ from tests.trainer.stripes import stripe_dataset
 from trainer.config import FitConfig
 from trainer.errors import CheckpointError
 from trainer.fit import Listener, fit
-from trainer.run import load_network, predict
+from trainer.weights import load_network, predict
 
 class StopAfterFirst(Listener):
     def on_epoch(self, result):

@@ -29,16 +29,20 @@ from tests.trainer.stripes import stripe_dataset, stripes
 from tests.trainer.test_cli import ROOT, TRAINER
 from tests.trainer.test_report import Page
 from trainer.cli import main
-from trainer.config import RECIPES, FitConfig
+from trainer.config import FitConfig
 from trainer.data import Dataset
+from trainer.disk import lock
 from trainer.errors import CheckpointError
 from trainer.fit import EpochResult
 from trainer.metrics import proportion
-from trainer.run import load_network, lock, provenance, read_config, read_recipe, write_config
+from trainer.provenance import provenance
+from trainer.recipes import RECIPES, read_recipe
+from trainer.run import read_config, write_config
 from trainer.study import Trial, importances, open_study, ranking, trials
 from trainer.study_report import study_report
 from trainer.text import percent
 from trainer.tune import Follower, Search, begin, claim, run_folder, tune
+from trainer.weights import load_network
 
 BASE = FitConfig(
     stages=((16, 1), (32, 1)), batch_size=32, warmup_epochs=0.5, votes_weight=0.0, width=0.5, blocks=(0, 0, 0), seed=3

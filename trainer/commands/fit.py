@@ -12,12 +12,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from edge.contract import UserError
 from trainer.commands.output import Console, require_writable
-from trainer.config import RECIPES, FitConfig
+from trainer.config import FitConfig
 from trainer.data import Dataset, load_dataset
 from trainer.fit import EpochResult, Listener, fit
 from trainer.labels import with_labels
 from trainer.processor import computes_bfloat16, has_gpu
-from trainer.run import read_config, read_recipe, require_new
+from trainer.recipes import RECIPES, read_recipe
+from trainer.run import read_config, require_new
 
 _STEPS_BEFORE_ESTIMATE = 30
 """The first steps compile the network and tell nothing of the others."""
