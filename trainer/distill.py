@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +20,7 @@ from numpy.typing import NDArray
 
 from trainer.config import FitConfig
 from trainer.copies import Copies
-from trainer.disk import writing
+from trainer.disk import DAMAGE, replaced, writing
 from trainer.errors import CheckpointError
 from trainer.layers import Tensor
 from trainer.model import heads, normalize
@@ -44,9 +42,6 @@ _HEADS: Final = ("probabilities", "votes")
 """Names of the answers in the file that keeps them, in the order of the heads."""
 
 _BATCH: Final = 256
-
-_DAMAGE: Final = (zipfile.BadZipFile, LookupError, EOFError, ValueError)
-"""What numpy raises for a file that is cut off or changed."""
 
 _Ask = Callable[[NDArray[np.uint8]], Sequence[Tensor]]
 """uint8 (N, 48, 48, 1) to probabilities of each head, float32 (N, classes)."""
@@ -85,7 +80,7 @@ def teaching(kept: Path, config: FitConfig, images: NDArray[np.uint8]) -> Taught
     if kept.exists():
         try:
             return Taught(images, _read(kept, config.teachers, images_sha256))
-        except _DAMAGE as error:
+        except DAMAGE as error:
             log.warning("%s cannot be read, asking the teachers again (%s)", kept, error)
     # Before they are asked: one may still be in training.
     weights = [weights_sha256(Path(teacher)) for teacher in config.teachers]
@@ -96,11 +91,9 @@ def teaching(kept: Path, config: FitConfig, images: NDArray[np.uint8]) -> Taught
 
 
 def _write(kept: Path, answers: Sequence[NDArray[np.float32]], **origin: str | list[str]) -> None:
-    partial = kept.with_name(f"partial.{os.getpid()}.{kept.name}")
     arrays: dict[str, Any] = {**origin, **dict(zip(_HEADS, answers, strict=False))}
-    with writing(kept):
-        np.savez(partial, **arrays)
-        partial.replace(kept)
+    with writing(kept), replaced(kept) as fresh:
+        np.savez(fresh, **arrays)
 
 
 def _read(kept: Path, teachers: Sequence[str], images_sha256: str) -> list[NDArray[np.float32]]:

@@ -18,7 +18,7 @@ from tensorboard.summary import DirectoryOutput, Writer
 from edge.contract import UserError
 from trainer.config import FitConfig
 from trainer.data import Dataset, FaceSet
-from trainer.disk import writing
+from trainer.disk import replaced, writing
 from trainer.distill import require_teacher, teaching
 from trainer.errors import CheckpointError
 from trainer.labels import require_votes, with_labels
@@ -166,7 +166,8 @@ def _take_up(training: Training, run: Path) -> bool:
             remedy="Begin another run; --initial-weights takes the best weights of this one",
         )  # fmt: skip
     if len(lines) > training.epoch:
-        history.write_text("".join(lines[: training.epoch]))
+        with replaced(history) as fresh:
+            fresh.write_text("".join(lines[: training.epoch]))
     return restored
 
 

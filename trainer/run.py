@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from trainer.config import FitConfig
-from trainer.disk import lock
+from trainer.disk import created, lock
 from trainer.errors import CheckpointError
 from trainer.provenance import Provenance
 
@@ -66,18 +66,15 @@ def write_config(run: Path, config: FitConfig, origin: Provenance) -> None:
 
     Raises:
         CheckpointError: There is one already.
+        OSError: It cannot be written.
     """
     document = {"fit": config.to_dict(), **asdict(origin)}
     try:
-        file = (run / CONFIG).open("x")
+        # Whole or not at all: half a configuration would be neither a run nor room for one.
+        with created(run / CONFIG) as fresh:
+            fresh.write_text(json.dumps(document, indent=2) + "\n")
     except FileExistsError:
         raise _taken(run) from None
-    try:
-        with file:
-            file.write(json.dumps(document, indent=2) + "\n")
-    except BaseException:  # a full disk: half a configuration would be neither a run nor room for one
-        (run / CONFIG).unlink()
-        raise
 
 
 def read_config(run: Path) -> tuple[FitConfig, Provenance]:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
@@ -18,6 +15,7 @@ from numpy.typing import NDArray
 
 from trainer.config import FitConfig
 from trainer.data import FaceSet
+from trainer.disk import DAMAGE, flush, replaced
 from trainer.distill import Taught
 from trainer.layers import Tensor
 from trainer.model import Policy, heads, normalize
@@ -29,8 +27,6 @@ log = logging.getLogger(__name__)
 _CHECKPOINT: Final = "state.npz"
 _BEFORE: Final = "state.before.npz"
 """The checkpoint of the epoch before, for the case that the last one is damaged."""
-_DAMAGE: Final = (OSError, EOFError, LookupError, ValueError, zipfile.BadZipFile, zlib.error)
-"""What numpy raises for a file that is cut off, changed, or of other variables."""
 _EVALUATION_BATCH: Final = 512
 
 _Values = list[jax.Array]
@@ -81,22 +77,20 @@ class JaxTraining(Training):
 
     def save(self, folder: Path) -> None:
         folder.mkdir(exist_ok=True)
-        last, partial = folder / _CHECKPOINT, folder / f"partial.{_CHECKPOINT}"
+        last = folder / _CHECKPOINT
         values = [np.asarray(variable.value) for group in self._variables() for variable in group]
-        with partial.open("wb") as file:
-            np.savez(file, *values, epoch=self.epoch, best_accuracy=self.best_accuracy)
-            file.flush()
-            os.fsync(file.fileno())
-        if last.exists():
-            last.replace(folder / _BEFORE)
-        partial.replace(last)  # at any moment there is a whole one
+        with replaced(last) as fresh:
+            np.savez(fresh, *values, epoch=self.epoch, best_accuracy=self.best_accuracy)
+            flush(fresh)  # at any moment there is a whole one
+            if last.exists():
+                last.replace(folder / _BEFORE)
 
     def restore(self, folder: Path) -> bool:
         checkpoints = [folder / name for name in (_CHECKPOINT, _BEFORE) if (folder / name).exists()]
         for number, checkpoint in enumerate(checkpoints, start=1):
             try:
                 self._load(checkpoint)
-            except _DAMAGE as error:
+            except DAMAGE as error:
                 if number == len(checkpoints):
                     raise unreadable(folder, error) from error
                 log.warning("%s cannot be read, going on from the one before (%s)", checkpoint, error)

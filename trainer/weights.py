@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import shutil
+import warnings
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.config import FitConfig
+from trainer.disk import DAMAGE, replaced
 from trainer.errors import CheckpointError
 from trainer.labels import LabelKind, class_names
 from trainer.model import Policy, build_network, heads, normalize
@@ -42,7 +44,7 @@ def load_network(run: Path, labels: LabelKind | None = None) -> keras.Model:
         labels: Whose labels the head speaks; without it, the main head.
 
     Raises:
-        CheckpointError: There is no run, no finished epoch, or no head that learned these labels.
+        CheckpointError: There is no run, no finished epoch, its weights are damaged, or no head learned these labels.
     """
     config, _ = read_config(run)
     main_head = labels in (None, config.labels)
@@ -57,31 +59,33 @@ def load_full_network(run: Path, policy: Policy = "float32") -> keras.Model:
     """The network with the best weights of a run and all its heads, as `build_network` makes it.
 
     Raises:
-        CheckpointError: There is no run, or no finished epoch.
+        CheckpointError: There is no run, no finished epoch, or its weights are damaged.
     """
     network = network_for(read_config(run)[0], policy=policy)
+    weights = run / BEST_WEIGHTS
     try:
-        network.load_weights(run / BEST_WEIGHTS)
-    except (OSError, ValueError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)  # Keras's word for layers that it leaves as they were made
+            network.load_weights(weights)
+    except (*DAMAGE, UserWarning) as error:
+        damaged = "Copy it again from where it came, or train again"
         raise CheckpointError(
-            f"no usable {BEST_WEIGHTS} ({error})", where=run, remedy="Let trainer fit finish an epoch"
-        ) from error
+            f"no usable {BEST_WEIGHTS} ({error})", where=run,
+            remedy=damaged if weights.exists() else "Let trainer fit finish an epoch",
+        ) from error  # fmt: skip
     return network
 
 
 def save_weights(network: keras.Model, run: Path) -> None:
-    """Puts a network's weights in the place of a run's best ones, all of them or, on a disk without room, none.
+    """Puts a network's weights in the place of a run's best ones.
 
     Raises:
         OSError: They cannot be written.
     """
-    partial = run / f"partial.{BEST_WEIGHTS}"
     if shutil.disk_usage(run).free < _BYTES_A_WEIGHT * network.count_params() + _BYTES_AROUND_WEIGHTS:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # found out by h5py, it ends the process
-    network.save_weights(partial)
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    partial.replace(run / BEST_WEIGHTS)
+    with replaced(run / BEST_WEIGHTS) as fresh:
+        network.save_weights(fresh)
 
 
 def weights_sha256(run: Path) -> str:

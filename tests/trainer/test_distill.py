@@ -206,7 +206,10 @@ def test_damaged_answers_are_asked_for_again(left: float, dataset: Dataset, teac
     images, kept = dataset.split("train").images[:7], tmp_path / TEACHING
     first = asked(kept, [teacher], images)
     whole = kept.read_bytes()
-    for damaged in (whole[: int(left * len(whole))], whole.replace(b"images_sha256", b"images_sha265")):
+    named, entry = whole.replace(b"images_sha256", b"images_sha265"), whole.index(b"PK\x01\x02")
+    encrypted, compressed = bytearray(whole), bytearray(whole)
+    encrypted[entry + 8], compressed[entry + 10] = 1, 99  # as the archive's directory says of the first array
+    for damaged in (whole[: int(left * len(whole))], named, encrypted, compressed):
         kept.write_bytes(damaged)
         np.testing.assert_allclose(asked(kept, [teacher], images), first, atol=1e-6)
         assert kept.stat().st_size == len(whole)

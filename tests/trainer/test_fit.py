@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import fields, replace
@@ -134,21 +135,25 @@ def test_a_checkpoint_that_was_never_finished_is_none(tmp_path: Path, dataset: D
 
 
 HALF_A_CONFIGURATION = """
-import resource, sys
+import resource, signal, sys
 from pathlib import Path
 from trainer.config import FitConfig
 from trainer.provenance import Provenance
 from trainer.run import write_config
+signal.signal(signal.SIGXFSZ, signal.SIG_DFL if sys.argv[2] == "killed" else signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))
 write_config(Path(sys.argv[1]), FitConfig(), Provenance("data.csv", "0", "0", {}))
 """
 
 
-def test_half_a_configuration_is_no_run(tmp_path: Path, dataset: Dataset) -> None:
-    """On a disk that is full, the folder stays free for another try."""
-    done = subprocess.run([sys.executable, "-c", HALF_A_CONFIGURATION, tmp_path], capture_output=True, text=True)
-    assert "File too large" in done.stderr
+@pytest.mark.parametrize("end", ["told", "killed"])
+def test_half_a_configuration_is_no_run(end: str, tmp_path: Path, dataset: Dataset) -> None:
+    """On a disk that is full, or after a kill in the midst of writing, the folder stays free for another try."""
+    command = [sys.executable, "-c", HALF_A_CONFIGURATION, str(tmp_path), end]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGXFSZ if end == "killed" else "File too large" in done.stderr
     write_config(tmp_path, TINY, provenance(dataset, TINY))
+    assert read_config(tmp_path)[0] == TINY
 
 
 def epochs_written(run: Path) -> list[int]:

@@ -9,6 +9,7 @@ from edge.contract import UserError, load_bundle
 from edge.contract.manifest import MANIFEST_FILE
 from edge.contract.signature import SIGNATURE_FILE, public_key, sign
 from trainer.commands.output import Console
+from trainer.disk import replaced
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -39,10 +40,9 @@ def _read_key(path: Path) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f"partial.{path.name}")
     try:
-        partial.write_text(text)
-        partial.replace(path)
+        with replaced(path) as fresh:
+            fresh.write_text(text)
     except OSError as error:
         raise UserError(f"the signature cannot be written ({error.strerror})", where=path,
                         remedy="Copy the bundle to where you may write, and sign that") from error  # fmt: skip
