@@ -86,7 +86,7 @@ def test_help_is_quick_to_come(command: str) -> None:
 
 def test_the_trainer_never_loads_mqtt_or_the_agent() -> None:
     """Of the agent, the trainer knows the contract alone."""
-    loaded = loaded_after("import trainer.audit, trainer.bundle")
+    loaded = loaded_after("import trainer.audit, trainer.export")
     assert "paho" not in packages(loaded)
     of_edge = {name for name in loaded if name.startswith("edge.")}
     assert of_edge

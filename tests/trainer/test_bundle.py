@@ -1,248 +1,118 @@
-"""From a training run to a bundle: whole or not at all, and no worse than it says."""
+"""A bundle's folder: replaced as a whole, and nothing else is."""
 
 from __future__ import annotations
 
-import json
+import os
+import shutil
+import signal
 import subprocess
-from dataclasses import replace
+import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from edge.classify import BundleClassifier
-from edge.contract import UserError, calibrated, load_bundle
-from edge.contract.intensity import normalized
-from edge.contract.manifest import Intensity
-from tests.trainer.conftest import write_data_set
-from tests.trainer.stripes import stripe_dataset, stripes
-from tests.trainer.test_cli import ROOT, TRAINER
-from trainer.bundle import ExportOptions, export
-from trainer.config import FitConfig
-from trainer.data import Dataset, FaceSet
-from trainer.errors import CheckpointError, QualityError
-from trainer.fit import fit
-from trainer.run import read_config
-from trainer.targets import open_target
-
-CONFIG = FitConfig(
-    stages=((48, 6),), batch_size=16, peak_lr=0.05, warmup_epochs=1, ema_decay=0.8, votes_weight=0.0, width=0.5,
-    blocks=(0, 0, 1),
-)  # fmt: skip
-OPTIONS = ExportOptions(name="tiny", calibration_per_class=10, max_drop=None)
+from edge.contract import UserError, load_bundle
+from trainer.bundle import require_place, write_bundle
 
 
-@pytest.fixture(scope="module")
-def dataset() -> Dataset:
-    """Faces that anything can learn."""
-    return stripe_dataset()
+@pytest.fixture
+def bundle(tmp_path: Path, bundle_path: Path) -> Path:
+    """A bundle to be replaced."""
+    return shutil.copytree(bundle_path, tmp_path / "models" / "mine")
 
 
-@pytest.fixture(scope="module")
-def run(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A short training run."""
-    path = tmp_path_factory.mktemp("runs") / "tiny"
-    fit(dataset, path, CONFIG)
-    return path
+def fresh_files(bundle: Path) -> dict[str, bytes]:
+    """Those of a bundle that comes anew."""
+    return {file.name: file.read_bytes() for file in bundle.iterdir()} | {"MODEL_CARD.md": b"new"}
 
 
-@pytest.fixture(scope="module")
-def int8(run: Path, dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Its int8 bundle."""
-    out = tmp_path_factory.mktemp("models") / "tiny"
-    export(run, out, dataset, OPTIONS)
-    return out
+def test_a_place_that_is_free_or_holds_a_bundle_will_do(tmp_path: Path, bundle: Path) -> None:
+    """Signed or not."""
+    require_place(bundle)
+    (bundle / "manifest.json.sig").write_text("signed")
+    require_place(bundle)
+    require_place(tmp_path / "new")
+    (tmp_path / "empty").mkdir()
+    require_place(tmp_path / "empty")
 
 
-def intensity_of(bundle: Path) -> Intensity:
-    """What its manifest says of light."""
-    intensity = load_bundle(bundle).manifest.preprocessing.intensity
-    assert intensity is not None
-    return intensity
-
-
-def test_the_bundle_runs_on_the_device_and_agrees_with_the_float_model(int8: Path, run: Path, dataset: Dataset) -> None:
-    """What the agent computes is what was trained: the same answers but for rounding."""
-    faces = dataset.split("test")
-    on_device = BundleClassifier(int8).classify(faces.images).argmax(axis=1)
-    trained = open_target(run).predictors["float"](faces.images).argmax(axis=1)
-    assert np.mean(on_device == trained) >= 0.9
-
-
-def test_input_and_output_are_int8_and_one_gray_level_is_one_step(int8: Path) -> None:
-    """Nothing of the picture is lost before the first layer."""
-    manifest = load_bundle(int8).manifest
-    assert (manifest.input.dtype, manifest.output.dtype, manifest.output.kind) == ("int8", "int8", "logits")
-    np.testing.assert_array_equal(BundleClassifier(int8)._model._table, np.arange(-128, 128))
-
-
-def test_a_face_and_its_mirror_image_get_the_same_answer_on_the_device(dataset: Dataset, tmp_path: Path) -> None:
-    """Of a run with `mirror`, to the bit: whole numbers stay pairs in the int8 file."""
-    config = replace(CONFIG, stages=((48, 1),), mirror=True)
-    fit(dataset, tmp_path / "run", config)
-    export(tmp_path / "run", tmp_path / "mirror", dataset, OPTIONS)
-    classifier, faces = BundleClassifier(tmp_path / "mirror"), stripes(70, seed=4).images
-    faces += np.arange(48, dtype=np.uint8)  # lighter on the right
-    np.testing.assert_array_equal(classifier.classify(faces), classifier.classify(faces[:, :, ::-1]))
-
-
-def test_the_dark_changes_hardly_an_answer_on_the_device(int8: Path, dataset: Dataset) -> None:
-    """With a tenth of the gray levels, or of the contrast: what is left is brought back to where training had it."""
-    faces, classifier = dataset.split("test"), BundleClassifier(int8)
-    usual = classifier.classify(faces.images).argmax(axis=1)
-    for spoilt in (faces.images * 0.1, 200 + faces.images * 0.1):
-        assert np.mean(classifier.classify(spoilt.round().astype(np.uint8)).argmax(axis=1) == usual) >= 0.95
-
-
-def test_the_usual_light_is_that_of_most_training_images(int8: Path, dataset: Dataset) -> None:
-    """Nine in ten of them are lighter than its lower bound, and as many darker than its upper one; so of contrast."""
-    light, images = intensity_of(int8), dataset.split("train").images
-    means, deviations = images.mean(axis=(1, 2)), images.std(axis=(1, 2))
-    for values, low, high in (
-        (means, light.mean_low, light.mean_high), (deviations, light.deviation_low, light.deviation_high),
-    ):  # fmt: skip
-        assert (np.mean(values < low), np.mean(values > high)) == pytest.approx((0.1, 0.1), abs=0.02)
-
-
-def test_the_measured_figures_stand_in_manifest_report_and_card(int8: Path) -> None:
-    """Whoever opens any of the three reads the same accuracy."""
-    manifest = load_bundle(int8).manifest
-    test = next(metrics for metrics in manifest.metrics if metrics.split == "test")
-    report = json.loads((int8 / "report.json").read_text())
-    assert report["test"]["models"]["int8"]["accuracy"]["value"] == test.accuracy
-    assert f"{test.accuracy:.2%}" in (int8 / "MODEL_CARD.md").read_text()
-
-
-def test_what_corruption_leaves_stands_in_report_and_card(int8: Path) -> None:
-    """The int8 model's accuracy under corruption on the test split, where no other is measured, can be read in both."""
-    report = json.loads((int8 / "report.json").read_text())
-    measured = report["test"]["models"]["int8"]["robustness"]
-    card = (int8 / "MODEL_CARD.md").read_text()
-    assert f"**{measured['mean_corruption_accuracy']['value']:.2%}** (" in card
-    for score in measured["corruptions"]:
-        assert f"| {score['name'].replace('_', ' ')} | {score['accuracies'][0]:.1%} |" in card
-    assert report["test"]["models"]["float"]["robustness"] is None
-    assert report["validation"]["models"]["int8"]["robustness"] is None
-
-
-def test_temperature_and_threshold_are_not_fitted_on_what_is_reported(
-    int8: Path, run: Path, dataset: Dataset, tmp_path: Path
-) -> None:
-    """With other labels on PrivateTest the report is another, and the calibration is the same."""
-    test = dataset.split("test")
-    shuffled = FaceSet(test.images, np.random.default_rng(1).permutation(test.labels), test.names, test.votes)
-    changed = Dataset(dataset.path, {**dataset.splits, "test": shuffled})
-    before, after = load_bundle(int8).manifest, export(run, tmp_path / "tiny", changed, OPTIONS)
-    assert after.calibration == before.calibration
-    assert after.metrics[0] == before.metrics[0]
-    assert after.metrics[1].accuracy < before.metrics[1].accuracy - 0.2
-
-
-def test_without_quantize_the_bundle_is_float_and_exact(run: Path, dataset: Dataset, tmp_path: Path) -> None:
-    """A float bundle gives the trained network's own logits, its light and calibration as its manifest says."""
-    export(run, tmp_path / "float", dataset, replace(OPTIONS, quantize=False))
-    classifier = BundleClassifier(tmp_path / "float")
-    images = dataset.split("test").images
-    calibration, intensity = classifier.bundle.manifest.calibration, intensity_of(tmp_path / "float")
-    assert calibration.label_smoothing == read_config(run)[0].label_smoothing
-    seen = np.stack([normalized(image, intensity) for image in images])
-    exact = calibrated(open_target(run).predictors["float"](seen), calibration)
-    np.testing.assert_allclose(classifier.classify(images), exact, atol=1e-3)
-
-
-def test_what_chose_the_weights_may_not_be_moved_to_what_is_reported(
-    run: Path, dataset: Dataset, tmp_path: Path
-) -> None:
-    """Images that went from PublicTest to PrivateTest since have chosen the checkpoint that they would judge."""
-    validation, test = dataset.split("validation"), dataset.split("test")
-    moved = Dataset(dataset.path, {**dataset.splits, "validation": test, "test": validation})
-    with pytest.raises(CheckpointError, match=r"was begun with another PublicTest, which has chosen its weights"):
-        export(run, tmp_path / "tiny", moved, OPTIONS)
-    assert not (tmp_path / "tiny").exists()
-
-
-@pytest.mark.parametrize("arithmetic", ["float32", "int8"])
-def test_the_command_writes_the_bundle_that_it_is_asked_for(
-    arithmetic: str, run: Path, dataset: Dataset, tmp_path: Path
-) -> None:
-    """With the version, release and arithmetic of its options, in place of one that is there; and it tells how good."""
-    write_data_set(tmp_path / "fer2013.csv", dataset)
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "manifest.json").touch()
-    paths = [str(run), "--data", str(tmp_path / "fer2013.csv"), "-o", str(tmp_path / "mine")]
-    options = ["--release", "3", "--version", "1.1.0", "--max-drop", "100", "--calibration-per-class", "10"]
-    command = [*TRAINER, "export", *paths, *options, *["--quantize"] * (arithmetic == "int8")]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
-    manifest = load_bundle(tmp_path / "mine").manifest
-    assert (manifest.name, manifest.version, manifest.release) == ("mine", "1.1.0", 3)
-    assert manifest.input.dtype == arithmetic
-    assert f"PrivateTest  accuracy {manifest.metrics[1].accuracy:.2%} (" in done.stdout
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["fer2013.csv", "mine"]
-
-
-def test_nothing_but_a_bundle_is_replaced(run: Path, dataset: Dataset, tmp_path: Path) -> None:
-    """A slip of the pen in `-o` must not cost anybody a folder."""
+@pytest.mark.parametrize("manifest", [None, '{"name": "my web app"}', ""])
+def test_what_is_no_bundle_is_not_replaced(manifest: str | None, tmp_path: Path) -> None:
+    """Web apps have a manifest.json too."""
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "me.jpg").write_text("dear")
-    with pytest.raises(UserError, match="is there already and no bundle"):
-        export(run, tmp_path / "photos", dataset, OPTIONS)
-    assert (tmp_path / "photos" / "me.jpg").read_text() == "dear"
+    if manifest is not None:
+        (tmp_path / "photos" / "manifest.json").write_text(manifest)
+    with pytest.raises(UserError, match=r"photos: is there already and no bundle that can be read\. Name a new folder"):
+        require_place(tmp_path / "photos")
+    with pytest.raises(UserError, match=r"me\.jpg: is there already and no bundle"):
+        require_place(tmp_path / "photos" / "me.jpg")
 
 
-@pytest.mark.parametrize(
-    ("options", "told"),
-    [
-        (replace(OPTIONS, name="v1.2"), "'v1.2' is no name of a bundle"),
-        (replace(OPTIONS, version="1.0"), "'1.0' is no version of a bundle"),
-    ],
-)
-def test_what_a_manifest_cannot_say_is_told_first(
-    options: ExportOptions, told: str, run: Path, dataset: Dataset, tmp_path: Path
-) -> None:
-    """Before anything is converted, with what would do."""
-    with pytest.raises(UserError, match=f"{told}.*The name is that of the folder"):
-        export(run, tmp_path / "out", dataset, options)
+@pytest.mark.parametrize("stranger", ["notes.txt", "photos/me.jpg", "report.json/me.jpg"])
+def test_what_lies_beside_a_bundle_is_not_lost(stranger: str, bundle: Path) -> None:
+    """It is named, with what to do."""
+    shutil.rmtree(bundle / "report.json", ignore_errors=True)
+    (bundle / "report.json").unlink(missing_ok=True)
+    (bundle / stranger).parent.mkdir(exist_ok=True)
+    (bundle / stranger).write_text("dear")
+    name = stranger.partition("/")[0]
+    with pytest.raises(UserError, match=rf"mine: holds {name}, which belongs to no bundle .*\. Move it elsewhere"):
+        require_place(bundle)
 
 
-def test_a_run_is_not_measured_on_other_data(run: Path, dataset: Dataset, tmp_path: Path) -> None:
-    """Or the bundle would give figures of those as figures of what it names."""
-    other = Dataset(Path("mine"), {**dataset.splits, "train": dataset.split("test")})
-    with pytest.raises(CheckpointError, match=r"tiny: was begun with other data \(stripes.csv\)\. Give that data"):
-        export(run, tmp_path / "out", other, OPTIONS)
-    assert not (tmp_path / "out").exists()
+def test_a_bundle_is_replaced_as_a_whole(bundle: Path) -> None:
+    """Nothing of the former is left, nor of the work."""
+    fresh = fresh_files(bundle)
+    (bundle / "manifest.json.sig").write_text("signed")
+    write_bundle(bundle, fresh)
+    assert {file.name: file.read_bytes() for file in bundle.iterdir()} == fresh
+    assert list(bundle.parent.iterdir()) == [bundle]
 
 
-def test_a_bundle_that_lost_too_much_is_not_written(run: Path, dataset: Dataset, tmp_path: Path) -> None:
-    """Where int8 loses more than is allowed, the error says what to try, and nothing is replaced."""
-    export(run, tmp_path / "tiny", dataset, OPTIONS)
-    before = (tmp_path / "tiny" / "manifest.json").read_bytes()
-    impossible = replace(OPTIONS, max_drop=-1.0)  # an int8 model that beats its float model by 100 points
-    with pytest.raises(QualityError, match="--calibration-per-class"):
-        export(run, tmp_path / "tiny", dataset, impossible)
-    assert (tmp_path / "tiny" / "manifest.json").read_bytes() == before
-    assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
+def test_a_link_to_a_bundle_stays_one(tmp_path: Path, bundle: Path) -> None:
+    """What it leads to is replaced."""
+    link = tmp_path / "current"
+    link.symlink_to(bundle)
+    write_bundle(link, fresh_files(bundle))
+    assert link.readlink() == bundle
+    assert (bundle / "MODEL_CARD.md").read_text() == "new"
+    assert sorted(tmp_path.iterdir()) == [link, bundle.parent]
 
 
-def test_the_head_that_learned_votes_becomes_a_bundle_of_its_own(dataset: Dataset, tmp_path: Path) -> None:
-    """A run with votes gives a second bundle with the crowd's eight labels; the agent takes its seven of them."""
-    fit(dataset, tmp_path / "run", replace(CONFIG, stages=((48, 1),), votes_weight=0.5))
-    manifest = export(tmp_path / "run", tmp_path / "crowd", dataset, replace(OPTIONS, labels="ferplus"))
-    assert (manifest.labels[-1], {metrics.labels for metrics in manifest.metrics}) == ("contempt", {"ferplus"})
-    assert "strict majority" in (tmp_path / "crowd" / "MODEL_CARD.md").read_text()
-    faces = dataset.split("test").images[:3]
-    everybody_voted_neutral = BundleClassifier(tmp_path / "crowd").classify(faces)
-    assert manifest.calibration.label_smoothing == 0
-    assert everybody_voted_neutral.shape == (3, 7)
-    assert set(everybody_voted_neutral.argmax(axis=1)) == {6}
+def test_a_writing_that_fails_changes_nothing(bundle: Path) -> None:
+    """As on a full disk."""
+    before = (bundle / "MODEL_CARD.md").read_bytes()
+    with pytest.raises(OSError, match="nowhere"):
+        write_bundle(bundle, {**fresh_files(bundle), "nowhere/card.md": b""})
+    assert (bundle / "MODEL_CARD.md").read_bytes() == before
+    assert list(bundle.parent.iterdir()) == [bundle]
 
 
-def test_a_run_without_votes_gives_no_bundle_of_them(run: Path, dataset: Dataset, tmp_path: Path) -> None:
-    """The error says how to train one that does."""
-    with pytest.raises(CheckpointError, match="--labels ferplus"):
-        export(run, tmp_path / "crowd", dataset, replace(OPTIONS, labels="ferplus"))
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from trainer.bundle import write_bundle
+
+rename, renamed = Path.rename, []
+
+def rename_or_die(path, target):
+    if len(renamed) == int(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    renamed.append(target)
+    return rename(path, target)
+
+Path.rename = rename_or_die
+write_bundle(Path(sys.argv[1]), {"MODEL_CARD.md": b"new"})
+"""
 
 
-def test_what_is_no_run_is_a_clear_error(dataset: Dataset, tmp_path: Path) -> None:
-    """The folder is named."""
-    with pytest.raises(CheckpointError, match=str(tmp_path)):
-        export(tmp_path, tmp_path / "out", dataset, OPTIONS)
+@pytest.mark.parametrize("renamings", [0, 1])
+def test_what_a_killed_export_left_is_put_back(renamings: int, bundle: Path) -> None:
+    """By the next one, before it does anything else; also where it then fails."""
+    command = [sys.executable, "-c", KILLED, str(bundle), str(renamings)]
+    assert subprocess.run(command, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}).returncode == -signal.SIGKILL
+    assert bundle.exists() == (renamings == 0)
+    require_place(bundle)
+    load_bundle(bundle)
+    assert list(bundle.parent.iterdir()) == [bundle]

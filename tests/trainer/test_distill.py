@@ -14,11 +14,11 @@ import pytest
 
 from edge.contract import UserError
 from tests.trainer.stripes import stripe_dataset
-from trainer.bundle import ExportOptions, export
 from trainer.config import FitConfig
 from trainer.data import Dataset, FaceSet
 from trainer.distill import teaching
 from trainer.errors import CheckpointError
+from trainer.export import ExportOptions, export
 from trainer.fit import fit
 from trainer.provenance import provenance
 from trainer.run import BEST_WEIGHTS, CONFIG, TEACHING, read_config, write_config

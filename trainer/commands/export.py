@@ -6,10 +6,9 @@ import argparse
 
 import keras
 
-from trainer.bundle import ExportOptions, export, require_place
 from trainer.commands.output import Console, require_writable
 from trainer.data import load_dataset
-from trainer.run import read_config
+from trainer.export import ExportOptions, export, require_exportable
 
 _SPLIT_NAMES = {"validation": "PublicTest", "test": "PrivateTest"}
 
@@ -27,9 +26,8 @@ def run(arguments: argparse.Namespace) -> int:
         calibration_per_class=arguments.calibration_per_class,
     )
     # What can be told at once, before the data are read.
-    require_place(arguments.output)
+    require_exportable(arguments.run, arguments.output, options)
     require_writable(arguments.output.parent)
-    read_config(arguments.run)
     dataset = load_dataset(arguments.data, arguments.votes)
     manifest = export(arguments.run, arguments.output, dataset, options)
     console = Console()

@@ -1,0 +1,291 @@
+"""From a training run to a bundle: whole or not at all, and no worse than it says."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge.classify import BundleClassifier
+from edge.contract import UserError, calibrated, load_bundle
+from edge.contract.intensity import normalized
+from edge.contract.manifest import Intensity
+from tests.trainer.conftest import write_data_set
+from tests.trainer.stripes import stripe_dataset, stripes
+from tests.trainer.test_cli import ROOT, TRAINER
+from trainer.cli import main
+from trainer.config import FitConfig
+from trainer.data import Dataset, FaceSet
+from trainer.errors import CheckpointError, QualityError
+from trainer.export import ExportOptions, _require_small_drop, export
+from trainer.fit import fit
+from trainer.run import read_config
+from trainer.targets import open_target
+
+CONFIG = FitConfig(
+    stages=((48, 6),), batch_size=16, peak_lr=0.05, warmup_epochs=1, ema_decay=0.8, votes_weight=0.0, width=0.5,
+    blocks=(0, 0, 1),
+)  # fmt: skip
+OPTIONS = ExportOptions(name="tiny", calibration_per_class=10, max_drop=None)
+
+
+@pytest.fixture(scope="module")
+def dataset() -> Dataset:
+    """Faces that anything can learn."""
+    return stripe_dataset()
+
+
+@pytest.fixture(scope="module")
+def run(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short training run."""
+    path = tmp_path_factory.mktemp("runs") / "tiny"
+    fit(dataset, path, CONFIG)
+    return path
+
+
+@pytest.fixture(scope="module")
+def int8(run: Path, dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its int8 bundle."""
+    out = tmp_path_factory.mktemp("models") / "tiny"
+    export(run, out, dataset, OPTIONS)
+    return out
+
+
+def intensity_of(bundle: Path) -> Intensity:
+    """What its manifest says of light."""
+    intensity = load_bundle(bundle).manifest.preprocessing.intensity
+    assert intensity is not None
+    return intensity
+
+
+def test_the_bundle_runs_on_the_device_and_agrees_with_the_float_model(int8: Path, run: Path, dataset: Dataset) -> None:
+    """What the agent computes is what was trained: the same answers but for rounding."""
+    faces = dataset.split("test")
+    on_device = BundleClassifier(int8).classify(faces.images).argmax(axis=1)
+    trained = open_target(run).predictors["float"](faces.images).argmax(axis=1)
+    assert np.mean(on_device == trained) >= 0.9
+
+
+def test_input_and_output_are_int8_and_one_gray_level_is_one_step(int8: Path) -> None:
+    """Nothing of the picture is lost before the first layer."""
+    manifest = load_bundle(int8).manifest
+    assert (manifest.input.dtype, manifest.output.dtype, manifest.output.kind) == ("int8", "int8", "logits")
+    np.testing.assert_array_equal(BundleClassifier(int8)._model._table, np.arange(-128, 128))
+
+
+def test_a_face_and_its_mirror_image_get_the_same_answer_on_the_device(dataset: Dataset, tmp_path: Path) -> None:
+    """Of a run with `mirror`, to the bit: whole numbers stay pairs in the int8 file."""
+    config = replace(CONFIG, stages=((48, 1),), mirror=True)
+    fit(dataset, tmp_path / "run", config)
+    export(tmp_path / "run", tmp_path / "mirror", dataset, OPTIONS)
+    classifier, faces = BundleClassifier(tmp_path / "mirror"), stripes(70, seed=4).images
+    faces += np.arange(48, dtype=np.uint8)  # lighter on the right
+    np.testing.assert_array_equal(classifier.classify(faces), classifier.classify(faces[:, :, ::-1]))
+
+
+def test_the_dark_changes_hardly_an_answer_on_the_device(int8: Path, dataset: Dataset) -> None:
+    """With a tenth of the gray levels, or of the contrast: what is left is brought back to where training had it."""
+    faces, classifier = dataset.split("test"), BundleClassifier(int8)
+    usual = classifier.classify(faces.images).argmax(axis=1)
+    for spoilt in (faces.images * 0.1, 200 + faces.images * 0.1):
+        assert np.mean(classifier.classify(spoilt.round().astype(np.uint8)).argmax(axis=1) == usual) >= 0.95
+
+
+def test_the_usual_light_is_that_of_most_training_images(int8: Path, dataset: Dataset) -> None:
+    """Nine in ten of them are lighter than its lower bound, and as many darker than its upper one; so of contrast."""
+    light, images = intensity_of(int8), dataset.split("train").images
+    means, deviations = images.mean(axis=(1, 2)), images.std(axis=(1, 2))
+    for values, low, high in (
+        (means, light.mean_low, light.mean_high), (deviations, light.deviation_low, light.deviation_high),
+    ):  # fmt: skip
+        assert (np.mean(values < low), np.mean(values > high)) == pytest.approx((0.1, 0.1), abs=0.02)
+
+
+def test_the_measured_figures_stand_in_manifest_report_and_card(int8: Path) -> None:
+    """Whoever opens any of the three reads the same accuracy."""
+    manifest = load_bundle(int8).manifest
+    test = next(metrics for metrics in manifest.metrics if metrics.split == "test")
+    report = json.loads((int8 / "report.json").read_text())
+    assert report["test"]["models"]["int8"]["accuracy"]["value"] == test.accuracy
+    assert f"{test.accuracy:.2%}" in (int8 / "MODEL_CARD.md").read_text()
+
+
+def test_what_corruption_leaves_stands_in_report_and_card(int8: Path) -> None:
+    """The int8 model's accuracy under corruption on the test split, where no other is measured, can be read in both."""
+    report = json.loads((int8 / "report.json").read_text())
+    measured = report["test"]["models"]["int8"]["robustness"]
+    card = (int8 / "MODEL_CARD.md").read_text()
+    assert f"**{measured['mean_corruption_accuracy']['value']:.2%}** (" in card
+    for score in measured["corruptions"]:
+        assert f"| {score['name'].replace('_', ' ')} | {score['accuracies'][0]:.1%} |" in card
+    assert report["test"]["models"]["float"]["robustness"] is None
+    assert report["validation"]["models"]["int8"]["robustness"] is None
+
+
+def test_temperature_and_threshold_are_not_fitted_on_what_is_reported(
+    int8: Path, run: Path, dataset: Dataset, tmp_path: Path
+) -> None:
+    """With other labels on PrivateTest the report is another, and the calibration is the same."""
+    test = dataset.split("test")
+    shuffled = FaceSet(test.images, np.random.default_rng(1).permutation(test.labels), test.names, test.votes)
+    changed = Dataset(dataset.path, {**dataset.splits, "test": shuffled})
+    before, after = load_bundle(int8).manifest, export(run, tmp_path / "tiny", changed, OPTIONS)
+    assert after.calibration == before.calibration
+    assert after.metrics[0] == before.metrics[0]
+    assert after.metrics[1].accuracy < before.metrics[1].accuracy - 0.2
+
+
+def test_without_quantize_the_bundle_is_float_and_exact(run: Path, dataset: Dataset, tmp_path: Path) -> None:
+    """A float bundle gives the trained network's own logits, its light and calibration as its manifest says."""
+    export(run, tmp_path / "float", dataset, replace(OPTIONS, quantize=False))
+    classifier = BundleClassifier(tmp_path / "float")
+    images = dataset.split("test").images
+    calibration, intensity = classifier.bundle.manifest.calibration, intensity_of(tmp_path / "float")
+    assert calibration.label_smoothing == read_config(run)[0].label_smoothing
+    seen = np.stack([normalized(image, intensity) for image in images])
+    exact = calibrated(open_target(run).predictors["float"](seen), calibration)
+    np.testing.assert_allclose(classifier.classify(images), exact, atol=1e-3)
+
+
+def test_what_chose_the_weights_may_not_be_moved_to_what_is_reported(
+    run: Path, dataset: Dataset, tmp_path: Path
+) -> None:
+    """Images that went from PublicTest to PrivateTest since have chosen the checkpoint that they would judge."""
+    validation, test = dataset.split("validation"), dataset.split("test")
+    moved = Dataset(dataset.path, {**dataset.splits, "validation": test, "test": validation})
+    with pytest.raises(CheckpointError, match=r"was begun with another PublicTest, which has chosen its weights"):
+        export(run, tmp_path / "tiny", moved, OPTIONS)
+    assert not (tmp_path / "tiny").exists()
+
+
+@pytest.mark.parametrize("arithmetic", ["float32", "int8"])
+def test_the_command_writes_the_bundle_that_it_is_asked_for(
+    arithmetic: str, run: Path, dataset: Dataset, bundle_path: Path, tmp_path: Path
+) -> None:
+    """With the version, release and arithmetic of its options, in place of one that is there; and it tells how good."""
+    write_data_set(tmp_path / "fer2013.csv", dataset)
+    shutil.copytree(bundle_path, tmp_path / "mine")
+    paths = [str(run), "--data", str(tmp_path / "fer2013.csv"), "-o", str(tmp_path / "mine")]
+    options = ["--release", "3", "--version", "1.1.0", "--max-drop", "100", "--calibration-per-class", "10"]
+    command = [*TRAINER, "export", *paths, *options, *["--quantize"] * (arithmetic == "int8")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+    manifest = load_bundle(tmp_path / "mine").manifest
+    assert (manifest.name, manifest.version, manifest.release) == ("mine", "1.1.0", 3)
+    assert manifest.input.dtype == arithmetic
+    assert f"PrivateTest  accuracy {manifest.metrics[1].accuracy:.2%} (" in done.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fer2013.csv", "mine"]
+
+
+def test_nothing_but_a_bundle_is_replaced(run: Path, dataset: Dataset, tmp_path: Path) -> None:
+    """A slip of the pen in `-o` must not cost anybody a folder."""
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "me.jpg").write_text("dear")
+    (tmp_path / "photos" / "manifest.json").write_text('{"name": "my web app"}')
+    with pytest.raises(UserError, match="is there already and no bundle"):
+        export(run, tmp_path / "photos", dataset, OPTIONS)
+    assert (tmp_path / "photos" / "me.jpg").read_text() == "dear"
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (replace(OPTIONS, name="v1.2"), "'v1.2' is no name of a bundle"),
+        (replace(OPTIONS, version="1.0"), "'1.0' is no version of a bundle"),
+    ],
+)
+def test_what_a_manifest_cannot_say_is_told_first(
+    options: ExportOptions, told: str, run: Path, dataset: Dataset, tmp_path: Path
+) -> None:
+    """Before anything is converted, with what would do."""
+    with pytest.raises(UserError, match=f"{told}.*The name is that of the folder"):
+        export(run, tmp_path / "out", dataset, options)
+
+
+def test_a_name_that_will_not_do_is_told_before_the_data_are_read(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Which can take minutes, and need not even be there."""
+    assert main(["export", str(run), "--data", str(tmp_path / "nowhere.csv"), "-o", str(tmp_path / "Mine")]) == 1
+    assert "'Mine' is no name of a bundle" in capsys.readouterr().err
+
+
+def test_a_run_that_says_nonsense_of_itself_is_named(run: Path, dataset: Dataset, tmp_path: Path) -> None:
+    """In place of the name and version, which are as they should be."""
+    document = json.loads((run / "config.json").read_text())
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text(json.dumps({**document, "data_sha256": "ABC"}))
+    with pytest.raises(CheckpointError, match=r"run/config.json: 'ABC' is no data_sha256 of a run .* Copy the run"):
+        export(tmp_path / "run", tmp_path / "out", dataset, OPTIONS)
+
+
+@pytest.mark.parametrize(("max_drop", "refused"), [(0.005, False), (0.0049, True)])
+def test_a_drop_is_allowed_up_to_the_very_share(max_drop: float, refused: bool, tmp_path: Path) -> None:
+    """Of 200 images one more is wrong: 73 % less 72.5 % is half a point, and no more."""
+    exact = np.eye(2, dtype=np.float32)[(np.arange(200) < 146).astype(int)]
+    int8 = np.eye(2, dtype=np.float32)[(np.arange(200) < 145).astype(int)]
+    faces = stripes(200, seed=1)
+    validation = FaceSet(faces.images, np.ones(200, np.int64), faces.names)
+    told = pytest.raises(QualityError, match=r"run: int8 reaches 72.50% on PublicTest where the float model has 73.00%")
+    with told if refused else nullcontext():
+        _require_small_drop(int8, exact, validation, max_drop, tmp_path / "run")
+
+
+def test_a_run_is_not_measured_on_other_data(run: Path, dataset: Dataset, tmp_path: Path) -> None:
+    """Or the bundle would give figures of those as figures of what it names."""
+    other = Dataset(Path("mine"), {**dataset.splits, "train": dataset.split("test")})
+    with pytest.raises(CheckpointError, match=r"tiny: was begun with other data \(stripes.csv\)\. Give that data"):
+        export(run, tmp_path / "out", other, OPTIONS)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_bundle_that_lost_too_much_is_not_written(run: Path, dataset: Dataset, tmp_path: Path) -> None:
+    """Where int8 loses more than is allowed, the error says what to try, and nothing is replaced."""
+    export(run, tmp_path / "tiny", dataset, OPTIONS)
+    before = (tmp_path / "tiny" / "manifest.json").read_bytes()
+    impossible = replace(OPTIONS, max_drop=-1.0)  # an int8 model that beats its float model by 100 points
+    with pytest.raises(QualityError, match="--calibration-per-class"):
+        export(run, tmp_path / "tiny", dataset, impossible)
+    assert (tmp_path / "tiny" / "manifest.json").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
+
+
+def test_the_head_that_learned_votes_becomes_a_bundle_of_its_own(dataset: Dataset, tmp_path: Path) -> None:
+    """A run with votes gives a second bundle with the crowd's eight labels; the agent takes its seven of them."""
+    fit(dataset, tmp_path / "run", replace(CONFIG, stages=((48, 1),), votes_weight=0.5))
+    manifest = export(tmp_path / "run", tmp_path / "crowd", dataset, replace(OPTIONS, labels="ferplus"))
+    assert (manifest.labels[-1], {metrics.labels for metrics in manifest.metrics}) == ("contempt", {"ferplus"})
+    assert "strict majority" in (tmp_path / "crowd" / "MODEL_CARD.md").read_text()
+    faces = dataset.split("test").images[:3]
+    everybody_voted_neutral = BundleClassifier(tmp_path / "crowd").classify(faces)
+    assert manifest.calibration.label_smoothing == 0
+    assert everybody_voted_neutral.shape == (3, 7)
+    assert set(everybody_voted_neutral.argmax(axis=1)) == {6}
+
+    others = Dataset(dataset.path, {name: voted_anew(faces) for name, faces in dataset.splits.items()})
+    with pytest.raises(CheckpointError, match=r"run: was begun with other votes\. Give the --votes that it was begun"):
+        export(tmp_path / "run", tmp_path / "crowd", others, replace(OPTIONS, labels="ferplus"))
+
+
+def voted_anew(faces: FaceSet) -> FaceSet:
+    """The same images, of which all raters said happiness."""
+    return FaceSet(
+        faces.images, faces.labels, faces.names, np.tile(np.eye(10, dtype=np.int64)[1] * 10, (len(faces), 1))
+    )
+
+
+def test_a_run_without_votes_gives_no_bundle_of_them(run: Path, dataset: Dataset, tmp_path: Path) -> None:
+    """The error says how to train one that does."""
+    with pytest.raises(CheckpointError, match="--labels ferplus"):
+        export(run, tmp_path / "crowd", dataset, replace(OPTIONS, labels="ferplus"))
+
+
+def test_what_is_no_run_is_a_clear_error(dataset: Dataset, tmp_path: Path) -> None:
+    """The folder is named."""
+    with pytest.raises(CheckpointError, match=str(tmp_path)):
+        export(tmp_path, tmp_path / "out", dataset, OPTIONS)
