@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +58,7 @@ def provenance(dataset: Dataset, config: FitConfig) -> Provenance:
     return Provenance(
         data=dataset.path.resolve().name,  # of "." too
         data_sha256=data_sha256(dataset),
-        git_revision=_git_revision(),
+        git_revision=_git_revision(Path(__file__).resolve().parents[1]),
         libraries=versions,
         validation_sha256=_sha256(validation),
         votes_sha256=_votes_sha256(train, validation) if config.learns_votes else "",
@@ -115,9 +116,14 @@ def _votes_sha256(*splits: FaceSet) -> str:
     return hashlib.sha256("".join(_sha256(faces, faces.votes) for faces in splits).encode()).hexdigest()
 
 
-def _git_revision() -> str:
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+def _git_revision(checkout: Path) -> str:
+    """Of the repository whose top is `checkout`; that of another one around it, where it is installed, says nothing."""
+    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=12"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}  # GIT_DIR
+    environment["GIT_CEILING_DIRECTORIES"] = str(checkout.parent)
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()  # noqa: S603
+        return subprocess.run(  # noqa: S603
+            command, env=environment, capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return "unknown"
