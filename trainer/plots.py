@@ -190,8 +190,8 @@ def study_curves(trials: Sequence[Trial]) -> Figure:
     axes = _axes(figure, title="Epochs", x="epoch", y="PublicTest accuracy")
     best = max((t for t in trials if t.state == "complete"), key=lambda t: t.accuracy, default=None)
     for trial in trials:
-        epochs, chosen = range(1, len(trial.curve) + 1), trial is best
-        axes.plot(epochs, trial.curve, ".-", color=_COLOURS[1] if chosen else _COLOURS[0], zorder=3 if chosen else 2,
+        epochs, accuracies, chosen = list(trial.curve), list(trial.curve.values()), trial is best
+        axes.plot(epochs, accuracies, ".-", color=_COLOURS[1] if chosen else _COLOURS[0], zorder=3 if chosen else 2,
                   alpha=1.0 if trial.state == "complete" else 0.35, linewidth=1.8 if chosen else 0.8)  # fmt: skip
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Final, Literal
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, TypeVar, TypeVarTuple
 
 import numpy as np
 import optuna
@@ -15,13 +17,17 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy import NullPool
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from trainer.errors import CheckpointError
+from trainer.errors import CheckpointError, StorageError
+
+log = logging.getLogger(__name__)
 
 State = Literal["complete", "pruned", "failed", "running"]
+_Result = TypeVar("_Result")
+_Arguments = TypeVarTuple("_Arguments")
 
 SHARE_BEFORE_PRUNING: Final = 0.25
 """Share of the epochs that every trial gets: before it, a curve says little of its end."""
@@ -35,6 +41,11 @@ _STATES: Final[dict[TrialState, State]] = {
 _CONDITIONS: Final = "conditions"
 _FAULTS: Final = (optuna.exceptions.OptunaError, SQLAlchemyError, OSError, ValueError, KeyError)
 """Of databases, and of journals that cannot be read, written or understood."""
+_PASSING: Final = (optuna.exceptions.StorageInternalError, DBAPIError)
+"""Of databases that may be well again in a moment."""
+_OPENING_PAUSES_S: Final = (0.2, 0.5, 1.0)
+_PAUSES_S: Final = (1.0, 3.0, 9.0)  # in which a database starts anew
+_USER: Final = re.compile(r"(?P<name>[^:/@]*:)(?P<password>.*)@")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +56,7 @@ class Trial:
         number: Counted from 0 over the whole study.
         state: `pruned` trials were stopped because others were better at that epoch; `running` ones may be interrupted.
         params: The values tried, by the name of the field of `FitConfig`.
-        curve: PublicTest accuracy after each epoch that was reported, 0 to 1.
+        curve: PublicTest accuracy, 0 to 1, by the epoch after which it was reported, in their order.
         best: PublicTest accuracy of the whole run, 0 to 1; None while it is not complete.
         seconds: Wall time of its epochs.
         fault: Why it failed.
@@ -54,7 +65,7 @@ class Trial:
     number: int
     state: State
     params: dict[str, float]
-    curve: tuple[float, ...] = ()
+    curve: dict[int, float] = field(default_factory=dict)
     best: float | None = None
     seconds: float = 0.0
     fault: str = ""
@@ -62,7 +73,7 @@ class Trial:
     @property
     def accuracy(self) -> float:
         """That of the whole run, or else the best of the curve; 0 where no epoch was finished."""
-        return max(self.curve, default=0.0) if self.best is None else self.best
+        return max(self.curve.values(), default=0.0) if self.best is None else self.best
 
 
 def open_study(storage: str, name: str, *, seed: int, epochs: int) -> optuna.Study:
@@ -75,41 +86,78 @@ def open_study(storage: str, name: str, *, seed: int, epochs: int) -> optuna.Stu
         epochs: Of a whole trial.
 
     Raises:
-        CheckpointError: The storage cannot be read or written.
+        StorageError: The storage cannot be read or written.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
-        return optuna.create_study(
-            storage=_backend(storage),
-            study_name=name,
-            load_if_exists=True,
-            direction="maximize",
-            sampler=_SeededByTrial(seed),
-            pruner=optuna.pruners.MedianPruner(n_warmup_steps=math.ceil(SHARE_BEFORE_PRUNING * epochs)),
+        return _again(  # of two that begin with a new database, one cannot make the tables that the other is making
+            lambda: optuna.create_study(
+                storage=_backend(storage),
+                study_name=name,
+                load_if_exists=True,
+                direction="maximize",
+                sampler=_SeededByTrial(seed),
+                pruner=optuna.pruners.MedianPruner(n_warmup_steps=math.ceil(SHARE_BEFORE_PRUNING * epochs)),
+            ),
+            _OPENING_PAUSES_S,
         )
     except (*_FAULTS, ImportError) as error:
-        raise _unusable(storage, error) from error
+        remedy = "Name a file in a folder that is there, or the address of a database, such as sqlite:///study.db"
+        raise _unusable(storage, error, remedy) from error
 
 
 @contextmanager
 def storage_faults(storage: str) -> Iterator[None]:
-    """Tells what goes wrong with the storage inside the block as a `CheckpointError`."""
+    """Tells what goes wrong with the storage of an open study inside the block as a `StorageError`."""
     try:
         yield
     except BrokenPipeError:  # of our own output
         raise
     except _FAULTS as error:
-        raise _unusable(storage, error) from error
+        raise _unusable(storage, error, "Put that right and repeat the command, which goes on") from error
 
 
-def _unusable(storage: str, error: Exception) -> CheckpointError:
+def patiently(action: Callable[[*_Arguments], _Result], *arguments: *_Arguments) -> _Result:
+    """Does something with the storage of an open study, for 13 s again and again while its database fails.
+
+    Args:
+        action: What may be done twice, as a database may fail after it was done.
+        arguments: Of the action.
+    """
+    return _again(lambda: action(*arguments), _PAUSES_S)
+
+
+def _again(action: Callable[[], _Result], pauses_s: Sequence[float]) -> _Result:
+    for pause_s in pauses_s:
+        try:
+            return action()
+        except _PASSING as error:
+            log.info("the storage fails (%s), and is tried again in %g s", _reason(error), pause_s)
+            time.sleep(pause_s)
+    return action()
+
+
+def _reason(error: Exception) -> str:
     cause = error.__cause__ or error
-    first_line = str(cause).partition("\n")[0].rstrip(".") or type(cause).__name__
-    return CheckpointError(
-        f"cannot be used as the storage of a study ({first_line})",
-        where=re.sub(r"(://[^:/@]*:)[^@]*@", r"\1***@", storage),
-        remedy="Name a file in a folder that is there, or the address of a database, such as sqlite:///study.db",
-    )
+    return str(cause).partition("\n")[0].rstrip(".") or type(cause).__name__
+
+
+def _unusable(storage: str, error: Exception, remedy: str) -> StorageError:
+    where, reason = _without_password(storage), _reason(error)
+    user = _USER.match(storage.partition("://")[2])
+    if user and set(user["password"]) & set("@?"):  # the reason may name what was taken for the host
+        reason, remedy = "where its password ends cannot be told", "Write %40 for @ and %3F for ? in it"
+    return StorageError(f"cannot be used as the storage of a study ({reason})", where=where, remedy=remedy)
+
+
+def _without_password(storage: str) -> str:
+    """The address of a database as it may be shown, without what may hold a password; the path of a file as it is."""
+    scheme, is_address, rest = storage.partition("://")
+    user = _USER.match(rest)
+    if user and set(user["password"]) & set("@?"):
+        return f"{scheme}://***"
+    shown = f"{user['name']}***{rest[user.end() - 1 :]}" if user else rest
+    return f"{scheme}{is_address}{re.sub(r'[?].*', '?***', shown) if is_address else rest}"
 
 
 def agree(study: optuna.Study, conditions: Mapping[str, Any]) -> None:
@@ -122,9 +170,7 @@ def agree(study: optuna.Study, conditions: Mapping[str, Any]) -> None:
     Raises:
         CheckpointError: The study was begun under other conditions; the error names them.
     """
-    if not study.get_trials(deepcopy=False) and _CONDITIONS not in study.user_attrs:
-        study.set_user_attr(_CONDITIONS, dict(conditions))
-    begun: dict[str, Any] = study.user_attrs.get(_CONDITIONS, {})
+    begun = _first_conditions(study, conditions)
     other = sorted(key for key in {*begun, *conditions} if begun.get(key) != conditions.get(key))
     if other:
         was = ", ".join(f"{key} {begun.get(key)}" for key in other)
@@ -132,6 +178,39 @@ def agree(study: optuna.Study, conditions: Mapping[str, Any]) -> None:
             f"was begun under other conditions ({was})", where=f"study {study.study_name}",
             remedy="Repeat the command that began it, or name another study with --study",
         )  # fmt: skip
+
+
+def _first_conditions(study: optuna.Study, conditions: Mapping[str, Any]) -> dict[str, Any]:
+    """Under which a study was begun: `conditions` if it is new.
+
+    They lie with the first trial of a study beside it. Every storage gives out the numbers of trials one by one, so
+    all who begin at once find the same one's there, where of an attribute each would find what was written last.
+    """
+    beside = optuna.create_study(
+        storage=study._storage,  # noqa: SLF001 - opened once
+        study_name=f"{study.study_name}.{_CONDITIONS}",
+        load_if_exists=True,
+        direction="maximize",
+    )
+    if not study.get_trials(deepcopy=False) and not beside.get_trials(deepcopy=False):
+        beside.add_trial(create_trial(value=0.0, user_attrs={_CONDITIONS: dict(conditions)}))
+    first: dict[str, Any] = next((one.user_attrs[_CONDITIONS] for one in beside.get_trials(deepcopy=False)), {})
+    return first
+
+
+def report(trial: optuna.Trial, curve: Mapping[int, float], seconds: float) -> None:
+    """Tells the study what it does not know yet of a trial that runs.
+
+    Args:
+        trial: That is run here.
+        curve: PublicTest accuracy, 0 to 1, by epoch.
+        seconds: Wall time of its epochs.
+    """
+    known = trials(trial.study)[trial.number].curve
+    for epoch, accuracy in curve.items():
+        if epoch not in known:
+            trial.report(accuracy, epoch)
+    trial.set_user_attr("seconds", round(seconds, 1))
 
 
 def trials(study: optuna.Study) -> list[Trial]:
@@ -170,7 +249,7 @@ def _trial(frozen: FrozenTrial) -> Trial:
         number=frozen.number,
         state=_STATES[frozen.state],
         params=dict(frozen.params),
-        curve=tuple(accuracy for _, accuracy in sorted(frozen.intermediate_values.items())),
+        curve=dict(sorted(frozen.intermediate_values.items())),
         best=frozen.value if frozen.state == TrialState.COMPLETE else None,  # a pruned one has its last epoch's
         seconds=float(frozen.user_attrs.get("seconds", 0.0)),
         fault=str(frozen.user_attrs.get("fault", "")),

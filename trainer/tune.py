@@ -18,11 +18,11 @@ from edge.contract.errors import UserError
 from trainer.config import FitConfig
 from trainer.data import Dataset
 from trainer.disk import lock
-from trainer.errors import CheckpointError
+from trainer.errors import CheckpointError, StorageError
 from trainer.fit import EpochResult, Listener, fit, require_inputs
 from trainer.provenance import provenance
-from trainer.run import CONFIG, TEACHING, read_config
-from trainer.study import Trial, agree, done, open_study, reopen, storage_faults, trials
+from trainer.run import CONFIG, HISTORY, TEACHING, read_config
+from trainer.study import Trial, agree, done, open_study, patiently, reopen, report, storage_faults, trials
 
 log = logging.getLogger(__name__)
 
@@ -127,7 +127,7 @@ def tune(study: optuna.Study, dataset: Dataset, output: Path, search: Search, fo
         follower: Told of each trial, step and epoch.
 
     Raises:
-        CheckpointError: The storage fails.
+        StorageError: The storage fails, for longer than a moment. The trial may be taken up again.
         UserError: Trial after trial fails.
     """
     follower, failures = follower or Follower(), 0
@@ -139,7 +139,7 @@ def tune(study: optuna.Study, dataset: Dataset, output: Path, search: Search, fo
         with claimed:
             outcome = _run_trial(trial, dataset, output, search, follower)
             with storage_faults(search.storage):
-                _tell(study, trial, outcome)
+                patiently(_tell, study, trial, outcome)
                 result = trials(study)[trial.number]
         keras.backend.clear_session()  # or the graphs of all trials would stay in memory
         follower.on_result(result)
@@ -166,7 +166,7 @@ def _conditions(dataset: Dataset, search: Search) -> dict[str, Any]:
 def _run_trial(
     trial: optuna.Trial, dataset: Dataset, output: Path, search: Search, follower: Follower
 ) -> float | str | None:
-    """Trains. What a Ctrl-C leaves is a trial that still runs, to be taken up.
+    """Trains. What a Ctrl-C or a failing storage leaves is a trial that still runs, to be taken up.
 
     Returns:
         The accuracy; None if it was pruned, and what was wrong if it failed.
@@ -174,46 +174,57 @@ def _run_trial(
     run, config = run_folder(output, trial.number), search.config(trial.params)
     resumed = (run / CONFIG).exists()
     follower.on_trial(trial.number, resumed=resumed)
+    reporter = _Reporter(trial, run, search, follower)
     try:
-        return fit(
-            dataset, run, config, resume=resumed, answers=output / TEACHING,
-            listener=_Reporter(trial, config, follower),
-        )  # fmt: skip
+        accuracy = fit(dataset, run, config, resume=resumed, answers=output / TEACHING, listener=reporter)
+        reporter.tell()  # where it was stopped after its last epoch, before that was told
     except optuna.TrialPruned:
         return None
+    except StorageError:
+        raise
     except Exception as error:  # whatever ends a trial must not end the study
         log.debug("trial %d", trial.number, exc_info=True)
         return str(error) or type(error).__name__
+    return accuracy
 
 
 def _tell(study: optuna.Study, trial: optuna.Trial, outcome: float | str | None) -> None:
     if isinstance(outcome, str):
         trial.set_user_attr("fault", outcome)
-        study.tell(trial, state=TrialState.FAIL)
+        study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
     elif outcome is None:
-        study.tell(trial, state=TrialState.PRUNED)
+        study.tell(trial, state=TrialState.PRUNED, skip_if_finished=True)
     else:
-        study.tell(trial, outcome)
+        study.tell(trial, outcome, skip_if_finished=True)
 
 
 class _Reporter(Listener):
     """Tells the study of each epoch, and ends the run if it has no prospects."""
 
-    def __init__(self, trial: optuna.Trial, config: FitConfig, follower: Follower) -> None:
+    def __init__(self, trial: optuna.Trial, run: Path, search: Search, follower: Follower) -> None:
         self._trial = trial
-        self._config = config
+        self._run = run
+        self._search = search
         self._follower = follower
 
     def on_step(self, epoch: int, step: int, steps: int, loss: float) -> None:
         self._follower.on_step(epoch, step, steps, loss)
 
     def on_epoch(self, result: EpochResult) -> None:
-        self._trial.report(result.accuracy, result.epoch)
-        seconds = self._trial.user_attrs.get("seconds", 0.0) + result.seconds
-        self._trial.set_user_attr("seconds", round(seconds, 1))
+        self.tell()
         self._follower.on_epoch(result)
-        if result.epoch < self._config.epochs and self._trial.should_prune():
+        with storage_faults(self._search.storage):
+            hopeless = result.epoch < self._search.base.epochs and patiently(self._trial.should_prune)
+        if hopeless:
             raise optuna.TrialPruned
+
+    def tell(self) -> None:
+        """Tells the study of all epochs of the run, as one may have ended just before the process did."""
+        history = [json.loads(line) for line in (self._run / HISTORY).read_text().splitlines()]
+        curve = {epoch["epoch"]: epoch["accuracy"] for epoch in history}
+        seconds = sum(epoch["seconds"] for epoch in history)
+        with storage_faults(self._search.storage):
+            patiently(report, self._trial, curve, seconds)
 
 
 def claim(study: optuna.Study, output: Path, search: Search) -> tuple[optuna.Trial, IO[bytes]]:

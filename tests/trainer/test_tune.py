@@ -15,13 +15,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 from xml.etree import ElementTree as ET
 
+import numpy as np
 import optuna
 import pytest
 from optuna.distributions import BaseDistribution, FloatDistribution
-from optuna.trial import TrialState, create_trial
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState, create_trial
+from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from edge.contract.errors import UserError
 from tests.trainer.conftest import write_data_set, write_votes
@@ -32,13 +35,14 @@ from trainer.cli import main
 from trainer.config import FitConfig
 from trainer.data import Dataset
 from trainer.disk import lock
-from trainer.errors import CheckpointError
+from trainer.errors import CheckpointError, StorageError
 from trainer.fit import EpochResult
 from trainer.metrics import proportion
+from trainer.plots import study_curves
 from trainer.provenance import provenance
 from trainer.recipes import RECIPES, read_recipe
 from trainer.run import read_config, write_config
-from trainer.study import Trial, importances, open_study, ranking, trials
+from trainer.study import Trial, agree, importances, open_study, ranking, trials
 from trainer.study_report import study_report
 from trainer.text import percent
 from trainer.tune import Follower, Search, begin, claim, run_folder, tune
@@ -379,6 +383,66 @@ def test_unusable_storage(storage: str, tmp_path: Path, options: list[str], caps
     assert f"trainer: error: {address}: cannot be used as the storage of a study" in capsys.readouterr().err
 
 
+class Outage:
+    """A database that is away for some reports of the epoch `at`, counted from 1."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, at: int, times: int) -> None:
+        self.left = times
+        really = RDBStorage.set_trial_intermediate_value
+
+        def report(storage: RDBStorage, trial_id: int, step: int, value: float) -> None:
+            if step == at and self.left:
+                self.left -= 1
+                raise optuna.exceptions.StorageInternalError from OperationalError("", {}, Exception("it starts up"))
+            really(storage, trial_id, step, value)
+
+        monkeypatch.setattr(RDBStorage, "set_trial_intermediate_value", report)
+        monkeypatch.setattr("trainer.study._PAUSES_S", (0.0, 0.0, 0.0))
+
+
+def test_a_short_outage_of_the_database_costs_nothing(
+    tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is asked again a few times, and the trial goes on."""
+    Outage(monkeypatch, at=1, times=3)
+    what = replace(search(tmp_path, count=1), storage=f"sqlite:///{tmp_path}/study.db")
+    assert [(trial.state, list(trial.curve)) for trial in run_search(dataset, tmp_path, what)] == [("complete", [1, 2])]
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_a_long_outage_of_the_database_leaves_a_trial_to_take_up(
+    tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch, epoch: int
+) -> None:
+    """The trial has not failed. The same command goes on with it, and tells what the study missed."""
+    outage = Outage(monkeypatch, at=epoch, times=4)
+    what = replace(search(tmp_path, count=1), storage=f"sqlite:///{tmp_path}/study.db")
+    with pytest.raises(StorageError, match=r"it starts up\)\. Put that right and repeat the command, which goes on"):
+        run_search(dataset, tmp_path, what)
+    assert outage.left == 0
+    assert [trial.state for trial in trials(begin(dataset, tmp_path, what))] == ["running"]
+    (trial,) = run_search(dataset, tmp_path, what)
+    history = [json.loads(line) for line in (tmp_path / "trial-000" / "history.jsonl").read_text().splitlines()]
+    assert trial.state == "complete"
+    assert trial.curve == {line["epoch"]: line["accuracy"] for line in history}
+    assert list(trial.curve) == [1, 2]
+    assert trial.seconds == pytest.approx(sum(line["seconds"] for line in history), abs=0.1)
+
+
+def test_a_new_database_that_another_workstation_prepares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two that begin at once, neither gives up as the other makes the tables."""
+    storage = f"sqlite:///{tmp_path}/study.db"
+    refused: list[str] = []
+
+    def refuse_once(*arguments: Any, **options: Any) -> RDBStorage:
+        if not refused:
+            refused.append(storage)
+            raise ProgrammingError("CREATE TABLE studies", {}, Exception("table studies already exists"))
+        return RDBStorage(*arguments, **options)
+
+    monkeypatch.setattr("trainer.study.RDBStorage", refuse_once)
+    assert trials(open_study(storage, "tune", seed=1, epochs=2)) == []
+
+
 def test_storage_that_fails_on_the_way(options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It is told as if it had been unusable from the start, whatever the conclusion finds there."""
     output = tmp_path / "out"
@@ -409,13 +473,46 @@ def test_what_no_trial_could_do_with_is_refused_before_the_first(
     assert not output.exists()
 
 
-def test_a_password_is_not_shown(tmp_path: Path, dataset: Dataset) -> None:
+@pytest.mark.parametrize("storage", ["{folder}/study.journal", "sqlite:///{folder}/study.db"])
+def test_of_two_that_begin_a_study_at_once_one_is_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, storage: str
+) -> None:
+    """The other, whose conditions differ, is refused, though it saw a study without any."""
+    here, there = (open_study(storage.format(folder=tmp_path), "tune", seed=1, epochs=2) for _ in range(2))
+    really = optuna.Study.add_trial
+    late: list[FrozenTrial] = []
+
+    def add_trial(study: optuna.Study, trial: FrozenTrial) -> None:
+        if not late:
+            late.append(trial)
+            agree(there, {"data": "theirs"})
+        really(study, trial)
+
+    monkeypatch.setattr(optuna.Study, "add_trial", add_trial)
+    with pytest.raises(CheckpointError, match=r"begun under other conditions \(data theirs\)"):
+        agree(here, {"data": "ours"})
+    agree(there, {"data": "theirs"})
+
+
+@pytest.mark.parametrize(
+    ("storage", "shown"),
+    [("what://me:secret@ever/study", "what://me:***@ever/study"),
+     ("what://me:half/secret@ever/study", "what://me:***@ever/study"),
+     ("what://me:half@secret@ever/study", "what://***"),
+     ("sqlite://me:half@secret:1@ever/study", "sqlite://***"),
+     ("what://me:half?secret@ever/study", "what://***"),
+     ("what://ever/study?user=me&password=secret", "what://ever/study?***"),
+     ("what://ever:1234/study?user=me&password=half@secret", "what://***"),
+     ("what://me@ever/study", "what://me@ever/study")],
+)  # fmt: skip
+def test_a_password_is_not_shown(storage: str, shown: str) -> None:
     """Error messages end up in tickets."""
-    what = replace(search(tmp_path), storage="what://me:secret@ever/study")
-    with pytest.raises(CheckpointError) as raised:
-        begin(dataset, tmp_path, what)
+    with pytest.raises(StorageError) as raised:
+        open_study(storage, "tune", seed=1, epochs=2)
     assert "secret" not in str(raised.value)
-    assert "me:***@ever" in str(raised.value)
+    assert "half" not in str(raised.value)
+    assert str(raised.value).startswith(f"{shown}: cannot be used as the storage of a study (")
+    assert ("%40" in str(raised.value)) == (shown.endswith("//***"))
 
 
 @pytest.mark.parametrize("wrong", [["--trials", "0"], ["--epochs", "-1"], ["--trials", "many"]])
@@ -480,6 +577,19 @@ def test_a_whole_trial_is_as_good_as_its_run(tmp_path: Path) -> None:
         study.tell(trial, told, state=TrialState.COMPLETE if told else TrialState.PRUNED)
     assert [trial.accuracy for trial in trials(study)] == [0.7, 0.9, 0.8]
     assert [trial.number for trial in ranking(trials(study))] == [1, 0]
+
+
+def test_an_epoch_that_was_never_reported_is_a_gap_in_the_curve(tmp_path: Path) -> None:
+    """The others stay where they are, in the study and in its picture."""
+    what = search(tmp_path)
+    study = open_study(what.storage, what.name, seed=1, epochs=3)
+    trial = study.ask(dict(what.space))
+    for epoch in (3, 1):
+        trial.report(0.1 * epoch, epoch)
+    (found,) = trials(study)
+    assert list(found.curve) == [1, 3]
+    (line,) = study_curves([found]).axes[0].lines
+    assert np.array_equal(line.get_xdata(), [1, 3])
 
 
 def test_importances_name_what_decides(tmp_path: Path) -> None:

@@ -136,5 +136,5 @@ class _Display(Follower):
     def on_result(self, trial: Trial) -> None:
         tried = "  ".join(f"{name} {value:.3g}" for name, value in trial.params.items())
         state = f"failed: {trial.fault}" if trial.state == "failed" else f"PublicTest {percent(trial.accuracy)}"
-        early = f"  pruned after epoch {len(trial.curve)}" if trial.state == "pruned" else ""
+        early = f"  pruned after epoch {max(trial.curve, default=0)}" if trial.state == "pruned" else ""
         self._console.print(f"trial {trial.number:3}  {state}{early}  {trial.seconds:.0f} s  {tried}")
