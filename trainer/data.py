@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edge.contract import EMOTIONS
 from trainer.errors import DataError
-from trainer.layouts import LAYOUT_HINT, SIZE_PX, Item, read_classes, read_layout
+from trainer.layouts import LAYOUT_HINT, SIZE_PX, Item, classes_hint, read_classes, read_layout
 
 SPLITS: Final[tuple[str, ...]] = ("train", "validation", "test")
 """Training fits, PublicTest (validation) chooses, PrivateTest (test) is reported."""
@@ -28,7 +28,7 @@ class FaceSet:
 
     Attributes:
         images: uint8 (N, 48, 48), gray 0-255.
-        labels: int64 (N,), index into `EMOTIONS`.
+        labels: int64 (N,), index into the emotions: `EMOTIONS`, or what `load_folder` or `labels.with_labels` was told.
         names: N names to find an image again: its path, or `row 123` of the table.
         votes: int64 (N, 10), FER+ votes in the order of `layouts.VOTE_COLUMNS`, or None.
     """
@@ -85,23 +85,23 @@ def load_dataset(path: Path, votes: Path | None = None) -> Dataset:
     Raises:
         DataError: The path, its layout, a class, a column or a row is not as it should be, or no image is readable.
     """
-    return _collect(read_layout(path, votes), path)
+    return _collect(read_layout(path, votes), path, LAYOUT_HINT)
 
 
 def load_folder(path: Path, labels: tuple[str, ...] = EMOTIONS) -> Dataset:
-    """Reads `<emotion>/*.{png,jpg}` of any size as one split called `test`.
+    """Reads `<emotion>/**/*.{png,jpg}` of any size as one split called `test`.
 
     Args:
         path: The folder.
         labels: The emotions that its folders may be called, and that the images' labels are indices of.
 
     Raises:
-        DataError: No such folder, an unknown emotion, or no readable image.
+        DataError: No such folder, an unknown emotion, an image outside of the emotions' folders, or no readable image.
     """
-    return _collect(read_classes(path, labels), path)
+    return _collect(read_classes(path, labels), path, classes_hint(labels))
 
 
-def _collect(items: Iterable[Item], path: Path) -> Dataset:
+def _collect(items: Iterable[Item], path: Path, remedy: str) -> Dataset:
     readable: dict[str, list[Item]] = {}
     unreadable, resized = [], []
     for item in items:
@@ -114,10 +114,10 @@ def _collect(items: Iterable[Item], path: Path) -> Dataset:
         else:
             of_split.append(item)
     if not any(readable.values()):
-        raise DataError("holds no readable image", where=path, remedy=LAYOUT_HINT)
+        raise DataError("holds no readable image", where=path, remedy=remedy)
     for name, of_split in readable.items():
         if not of_split:
-            raise DataError(f"not one image of its {name} split can be read", where=path, remedy=LAYOUT_HINT)
+            raise DataError(f"not one image of its {name} split can be read", where=path, remedy=remedy)
     if unreadable:
         log.warning("%d of the images in %s cannot be read and are left out: %s", len(unreadable), path,
                     ", ".join(unreadable[:3]) + (", ..." if len(unreadable) > 3 else ""))  # fmt: skip

@@ -12,10 +12,11 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import lzma
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import IO, Final, NamedTuple, TextIO
 
@@ -40,6 +41,7 @@ LAYOUT_HINT: Final = (
     f"are {', '.join(EMOTIONS)}"
 )
 
+_VOTES_HINT: Final = "FER+ votes come as fer2013new.csv"
 _USAGES: Final = {"Training": "train", "PublicTest": "validation", "PrivateTest": "test"}
 _FOLDERS: Final = {
     "train": "train", "validation": "validation", "valid": "validation", "val": "validation", "test": "test",
@@ -92,18 +94,27 @@ def read_layout(path: Path, votes: Path | None) -> Iterator[Item]:
     raise DataError("is neither a folder, a .zip, a .csv nor a .csv.gz", where=path, remedy=LAYOUT_HINT)
 
 
+def classes_hint(emotions: tuple[str, ...]) -> str:
+    """What `read_classes` takes, as the way out of an error."""
+    return f"Give a folder that holds <emotion>/*.png or *.jpg; the emotions are {', '.join(emotions)}"
+
+
 def read_classes(path: Path, emotions: tuple[str, ...] = EMOTIONS) -> Iterator[Item]:
     """Reads a folder of `<emotion>/*.{png,jpg}` without splits, as `test`; labels are indices into `emotions`.
 
+    An emotion's images may lie in folders of their own, such as one for each person.
+
     Raises:
-        DataError: No such folder, or an unknown emotion.
+        DataError: No such folder, an unknown emotion, or an image outside of the emotions' folders.
     """
+    hint = classes_hint(emotions)
     if not path.is_dir():
-        raise DataError("no such folder", where=path, remedy="Give a folder that holds <emotion>/*.png or *.jpg")
-    for file in sorted(path.glob("*/*")):
-        if _is_image(file.name):
-            name = f"{file.parent.name}/{file.name}"
-            yield Item("test", _label(file.parent.name, path, emotions), name, decode(file.read_bytes()))
+        raise DataError("no such folder", where=path, remedy=hint)
+    for name in filter(_is_image, _names(path)):
+        emotion, below, _ = name.partition("/")
+        if not below:
+            raise DataError(f"{name} does not lie in an emotion's folder", where=path, remedy=hint)
+        yield Item("test", _label(emotion, path, emotions, hint), name, decode(_content(path / name)))
 
 
 def decode(encoded: bytes) -> NDArray[np.uint8] | None:
@@ -121,8 +132,17 @@ def _read_folder(path: Path, votes: Path | None) -> Iterator[Item]:
     for name in sorted(_TABLES):
         if (path / name).is_file():
             return _read_table_file(path / name, votes)
-    names = sorted(p.relative_to(path).as_posix() for p in _below(path))
-    return _read_images(names, lambda name: (path / name).read_bytes(), path, votes)
+    return _read_images(_names(path), lambda name: _content(path / name), path, votes)
+
+
+def _names(folder: Path) -> list[str]:
+    """The paths of all below it, folders with a slash at their end, as a zip file has them."""
+    return sorted(path.relative_to(folder).as_posix() + "/" * path.is_dir() for path in _below(folder))
+
+
+def _content(path: Path) -> bytes:
+    """Of a file; nothing where a link leads nowhere, or to what is no file."""
+    return path.read_bytes() if path.is_file() else b""
 
 
 def _below(folder: Path, around: tuple[Path, ...] = ()) -> Iterator[Path]:
@@ -145,10 +165,18 @@ def _read_zip(path: Path, votes: Path | None) -> Iterator[Item]:
             else:
                 with archive.open(table) as file:
                     yield from _read_table_stream(file, table.endswith(".gz"), path, votes)
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise DataError(f"is not a whole zip file ({error})", where=path, remedy="Download it again") from error
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError) as error:
+        raise _damaged_zip(path, error) from error
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise _damaged_zip(path, error) from error  # bzip2's own fault
     except (RuntimeError, NotImplementedError) as error:  # a password, a method of compression that Python lacks
         raise DataError(f"cannot be unpacked ({error})", where=path, remedy="Unpack it and give the folder") from error
+
+
+def _damaged_zip(path: Path, error: Exception) -> DataError:
+    return DataError(f"is not a whole zip file ({error})", where=path, remedy="Download it again")
 
 
 def _read_images(names: list[str], read: Callable[[str], bytes], path: Path, votes: Path | None) -> Iterator[Item]:
@@ -157,18 +185,18 @@ def _read_images(names: list[str], read: Callable[[str], bytes], path: Path, vot
         raise DataError("FER+ votes share the row order of the challenge table only", where=votes,
                         remedy=f"Give fer2013.csv in place of {path.name}")  # fmt: skip
     empty = {PurePosixPath(name).name.lower() for name in names} & _FOLDERS.keys()
-    above: dict[str, tuple[str, ...]] = {}
+    folders: dict[str, tuple[str, ...]] = {}  # by the split that each stands for
     for name in filter(_is_image, names):
         parts = PurePosixPath(name).parts
         if len(parts) < 3 or parts[-3].lower() not in _FOLDERS:
             raise DataError(f"{name} does not lie in a split's folder", where=path, remedy=LAYOUT_HINT)
         folder = parts[-3].lower()
         empty.discard(folder)
-        if above.setdefault(folder, parts[:-3]) != parts[:-3]:
-            places = " and ".join(str(PurePosixPath(*place, folder)) for place in (above[folder], parts[:-3]))
-            raise DataError(f"holds {places}: images of one may be among those that judge the other", where=path,
-                            remedy="Give a folder with one data set")  # fmt: skip
         split = _FOLDERS[folder]
+        if folders.setdefault(split, parts[:-2]) != parts[:-2]:
+            places = " and ".join(str(PurePosixPath(*place)) for place in (folders[split], parts[:-2]))
+            raise DataError(f"holds {places}: images of one may be among those that judge the other", where=path,
+                            remedy="Give a folder with one data set, and one folder for each split")  # fmt: skip
         if split == "test":  # where the Kaggle folder has two splits, which the files' names tell apart
             split = next((s for usage, s in _USAGES.items() if parts[-1].startswith(f"{usage}_")), split)
         yield Item(split, _label(parts[-2], path), name, decode(read(name)))
@@ -179,15 +207,15 @@ def _read_images(names: list[str], read: Callable[[str], bytes], path: Path, vot
 def _is_image(name: str) -> bool:
     # macOS puts files called ._<name> beside the real ones, in a zip under __MACOSX/.
     file = PurePosixPath(name)
-    return file.suffix.lower() in _IMAGE_SUFFIXES and not file.name.startswith("._")
+    return not name.endswith("/") and file.suffix.lower() in _IMAGE_SUFFIXES and not file.name.startswith("._")
 
 
-def _label(folder: str, path: Path, emotions: tuple[str, ...] = EMOTIONS) -> int:
+def _label(folder: str, path: Path, emotions: tuple[str, ...] = EMOTIONS, remedy: str = LAYOUT_HINT) -> int:
     name = folder.lower()
     try:
         return emotions.index(_ALIASES.get(name, name))
     except ValueError:
-        raise DataError(f"unknown emotion {folder!r}", where=path, remedy=LAYOUT_HINT) from None
+        raise DataError(f"unknown emotion {folder!r}", where=path, remedy=remedy) from None
 
 
 def _read_table_file(path: Path, votes: Path | None) -> Iterator[Item]:
@@ -259,14 +287,22 @@ class _Votes(NamedTuple):
 
 
 def _read_votes(path: Path) -> list[_Votes]:
-    remedy = "FER+ votes come as fer2013new.csv"
     try:
         with path.open(encoding="utf-8-sig", newline="") as lines:
             rows = csv.DictReader(lines)
-            return [_Votes(row["Usage"], tuple(int(row[column]) for column in VOTE_COLUMNS)) for row in rows]
+            return [_row_of_votes(row, rows.line_num, path) for row in rows]
     except FileNotFoundError as error:
-        raise DataError("no such file", where=path, remedy=remedy) from error
+        raise DataError("no such file", where=path, remedy=_VOTES_HINT) from error
     except OSError as error:
-        raise DataError(f"cannot be read ({error.strerror})", where=path, remedy=remedy) from error
+        raise DataError(f"cannot be read ({error.strerror})", where=path, remedy=_VOTES_HINT) from error
     except (KeyError, ValueError, TypeError, csv.Error) as error:
-        raise DataError(f"is not FER+'s table ({error})", where=path, remedy=remedy) from error
+        raise DataError(f"is not FER+'s table ({error})", where=path, remedy=_VOTES_HINT) from error
+
+
+def _row_of_votes(row: Mapping[str, str], line: int, path: Path) -> _Votes:
+    counts = tuple(int(row[column]) for column in VOTE_COLUMNS)
+    if min(counts) < 0:
+        raise DataError(
+            f"line {line}: {min(counts)} votes", where=path, remedy=f"Correct it, or take the original: {_VOTES_HINT}"
+        )
+    return _Votes(row["Usage"], counts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import re
 import shutil
+import zipfile
 import zlib
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from edge.contract import EMOTIONS
 from tests.trainer.conftest import USAGES
 from trainer.data import load_dataset, load_folder
 from trainer.errors import DataError
+from trainer.labels import FERPLUS_EMOTIONS
 from trainer.layouts import decode
 
 
@@ -149,6 +151,34 @@ def test_folder_of_faces_without_splits(tmp_path: Path) -> None:
     assert dict(zip(faces.names, faces.labels.tolist(), strict=True)) == {"anger/me.jpg": 0, "happy/me.jpg": 3}
 
 
+def test_faces_of_an_emotion_may_lie_in_folders(tmp_path: Path) -> None:
+    """One for each person, say. What is called like an image and is a folder is none."""
+    write_gray(tmp_path / "happy" / "anna" / "1.png", tmp_path / "happy" / "2.png")
+    (tmp_path / "happy" / "folder.jpg").mkdir()
+    assert load_folder(tmp_path).split("test").names == ("happy/2.png", "happy/anna/1.png")
+
+
+def test_faces_without_splits_that_cannot_be_used(tmp_path: Path) -> None:
+    """The way out is that of such a folder, with the emotions that the model tells apart."""
+    ferplus = r"Give a folder that holds <emotion>/\*\.png or \*\.jpg; the emotions are .*contempt"
+    with pytest.raises(DataError, match=rf"holds no readable image\. {ferplus}"):
+        load_folder(tmp_path, FERPLUS_EMOTIONS)
+    write_gray(tmp_path / "own" / "hungry" / "a.png", tmp_path / "flat" / "a.png")
+    with pytest.raises(DataError, match=rf"unknown emotion 'hungry'\. {ferplus}"):
+        load_folder(tmp_path / "own", FERPLUS_EMOTIONS)
+    with pytest.raises(DataError, match=rf"a\.png does not lie in an emotion's folder\. {ferplus}"):
+        load_folder(tmp_path / "flat", FERPLUS_EMOTIONS)
+
+
+def test_what_is_called_like_an_image_and_is_none(plain_folder: Path) -> None:
+    """A folder is passed over, also packed; a link that leads nowhere is an image that cannot be read."""
+    (plain_folder / "train" / "happy" / "folder.jpg").mkdir()
+    packed = shutil.make_archive(str(plain_folder.with_name("packed")), "zip", plain_folder)
+    assert load_dataset(Path(packed)).unreadable == ()
+    (plain_folder / "train" / "happy" / "link.jpg").symlink_to("gone.jpg")
+    assert load_dataset(plain_folder).unreadable == ("train/happy/link.jpg",)
+
+
 def test_missing_split_is_told_with_those_that_are_there(kaggle_folder: Path) -> None:
     """Asking for a split that the data set does not have names the ones that it has."""
     shutil.rmtree(kaggle_folder / "test")
@@ -192,6 +222,11 @@ class TestBadInput:
         shutil.rmtree(kaggle_folder / "train")
         self.refused(kaggle_folder, "holds v1/train and v2/train: images of one may be among those that judge")
 
+    def test_two_folders_of_one_split(self, plain_folder: Path) -> None:
+        """Of two that may both be meant to choose by, none is taken with the other."""
+        shutil.copytree(plain_folder / "val", plain_folder / "validation")
+        self.refused(plain_folder, "holds val and validation: .* one folder for each split")
+
     @pytest.mark.parametrize("zipped", [False, True])
     def test_empty_split(self, kaggle_folder: Path, tmp_path: Path, zipped: bool) -> None:
         """The folder of a split is there, but no image in it."""
@@ -223,6 +258,17 @@ class TestBadInput:
         content[500:700] = bytes(200)
         kaggle_zip.write_bytes(content)
         self.refused(kaggle_zip, "not a whole zip file")
+
+    @pytest.mark.parametrize("method", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+    def test_damaged_zip_of_another_method(self, kaggle_folder: Path, tmp_path: Path, method: int) -> None:
+        """Each method of compression tells of damage in its own way."""
+        image = next((kaggle_folder / "train" / "fear").iterdir())
+        with zipfile.ZipFile(packed := tmp_path / "packed.zip", "w", method) as archive:
+            archive.write(image, "train/fear/a.jpg")
+        content = bytearray(packed.read_bytes())
+        content[70:110] = bytes(40)
+        packed.write_bytes(content)
+        self.refused(packed, r"is not a whole zip file \(.+\)\. Download it again")
 
     def test_damaged_table_in_a_zip(self, table_zip: Path) -> None:
         """A compressed table cannot be unpacked to its end."""
@@ -287,6 +333,13 @@ class TestBadInput:
         votes.write_text("\n".join([header, *reversed(lines)]))
         self.refused(table, "row 1 is of another split than in fer2013.csv", votes)
 
+    def test_votes_below_zero(self, table: Path, votes: Path) -> None:
+        """Nobody can vote so; the line is named."""
+        lines = votes.read_text().splitlines()
+        lines[4] = lines[4].replace(",2,0,8,", ",-2,0,8,")
+        votes.write_text("\n".join(lines))
+        self.refused(table, r"line 5: -2 votes\. Correct it", votes)
+
     def test_votes_that_are_none(self, table: Path, tmp_path: Path) -> None:
         """The table was given in place of the votes, a folder, or a path where nothing is."""
         self.refused(table, "no such file", tmp_path / "fer2013new.csv")
@@ -300,6 +353,13 @@ def test_a_header_of_too_many_pixels_is_unreadable() -> None:
     header = b"\x89PNG\r\n\x1a\n" + b"\x00\x00\x00\rIHDR" + (100_000).to_bytes(4, "big") * 2 + b"\x08\x00\x00\x00\x00"
     crc = zlib.crc32(header[12:]).to_bytes(4, "big")
     assert decode(header + crc + b"\x00" * 40) is None
+
+
+def write_gray(*paths: Path) -> None:
+    """Writes an image to each path."""
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        assert cv2.imwrite(str(path), np.zeros((48, 48), np.uint8))
 
 
 def zip_of(folder: Path, tmp_path: Path) -> Path:
