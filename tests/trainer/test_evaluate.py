@@ -14,7 +14,7 @@ import jsonschema
 import numpy as np
 import pytest
 
-from edge.contract import EMOTIONS, BundleError
+from edge.contract import EMOTIONS, BundleError, UserError
 from trainer.cli import main, parser
 from trainer.commands.evaluate import evaluate_targets
 from trainer.data import FaceSet, load_dataset, load_folder
@@ -236,10 +236,28 @@ class TestCommand:
         assert header.split("┃")[2:-1] == [f" {kind} of {path} " for path in paths for kind in ("int8", "float")]
 
     def test_targets_of_different_labels(self, target: Target, arguments: Callable[..., argparse.Namespace]) -> None:
-        """Models of seven and of eight emotions cannot be measured together."""
+        """Models of seven and of eight emotions cannot be measured together, which is no fault of the data."""
         other = Target("plus", FERPLUS_EMOTIONS, target.predictors)
-        with pytest.raises(DataError, match="plus: tells 8 emotions apart"):
+        with pytest.raises(UserError, match="plus: tells 8 emotions apart") as raised:
             evaluate_targets([target, other], arguments())
+        assert raised.value.exit_code == 1
+
+    def test_one_bundle_named_twice(
+        self, tmp_path: Path, plain_folder: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """It is not measured as if the other had been forgotten, whatever it is called the second time."""
+        (link := tmp_path / "link").symlink_to(MODELS / "default")
+        assert main(["evaluate", str(MODELS / "default"), str(link), "--data", str(plain_folder)]) == 1
+        assert "default: is named twice. Name each bundle or run once" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("options", [[], ["--format", "json"], ["--robustness"]])
+    def test_a_model_whose_answers_are_no_numbers(
+        self, arguments: Callable[..., argparse.Namespace], options: list[str]
+    ) -> None:
+        """One that diverged is named, and measured as nothing."""
+        target = Target("wild", EMOTIONS, {"float": lambda images: np.full((len(images), 7), np.nan, np.float32)})
+        with pytest.raises(UserError, match="wild: answers with what is no number"):
+            evaluate_targets([target], arguments(*options))
 
     def test_target_that_is_not_there(
         self, tmp_path: Path, plain_folder: Path, capsys: pytest.CaptureFixture[str]

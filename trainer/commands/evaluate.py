@@ -39,6 +39,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _told_apart(paths: Sequence[Path]) -> list[Target]:
     """The targets at these paths, named by them where two have the same name."""
+    places = [path.resolve() for path in paths]
+    for path, place in zip(paths, places, strict=True):
+        if places.count(place) > 1:
+            raise UserError("is named twice", where=path, remedy="Name each bundle or run once")
     targets = [open_target(path) for path in paths]
     names = [target.name for target in targets]
     return [
@@ -75,7 +79,7 @@ def _common_labels(targets: Sequence[Target]) -> tuple[str, ...]:
     first, *others = targets
     for other in others:
         if other.labels != first.labels:
-            raise DataError(
+            raise UserError(
                 f"tells {len(other.labels)} emotions apart, {first.name} {len(first.labels)}", where=other.name,
                 remedy="Evaluate them one by one",
             )  # fmt: skip
@@ -84,9 +88,26 @@ def _common_labels(targets: Sequence[Target]) -> tuple[str, ...]:
 
 def _predictors(targets: Sequence[Target]) -> Mapping[str, Predictor]:
     """The models of all targets, named by their kind, and by their target too where two would have the same name."""
-    models = [(_kind(kind, target), target.name, one) for target in targets for kind, one in target.predictors.items()]
+    models = [
+        (_kind(kind, target), target.name, _of_numbers(target, one))
+        for target in targets
+        for kind, one in target.predictors.items()
+    ]
     kinds = [kind for kind, *_ in models]
     return {kind if kinds.count(kind) == 1 else f"{kind} of {name}": one for kind, name, one in models}
+
+
+def _of_numbers(target: Target, predict: Predictor) -> Predictor:
+    """The model, which is refused where it answers with what is no number."""
+
+    def checked(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        logits = predict(images)
+        if not np.isfinite(logits).all():
+            raise UserError("answers with what is no number, as weights do that diverged or are damaged",
+                            where=target.name, remedy="Train it anew, or export it from another run")  # fmt: skip
+        return logits
+
+    return checked
 
 
 def _kind(arithmetic: str, target: Target) -> str:
