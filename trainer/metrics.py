@@ -1,6 +1,6 @@
 """How right a classifier is: accuracy with its interval, scores for each class, agreement and comparison of two models.
 
-All functions take logits float32 (N, C) with N > 0 and labels int64 (N,), index into the C classes.
+Logits are float32 (N, C) with N > 0, and labels int64 (N,), index into the C classes.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Proportion:
     count: int
 
 
-def proportion(successes: int, count: int) -> Proportion:
+def proportion(successes: float, count: int) -> Proportion:
     """The share `successes / count`, count > 0, with its 95 % interval: Wilson's score interval, JASA 22, 1927."""
     share, z2 = successes / count, _Z_95**2
     centre = (share + z2 / (2 * count)) / (1 + z2 / count)
@@ -44,9 +44,15 @@ def proportion(successes: int, count: int) -> Proportion:
 
 
 def mean_share(shares: NDArray[np.float64]) -> Proportion:
-    """The mean of one share (0 to 1) for each trial, with its 95 % interval by the normal approximation."""
-    value, count = float(shares.mean()), len(shares)
-    half = _Z_95 * float(shares.std()) / math.sqrt(count)
+    """The mean of one share (0 to 1) for each trial, at least one, with its 95 % interval by the normal approximation.
+
+    Where all shares are equal, as that of a single trial is, they tell nothing of how they vary: the interval is then
+    Wilson's, as if each trial were all right or all wrong.
+    """
+    value, count, deviation = float(shares.mean()), len(shares), float(shares.std())
+    if not deviation:
+        return proportion(value * count, count)
+    half = _Z_95 * deviation / math.sqrt(count)
     return Proportion(value, max(0.0, value - half), min(1.0, value + half), count)
 
 

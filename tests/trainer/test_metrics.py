@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.metrics import Logits, classification, compare, confusion_matrix, mcnemar, proportion
+from trainer.metrics import Logits, classification, compare, confusion_matrix, mcnemar, mean_share, proportion
 
 NAMES = ("a", "b", "c")
 
@@ -26,6 +26,20 @@ def test_interval_is_wilson_s(successes: int, count: int, low: float, high: floa
     share = proportion(successes, count)
     assert (round(share.low, 4), round(share.high, 4)) == (low, high)
     assert share.value == successes / count
+
+
+@pytest.mark.parametrize(("shares", "low", "high"), [([1.0], 0.2065, 1.0), ([0.0] * 20, 0.0, 0.1611)])
+def test_equal_shares_leave_doubt(shares: list[float], low: float, high: float) -> None:
+    """A single image, or a few that are all wrong, do not tell of all others without any doubt."""
+    mean = mean_share(np.array(shares))
+    assert mean.value == shares[0]
+    assert (round(mean.low, 4), round(mean.high, 4)) == (low, high)
+
+
+def test_interval_of_shares_that_vary() -> None:
+    """It is as wide as they vary: two standard errors to both sides."""
+    mean = mean_share(np.array([0.4, 0.6] * 50))
+    assert (mean.low, mean.value, mean.high) == pytest.approx((0.4804, 0.5, 0.5196), abs=1e-4)
 
 
 def test_interval_at_fer2013_s_size() -> None:
