@@ -59,7 +59,7 @@ class ExportOptions:
 
 
 def export(run: Path, out: Path, dataset: Dataset, options: ExportOptions) -> Manifest:
-    """Quantizes, calibrates, measures and writes a bundle. Either all of it appears at `out`, or nothing changes.
+    """Quantizes, calibrates, measures and writes a bundle, of which all appears at `out` or nothing (`write_bundle`).
 
     Args:
         run: Folder of `trainer fit`.
