@@ -13,7 +13,7 @@ from edge.contract.manifest import Provenance
 from trainer.corruptions import CORRUPTIONS, SEVERITIES
 from trainer.evaluate import Evaluation, ModelResult
 from trainer.labels import FERPLUS_EMOTIONS
-from trainer.metrics import Classification
+from trainer.metrics import Classification, Proportion
 
 _TEMPLATE: Final = Path(__file__).with_name("model_card.md")
 
@@ -175,9 +175,8 @@ def _metrics_table(evaluations: Mapping[str, Evaluation], names: _Names) -> str:
 
 def _scores(result: ModelResult) -> list[str]:
     score, clean = result.classification, result.without_leaked
-    accuracy = f"**{score.accuracy.value:.2%}** ({score.accuracy.low:.2%} to {score.accuracy.high:.2%})"
     clean_accuracy = "" if clean is None else f"{clean.accuracy.value:.2%}"
-    return [accuracy, clean_accuracy, f"{score.macro_f1:.3f}", f"{result.calibration.ece:.3f}"]
+    return [_with_interval(score.accuracy), clean_accuracy, f"{score.macro_f1:.3f}", f"{result.calibration.ece:.3f}"]
 
 
 def _agreement(evaluations: Mapping[str, Evaluation], names: _Names) -> str:
@@ -209,10 +208,13 @@ def _robustness(model: ModelResult) -> str:
         [corruption.title, *_percents(*score.accuracies, score.mean)]
         for corruption, score in zip(CORRUPTIONS, model.robustness.corruptions, strict=True)
     ]
-    mean = model.robustness.mean_corruption_accuracy
-    interval = f"**{mean.value:.2%}** ({mean.low:.2%} to {mean.high:.2%})"
-    rows.append(["all", *_percents(*model.robustness.by_severity), interval])
+    mean = _with_interval(model.robustness.mean_corruption_accuracy)
+    rows.append(["all", *_percents(*model.robustness.by_severity), mean])
     return _table(["corruption", *(f"severity {severity}" for severity in SEVERITIES), "mean"], rows)
+
+
+def _with_interval(share: Proportion) -> str:
+    return f"**{share.value:.2%}** ({share.low:.2%} to {share.high:.2%})"
 
 
 def _percents(*shares: float) -> list[str]:
