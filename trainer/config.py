@@ -15,15 +15,16 @@ class FitConfig:
     """Everything that determines a run besides the data.
 
     Attributes:
-        stages: (side in pixels, epochs) pairs: training begins on small images, which cost less, and ends at 48.
+        stages: (side in pixels, epochs) pairs: training may begin on small images, which cost less. It had better end
+            at 48 px, the size at which a network is judged and used.
         batch_size: Images in a step.
         peak_lr: Learning rate at the end of the warm-up; it falls to zero along a half cosine.
-        warmup_epochs: Epochs over which the learning rate rises from zero.
+        warmup_epochs: Epochs over which the learning rate rises from zero, at most half of all.
         momentum: Nesterov momentum.
         muon_lr: Peak learning rate of Muon on the kernels between features, relative to their length; 0 for SGD.
         weight_decay: L2 penalty on the convolution kernels that SGD moves.
         label_smoothing: Share of the label that is spread evenly over the classes, which an export takes out of the
-            answers again. With `copies`, that of the teachers.
+            answers again. With teachers, that with which they learned.
         votes_weight: Weight of the second head that learns FER+'s votes; needs votes, 0 for none.
         ema_decay: Decay a step of the averaged weights, which are the ones evaluated and exported.
         dropout: Share of features dropped before the head.
@@ -33,10 +34,11 @@ class FitConfig:
         teachers: Folders of the runs that this one learns from.
         live_teachers: Whether they are asked about every image as this network sees it, varied and mixed (Beyer et al.
             2022, arXiv:2106.05237), which takes their time in each step; otherwise once about ten views of each image.
+            Needs teachers.
         copies: Varied copies of each image that teachers are asked about beforehand, and of which their answer is the
             whole target; each epoch takes the next of them. Of FER-2013, each takes 66 MB of memory. 0 for the images
             themselves, varied anew in each step.
-        recompose_share: Share of the copies that are joined from the halves of two faces.
+        recompose_share: Share of the copies that are joined from the halves of two faces; needs copies.
         teacher_weight: Share of the target that is the teachers' answer; the rest is the softened label.
         initial_weights: Folder of the run whose best weights this one begins with, or None for random ones.
         width: Factor on the channels of every layer: 1 for a device's model, more for a teacher.
@@ -168,7 +170,7 @@ def _are_stages(value: Any) -> bool:
 
 def _is_stage(value: Any) -> bool:
     pair = isinstance(value, tuple) and len(value) == 2 and all(map(_is_whole, value))
-    return pair and _LEAST_PX <= value[0] <= SIZE_PX and value[1] >= 1
+    return pair and _LEAST_PX <= value[0] <= SIZE_PX and 1 <= value[1] <= _MUCH
 
 
 def _are_blocks(value: Any) -> bool:
@@ -187,7 +189,10 @@ _FACTOR: Final = _number(0, _MUCH)
 _FLAG: Final[_Allowed] = (lambda value: isinstance(value, bool), "true or false")
 
 _ALLOWED: Final[dict[str, _Allowed]] = {
-    "stages": (_are_stages, f"one or more pairs of a side, {_LEAST_PX} to {SIZE_PX} px, and a number of epochs"),
+    "stages": (
+        _are_stages,
+        f"one or more pairs of a side, {_LEAST_PX} to {SIZE_PX} px, and a number of epochs from 1 to {_MUCH}",
+    ),
     "batch_size": _whole(1, _MUCH),
     "peak_lr": _number(1e-9, _MUCH),
     "warmup_epochs": _FACTOR,

@@ -85,8 +85,8 @@ def fit(
         CheckpointError: `run` holds a run already, none to resume, or one that another process trains; a teacher or the
             initial weights cannot be used.
         DataError: A split or the votes are missing, or there are too few images for a batch.
-        UserError: Copies are asked for without what they need; or the disk is full, or the run diverged, and nothing is
-            kept of that epoch.
+        UserError: Copies or teachers are asked for without what they need, or a teacher learned with another label
+            smoothing; or the disk is full, or the run diverged, and nothing is kept of that epoch.
     """
     config = _resumed(run, dataset) if resume else config
     if not resume:
@@ -110,21 +110,33 @@ def require_inputs(dataset: Dataset, config: FitConfig) -> None:
     Raises:
         CheckpointError: A teacher or the initial weights cannot be used.
         DataError: A split or the votes are missing, or there are too few images for a batch.
-        UserError: Copies are asked for without what they need.
+        UserError: Copies or teachers are asked for without what they need, or a teacher learned with another label
+            smoothing.
     """
     train = with_labels(dataset.split("train"), config.labels)
     with_labels(dataset.split("validation"), config.labels)
     steps_per_epoch(config, train)
     if config.votes_weight:
         require_votes(train)
+    _require_what_is_asked_for(config)
     if config.copies:
         _require_what_copies_need(config)
     votes_head = (config.live_teachers or config.copies > 0) and config.votes_weight > 0
     images = data_sha256(dataset) if config.teachers else None
     for teacher in config.teachers:
         require_teacher(Path(teacher), config.labels, images, votes_head=votes_head)
+        _require_same_smoothing(teacher, config)
     if config.initial_weights:
         _initial_network(Path(config.initial_weights), config)  # only to refuse what cannot be loaded
+
+
+def _require_what_is_asked_for(config: FitConfig) -> None:
+    if config.live_teachers and not config.teachers:
+        raise UserError("live_teachers are asked in each step, and there is no teacher",
+                        remedy="Name one with --teacher, or leave live_teachers out of --config")  # fmt: skip
+    if config.recompose_share and not config.copies:
+        raise UserError("recompose_share is a share of the copies, and there are none",
+                        remedy="Ask for copies in --config, or leave recompose_share out")  # fmt: skip
 
 
 def _require_what_copies_need(config: FitConfig) -> None:
@@ -134,15 +146,18 @@ def _require_what_copies_need(config: FitConfig) -> None:
     if config.live_teachers:
         raise UserError("copies are for teachers that are asked beforehand, and live_teachers are asked in each step",
                         remedy="Leave one of them out of --config")  # fmt: skip
-    for teacher in config.teachers:
-        theirs = read_config(Path(teacher))[0].label_smoothing
-        if config.labels == "fer2013" and theirs != config.label_smoothing:
-            raise UserError(f"learned from labels {theirs:.0%} of which were spread over all, and label_smoothing is "
-                            f"{config.label_smoothing:g}, which an export takes out again", where=teacher,
-                            remedy=f"Write \"label_smoothing\": {theirs:g} into --config")  # fmt: skip
     if any(side != SIZE_PX for side, _ in config.stages):
         raise UserError(f"copies are {SIZE_PX} px large, and stages asks for smaller images",
                         remedy=f"Let all epochs be at {SIZE_PX} px")  # fmt: skip
+
+
+def _require_same_smoothing(teacher: str, config: FitConfig) -> None:
+    """An export takes one share out of the answers: both what the labels and what the teachers taught must have it."""
+    theirs = read_config(Path(teacher))[0].label_smoothing
+    if config.labels == "fer2013" and theirs != config.label_smoothing:
+        raise UserError(f"learned with a label_smoothing of {theirs}, and this run has {config.label_smoothing}, "
+                        "which an export takes out of all answers", where=teacher,
+                        remedy=f'Write "label_smoothing": {theirs} into --config, or name others')  # fmt: skip
 
 
 def _train(training: Training, validation: FaceSet, run: Path, listener: Listener) -> None:
@@ -260,15 +275,22 @@ def _epoch(
     epoch = training.epoch
     loss = training.run_epoch(lambda step, loss: on_step(epoch + 1, step, training.steps_per_epoch, loss))
     if not math.isfinite(loss):
-        raise UserError(f"diverged in epoch {epoch + 1}: its loss is {loss}", where=run,
-                        remedy="Begin another run with a lower peak_lr in --config")  # fmt: skip
-    accuracy = float(np.mean(training.logits(validation.images).argmax(axis=1) == validation.labels))
-    best = accuracy > training.best_accuracy
+        raise _diverged(training, run, f"its loss is {loss}")
+    logits = training.logits(validation.images)
+    if not np.isfinite(logits).all():
+        raise _diverged(training, run, "its network's answers are no numbers")
+    accuracy = float(np.mean(logits.argmax(axis=1) == validation.labels))
+    best = training.judge(accuracy)
     if best:
-        training.best_accuracy = accuracy
         with writing(run):
             save_weights(training.averaged, run)
     return EpochResult(epoch + 1, training.config.side_px(epoch), loss, accuracy, best, time.monotonic() - started)
+
+
+def _diverged(training: Training, run: Path, sign: str) -> UserError:
+    rates = "peak_lr or muon_lr" if training.config.muon_lr else "peak_lr"
+    return UserError(f"diverged in epoch {training.epoch}: {sign}", where=run,
+                     remedy=f"Begin another run with a lower {rates} in --config")  # fmt: skip
 
 
 def _record(run: Path, result: EpochResult, board: Writer) -> None:

@@ -43,7 +43,7 @@ def read_recipe(path: Path) -> FitConfig:
     try:
         document: dict[str, Any] = json.loads(path.read_text())
         return FitConfig.from_dict(document.get("fit", document))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise CheckpointError(
             f"holds no configuration of a run ({error})", where=path,
             remedy="Give best.json of trainer tune, or config.json of trainer fit",

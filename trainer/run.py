@@ -91,7 +91,7 @@ def read_config(run: Path) -> tuple[FitConfig, Provenance]:
         raise CheckpointError(
             "is not a run folder (no config.json)", where=run, remedy="Give the folder that trainer fit wrote"
         ) from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise CheckpointError(
             f"cannot be read ({error})", where=run / CONFIG, remedy="Train again with this version"
         ) from error

@@ -60,7 +60,7 @@ class Training(ABC):
         network: The network in training.
         averaged: Its weights averaged over the steps; what is evaluated and exported.
         epoch: How many are done.
-        best_accuracy: On PublicTest so far, 0 to 1.
+        best_accuracy: On PublicTest so far, 0 to 1; less before the first epoch is judged.
         steps_per_epoch: Batches that the training images make.
 
     Raises:
@@ -74,7 +74,7 @@ class Training(ABC):
     def __init__(self, config: FitConfig, train: FaceSet, taught: Taught | None = None) -> None:
         self.config = config
         self.epoch = 0
-        self.best_accuracy = 0.0
+        self.best_accuracy = -1.0
         self.steps_per_epoch = steps_per_epoch(config, train)
         self._size = len(train)
         self._arrays = [taught.images if taught else train.images, *self._targets(train, taught)]
@@ -104,6 +104,12 @@ class Training(ABC):
             CheckpointError: What is there is damaged, or of another version.
         """
 
+    def judge(self, accuracy: float) -> bool:
+        """Takes note of an epoch's accuracy on PublicTest, 0 to 1; whether every epoch before was worse."""
+        best = accuracy > self.best_accuracy
+        self.best_accuracy = max(accuracy, self.best_accuracy)
+        return best
+
     def begin_with(self, network: keras.Model) -> None:
         """Begins with the weights of a finished run, of this network or a narrower one, in place of random ones."""
         weights = [grow(*pair) for pair in zip(network.get_weights(), self.network.get_weights(), strict=True)]
@@ -132,8 +138,9 @@ class Training(ABC):
         return keras.optimizers.SGD(self._schedule(), config.momentum, nesterov=True)
 
     def _schedule(self) -> keras.optimizers.schedules.LearningRateSchedule:
-        warmup = round(self.config.warmup_epochs * self.steps_per_epoch)
-        decay = max(1, self.config.epochs * self.steps_per_epoch - warmup)
+        steps = self.config.epochs * self.steps_per_epoch
+        warmup = min(round(self.config.warmup_epochs * self.steps_per_epoch), steps // 2)
+        decay = steps - warmup
         peak = self.config.peak_lr
         return keras.optimizers.schedules.CosineDecay(0.0, decay, warmup_target=peak, warmup_steps=warmup)
 

@@ -65,10 +65,10 @@ class Search:
 
     @property
     def space(self) -> dict[str, FloatDistribution]:
-        """`SPACE` without what has no effect on this recipe."""
+        """`SPACE` without what has no effect on this recipe, or follows from its teachers."""
         idle = {name for name in ("votes_weight", "muon_lr") if not getattr(self.base, name)}
-        if self.base.labels == "ferplus" or self.base.copies:
-            idle.add("label_smoothing")  # the crowd's votes are soft by themselves, and so are teachers' answers
+        if self.base.labels == "ferplus" or self.base.teachers:
+            idle.add("label_smoothing")  # the crowd's votes are soft by themselves, and teachers have theirs already
         return {name: range_ for name, range_ in SPACE.items() if name not in idle}
 
     def config(self, params: dict[str, Any]) -> FitConfig:
@@ -103,7 +103,8 @@ def begin(dataset: Dataset, output: Path, search: Search) -> optuna.Study:
         CheckpointError: The storage is unusable, its study was begun under other conditions, or a teacher or the
             initial weights cannot be used.
         DataError: A split or the votes are missing, or there are too few images for a batch.
-        UserError: Copies are asked for without what they need.
+        UserError: Copies or teachers are asked for without what they need, or a teacher learned with another label
+            smoothing.
     """
     require_inputs(dataset, search.base)
     output.mkdir(parents=True, exist_ok=True)

@@ -128,10 +128,11 @@ def test_a_number_that_is_none_is_told_in_words(
     assert capsys.readouterr().err.endswith(f"error: argument {option}: {told}\n")
 
 
-def test_more_epochs_than_a_run_can_have(few: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("epochs", ["100000000", "9" * 400], ids=["many", "beyond all"])
+def test_more_epochs_than_a_run_can_have(epochs: str, few: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """The option is named, without a traceback."""
-    assert main([*few, "--epochs", "100000000"]) == 1
-    assert "error: --epochs 100000000 is more than a run can have. Name fewer." in capsys.readouterr().err
+    assert main([*few, "--epochs", epochs]) == 1
+    assert f"error: --epochs {epochs} is more than a run can have. Name fewer." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("verbose", [False, True])

@@ -122,6 +122,25 @@ def test_of_copies_each_head_is_told(dataset: Dataset, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        (
+            {"live_teachers": True},
+            "live_teachers are asked in each step, and there is no teacher. Name one",
+        ),
+        ({"recompose_share": 0.5}, "recompose_share is a share of the copies, and there are none. Ask for copies"),
+    ],
+)
+def test_what_would_have_no_effect_is_refused(
+    changes: dict[str, Any], message: str, dataset: Dataset, tmp_path: Path
+) -> None:
+    """In place of a run that is not what its configuration says."""
+    with pytest.raises(UserError, match=message):
+        fit(dataset, tmp_path / "run", replace(TEACHER, **changes))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
         ({"teachers": ()}, "there is no teacher. Name one with --teacher"),
         ({"live_teachers": True}, "live_teachers are asked in each step"),
         ({"stages": ((32, 1), (48, 1))}, "copies are 48 px large, and stages asks for smaller images"),
@@ -137,10 +156,12 @@ def test_copies_need_teachers_that_are_asked_first_at_full_size(
     assert not (tmp_path / "student").exists()
 
 
-def test_of_copies_label_smoothing_is_the_teachers(dataset: Dataset, teacher: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [{}, {"live_teachers": True}, {"copies": 1}], ids=["first", "live", "copies"])
+def test_label_smoothing_is_the_teachers(how: dict[str, Any], dataset: Dataset, teacher: Path, tmp_path: Path) -> None:
     """An export takes out of the answers what the configuration says, and they have what their teachers learned."""
-    config = replace(TEACHER, width=0.5, teachers=(str(teacher),), copies=1, label_smoothing=0.0)
-    with pytest.raises(UserError, match=r'teacher: learned from labels 10% of which .* Write "label_smoothing": 0.1'):
+    config = replace(TEACHER, width=0.5, teachers=(str(teacher),), label_smoothing=0.0, **how)
+    told = r'teacher: learned with a label_smoothing of 0.1, .* has 0.0, .* Write "label_smoothing": 0.1 into --config'
+    with pytest.raises(UserError, match=told):
         fit(dataset, tmp_path / "student", config)
     assert not (tmp_path / "student").exists()
 

@@ -62,6 +62,7 @@ class StopAfter(Listener):
 
 DEEPER = replace(TINY, blocks=(1, 2, 1), mixup=0.3)
 ONE_SIZE = replace(TINY, stages=((16, 3),))
+SMALL = replace(TINY, stages=((16, 1),), width=0.25, top_channels=16, blocks=(0, 0, 0))
 
 
 @pytest.mark.parametrize("config", [TINY, replace(TINY, muon_lr=0.02), DEEPER], ids=["sgd", "muon", "deeper"])
@@ -170,11 +171,11 @@ def damage(file: Path) -> None:
 def test_a_tie_with_the_best_is_no_better_after_a_stop(tmp_path: Path, dataset: Dataset) -> None:
     """The best accuracy comes back from the checkpoint as it was, to the last digit."""
     training = begin(TINY, dataset.split("train"))
-    training.best_accuracy = 49 / 70  # which single precision would make smaller
+    assert training.judge(49 / 70)  # which single precision would make smaller
     training.save(tmp_path / "checkpoint")
     resumed = begin(TINY, dataset.split("train"))
     assert resumed.restore(tmp_path / "checkpoint")
-    assert resumed.best_accuracy == 49 / 70
+    assert not resumed.judge(49 / 70)
 
 
 def test_private_test_is_not_needed(tmp_path: Path, dataset: Dataset) -> None:
@@ -209,6 +210,35 @@ def test_a_run_that_diverges_ends_and_keeps_what_was_good(tmp_path: Path, datase
     assert not list((run / "checkpoint").glob("ckpt-2*"))
 
 
+def test_a_network_that_answers_nonsense_has_diverged(tmp_path: Path, dataset: Dataset) -> None:
+    """Where the last step spoils it, of which no loss tells, it is never the best; with Muon there are two rates."""
+    wild = replace(SMALL, batch_size=224, peak_lr=1e6, weight_decay=1e6, warmup_epochs=0, ema_decay=0.0)
+    for config, rates in ((wild, "peak_lr"), (replace(wild, muon_lr=1e6), "peak_lr or muon_lr")):
+        run = tmp_path / rates
+        with pytest.raises(UserError, match=rf"{rates}: diverged in epoch 1: its network.* a lower {rates} in "):
+            fit(dataset, run, config)
+        assert not (run / "best.weights.h5").exists()
+
+
+def test_an_epoch_that_is_always_wrong_is_better_than_none(
+    tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There are weights of the first one, as may happen where few images judge it; another is no better."""
+    judged = []
+
+    class Judge(Listener):
+        def on_epoch(self, result: EpochResult) -> None:
+            judged.append((result.accuracy, result.best))
+
+    judges = dataset.split("validation")
+    others = judges.take(np.flatnonzero(judges.labels != 0))
+    monkeypatch.setattr(TensorFlowTraining, "logits", lambda _, images: np.eye(7)[np.zeros(len(images), int)])
+    first_class_alone = Dataset(dataset.path, {**dataset.splits, "validation": others})
+    assert fit(first_class_alone, tmp_path, replace(SMALL, stages=((16, 2),)), listener=Judge()) == 0
+    assert judged == [(0, True), (0, False)]
+    assert load_network(tmp_path).count_params() > 0
+
+
 def test_the_rate_rises_to_its_peak_and_falls_to_zero(dataset: Dataset) -> None:
     """Evenly over the warm-up, then along half a cosine to the last step; the optimizer follows it."""
     training = begin(replace(TINY, warmup_epochs=1.0), dataset.split("train"))  # three epochs of 14 steps
@@ -218,6 +248,12 @@ def test_the_rate_rises_to_its_peak_and_falls_to_zero(dataset: Dataset) -> None:
     assert reached == pytest.approx([0, 0.01, *falling], abs=1e-7)
     training.optimizer.iterations.assign(28)
     assert float(training.optimizer.learning_rate) == pytest.approx(0.01)
+
+
+def test_the_rate_falls_in_the_second_half_at_least(dataset: Dataset) -> None:
+    """In a single epoch too, which a warm-up of one would fill."""
+    rate = begin(replace(SMALL, warmup_epochs=1.0), dataset.split("train"))._schedule()  # 14 steps
+    assert [float(rate(step)) for step in (0, 7, 14)] == pytest.approx([0, 0.02, 0], abs=1e-7)
 
 
 @pytest.mark.parametrize("muon_lr", [0.0, 0.02])
@@ -470,7 +506,9 @@ def test_resuming_what_is_no_run_is_a_clear_error(tmp_path: Path, dataset: Datas
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[1]", '{"stages": [[48, 1]], "speed": 9}', '{"peak_lr": 0.1}', '{"stages": [[64, 1]]}']
+    "content",
+    ["", "[1]", '{"stages": [[48, 1]], "speed": 9}', '{"peak_lr": 0.1}', '{"stages": [[64, 1]]}', "[" * 200_000],
+    ids=["empty", "list", "speed", "no stages", "large", "deep"],
 )
 def test_a_file_that_is_no_configuration_is_a_clear_error(content: str, tmp_path: Path) -> None:
     """It is named, and so are the files that would do."""
@@ -483,7 +521,8 @@ def test_a_file_that_is_no_configuration_is_a_clear_error(content: str, tmp_path
     ("name", "value"),
     [
         ("stages", []), ("stages", [48, 1]), ("stages", [[48]]), ("stages", [["48", 1]]), ("stages", [[48, 1.5]]),
-        ("stages", [[48, 0]]), ("stages", [[8, 1]]), ("stages", [[64, 1]]), ("stages", "48"),
+        ("stages", [[48, 0]]), ("stages", [[48, 1_000_001]]), ("stages", [[48, 10**400]]), ("stages", [[8, 1]]),
+        ("stages", [[64, 1]]), ("stages", "48"),
         ("batch_size", 0), ("batch_size", "14"), ("batch_size", 14.5), ("batch_size", True),
         ("peak_lr", "fast"), ("peak_lr", 0), ("peak_lr", math.nan), ("weight_decay", math.inf), ("warmup_epochs", -1),
         ("momentum", 1.1), ("label_smoothing", 1), ("mixup", 0.6), ("dropout", None), ("votes_weight", False),
@@ -507,7 +546,9 @@ def test_no_field_takes_just_anything(name: str) -> None:
         replace(TINY, **{name: {}})  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("content", ["", "[1]", '"fit"', '{"fit": "stages"}'])
+@pytest.mark.parametrize(
+    "content", ["", "[1]", '"fit"', '{"fit": "stages"}', "[" * 200_000], ids=["empty", "list", "text", "stages", "deep"]
+)
 def test_a_run_whose_configuration_is_damaged_is_a_clear_error(content: str, tmp_path: Path) -> None:
     """Its file is named."""
     (tmp_path / "config.json").write_text(content)

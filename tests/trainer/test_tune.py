@@ -207,7 +207,9 @@ def test_teachers_are_asked_once_for_all_trials(
     tmp_path: Path, dataset: Dataset, found: tuple[Path, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     """The second trial learns from what they said in the first."""
-    taught = search(tmp_path, base=replace(BASE, teachers=(str(found[0] / "trial-000"),)))
+    teacher = found[0] / "trial-000"
+    smoothing = read_config(teacher)[0].label_smoothing
+    taught = search(tmp_path, base=replace(BASE, teachers=(str(teacher),), label_smoothing=smoothing))
     with caplog.at_level("INFO", "trainer"):
         assert [trial.state for trial in run_search(dataset, tmp_path, taught)] == ["complete"] * 2
     assert caplog.text.count("asking the teacher") == 1
@@ -535,13 +537,16 @@ def test_crowd_labels_need_votes(options: list[str], tmp_path: Path, capsys: pyt
 
 
 def test_only_what_has_an_effect_is_searched(tmp_path: Path) -> None:
-    """No weight of a second head where there is none, no rate of Muon under SGD; crowd labels are not smoothed."""
+    """No weight of a second head where there is none, no rate of Muon under SGD; crowd labels are not smoothed.
+
+    The smoothing of labels is that of the teachers.
+    """
     assert {"votes_weight", "label_smoothing"} <= search(tmp_path, base=RECIPES["quick"]).space.keys()
     assert "votes_weight" not in search(tmp_path).space
     assert "muon_lr" not in search(tmp_path, base=FitConfig()).space
     assert "muon_lr" in search(tmp_path, base=FitConfig(muon_lr=0.01)).space
     assert "label_smoothing" not in search(tmp_path, base=FitConfig(labels="ferplus")).space
-    assert "label_smoothing" not in search(tmp_path, base=FitConfig(copies=1)).space
+    assert "label_smoothing" not in search(tmp_path, base=FitConfig(teachers=("runs/teacher",))).space
 
 
 @pytest.mark.parametrize(

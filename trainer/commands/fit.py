@@ -89,7 +89,7 @@ def requested_config(arguments: argparse.Namespace, console: Console) -> FitConf
 def _with_epochs(config: FitConfig, epochs: int) -> FitConfig:
     try:
         return config.with_epochs(epochs)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise UserError(f"--epochs {epochs} is more than a run can have", remedy="Name fewer") from error
 
 
