@@ -36,8 +36,8 @@ class FitConfig:
             2022, arXiv:2106.05237), which takes their time in each step; otherwise once about ten views of each image.
             Needs teachers.
         copies: Varied copies of each image that teachers are asked about beforehand, and of which their answer is the
-            whole target; each epoch takes the next of them. Of FER-2013, each takes 66 MB of memory. 0 for the images
-            themselves, varied anew in each step.
+            whole target; each epoch takes the next of them. Of FER-2013, each takes 66 MB of memory, and three times
+            as much for a moment before the first step. 0 for the images themselves, varied anew in each step.
         recompose_share: Share of the copies that are joined from the halves of two faces; needs copies.
         teacher_weight: Share of the target that is the teachers' answer; the rest is the softened label.
         initial_weights: Folder of the run whose best weights this one begins with, or None for random ones.

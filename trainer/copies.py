@@ -6,7 +6,7 @@ halves of two faces, it has to judge, and what it says is learned as the answer 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -44,7 +44,7 @@ class Copies:
     seed: int
 
     def of(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The first copy of all images, then the second, and so on.
+        """The first copy of all images, then the second, and so on. Making them takes the memory of one more.
 
         Args:
             images: uint8 (N, H, H), gray 0-255.
@@ -53,17 +53,17 @@ class Copies:
             uint8 (count * N, H, H).
         """
         rng = np.random.default_rng(self.seed)
-        return np.concatenate([self._varied(recompose(images, self.recompose_share, rng), rng)
-                               for _ in range(self.count)])  # fmt: skip
+        copies = np.empty((self.count, *images.shape), np.uint8)
+        for copy in copies:
+            self._vary(recompose(images, self.recompose_share, rng), copy, rng)
+        return copies.reshape(-1, *images.shape[1:])
 
-    def _varied(self, images: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-        dice, varied = _Dice(rng), np.empty_like(images)
-        for start in range(0, len(images), _BATCH):
-            batch = slice(start, start + _BATCH)
+    def _vary(self, images: NDArray[np.uint8], varied: NDArray[np.uint8], rng: np.random.Generator) -> None:
+        dice = _Dice(rng)
+        for batch in _batches(len(images)):
             pixels = augment(images[batch], images.shape[1], degrade_share=self.degrade_share,
                              erase_share=self.erase_share, random=dice)  # fmt: skip
             varied[batch] = np.rint(ops.convert_to_numpy(pixels)[..., 0])
-        return varied
 
 
 def recompose(images: NDArray[np.uint8], share: float, rng: np.random.Generator) -> NDArray[np.uint8]:
@@ -82,15 +82,22 @@ def recompose(images: NDArray[np.uint8], share: float, rng: np.random.Generator)
     """
     count, side, _ = images.shape
     chosen = np.flatnonzero(rng.random(count) < share)
-    first, other = (images[indices].astype(np.float32) for indices in (chosen, rng.integers(count, size=len(chosen))))
+    others = rng.integers(count, size=len(chosen))
     seam = rng.uniform(*_SEAM, (len(chosen), 1)) * side
     of_first = 1 / (1 + np.exp((np.arange(side) - seam) / _SEAM_WIDTH_PX))  # along the side, (chosen, side)
     across = rng.random(len(chosen)) < 0.5
-    weight = np.where(across[:, None, None], of_first[:, :, None], of_first[:, None, :])
-    joined = first * weight + _in_the_light_of(first, other) * (1 - weight)
     recomposed = images.copy()
-    recomposed[chosen] = np.rint(joined)
+    for batch in _batches(len(chosen)):
+        first, other = (images[indices[batch]].astype(np.float32) for indices in (chosen, others))
+        along = of_first[batch]
+        weight = np.where(across[batch, None, None], along[:, :, None], along[:, None, :])
+        recomposed[chosen[batch]] = np.rint(first * weight + _in_the_light_of(first, other) * (1 - weight))
     return recomposed
+
+
+def _batches(count: int) -> Iterator[slice]:
+    for start in range(0, count, _BATCH):
+        yield slice(start, start + _BATCH)
 
 
 def _in_the_light_of(first: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -49,7 +49,6 @@ class JaxTraining(Training):
         super().__init__(config, train, taught)
         self._policy: Policy = "mixed_bfloat16" if config.bfloat16 else "float32"
         self._build(self._policy)
-        self._material = [jnp.asarray(array) for array in self._arrays]
         self._run_steps = jax.jit(self._steps, static_argnames="side_px")
         self._evaluate = jax.jit(self._averaged_logits)
 

@@ -36,7 +36,11 @@ class TensorFlowTraining(Training):
         config: What the run is made of.
         train: The training images.
         taught: What the teachers said beforehand, where they were asked then.
-        strategy: The devices: without it, all GPUs where there are several, and otherwise the one GPU or the CPU.
+        strategy: The devices: without it, all GPUs where there are several, or as many of them as can share a batch
+            evenly, and otherwise the one GPU or the CPU.
+
+    Raises:
+        ValueError: The devices of `strategy` cannot share a batch evenly.
     """
 
     def __init__(
@@ -47,11 +51,13 @@ class TensorFlowTraining(Training):
         strategy: tf.distribute.Strategy | None = None,
     ) -> None:
         super().__init__(config, train, taught)
-        self._strategy = strategy or _all_gpus()
+        self._strategy = strategy or _gpus(config.batch_size)
+        if config.batch_size % self._strategy.num_replicas_in_sync:  # a smaller share would count as much as a larger
+            raise ValueError(f"{self._strategy.num_replicas_in_sync} devices cannot share a batch_size of "
+                             f"{config.batch_size} evenly")  # fmt: skip
         with self._strategy.scope():
             self._build()
         self._random = tf.random.Generator.from_seed(config.seed)
-        self._material = [tf.constant(array) for array in self._arrays]
         self._steps: dict[int, _Step] = {}
         self._checkpoint = self._all_that_changes()
 
@@ -157,9 +163,14 @@ def compute_in_bfloat16(bfloat16: bool) -> None:  # noqa: FBT001
     tf.config.optimizer.set_experimental_options({"auto_mixed_precision_onednn_bfloat16": bfloat16})
 
 
-def _all_gpus() -> tf.distribute.Strategy:
-    several = len(tf.config.list_logical_devices("GPU")) > 1
-    return tf.distribute.MirroredStrategy() if several else tf.distribute.get_strategy()
+def _gpus(batch_size: int) -> tf.distribute.Strategy:
+    """As many of them as can share a batch evenly; without several, whatever there is."""
+    gpus = [gpu.name for gpu in tf.config.list_logical_devices("GPU")]
+    count = max((count for count in range(1, len(gpus) + 1) if batch_size % count == 0), default=0)
+    if count < len(gpus):
+        log.warning("training on %d of %d GPUs, as more cannot share a batch_size of %d evenly: a multiple of %d in "
+                    "--config would take them all", count, len(gpus), batch_size, len(gpus))  # fmt: skip
+    return tf.distribute.MirroredStrategy(gpus[:count]) if count > 1 else tf.distribute.get_strategy()
 
 
 def _checkpoints(folder: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -26,6 +27,16 @@ def test_each_image_has_its_copies_which_differ_and_come_again() -> None:
     assert np.any(plain[0] != plain[1])
     for copy in plain:  # an even image may become darker or brighter, by up to 40 of 255 levels and a camera's noise
         assert np.abs(copy.mean(axis=(1, 2)) - np.arange(250)).max() < 50
+
+
+def test_copies_are_made_in_little_more_memory_than_they_take() -> None:
+    """However many are joined: of a whole data set they are what fills the memory."""
+    images = np.tile(BLACK_TO_WHITE, (8, 1, 1))
+    tracemalloc.start()
+    copies = replace(COPIES, count=6, recompose_share=1.0).of(images)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 2 * copies.nbytes
 
 
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import weakref
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -303,6 +304,18 @@ def test_each_epoch_takes_the_next_copies_as_they_are(dataset: Dataset) -> None:
     assert len(losses) == 1
 
 
+def test_what_it_learns_from_is_kept_once(dataset: Dataset) -> None:
+    """Copies of a whole data set fill gigabytes: what was handed over is not kept beside what the backend has."""
+    train = dataset.split("train")
+    copies = train.images.copy()
+    kept = weakref.ref(copies)
+    answers = np.full((len(copies), 7), 1 / 7, np.float32)
+    training = TensorFlowTraining(replace(SMALL, copies=1), train, Taught(copies, [answers]))
+    del copies
+    assert kept() is None
+    assert training.run_epoch(lambda _step, _loss: None) > 0
+
+
 def test_the_network_learns(tmp_path: Path, dataset: Dataset) -> None:
     """A few epochs on stripes classify them far better than chance, through both heads and all averages."""
     config = LEARNING
@@ -583,6 +596,32 @@ def test_images_without_votes_teach_the_votes_head_nothing() -> None:
         outputs = training.network(normalize(nobody_voted.images[..., np.newaxis]), training=True)
         loss = training._cross_entropy(outputs, [np.eye(7)[nobody_voted.labels], vote_shares(nobody_voted)])
     assert not np.any(tape.gradient(loss, votes_head.value))
+
+
+def test_devices_that_cannot_share_a_batch_evenly_are_left_out() -> None:
+    """Two that had shares of different sizes would each count for half: an image in the smaller one for more."""
+    program = """
+from dataclasses import replace
+import tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 4)
+cpus = tf.config.list_logical_devices("CPU")
+tf.config.list_logical_devices = lambda kind: cpus
+from trainer.training_tensorflow import TensorFlowTraining
+from tests.trainer.stripes import stripes
+from tests.trainer.test_fit import SMALL
+for batch_size in (1, 6, 8):
+    training = TensorFlowTraining(replace(SMALL, batch_size=batch_size), stripes(14, 1))
+    print(batch_size, "on", training._strategy.num_replicas_in_sync)
+try:
+    TensorFlowTraining(replace(SMALL, batch_size=3), stripes(14, 1), strategy=training._strategy)
+except ValueError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=Path.cwd())
+    told = ["1 on 1", "6 on 3", "8 on 4", "4 devices cannot share a batch_size of 3 evenly"]
+    assert done.stdout.splitlines() == told, done.stderr[-2000:]
+    assert "training on 3 of 4 GPUs" in done.stderr
 
 
 @pytest.mark.parametrize("muon_lr", [0.0, 0.02])
