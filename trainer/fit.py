@@ -6,16 +6,16 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import keras
 import numpy as np
-from tensorboard.summary import DirectoryOutput, Writer
 
 from edge.contract import UserError
+from trainer.board import Board
 from trainer.config import FitConfig
 from trainer.data import Dataset, FaceSet
 from trainer.disk import replaced, writing
@@ -26,7 +26,7 @@ from trainer.layouts import SIZE_PX
 from trainer.provenance import data_sha256, provenance, require_data, require_same_votes
 from trainer.run import CHECKPOINTS, HISTORY, TEACHING, TENSORBOARD, held, read_config, require_new, write_config
 from trainer.training import Training, steps_per_epoch
-from trainer.weights import load_full_network, load_network, save_weights
+from trainer.weights import load_full_network, load_network, save_weights, weights_sha256
 
 log = logging.getLogger(__name__)
 
@@ -94,11 +94,14 @@ def fit(
     train = with_labels(dataset.split("train"), config.labels)
     validation = with_labels(dataset.split("validation"), config.labels)
     with held(run):
+        for teacher in config.teachers:
+            _require_same_weights(run, teacher)
         kept = run / TEACHING if config.copies or not answers else answers  # copies are of this run alone
         training = _begin(config, train, kept)
         if resume and _take_up(training, run):
             log.info("resuming %s after epoch %d", run, training.epoch)
         elif config.initial_weights:
+            _require_same_weights(run, config.initial_weights)
             training.begin_with(_initial_network(Path(config.initial_weights), config))
         _train(training, validation, run, listener or Listener())
     return training.best_accuracy
@@ -160,15 +163,41 @@ def _require_same_smoothing(teacher: str, config: FitConfig) -> None:
                         remedy=f'Write "label_smoothing": {theirs} into --config, or name others')  # fmt: skip
 
 
+def weights_behind(config: FitConfig) -> dict[str, str]:
+    """Hash of the weights of each teacher, and of those that a run begins with, by folder."""
+    behind = [*config.teachers, *([config.initial_weights] if config.initial_weights else [])]
+    return {folder: weights_sha256(Path(folder)) for folder in behind}
+
+
+def _require_same_weights(run: Path, behind: str) -> None:
+    """Refuses a teacher, or what a run begins with, that has changed since. One that is gone may be needed no more."""
+    begun = read_config(run)[1].weights_sha256.get(behind, "")
+    if begun and weights_sha256(Path(behind)) not in {"", begun}:
+        raise CheckpointError(f"has other weights than when {run} began", where=behind,
+                              remedy="Give it the former weights, or begin another run")  # fmt: skip
+
+
 def _train(training: Training, validation: FaceSet, run: Path, listener: Listener) -> None:
     """All epochs that are left."""
-    with closing(Writer(DirectoryOutput(str(run / TENSORBOARD)))) as board:
+    with _board(run) as board:
         while training.epoch < training.config.epochs:
             result = _epoch(training, validation, run, listener.on_step)
             with writing(run):
-                _record(run, result, board)  # first: what is written of an epoch without a checkpoint is dropped again
+                _record(run, result)  # first: the line of an epoch without a checkpoint is dropped again
                 training.save(run / CHECKPOINTS)
+                board.add(result.epoch, result.loss, result.accuracy)  # last: nothing can be dropped there
             listener.on_epoch(result)
+
+
+@contextmanager
+def _board(run: Path) -> Iterator[Board]:
+    with writing(run):
+        board = Board(run / TENSORBOARD)
+    try:
+        yield board
+    finally:
+        with writing(run):
+            board.close()
 
 
 def _take_up(training: Training, run: Path) -> bool:
@@ -223,7 +252,7 @@ def _open_run(run: Path, dataset: Dataset, config: FitConfig) -> None:
     """Makes the folder, once all that the run needs is there: a folder with a configuration can only be resumed."""
     require_new(run)
     require_inputs(dataset, config)
-    origin = provenance(dataset, config)
+    origin = replace(provenance(dataset, config), weights_sha256=weights_behind(config))
     if config.initial_weights:
         origin = replace(origin, initial_data=_data_before(Path(config.initial_weights), origin.data_sha256))
     with writing(run):
@@ -293,8 +322,6 @@ def _diverged(training: Training, run: Path, sign: str) -> UserError:
                      remedy=f"Begin another run with a lower {rates} in --config")  # fmt: skip
 
 
-def _record(run: Path, result: EpochResult, board: Writer) -> None:
+def _record(run: Path, result: EpochResult) -> None:
     with (run / HISTORY).open("a") as history:
         history.write(json.dumps(asdict(result)) + "\n")
-    board.add_scalar("loss", result.loss, step=result.epoch)
-    board.add_scalar("accuracy/PublicTest", result.accuracy, step=result.epoch)

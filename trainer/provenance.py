@@ -6,7 +6,7 @@ import hashlib
 import importlib.metadata
 import os
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import keras
@@ -32,6 +32,8 @@ class Provenance:
         votes_sha256: Hash of the votes of both, where they are learned; empty otherwise.
         initial_data: File name of the data that the initial weights were fitted to, where that was other data, among
             which may be what judges this run; empty otherwise.
+        weights_sha256: Hash of the weights of each teacher, and of those that the run began with, by folder; empty in
+            runs of earlier versions.
     """
 
     data: str
@@ -41,6 +43,7 @@ class Provenance:
     validation_sha256: str = ""
     votes_sha256: str = ""
     initial_data: str = ""
+    weights_sha256: dict[str, str] = field(default_factory=dict)
 
     def other_data(self, data_sha256: str) -> str:
         """File name of the data, other than those of this hash, that the weights were fitted to; empty without any."""

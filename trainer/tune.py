@@ -19,7 +19,7 @@ from trainer.config import FitConfig
 from trainer.data import Dataset
 from trainer.disk import lock
 from trainer.errors import CheckpointError, StorageError
-from trainer.fit import EpochResult, Listener, fit, require_inputs
+from trainer.fit import EpochResult, Listener, fit, require_inputs, weights_behind
 from trainer.provenance import provenance
 from trainer.run import CONFIG, HISTORY, TEACHING, read_config
 from trainer.study import Trial, agree, done, open_study, patiently, reopen, report, storage_faults, trials
@@ -159,7 +159,8 @@ def _conditions(dataset: Dataset, search: Search) -> dict[str, Any]:
     ranges = {name: (one.low, one.high) for name, one in search.space.items()}
     origin = provenance(dataset, search.base)
     hashes = {name: getattr(origin, name) for name in ("data_sha256", "validation_sha256", "votes_sha256")}
-    conditions = {**recipe, "ranges": ranges, **hashes}
+    behind = {f"weights of {folder}": sha256 for folder, sha256 in weights_behind(search.base).items()}
+    conditions = {**recipe, "ranges": ranges, **hashes, **behind}
     as_stored: dict[str, Any] = json.loads(json.dumps(conditions))
     return as_stored
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from trainer.data import Dataset, FaceSet
 from trainer.distill import teaching
 from trainer.errors import CheckpointError
 from trainer.export import ExportOptions, export
-from trainer.fit import fit
+from trainer.fit import EpochResult, Listener, fit
 from trainer.provenance import provenance
 from trainer.run import BEST_WEIGHTS, CONFIG, TEACHING, read_config, write_config
 
@@ -198,6 +199,48 @@ def test_a_resumed_run_needs_its_teacher_no_more(dataset: Dataset, teacher: Path
     fit(dataset, tmp_path / "student", config, resume=True)
     with pytest.raises(CheckpointError, match="belongs to other images"):
         asked(tmp_path / "student" / TEACHING, [gone], dataset.split("train").images[:7])
+
+
+class StopAt(Listener):
+    """Pulls the plug after a step, or at the end of an epoch where no step is named."""
+
+    def __init__(self, step: int | None = None) -> None:
+        self._step = step
+
+    def on_step(self, epoch: int, step: int, steps: int, loss: float) -> None:  # noqa: ARG002
+        if step == self._step:
+            raise KeyboardInterrupt
+
+    def on_epoch(self, result: EpochResult) -> None:  # noqa: ARG002
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("role", ["teacher", "beginning"])
+def test_a_resumed_run_goes_on_with_the_weights_it_began_with(
+    role: str, dataset: Dataset, teacher: Path, tmp_path: Path
+) -> None:
+    """A teacher that is asked live, or the run from which it begins, may have been trained on or again meanwhile.
+
+    Runs of earlier versions, which do not know, go on.
+    """
+    run, behind = tmp_path / "run", tmp_path / "behind"
+    shutil.copytree(teacher, behind)
+    config = replace(TEACHER, stages=((16, 2),))
+    if role == "teacher":
+        config, stop = replace(config, width=0.25, teachers=(str(behind),), live_teachers=True), StopAt()
+    else:
+        config, stop = replace(config, initial_weights=str(behind)), StopAt(step=1)
+    with pytest.raises(KeyboardInterrupt):
+        fit(dataset, run, config, listener=stop)
+    with (behind / BEST_WEIGHTS).open("ab") as weights:
+        weights.write(b"other")
+    with pytest.raises(CheckpointError, match=rf"behind: has other weights than when {run} began\. Give it the former"):
+        fit(dataset, run, config, resume=True)
+    document = json.loads((run / CONFIG).read_text())
+    del document["weights_sha256"]
+    (run / CONFIG).write_text(json.dumps(document))
+    with pytest.raises(KeyboardInterrupt):
+        fit(dataset, run, config, resume=True, listener=StopAt())
 
 
 def test_answers_of_other_teachers_are_refused(dataset: Dataset, teacher: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from edge.contract import UserError
 from tests.trainer.stripes import stripe_dataset, stripes
@@ -84,7 +85,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_never_stopped(config: FitConfig, tmp
 def test_an_epoch_that_was_not_wholly_written_is_trained_again(
     unwritable: str, tmp_path: Path, dataset: Dataset
 ) -> None:
-    """Whichever file the disk refused, the resumed run's history has each epoch once."""
+    """Whichever file the disk refused, the resumed run's history has each epoch once, and so have its curves."""
     run, aside = tmp_path / "run", tmp_path / "aside"
 
     class FailInSecond(Listener):
@@ -99,6 +100,16 @@ def test_an_epoch_that_was_not_wholly_written_is_trained_again(
     aside.rename(run / unwritable)
     fit(dataset, run, ONE_SIZE, resume=True)
     assert epochs_written(run) == [1, 2, 3]
+    files = sorted((run / "tensorboard").iterdir())
+    drawn = [event.step for file in files for event in EventFileLoader(str(file)).Load() if event.HasField("summary")]
+    assert drawn == [1, 1, 2, 2, 3, 3]  # of loss and accuracy
+
+
+def test_curves_that_cannot_be_written_are_a_clear_error(tmp_path: Path, dataset: Dataset) -> None:
+    """They are the first that a run writes."""
+    (tmp_path / "tensorboard").write_text("a file")
+    with pytest.raises(UserError, match=rf"{tmp_path.name}: cannot be written \(.*tensorboard is not a directory\)"):
+        fit(dataset, tmp_path, SMALL)
 
 
 def test_a_damaged_checkpoint_costs_an_epoch_or_is_a_clear_error(tmp_path: Path, dataset: Dataset) -> None:

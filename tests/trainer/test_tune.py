@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import tempfile
 import threading
@@ -207,12 +208,16 @@ def test_teachers_are_asked_once_for_all_trials(
     tmp_path: Path, dataset: Dataset, found: tuple[Path, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     """The second trial learns from what they said in the first."""
-    teacher = found[0] / "trial-000"
+    teacher = shutil.copytree(found[0] / "trial-000", tmp_path / "teacher")
     smoothing = read_config(teacher)[0].label_smoothing
     taught = search(tmp_path, base=replace(BASE, teachers=(str(teacher),), label_smoothing=smoothing))
     with caplog.at_level("INFO", "trainer"):
         assert [trial.state for trial in run_search(dataset, tmp_path, taught)] == ["complete"] * 2
     assert caplog.text.count("asking the teacher") == 1
+    with (teacher / "best.weights.h5").open("ab") as weights:
+        weights.write(b"other")
+    with pytest.raises(CheckpointError, match=r"under other conditions \(weights of .*teacher [0-9a-f]{64}\)"):
+        begin(dataset, tmp_path, taught)
 
 
 def test_a_trial_that_runs_elsewhere_is_left_alone(tmp_path: Path, dataset: Dataset) -> None:
