@@ -22,9 +22,9 @@ from trainer.config import FitConfig
 from trainer.copies import Copies
 from trainer.disk import DAMAGE, replaced, writing
 from trainer.errors import CheckpointError
+from trainer.inputs import require_teacher
 from trainer.layers import Tensor
 from trainer.model import heads, normalize
-from trainer.run import BEST_WEIGHTS, read_config
 from trainer.weights import load_full_network, weights_sha256
 
 log = logging.getLogger(__name__)
@@ -111,40 +111,6 @@ def _read(kept: Path, teachers: Sequence[str], images_sha256: str) -> list[NDArr
                                       remedy="Give it the former weights, or name another folder")  # fmt: skip
         heads_kept = _HEADS if _HEADS[1] in arrays else _HEADS[:1]
         return [np.asarray(arrays[name], np.float32) for name in heads_kept]
-
-
-def require_teacher(teacher: Path, labels: str, data_sha256: str | None = None, *, votes_head: bool = False) -> None:
-    """Refuses a folder that is no run, one without weights, and one that learned other labels or from other images.
-
-    Args:
-        teacher: Folder of a run.
-        labels: What it must have learned.
-        data_sha256: Of the training images that it must have learned from, since among others may be those that judge
-            its pupil; None where that was seen to before.
-        votes_head: Whether it must have learned FER+'s votes beside the labels.
-
-    Raises:
-        CheckpointError: It cannot teach; the error says why.
-    """
-    theirs, origin = read_config(teacher)
-    if theirs.labels != labels:
-        raise CheckpointError(
-            f"learned the labels {theirs.labels}, not {labels}",
-            where=teacher,
-            remedy="Name a teacher with the same labels",
-        )
-    if data_sha256 is not None and (other := origin.other_data(data_sha256)):
-        raise CheckpointError(
-            f"learned from other data ({other}), among which may be what judges this run", where=teacher,
-            remedy="Name a teacher of the same data",
-        )  # fmt: skip
-    if votes_head and not theirs.votes_weight:
-        raise CheckpointError("has no votes head, which this run would learn from", where=teacher,
-                              remedy="Name a teacher that learned --votes, or leave them out here")  # fmt: skip
-    if not (teacher / BEST_WEIGHTS).exists():
-        raise CheckpointError(
-            f"has no {BEST_WEIGHTS} to teach with", where=teacher, remedy="Let trainer fit finish an epoch"
-        )
 
 
 def _taught_by(teacher: Path, images: NDArray[np.uint8], labels: str, shifts: _Shifts) -> list[NDArray[np.float32]]:

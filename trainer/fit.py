@@ -19,14 +19,29 @@ from trainer.board import Board
 from trainer.config import FitConfig
 from trainer.data import Dataset, FaceSet
 from trainer.disk import replaced, writing
-from trainer.distill import require_teacher, teaching
+from trainer.distill import teaching
 from trainer.errors import CheckpointError
-from trainer.labels import require_votes, with_labels
-from trainer.layouts import SIZE_PX
-from trainer.provenance import data_sha256, provenance, require_data, require_same_votes
-from trainer.run import CHECKPOINTS, HISTORY, TEACHING, TENSORBOARD, held, read_config, require_new, write_config
-from trainer.training import Training, steps_per_epoch
-from trainer.weights import load_full_network, load_network, save_weights, weights_sha256
+from trainer.inputs import (
+    data_before,
+    initial_network,
+    require_inputs,
+    require_same_weights,
+    weights_behind,
+)
+from trainer.labels import with_labels
+from trainer.provenance import provenance, require_data, require_same_votes
+from trainer.run import (
+    CHECKPOINTS,
+    HISTORY,
+    TEACHING,
+    TENSORBOARD,
+    held,
+    read_config,
+    require_new,
+    write_config,
+)
+from trainer.training import Training
+from trainer.weights import save_weights
 
 log = logging.getLogger(__name__)
 
@@ -95,86 +110,16 @@ def fit(
     validation = with_labels(dataset.split("validation"), config.labels)
     with held(run):
         for teacher in config.teachers:
-            _require_same_weights(run, teacher)
+            require_same_weights(run, teacher)
         kept = run / TEACHING if config.copies or not answers else answers  # copies are of this run alone
         training = _begin(config, train, kept)
         if resume and _take_up(training, run):
             log.info("resuming %s after epoch %d", run, training.epoch)
         elif config.initial_weights:
-            _require_same_weights(run, config.initial_weights)
-            training.begin_with(_initial_network(Path(config.initial_weights), config))
+            require_same_weights(run, config.initial_weights)
+            training.begin_with(initial_network(Path(config.initial_weights), config))
         _train(training, validation, run, listener or Listener())
     return training.best_accuracy
-
-
-def require_inputs(dataset: Dataset, config: FitConfig) -> None:
-    """Refuses a run of which something is missing, before anything is made.
-
-    Raises:
-        CheckpointError: A teacher or the initial weights cannot be used.
-        DataError: A split or the votes are missing, or there are too few images for a batch.
-        UserError: Copies or teachers are asked for without what they need, or a teacher learned with another label
-            smoothing.
-    """
-    train = with_labels(dataset.split("train"), config.labels)
-    with_labels(dataset.split("validation"), config.labels)
-    steps_per_epoch(config, train)
-    if config.votes_weight:
-        require_votes(train)
-    _require_what_is_asked_for(config)
-    if config.copies:
-        _require_what_copies_need(config)
-    votes_head = (config.live_teachers or config.copies > 0) and config.votes_weight > 0
-    images = data_sha256(dataset) if config.teachers else None
-    for teacher in config.teachers:
-        require_teacher(Path(teacher), config.labels, images, votes_head=votes_head)
-        _require_same_smoothing(teacher, config)
-    if config.initial_weights:
-        _initial_network(Path(config.initial_weights), config)  # only to refuse what cannot be loaded
-
-
-def _require_what_is_asked_for(config: FitConfig) -> None:
-    if config.live_teachers and not config.teachers:
-        raise UserError("live_teachers are asked in each step, and there is no teacher",
-                        remedy="Name one with --teacher, or leave live_teachers out of --config")  # fmt: skip
-    if config.recompose_share and not config.copies:
-        raise UserError("recompose_share is a share of the copies, and there are none",
-                        remedy="Ask for copies in --config, or leave recompose_share out")  # fmt: skip
-
-
-def _require_what_copies_need(config: FitConfig) -> None:
-    if not config.teachers:
-        raise UserError("copies are learned from what teachers say of them, and there is no teacher",
-                        remedy="Name one with --teacher, or leave copies out of --config")  # fmt: skip
-    if config.live_teachers:
-        raise UserError("copies are for teachers that are asked beforehand, and live_teachers are asked in each step",
-                        remedy="Leave one of them out of --config")  # fmt: skip
-    if any(side != SIZE_PX for side, _ in config.stages):
-        raise UserError(f"copies are {SIZE_PX} px large, and stages asks for smaller images",
-                        remedy=f"Let all epochs be at {SIZE_PX} px")  # fmt: skip
-
-
-def _require_same_smoothing(teacher: str, config: FitConfig) -> None:
-    """An export takes one share out of the answers: both what the labels and what the teachers taught must have it."""
-    theirs = read_config(Path(teacher))[0].label_smoothing
-    if config.labels == "fer2013" and theirs != config.label_smoothing:
-        raise UserError(f"learned with a label_smoothing of {theirs}, and this run has {config.label_smoothing}, "
-                        "which an export takes out of all answers", where=teacher,
-                        remedy=f'Write "label_smoothing": {theirs} into --config, or name others')  # fmt: skip
-
-
-def weights_behind(config: FitConfig) -> dict[str, str]:
-    """Hash of the weights of each teacher, and of those that a run begins with, by folder."""
-    behind = [*config.teachers, *([config.initial_weights] if config.initial_weights else [])]
-    return {folder: weights_sha256(Path(folder)) for folder in behind}
-
-
-def _require_same_weights(run: Path, behind: str) -> None:
-    """Refuses a teacher, or what a run begins with, that has changed since. One that is gone may be needed no more."""
-    begun = read_config(run)[1].weights_sha256.get(behind, "")
-    if begun and weights_sha256(Path(behind)) not in {"", begun}:
-        raise CheckpointError(f"has other weights than when {run} began", where=behind,
-                              remedy="Give it the former weights, or begin another run")  # fmt: skip
 
 
 def _train(training: Training, validation: FaceSet, run: Path, listener: Listener) -> None:
@@ -254,47 +199,10 @@ def _open_run(run: Path, dataset: Dataset, config: FitConfig) -> None:
     require_inputs(dataset, config)
     origin = replace(provenance(dataset, config), weights_sha256=weights_behind(config))
     if config.initial_weights:
-        origin = replace(origin, initial_data=_data_before(Path(config.initial_weights), origin.data_sha256))
+        origin = replace(origin, initial_data=data_before(Path(config.initial_weights), origin.data_sha256))
     with writing(run):
         run.mkdir(parents=True, exist_ok=True)
         write_config(run, config, origin)
-
-
-def _data_before(initial: Path, data_sha256: str) -> str:
-    """File name of other data that the initial weights were fitted to, of which a warning tells; empty without any."""
-    other = read_config(initial)[1].other_data(data_sha256)
-    if other:
-        log.warning("%s learned from other data (%s): where images of it are among those that judge this run, "
-                    "its figures flatter it", initial, other)  # fmt: skip
-    return other
-
-
-def _initial_network(initial: Path, config: FitConfig) -> keras.Model:
-    """The network to begin with, without its votes head where this run has none.
-
-    Where channels come in pairs, a wider network would have them in other places: only the last layer may grow.
-
-    Raises:
-        CheckpointError: The run cannot be read, or its network has other labels, is wider, or lacks the votes head.
-    """
-    theirs, _ = read_config(initial)
-    wider = theirs.width > config.width or theirs.top_channels > config.top_channels
-    without_votes = config.votes_weight and not theirs.votes_weight
-    other_layers = theirs.mirror != config.mirror or (config.mirror and theirs.width != config.width)
-    if wider or other_layers or theirs.blocks != config.blocks or theirs.labels != config.labels or without_votes:
-        raise CheckpointError(
-            f"cannot give the initial weights: its network has {_layers(theirs)}, this run's {_layers(config)}",
-            where=initial, remedy="Name a run of the same network or a narrower one",
-        )  # fmt: skip
-    return load_full_network(initial) if config.votes_weight else load_network(initial)
-
-
-def _layers(config: FitConfig) -> str:
-    blocks = "-".join(map(str, config.blocks))
-    votes_head = f"{'a' if config.votes_weight else 'no'} votes head"
-    kind = "paired" if config.mirror else "ordinary"
-    size = f"width {config.width:g}, {config.top_channels} top channels, blocks {blocks}, {kind} channels"
-    return f"labels {config.labels}, {size}, {votes_head}"
 
 
 def _epoch(

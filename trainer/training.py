@@ -19,25 +19,13 @@ from trainer.augment import Dice, augment, mix
 from trainer.config import FitConfig
 from trainer.data import FaceSet
 from trainer.distill import Taught
-from trainer.errors import CheckpointError, DataError
+from trainer.errors import CheckpointError
+from trainer.inputs import steps_per_epoch
 from trainer.labels import class_names, vote_shares
 from trainer.layers import Tensor
 from trainer.model import Policy, grow, heads, normalize
 from trainer.muon import KernelMuon, is_hidden_kernel
 from trainer.weights import network_for
-
-
-def steps_per_epoch(config: FitConfig, train: FaceSet) -> int:
-    """How many whole batches the training images make, at least 1.
-
-    Raises:
-        DataError: There are fewer images than a batch takes.
-    """
-    steps = len(train) // config.batch_size
-    if not steps:
-        raise DataError(f"{len(train)} training images do not make a batch of {config.batch_size}",
-                        remedy="Add images, or train with a smaller batch_size in --config")  # fmt: skip
-    return steps
 
 
 def unreadable(checkpoints: Path, error: Exception) -> CheckpointError:

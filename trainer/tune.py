@@ -19,7 +19,8 @@ from trainer.config import FitConfig
 from trainer.data import Dataset
 from trainer.disk import lock
 from trainer.errors import CheckpointError, StorageError
-from trainer.fit import EpochResult, Listener, fit, require_inputs, weights_behind
+from trainer.fit import EpochResult, Listener, fit
+from trainer.inputs import require_inputs, weights_behind
 from trainer.provenance import provenance
 from trainer.run import CONFIG, HISTORY, TEACHING, read_config
 from trainer.study import Trial, agree, done, open_study, patiently, reopen, report, storage_faults, trials
