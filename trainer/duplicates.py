@@ -152,18 +152,18 @@ def _proposals(first: _Thumbnails, second: _Thumbnails, *, within: bool) -> Iter
 
 def _are_near(first: NDArray[np.uint8], second: NDArray[np.uint8], pairs: _Pairs) -> NDArray[np.bool_]:
     """Whether the images of each pair, laid over each other, are the same photograph: bool (P,)."""
-    near = np.zeros(len(pairs.first), np.bool_)
     rows, row = np.unique(pairs.first, return_inverse=True)
     cores = first[rows, _INNER, _INNER]  # (R, 40, 40)
     normal = _standardized(cores)  # (R, 1600)
+    near = np.asarray(~normal.any(axis=1))[row]  # as OpenCV has it of a core of one gray level
     other = 2 * pairs.second + pairs.mirrored
     order = np.argsort(other, kind="stable")
     for same in np.split(order, np.flatnonzero(np.diff(other[order])) + 1) if len(order) else ():
         image = second[pairs.second[same[0]]]
         image = np.ascontiguousarray(image[:, ::-1] if pairs.mirrored[same[0]] else image)
         few = len(same) < _MANY
-        found = _correlations_of_few(cores[row[same]], image) if few else _correlations(normal[row[same]], image)
-        near[same] = found >= NEAR_CORRELATION
+        found = _correlations_of_few(cores[row[same]], image) if few else _correlations(normal, row[same], image)
+        near[same] |= found >= NEAR_CORRELATION
     return near
 
 
@@ -172,18 +172,19 @@ def _correlations_of_few(cores: NDArray[np.uint8], image: NDArray[np.uint8]) -> 
     return np.array([cv2.matchTemplate(image, core, cv2.TM_CCOEFF_NORMED).max() for core in cores], np.float32)
 
 
-def _correlations(normal: NDArray[np.float32], image: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """The same for standardized cores, float32 (P, 1600), by products of matrices; or that without a shift, if it does.
+def _correlations(
+    normal: NDArray[np.float32], rows: NDArray[np.int64], image: NDArray[np.uint8]
+) -> NDArray[np.float32]:
+    """The same for P rows of standardized cores, float32 (R, 1600), as a product; without a shift where that does.
 
     A film's frames resemble each other by the thousand, and most lie over each other as they are.
     """
-    found = np.asarray(normal @ _standardized(image[None, _INNER, _INNER])[0])
+    found = np.asarray(normal @ _standardized(image[None, _INNER, _INNER])[0])[rows]
     left = found < NEAR_CORRELATION
     if left.any():
         side = len(image) - 2 * _MAX_SHIFT_PX
         windows = _standardized(sliding_window_view(image, (side, side)).reshape(-1, side, side))  # (81, 1600)
-        found[left] = (normal[left] @ windows.T).max(axis=1)
-    found[~normal.any(axis=1)] = 1.0  # as OpenCV has it of a core of one gray level
+        found[left] = (normal[rows[left]] @ windows.T).max(axis=1)
     return found
 
 
