@@ -62,6 +62,8 @@ class Delivery:
             return False
         if ack.refusal is None or ack.hopeless:
             self._outbox.ack(entry_id)
+        else:
+            self._left_alone.add(ack.topic)  # at least until the next call of `send`, which finds it again
         return True
 
     @property

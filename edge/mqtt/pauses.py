@@ -39,8 +39,15 @@ class Pauses(Generic[Thing]):
             pause.until_s = time.monotonic() + pause.backoff.delay_s()
 
     def forget(self, thing: Thing) -> None:
-        """It was taken."""
+        """It is left alone no more."""
         self._pauses.pop(thing, None)
+
+    def taken(self, thing: Thing) -> None:
+        """Makes the next pause short again. One that has begun goes on: another of the same kind was refused."""
+        if self.holds(thing):
+            self._pauses[thing].backoff.reset()
+        else:
+            self.forget(thing)
 
     def forget_over(self) -> None:
         """All of which the pause is over count as taken."""

@@ -181,7 +181,7 @@ class Session:
         of_event = self._delivery.settle(ack)
         refused = self._refused_events if of_event else self._refused_states
         if ack.refusal is None:
-            refused.forget(ack.topic)
+            refused.taken(ack.topic)
             self._deliver(ack.topic)
         elif ack.forbidden and self._states.clears(ack.topic):
             self._forsake(ack.topic)

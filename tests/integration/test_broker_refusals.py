@@ -218,6 +218,26 @@ def test_what_the_broker_refuses_for_a_while_is_delivered_later(
     assert sorted(arrived(listener, "door")) == [(number, True) for number in range(1, 6)]
 
 
+def test_an_event_is_sent_again_though_the_one_after_it_was_taken(
+    broker: Mosquitto, listener: Listener, build: Build
+) -> None:
+    """A quota that is full for one and free for the next, both of which the broker answers at once."""
+    refused: list[bytes] = []
+
+    def refuse_one_and_take_one(packet: bytes) -> bytes | None:
+        if acknowledge(packet, reason=0) is None or len(refused) == 2:
+            return None
+        refused.append(acknowledge(packet, reason=0 if refused else 0x97) or b"")
+        return b"".join(refused) if len(refused) == 2 else PINGRESP
+
+    with Relay(broker.port, answer=refuse_one_and_take_one) as relay, build(settings(relay.port)) as publisher:
+        for number in (1, 2):
+            publisher.publish(event("door", number))
+        listener.wait_for(lambda: arrived(listener, "door") == [(1, True)])
+        wait_until(lambda: publisher.stats.queue_depth == 0)
+        assert (publisher.stats.rejected, publisher.stats.lost) == (1, 0)
+
+
 def test_what_the_broker_takes_just_before_it_leaves_is_not_sent_again(
     broker: Mosquitto, listener: Listener, build: Build, outbox: Outbox
 ) -> None:

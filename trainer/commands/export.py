@@ -26,8 +26,8 @@ def run(arguments: argparse.Namespace) -> int:
         calibration_per_class=arguments.calibration_per_class,
     )
     # What can be told at once, before the data are read.
-    require_exportable(arguments.run, arguments.output, options)
     require_writable(arguments.output.parent)
+    require_exportable(arguments.run, arguments.output, options)
     dataset = load_dataset(arguments.data, arguments.votes)
     manifest = export(arguments.run, arguments.output, dataset, options)
     console = Console()
