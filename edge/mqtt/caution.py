@@ -40,6 +40,7 @@ class Caution:
         self._answered: dict[Said, None] = {}  # the latest last
         self._denied: Said | None = None
         self._denied_s = 0.0
+        self._was_mute = False
 
     def begin(self) -> None:
         """There is a new connection."""
@@ -75,6 +76,8 @@ class Caution:
 
     def answered(self, said: Said) -> None:
         """The broker did not break off over that."""
+        if self._was_mute:  # it answered nothing at all, so that nothing was to blame
+            self._forgive()
         _remember(self._answered, said)
         self._pauses(said).forget(said)
         self._suspects.pop(said, None)
@@ -84,25 +87,34 @@ class Caution:
         self._broke_soon = 0
         self._blamed.forget_over()
 
-    def broken_off(self, unanswered: Sequence[Said], *, careful: bool, held_s: float) -> Said | None:
+    @property
+    def heard(self) -> bool:
+        """Whether the broker has answered anything over this connection."""
+        return bool(self._answered)
+
+    def broken_off(
+        self, unanswered: Sequence[Said], *, careful: bool, held_s: float, unanswering: bool = False
+    ) -> Said | None:
         """A connection broke off.
 
         Args:
             unanswered: What was said over it and the broker had not answered, in order.
             careful: Whether one thing was said at a time.
             held_s: For how long it held.
+            unanswering: Whether it was given up, as the broker did not answer.
 
         Returns:
             What the broker seems to refuse; it is left alone from now on.
         """
         soon = held_s < _SOON_S
-        self._broke_soon = self._broke_soon + 1 if soon or careful else 0
+        self._broke_soon = self._broke_soon + 1 if soon or careful or unanswering else 0
+        self._was_mute = unanswering and not self.heard
         if self._denied is not None and time.monotonic() - self._denied_s < _AT_ONCE_S:
             return self._blame(self._denied)
         never_answered = [said for said in dict.fromkeys(unanswered) if said not in self._answered]
         if not never_answered and soon:
-            self._blamed.clear()  # what is said may not be why, and never have been
-            self._blamed_replies.clear()
+            self._forgive()  # what is said may not be why, and never have been
+            self._suspects.clear()
         if len(never_answered) != 1:
             return None
         suspect = never_answered[0]
@@ -114,6 +126,11 @@ class Caution:
     def _blame(self, guilty: Said) -> Said:
         self._pauses(guilty).begin(guilty)
         return guilty
+
+    def _forgive(self) -> None:
+        self._was_mute = False
+        self._blamed.clear()
+        self._blamed_replies.clear()
 
     def _pauses(self, said: Said) -> Pauses[Said]:
         """Those of replies are apart, as a pause that is over does not make them be said again."""

@@ -65,6 +65,10 @@ class BrokenOff(BrokerUnreachable):
         self.how = how
 
 
+class Unanswering(BrokenOff):
+    """The connection was given up, as something that was said over it is not answered."""
+
+
 def unreachable(error: OSError, settings: BrokerSettings) -> BrokerError:
     """Why no connection came about."""
     if isinstance(error, ssl.SSLError):
@@ -160,7 +164,7 @@ def _not_let_in(settings: BrokerSettings) -> tuple[str, str]:
 
 def unanswering(settings: BrokerSettings, timeout_s: float) -> BrokerError:
     """The connection stands, but something that was said over it is not answered."""
-    return BrokenOff(
+    return Unanswering(
         f"the broker has not answered a message or a subscription for {timeout_s:.0f} s",
         where=settings.address,
         remedy="Look into the broker's log: it drops messages without saying so",

@@ -58,6 +58,7 @@ class Ledger:
 
     @property
     def oldest_s(self) -> float:
-        """For how long the broker has owed an answer."""
-        oldest = next(iter(self._owed.values()), None)
+        """For how long the broker has owed an answer to a message, or with care, as all else waits, to anything."""
+        owed = (owed for owed in self._owed.values() if self.careful or not owed.said.listening)
+        oldest = next(owed, None)
         return time.monotonic() - oldest.since_s if oldest is not None else 0.0

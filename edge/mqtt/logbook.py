@@ -62,6 +62,7 @@ class Logbook:
         self._told_of: set[tuple[str, str]] = set()
         self._namesakes: set[str] = set()
         self._last_error: str | None = None
+        self._last_warning: str | None = None
 
     def stats(self, *, queue_depth: int, dropped: int) -> PublisherStats:
         """All counts, with those of the outbox."""
@@ -95,7 +96,7 @@ class Logbook:
         """Whether a connection of this age is a good one; if so, earlier troubles are forgotten."""
         if held_s < _STEADY_S:
             return False
-        self._last_error = None
+        self._last_error = self._last_warning = None
         self._short_connections = 0
         return True
 
@@ -114,10 +115,12 @@ class Logbook:
                 f"{self._settings.client_id} too, the two push each other out: give each its own. "
                 "Or the broker refuses so what this device says or listens to: check its access list"
             )
-        if told != self._last_error:
-            level = logging.DEBUG if explained and isinstance(error, BrokenOff) else logging.WARNING
-            log.log(level, "no MQTT connection: %s", told)
         self._last_error = told
+        if explained and isinstance(error, BrokenOff):
+            log.debug("no MQTT connection: %s", told)
+        elif told != self._last_warning:
+            log.warning("no MQTT connection: %s", told)
+            self._last_warning = told
 
     def namesake(self, device: str, other: str, this: str) -> None:
         """Another client speaks on this device's topics; both are known by their fingerprints."""
@@ -134,9 +137,9 @@ class Logbook:
     def surprise(self, error: Exception) -> None:
         """There is no connection, for a reason that is a fault of this program."""
         told = f"{type(error).__name__}: {error}"
-        if told != self._last_error:
+        if told != self._last_warning:
             log.error("the MQTT connection failed in a way that the agent does not know", exc_info=error)
-        self._last_error = told
+        self._last_error = self._last_warning = told
 
     def left_behind(self, topic: str) -> None:
         """The device may no longer clear what it said under a former name."""

@@ -8,6 +8,9 @@ from typing import Generic, TypeVar
 
 from edge.backoff import Backoff
 
+_MOST = 1_000
+"""Answers to commands go to topics that others choose."""
+
 Thing = TypeVar("Thing", bound=Hashable)
 
 
@@ -34,6 +37,8 @@ class Pauses(Generic[Thing]):
         """Leaves something alone from now on, if it is not already."""
         if thing not in self._pauses:
             self._pauses[thing] = _Pause(Backoff(first_s=self._first_s, limit_s=self._limit_s))
+        if len(self._pauses) > _MOST:
+            del self._pauses[next(iter(self._pauses))]
         if not self.holds(thing):
             pause = self._pauses[thing]
             pause.until_s = time.monotonic() + pause.backoff.delay_s()

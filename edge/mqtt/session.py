@@ -11,7 +11,7 @@ from edge.mqtt.caution import Caution
 from edge.mqtt.commands import without_result
 from edge.mqtt.connection import Connection
 from edge.mqtt.delivery import Delivery
-from edge.mqtt.faults import BrokenOff
+from edge.mqtt.faults import BrokenOff, Unanswering
 from edge.mqtt.hearing import Answer, Hearing
 from edge.mqtt.logbook import Logbook
 from edge.mqtt.packets import Ack, Said, is_topic
@@ -21,9 +21,10 @@ from edge.outbox import Outbox
 
 log = logging.getLogger(__name__)
 
-_LONGEST_PAUSE_OF_EVENTS_S = 60.0
+_LONGEST_PAUSE_S = 60.0
 _LONGEST_PAUSE_OF_STATES_S = 3600.0
-"""After which something is said again that the broker has refused: a right was given, or a quota is free."""
+"""After which something is said again that the broker has refused: a quota is free, a right was given. States for which
+there is no right are said again seldom."""
 _MOST_ANSWERS_HELD_BACK = 50
 """Each may hold a picture."""
 
@@ -63,8 +64,8 @@ class Session:
         self._on_delivered = on_delivered
         self._abandoned = abandoned
         self._unheard = hearing.subscriptions
-        self._refused_events: Pauses[str] = Pauses(limit_s=_LONGEST_PAUSE_OF_EVENTS_S)
-        self._refused_states: Pauses[str] = Pauses(limit_s=_LONGEST_PAUSE_OF_STATES_S)
+        self._refused: Pauses[str] = Pauses(limit_s=_LONGEST_PAUSE_S)
+        self._forbidden_states: Pauses[str] = Pauses(limit_s=_LONGEST_PAUSE_OF_STATES_S)
         self._flooded = False
         self._started_s = time.monotonic()
         caution.begin()
@@ -119,22 +120,27 @@ class Session:
         """After the connection broke off: finds out whether that was because of what was said.
 
         Returns:
-            Whether something is left alone for it from now on, so that the next connection may hold.
+            Whether something is left alone from now on, and the next connection may hold, as this one did so far.
         """
         fault, unanswered = self._connection.fault, self._connection.unanswered
         if not isinstance(fault, BrokenOff):
             return False
-        tried_again = bool(unanswered) and self._caution.blames(unanswered[0])
-        guilty = self._caution.broken_off(unanswered, careful=self._connection.careful, held_s=self.held_s)
+        tried_again = [said for said in unanswered[:1] if self._caution.blames(said)]
+        guilty = self._caution.broken_off(
+            unanswered,
+            careful=self._connection.careful,
+            held_s=self.held_s,
+            unanswering=isinstance(fault, Unanswering),
+        )
         if guilty is None:
             return False
         if guilty.listening:
             self._logbook.deaf(guilty.topic, fault.how)
-        elif tried_again and self._states.clears(guilty.topic):
+        elif guilty in tried_again and self._states.clears(guilty.topic):
             self._forsake(guilty.topic)
         else:
             self._logbook.rejection(Ack(0, guilty, fault.how, forbidden=True), lost=False)
-        return True
+        return self._caution.heard
 
     def say_goodbye(self, goodbye: Message, *, timeout_s: float) -> bool:
         """Delivers what is left, says goodbye and waits until the broker has heard it, all within limits.
@@ -169,7 +175,7 @@ class Session:
     @property
     def _left_alone(self) -> set[str]:
         """The topics not to publish on, for the moment."""
-        return {*self._caution.left_alone, *self._refused_events.held, *self._refused_states.held}
+        return {*self._caution.left_alone, *self._refused.held, *self._forbidden_states.held}
 
     def _subscribe(self) -> None:
         """To all that it has not yet, but for what the broker is known to refuse."""
@@ -179,9 +185,10 @@ class Session:
 
     def _settle(self, ack: Ack) -> None:
         of_event = self._delivery.settle(ack)
-        refused = self._refused_events if of_event else self._refused_states
+        refused = self._forbidden_states if ack.forbidden and not of_event else self._refused
         if ack.refusal is None:
-            refused.taken(ack.topic)
+            self._refused.taken(ack.topic)
+            self._forbidden_states.taken(ack.topic)
             self._deliver(ack.topic)
         elif ack.forbidden and self._states.clears(ack.topic):
             self._forsake(ack.topic)
@@ -211,6 +218,8 @@ class Session:
         self._flooded = True
 
     def _reply(self, answer: Answer) -> None:
+        if self._connection.fault is not None:
+            return  # it was carried out, and there is no way to say so
         message, correlation_data = answer.message, answer.correlation_data
         if not is_topic(message.topic):
             log.warning("%.60s: a command is not answered there: that is no topic to publish on", message.topic)

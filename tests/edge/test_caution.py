@@ -91,6 +91,18 @@ def test_a_connection_that_breaks_off_by_itself_clears_all() -> None:
     assert not wary_one.left_alone
 
 
+def test_a_broker_that_was_mute_is_believed_when_it_speaks_again() -> None:
+    """After an hour in which it let the device in and answered nothing, nothing is left alone for another."""
+    wary_one = wary()
+    for said in (STATUS, STATUS, EVENT, EVENT):
+        wary_one.begin()
+        wary_one.broken_off([said], careful=True, held_s=60.0, unanswering=True)
+    assert wary_one.left_alone == {STATUS.topic, EVENT.topic}
+    wary_one.begin()
+    wary_one.answered(LISTENING)
+    assert not wary_one.left_alone
+
+
 def test_topics_without_end_take_no_room_without_end() -> None:
     """Who asks for an answer on a topic of its own each time does not fill the memory over the months."""
     caution = Caution()
