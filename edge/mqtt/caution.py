@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 
+from edge.backoff import Backoff
 from edge.mqtt.packets import Said
 from edge.mqtt.pauses import Pauses
 
@@ -35,8 +37,9 @@ class Caution:
     def __init__(self) -> None:
         self._broke_soon = 0
         self._suspects: dict[Said, None] = {}  # the latest last
-        self._blamed: Pauses[Said] = Pauses(first_s=_PAUSE_S, limit_s=_LONGEST_PAUSE_S)
-        self._blamed_replies: Pauses[Said] = Pauses(first_s=_PAUSE_S, limit_s=_LONGEST_PAUSE_S)
+        backoff = partial(Backoff, first_s=_PAUSE_S, limit_s=_LONGEST_PAUSE_S)
+        self._blamed: Pauses[Said] = Pauses(backoff)
+        self._blamed_replies: Pauses[Said] = Pauses(backoff)
         self._answered: dict[Said, None] = {}  # the latest last
         self._denied: Said | None = None
         self._denied_s = 0.0

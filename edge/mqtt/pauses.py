@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from edge.backoff import Backoff
@@ -14,29 +15,27 @@ _MOST = 1_000
 Thing = TypeVar("Thing", bound=Hashable)
 
 
+@dataclass(slots=True)
 class _Pause:
-    def __init__(self, backoff: Backoff) -> None:
-        self.backoff = backoff
-        self.until_s = float("-inf")
+    backoff: Backoff
+    until_s: float = float("-inf")
 
 
 class Pauses(Generic[Thing]):
     """Pauses of things, each with waiting times of its own. For one thread.
 
     Args:
-        first_s: The first waiting time.
-        limit_s: The longest.
+        backoff: Makes those of one thing.
     """
 
-    def __init__(self, *, first_s: float = 1.0, limit_s: float = 60.0) -> None:
-        self._first_s = first_s
-        self._limit_s = limit_s
+    def __init__(self, backoff: Callable[[], Backoff]) -> None:
+        self._backoff = backoff
         self._pauses: dict[Thing, _Pause] = {}
 
     def begin(self, thing: Thing) -> None:
         """Leaves something alone from now on, if it is not already."""
         if thing not in self._pauses:
-            self._pauses[thing] = _Pause(Backoff(first_s=self._first_s, limit_s=self._limit_s))
+            self._pauses[thing] = _Pause(self._backoff())
         if len(self._pauses) > _MOST:
             del self._pauses[next(iter(self._pauses))]
         if not self.holds(thing):

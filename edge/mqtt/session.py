@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 
+from edge.backoff import Backoff
 from edge.domain import Message
 from edge.mqtt.caution import Caution
 from edge.mqtt.commands import without_result
@@ -64,8 +66,8 @@ class Session:
         self._on_delivered = on_delivered
         self._abandoned = abandoned
         self._unheard = hearing.subscriptions
-        self._refused: Pauses[str] = Pauses(limit_s=_LONGEST_PAUSE_S)
-        self._forbidden_states: Pauses[str] = Pauses(limit_s=_LONGEST_PAUSE_OF_STATES_S)
+        self._refused: Pauses[str] = Pauses(partial(Backoff, limit_s=_LONGEST_PAUSE_S))
+        self._forbidden_states: Pauses[str] = Pauses(partial(Backoff, limit_s=_LONGEST_PAUSE_OF_STATES_S))
         self._flooded = False
         self._started_s = time.monotonic()
         caution.begin()
@@ -125,7 +127,7 @@ class Session:
         fault, unanswered = self._connection.fault, self._connection.unanswered
         if not isinstance(fault, BrokenOff):
             return False
-        tried_again = [said for said in unanswered[:1] if self._caution.blames(said)]
+        tried_again = [said for said in unanswered if self._caution.blames(said)]
         guilty = self._caution.broken_off(
             unanswered,
             careful=self._connection.careful,
