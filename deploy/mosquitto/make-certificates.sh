@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes a certificate authority of your own and the broker's certificate: ca.crt goes to every client, ca.key to a safe.
-# A second run with the same folder keeps the authority and renews the broker's certificate, for another name if wanted.
+# Creates a certificate authority (CA) and the broker's certificate. Copy ca.crt to every client; keep ca.key offline.
+# Run again with the same folder to renew the broker's certificate, optionally for another name; the CA is kept.
 set -eu
 umask 077
 
@@ -12,7 +12,7 @@ umask 077
 host=$1
 folder=$2
 ca_days=3650
-server_days=825 # the longest that all TLS libraries accept
+server_days=825 # maximum that all TLS libraries accept
 
 case "$host" in
     *:*) san="IP:$host" ;;
@@ -24,13 +24,13 @@ mkdir -p "$folder"
 cd "$folder"
 new_key() { openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out "$1"; }
 
-if ! [ -s ca.crt ]; then # new, or left half made
+if ! [ -s ca.crt ]; then # new, or incomplete
     [ -s ca.key ] || new_key ca.key
     openssl req -x509 -new -key ca.key -days $ca_days -subj "/CN=emotion-edge authority" -out ca.crt \
         -addext "basicConstraints=critical,CA:TRUE,pathlen:0" -addext "keyUsage=critical,keyCertSign,cRLSign"
 fi
 [ -s ca.key ] || {
-    echo "$folder: ca.key is missing. Put it there for this run, or remove ca.crt to begin with a new authority." >&2
+    echo "$folder: ca.key is missing. Copy it there for this run, or remove ca.crt to create a new authority." >&2
     exit 1
 }
 new_key server.key
@@ -49,7 +49,7 @@ rm server.csr server.ext
 
 chmod 644 ca.crt server.crt
 chmod 755 .
-# The broker reads its key as its own user.
+# The broker reads its key as user mosquitto.
 if [ "$(id -u)" -eq 0 ] && getent group mosquitto >/dev/null; then
     chgrp mosquitto server.key
     chmod 640 server.key

@@ -153,7 +153,7 @@ def test_install_upgrade_uninstall(bare: Machine) -> None:
     bare.run("sh", "-c", f"echo 'import nothing_of_that_name' >> {BROKEN}/edge/classify.py")
     answer = bare.run(f"{BROKEN}/deploy/install.sh", timeout_s=DOWNLOAD_S, check=False)
     assert "No module named 'nothing_of_that_name'" in answer
-    assert "The new program does not run here; what was installed before is as it was." in answer
+    assert "The new program does not run here; the existing installation is unchanged." in answer
     assert (bare.run("readlink", VENV), bare.show(UNIT, "MainPID")) == (before, first)
 
     bare.run("sh", "-c", f"echo '# mine' >> {CONFIG}")

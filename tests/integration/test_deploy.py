@@ -69,7 +69,7 @@ def test_shellcheck_finds_nothing(script: str) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
-    [(["--frobnicate"], "unknown option --frobnicate"), (["--purge"], "--purge goes with --uninstall")],
+    [(["--frobnicate"], "unknown option --frobnicate"), (["--purge"], "--purge requires --uninstall")],
 )
 def test_a_mistyped_option_changes_nothing(arguments: list[str], complaint: str) -> None:
     """The installer names an option that it does not know, and neither installs nor removes anything."""

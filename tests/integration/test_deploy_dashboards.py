@@ -89,7 +89,7 @@ def watch(lines: Iterable[str], port: int) -> Iterator[str]:
     common = {"device": "pi", "camera": "door", "historical": False, "confidence": 0.9}
     for line in lines:
         yield line
-        if "no word from emotion/pi/status" in line:
+        if "offline: emotion/pi/status" in line:
             publish(port, "door/event", json.dumps({**common, "event": "end", "track_id": 1, "emotion": "happy"}))
             publish(port, "door/event", json.dumps({**common, "event": "start", "track_id": 2, "emotion": "sad"}))
         if "face 2" in line:
