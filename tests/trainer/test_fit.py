@@ -377,9 +377,7 @@ def test_mixing_takes_part_in_training(dataset: Dataset) -> None:
 
 def test_muon_learns_sooner_than_sgd(dataset: Dataset) -> None:
     """Over three epochs on stripes the loss is lower, and the kernels are as long as at their beginning."""
-    config = FitConfig(
-        stages=((48, 3),), batch_size=16, peak_lr=0.05, warmup_epochs=0.5, votes_weight=0.0, width=0.5
-    )
+    config = FitConfig(stages=((48, 3),), batch_size=16, peak_lr=0.05, warmup_epochs=0.5, votes_weight=0.0, width=0.5)
     losses = {}
     for muon_lr in (0.0, 0.03):
         training = begin(replace(config, muon_lr=muon_lr), dataset.split("train"))
@@ -438,7 +436,9 @@ def test_weights_of_another_network_are_refused(tmp_path: Path, dataset: Dataset
     wide = replace(TINY, stages=((16, 1),), width=1.5)
     fit(dataset, tmp_path / "wide", wide)
     begun = replace(TINY, initial_weights=str(tmp_path / "wide"))
-    with pytest.raises(CheckpointError, match=r"wide: cannot give the initial weights: .* width 1.5, .* width 0.25, 16"):
+    with pytest.raises(
+        CheckpointError, match=r"wide: cannot give the initial weights: .* width 1.5, .* width 0.25, 16"
+    ):
         fit(dataset, tmp_path / "run", begun)
     with pytest.raises(CheckpointError, match=r"its network has .* no votes head, this run's .* a votes head"):
         fit(dataset, tmp_path / "run", replace(begun, width=1.5, votes_weight=0.5))
@@ -448,7 +448,9 @@ def test_weights_of_another_network_are_refused(tmp_path: Path, dataset: Dataset
         fit(dataset, tmp_path / "run", replace(begun, width=1.5, mirror=True))
     paired = replace(TINY, stages=((16, 1),), mirror=True)
     fit(dataset, tmp_path / "paired", paired)
-    with pytest.raises(CheckpointError, match=r"paired: cannot give the initial weights: .* width 0.25, .* width 1.5, "):
+    with pytest.raises(
+        CheckpointError, match=r"paired: cannot give the initial weights: .* width 0.25, .* width 1.5, "
+    ):
         fit(dataset, tmp_path / "run", replace(paired, width=1.5, initial_weights=str(tmp_path / "paired")))
     with pytest.raises(CheckpointError, match="nobody: is not a run folder"):
         fit(dataset, tmp_path / "run", replace(TINY, initial_weights=str(tmp_path / "nobody")))
@@ -514,10 +516,11 @@ def test_a_run_is_not_resumed_with_other_data(tmp_path: Path, dataset: Dataset) 
 
 def test_a_full_disk_is_a_clear_error_and_costs_an_epoch(small_disk: Path, dataset: Dataset) -> None:
     """Found out by h5py, it would end the process. When there is room, the run goes on."""
+    config = replace(ONE_SIZE, width=1.0, top_channels=256)
     with pytest.raises(UserError, match=r"run: cannot be written \(No space left on device\). Make room .* --resume"):
-        fit(dataset, small_disk / "run", ONE_SIZE)
+        fit(dataset, small_disk / "run", config)
     subprocess.run(["mount", "-o", "remount,size=100m", str(small_disk)], check=True)
-    fit(dataset, small_disk / "run", ONE_SIZE, resume=True)
+    fit(dataset, small_disk / "run", config, resume=True)
     assert epochs_written(small_disk / "run") == [1, 2, 3]
 
 

@@ -370,7 +370,7 @@ def test_a_study_is_not_mixed_with_another(tmp_path: Path, dataset: Dataset) -> 
     """Trials under other conditions cannot be compared: the error names what differs."""
     begin(dataset, tmp_path, search(tmp_path))
     longer = replace(BASE, stages=((32, 9),))
-    with pytest.raises(CheckpointError, match=r"stages \[\[16, 1\], \[32, 1\]\].*--study"):
+    with pytest.raises(CheckpointError, match=r"stages \[\[16, 2\]\].*--study"):
         begin(dataset, tmp_path, search(tmp_path, base=longer))
     judged_otherwise = Dataset(dataset.path, {**dataset.splits, "validation": stripes(70, 9)})
     with pytest.raises(CheckpointError, match=r"begun under other conditions \(validation_sha256 [0-9a-f]{64}\)"):
