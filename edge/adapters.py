@@ -15,36 +15,36 @@ from edge.disk import require_room
 from edge.mqtt import BrokerSettings, Tls
 from edge.pace import Pace
 from edge.ports import Source
-from edge.releases import PassOver, Releases, log_passed_over
+from edge.releases import OnSkipped, Releases, log_skipped
 from edge.source import open_source
 from edge.update import UpdateServer
 
 log = logging.getLogger(__name__)
 
 
-def newest_classifier(config: Config, *, on_passed_over: PassOver = log_passed_over) -> BundleClassifier:
+def newest_classifier(config: Config, *, on_skipped: OnSkipped = log_skipped) -> BundleClassifier:
     """The model that the configuration names, or a newer release of it that came by update and works here.
 
     Releases count for as long as their keys are trusted, also while no server is asked for more.
 
     Args:
         config: Names the model, the state folder and the keys.
-        on_passed_over: Told of each newer release that does not work here.
+        on_skipped: Called with the error of each newer release that does not work here.
 
     Raises:
         BundleError: The model that the configuration names cannot be used.
         RuntimeMissing: No runtime is installed.
     """
     if config.update.public_keys:
-        for path in releases(config).newer_than(read_manifest(config.model.path), on_passed_over):
+        for path in releases(config).newer_than(read_manifest(config.model.path), on_skipped):
             try:
                 return _classifier(config, path)
             except UserError as error:
-                on_passed_over(error)
+                on_skipped(error)
             except Exception as error:
                 # Of a runtime that has changed since, say: what came from afar keeps no agent from starting.
                 log.info("nobody foresaw this:", exc_info=error)
-                on_passed_over(BundleIncompatible(f"does not run on this device ({error})", where=path,
+                on_skipped(BundleIncompatible(f"does not run on this device ({error})", where=path,
                                                   remedy="Publish a release that does"))  # fmt: skip
     return _classifier(config, config.model.path)
 

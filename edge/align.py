@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.contract.crop import CropSquare, cut, square_from_box, square_from_eyes
+from edge.contract.crop import CropSquare, extract_crop, square_from_box, square_from_eyes
 from edge.contract.manifest import Framing
 from edge.domain import Face, Frame
 
@@ -26,7 +26,7 @@ def align(frame: Frame, faces: Sequence[Face], framing: Framing, size_px: int) -
     squares = [crop_square(face, framing) for face in faces]
     crops = np.empty((len(faces), size_px, size_px), np.uint8)
     for crop, square in zip(crops, squares, strict=True):
-        crop[:] = cut(frame.image_bgr, square, size_px)
+        crop[:] = extract_crop(frame.image_bgr, square, size_px)
     return crops, [_quality(square, frame, size_px) for square in squares]
 
 
@@ -35,9 +35,9 @@ def crop_square(face: Face, framing: Framing) -> CropSquare:
     box = face.box
     around_box = square_from_box(box.left, box.top, box.right, box.bottom, framing)
     if face.eyes is not None and math.dist(*face.eyes) > _LEAST_EYE_DISTANCE * box.width:
-        return square_from_eyes(*face.eyes, framing, least_side=around_box.side)
+        return square_from_eyes(*face.eyes, framing, min_side=around_box.side)
     return around_box
 
 
 def _quality(square: CropSquare, frame: Frame, size_px: int) -> float:
-    return min(1.0, square.side / size_px) * square.share_inside(frame.width_px, frame.height_px)
+    return min(1.0, square.side / size_px) * square.fraction_inside(frame.width_px, frame.height_px)

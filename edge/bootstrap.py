@@ -38,7 +38,7 @@ from edge.system import Clock
 from edge.topics import Topics
 from edge.track import Tracker
 from edge.trial import try_out
-from edge.update import Outlook, Updater
+from edge.update import Updater, UpdateStatus
 
 
 @contextmanager
@@ -54,7 +54,7 @@ def open_agent(config: Config) -> Iterator[Agent]:
     classifier = newest_classifier(config)
     with ExitStack() as stack:
         state = stack.enter_context(DeviceState(config.device.state_dir))
-        releases(config).tidy()  # now that no other agent is at work there
+        releases(config).remove_incomplete()  # now that no other agent is at work there
         outbox = stack.enter_context(Outbox(folder=config.device.state_dir, capacity=config.publish.outbox_limit))
         assembly = _Assembly(config, classifier, state)
         publisher = assembly.publisher(outbox)
@@ -157,16 +157,16 @@ class _Assembly:
     def updater(self, publisher: Publisher, agent: Agent) -> Updater:
         update, running = self._config.update, self._classifier.bundle.manifest
 
-        def publish(outlook: Outlook) -> None:
-            publisher.publish(self.introduction.update(outlook))
+        def publish(status: UpdateStatus) -> None:
+            publisher.publish(self.introduction.update(status))
 
         return Updater(
             server=update_server(self._config, str(update.url)),
             releases=releases(self._config),
             running=running,
             try_out=partial(try_out, runtime=self._config.model.runtime, threads=self._config.model.threads),
-            require_restart=partial(require_usable, self._config),
-            on_outlook=publish,
+            require_reopenable=partial(require_usable, self._config),
+            on_status=publish,
             on_installed=agent.renew,
             interval_s=update.interval_h * 3600,
             automatic=update.automatic,

@@ -1,24 +1,24 @@
-"""The agent's errors, and the exit code that each gives to the process.
+"""The agent's errors and their exit codes.
 
     UserError (edge.contract.errors)  1
-    ├── ConfigError                   3   a key of the configuration, named with its line
-    │   └── ConfigFaults                  several of them
+    ├── ConfigError                   3   the configuration, with the line and key
+    │   └── ConfigErrors                  several of them
     ├── BundleError (edge.contract)   4   the model bundle
     ├── SourceError                   5   a camera, stream, video or folder of images
-    │   ├── SourceUnavailable             it does not open
-    │   │   └── DriverHangs               nor can it, while its driver hangs from the last time
-    │   └── SourceLost                    it was open and stopped giving frames
+    │   ├── SourceUnavailable             it cannot be opened
+    │   │   └── DriverHangs               its driver still hangs
+    │   └── SourceLost                    it was open, but no longer delivers frames
     ├── BrokerError                   6   the MQTT broker
-    │   ├── BrokerUnreachable             no answer at that address
-    │   └── BrokerRefused                 it answered no: password, rights, client id, protocol
-    ├── RuntimeMissing                7   no TFLite runtime, detector or other part is installed
-    ├── StateError                    8   the state folder or the outbox in it cannot be used
-    └── UpdateError                   9   the server with the newer models; it ends no agent, only `edge doctor`
+    │   ├── BrokerUnreachable             no response at its address
+    │   └── BrokerRefused                 rejected by it: password, permissions, client id, protocol
+    ├── RuntimeMissing                7   TFLite runtime, detector or another component is not installed
+    ├── StateError                    8   the state folder or its outbox
+    └── UpdateError                   9   the update server; ends only `edge doctor`, never the agent
 
-2 is argparse's own code for a wrong command line.
+2 is argparse's exit code for an invalid command line.
 
-What only one part tells apart it defines itself: kinds of `BrokerError` in `edge.mqtt.faults`, `AddressAbsent` in
-`edge.metrics`, and `Doubt`, which ends nothing, in `edge.checks.finding`.
+More specific errors are defined where they are used: subclasses of `BrokerError` in `edge.mqtt.faults`, `AddressAbsent`
+in `edge.metrics`, and `CheckWarning`, which is no failure, in `edge.checks.check`.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ from edge.contract.errors import UserError
 
 
 class ConfigError(UserError):
-    """The configuration cannot be used; `where` names file, line and key."""
+    """The configuration is invalid; `where` is the file with line and key."""
 
     exit_code = 3
 
 
-class ConfigFaults(ConfigError):
-    """All that is wrong with a configuration, one fault a line, so that it is put right in one go.
+class ConfigErrors(ConfigError):
+    """All errors in a configuration, one per line, so that they can be fixed in one go.
 
     Args:
-        faults: Each one.
-        untold: How many more there are.
+        errors: The errors.
+        omitted: Number of further errors that are not included.
     """
 
-    def __init__(self, faults: Sequence[ConfigError], *, untold: int = 0) -> None:
-        super().__init__(f"{len(faults) + untold} faults", remedy="Put right what each names")
-        self.faults = tuple(faults)
-        self._more = (f"and {untold} more faults",) if untold else ()
+    def __init__(self, errors: Sequence[ConfigError], *, omitted: int = 0) -> None:
+        super().__init__(f"{len(errors) + omitted} errors", remedy="Fix each of them")
+        self.errors = tuple(errors)
+        self._more = (f"and {omitted} more errors",) if omitted else ()
 
     def __str__(self) -> str:
-        return "\n".join((*map(str, self.faults), *self._more))
+        return "\n".join((*map(str, self.errors), *self._more))
 
 
 class SourceError(UserError):
@@ -58,18 +58,18 @@ class SourceError(UserError):
 
 
 class SourceUnavailable(SourceError):
-    """The source does not open."""
+    """The source cannot be opened."""
 
 
 class DriverHangs(SourceUnavailable):
-    """What used the source last still hangs in its driver, and another attempt would only hang beside it."""
+    """The driver still blocks the last attempt to use the source; another attempt would hang as well."""
 
     def __init__(self, *, where: str, remedy: str) -> None:
-        super().__init__("its driver still hangs from the last time", where=where, remedy=remedy)
+        super().__init__("its driver still hangs since the last attempt", where=where, remedy=remedy)
 
 
 class SourceLost(SourceError):
-    """The source was open and no longer gives frames."""
+    """The source was open, but no longer delivers frames."""
 
 
 class BrokerError(UserError):
@@ -79,15 +79,15 @@ class BrokerError(UserError):
 
 
 class BrokerUnreachable(BrokerError):
-    """Nothing answers at the broker's address."""
+    """Nothing responds at the broker's address."""
 
 
 class BrokerRefused(BrokerError):
-    """The broker answered, and refused."""
+    """The broker rejected the connection or a request."""
 
 
 class RuntimeMissing(UserError):
-    """A part that the agent needs is not installed."""
+    """A component that the agent needs is not installed."""
 
     exit_code = 7
 
@@ -99,6 +99,6 @@ class StateError(UserError):
 
 
 class UpdateError(UserError):
-    """The server that newer models come from cannot be used."""
+    """The update server cannot be used."""
 
     exit_code = 9

@@ -16,7 +16,7 @@ from edge.source_name import masked
 from edge.state import DeviceState
 from edge.system import device_tree
 from edge.topics import Topics
-from edge.update import Outlook
+from edge.update import UpdateStatus
 
 _AGENT_VERSION = metadata.version("edge-emotion")
 
@@ -64,15 +64,15 @@ class Introduction:
             *announcement.messages,
         ]
 
-    def update(self, outlook: Outlook) -> Message:
+    def update(self, status: UpdateStatus) -> Message:
         """What is said after each look for a newer model."""
         update = Update(
             **self._sender.envelope(self._now()),
             installed=_release(self._manifest),
-            latest=_release(outlook.latest) if outlook.latest is not None else None,
-            checked=timestamp(outlook.checked_s) if outlook.checked_s is not None else None,
-            installing=outlook.installing,
-            error=outlook.error,
+            latest=_release(status.latest) if status.latest is not None else None,
+            checked=timestamp(status.checked_s) if status.checked_s is not None else None,
+            installing=status.installing,
+            error=status.error,
         )
         return update_message(self._topics, update)
 

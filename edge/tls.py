@@ -1,4 +1,4 @@
-"""Which servers are trusted, by those who speak TLS with one: the connection to the broker and that to the updates."""
+"""TLS settings shared by the connections to the broker and to the update server."""
 
 from __future__ import annotations
 
@@ -6,18 +6,17 @@ import ssl
 from pathlib import Path
 
 
-def trusting(ca_file: Path | None) -> ssl.SSLContext:
-    """A client's context with Python's defaults.
+def client_context(ca_file: Path | None) -> ssl.SSLContext:
+    """Creates a client context with Python's defaults, but without strict X.509 checks for a private CA.
 
-    Of an authority of one's own it asks no more than Python 3.12 did. The authorities that broker manuals have people
-    make lack the key usage and key identifiers on which 3.13 insists (`ssl.VERIFY_X509_STRICT`), and a device must not
-    lose its broker by an upgrade of Python.
+    CAs created as in broker manuals lack the key usage and key identifiers that Python 3.13 requires
+    (`ssl.VERIFY_X509_STRICT`), and an upgrade of Python must not cut a device off from its broker.
 
     Args:
-        ca_file: PEM file with the authority's certificate; those of the system if None.
+        ca_file: PEM file with the CA's certificate; the system's CAs if None.
 
     Raises:
-        OSError: The file cannot be read, or holds no certificate.
+        OSError: The file cannot be read, or contains no certificate.
     """
     context = ssl.create_default_context(cafile=ca_file)
     if ca_file is not None:

@@ -1,7 +1,7 @@
-"""Tries a bundle that came from afar as the agent would load it, in a process of its own.
+"""Tests a downloaded bundle by loading it as the agent would, in a separate process.
 
-What a model could do to a process, such as asking for an instruction that this processor lacks, then happens to that
-one, and the agent goes on. The process is this module, told of the bundle by its arguments:
+A model that crashes its process, for example by an instruction that this processor lacks, then does not crash the
+agent. The process runs this module:
 
     python -m edge.trial BUNDLE RUNTIME THREADS
 """
@@ -23,13 +23,13 @@ from edge.runtime import RuntimeChoice
 log = logging.getLogger(__name__)
 
 _WITHIN_S: Final = 60.0
-"""It takes a second on an x86 core; a slow device with much else to do gets its time."""
+"""Takes about a second on an x86 core; leaves enough time for a slow, busy device."""
 
-_REMEDY: Final = "Try the release on such a device before it is published for all"
+_REMEDY: Final = "Test the release on such a device before publishing it for all"
 
 
 def try_out(path: Path, *, runtime: RuntimeChoice, threads: int) -> None:
-    """Loads a bundle and has it test itself.
+    """Loads a bundle in a separate process and runs its self-test.
 
     Args:
         path: The bundle's folder.
@@ -37,31 +37,31 @@ def try_out(path: Path, *, runtime: RuntimeChoice, threads: int) -> None:
         threads: As for `BundleClassifier`.
 
     Raises:
-        BundleError: It cannot be used, or ends or keeps the process that tries.
-        UserError: There is no such process to be had.
+        BundleError: The bundle cannot be used, or its process crashes or times out.
+        UserError: The process cannot be started.
     """
     command = [sys.executable, "-P", "-m", __name__, str(path), runtime, str(threads)]
     try:
-        tried = subprocess.run(command, capture_output=True, text=True, timeout=_WITHIN_S)  # noqa: S603 - this module
+        process = subprocess.run(command, capture_output=True, text=True, timeout=_WITHIN_S)  # noqa: S603 - this module
     except subprocess.TimeoutExpired as error:
-        raise BundleIncompatible(f"has not tested itself within {_WITHIN_S:.0f} s on this device", where=path,
+        raise BundleIncompatible(f"its self-test did not finish within {_WITHIN_S:.0f} s on this device", where=path,
                                  remedy=_REMEDY) from error  # fmt: skip
     except OSError as error:
         raise UserError(
-            f"cannot try a newer model ({error.strerror})", where=sys.executable,
-            remedy="See that it is there and that memory is left; the agent tries again later",
+            f"cannot be started to test a newer model ({error.strerror})", where=sys.executable,
+            remedy="Check that it exists and that memory is available; the agent retries later",
         ) from error  # fmt: skip
-    if tried.returncode == 0:
+    if process.returncode == 0:
         return
-    log.debug("trying %s: %s", path, tried.stderr)
-    if tried.returncode == BundleError.exit_code and tried.stdout:
-        raise BundleError(**json.loads(tried.stdout.splitlines()[-1]))  # a runtime may have said something before
-    raise BundleIncompatible(f"does not run on this device ({_ending(tried)})", where=path, remedy=_REMEDY)
+    log.debug("testing %s: %s", path, process.stderr)
+    if process.returncode == BundleError.exit_code and process.stdout:
+        raise BundleError(**json.loads(process.stdout.splitlines()[-1]))  # a runtime may have printed something before
+    raise BundleIncompatible(f"does not run on this device ({_ending(process)})", where=path, remedy=_REMEDY)
 
 
 def _ending(process: subprocess.CompletedProcess[str]) -> str:
     if process.returncode < 0:
-        return f"its process was ended by {_signal_name(-process.returncode)}"
+        return f"its process was killed by {_signal_name(-process.returncode)}"
     return (process.stderr.strip() or f"exit status {process.returncode}").splitlines()[-1]
 
 
@@ -83,4 +83,4 @@ def _main(path: str, runtime: RuntimeChoice, threads: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(_main(*sys.argv[1:]))  # type: ignore[arg-type]  # what try_out gives
+    sys.exit(_main(*sys.argv[1:]))  # type: ignore[arg-type]  # the arguments passed by try_out

@@ -1,4 +1,4 @@
-"""Newer releases of the model: looks for them on a web server, and puts in place what is signed and works here."""
+"""Model updates: checks a web server for newer releases, and installs those that are signed and work on this device."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Final, Self
 
-from edge.contract.bundle import require_agent, require_as_promised
+from edge.contract.bundle import require_agent_version, verify_file
 from edge.contract.errors import BundleError, BundleIncompatible, UserError
 from edge.contract.manifest import MANIFEST_FILE, Manifest, parse_manifest
-from edge.contract.signature import SIGNATURE_FILE, require_signature
+from edge.contract.signature import SIGNATURE_FILE, verify_signature
 from edge.download import download
 from edge.errors import UpdateError
 from edge.releases import Releases
@@ -24,26 +24,26 @@ from edge.releases import Releases
 log = logging.getLogger(__name__)
 
 _FIRST_WITHIN_S: Final = 300.0
-"""Devices that get power at one moment look at different ones."""
+"""The first check is at a random time, so that devices powered on together do not check together."""
 
 _RETRY_S: Final = 1800.0
-"""After a failure it looks again no later than this."""
+"""Maximum time until the next check after a failure."""
 
 _STOP_WITHIN_S: Final = 1.0
-_LARGEST_MANIFEST: Final = 1_000_000
-_LARGEST_SIGNATURE: Final = 1_000
-_LARGEST_BUNDLE: Final = 16_000_000
-"""Bytes; what is fetched is in memory for a moment, beside the model in use."""
+_MAX_MANIFEST_BYTES: Final = 1_000_000
+_MAX_SIGNATURE_BYTES: Final = 1_000
+_MAX_BUNDLE_BYTES: Final = 16_000_000
+"""A downloaded bundle is held in memory, beside the model in use."""
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
-    """A release that a server has, and that is signed.
+class SignedRelease:
+    """A release on the server whose signature has been verified.
 
     Attributes:
-        manifest: What it is.
-        signed: The very bytes of the manifest.
-        signature: Of these bytes.
+        manifest: Its manifest.
+        signed: The exact bytes of the manifest.
+        signature: The signature of these bytes.
     """
 
     manifest: Manifest
@@ -52,12 +52,12 @@ class Offer:
 
 
 class UpdateServer:
-    """A folder on a web server that holds the newest bundle, as `trainer sign` left it.
+    """A folder on a web server with the latest bundle, as signed by `trainer sign`.
 
     Args:
-        url: Of the folder; http or https.
-        public_keys: Of those who may sign.
-        ca_file: PEM file of the authority that signed an https server's certificate; those of the system if None.
+        url: URL of the folder, http or https.
+        public_keys: Keys of the trusted signers.
+        ca_file: PEM file of the CA that signed an https server's certificate; the system's CAs if None.
     """
 
     def __init__(self, url: str, public_keys: Sequence[str], *, ca_file: Path | None = None) -> None:
@@ -65,70 +65,70 @@ class UpdateServer:
         self._public_keys = public_keys
         self._fetch = partial(download, ca_file=ca_file)
 
-    def offer(self) -> Offer:
-        """What the server has now.
+    def latest(self) -> SignedRelease:
+        """Fetches the manifest of the release on the server, and verifies its signature.
 
         Raises:
-            UpdateError: It cannot be reached, or shows a page to people.
-            BundleError: What it has cannot be used.
+            UpdateError: The server cannot be reached, or returns a web page.
+            BundleError: The release is not signed with a trusted key, or its manifest is invalid.
         """
-        where, beside = f"{self._url}/{MANIFEST_FILE}", f"{self._url}/{SIGNATURE_FILE}"
-        signed = self._fetch(where, at_most=_LARGEST_MANIFEST)
-        _refuse_page(signed, where=where, wanted="manifest")
-        signature = self._fetch(beside, at_most=_LARGEST_SIGNATURE)
-        _refuse_page(signature, where=beside, wanted="signature")
-        require_signature(signed, signature, self._public_keys, where=where)
-        return Offer(parse_manifest(signed, where), signed, signature)
+        manifest_url, signature_url = f"{self._url}/{MANIFEST_FILE}", f"{self._url}/{SIGNATURE_FILE}"
+        signed = self._fetch(manifest_url, max_bytes=_MAX_MANIFEST_BYTES)
+        _reject_web_page(signed, url=manifest_url, expected="manifest")
+        signature = self._fetch(signature_url, max_bytes=_MAX_SIGNATURE_BYTES)
+        _reject_web_page(signature, url=signature_url, expected="signature")
+        verify_signature(signed, signature, self._public_keys, where=manifest_url)
+        return SignedRelease(parse_manifest(signed, manifest_url), signed, signature)
 
-    def newer(self, offer: Offer, running: Manifest) -> bool:
-        """Whether an offer could take the place of the bundle in use.
+    def is_newer(self, release: SignedRelease, running: Manifest) -> bool:
+        """Whether a release is newer than the bundle in use.
 
         Raises:
-            BundleIncompatible: It is another model, or needs a newer agent.
+            BundleIncompatible: It is a different model, or requires a newer agent.
         """
-        found = offer.manifest
+        found = release.manifest
         if found.name != running.name:
-            raise BundleIncompatible(f"is the model {found.name}, this device runs {running.name}", where=self._url,
-                                     remedy="Publish each model in a folder of its own")  # fmt: skip
+            raise BundleIncompatible(f"is the model {found.name}, but this device runs {running.name}", where=self._url,
+                                     remedy="Publish each model in its own folder")  # fmt: skip
         if found.release <= running.release:
             return False
-        require_agent(found, metadata.version("edge-emotion"), where=self._url)
+        require_agent_version(found, metadata.version("edge-emotion"), where=self._url)
         return True
 
-    def files(self, offer: Offer) -> dict[str, bytes]:
-        """All files of an offer, as its manifest promises them.
+    def download(self, release: SignedRelease) -> dict[str, bytes]:
+        """Downloads all files of a release and verifies them against its manifest.
 
         Raises:
-            UpdateError: One cannot be fetched, or they are together too large to be a bundle.
-            BundleCorrupt: One is another than was signed.
+            UpdateError: A file cannot be downloaded, or the files together are too large.
+            BundleCorrupt: A file differs from the signed one.
         """
-        if sum(entry.size for entry in offer.manifest.files.values()) > _LARGEST_BUNDLE:
-            raise UpdateError(f"has more than {_LARGEST_BUNDLE} bytes", where=self._url,
+        if sum(entry.size for entry in release.manifest.files.values()) > _MAX_BUNDLE_BYTES:
+            raise UpdateError(f"is larger than {_MAX_BUNDLE_BYTES} bytes", where=self._url,
                               remedy="Publish a smaller model")  # fmt: skip
         files = {}
-        for name, entry in offer.manifest.files.items():
-            address = f"{self._url}/{name}"
-            files[name] = self._fetch(address, at_most=entry.size)
-            require_as_promised(files[name], entry, where=address)
-        return {**files, MANIFEST_FILE: offer.signed, SIGNATURE_FILE: offer.signature}
+        for name, entry in release.manifest.files.items():
+            url = f"{self._url}/{name}"
+            files[name] = self._fetch(url, max_bytes=entry.size)
+            verify_file(files[name], entry, where=url)
+        return {**files, MANIFEST_FILE: release.signed, SIGNATURE_FILE: release.signature}
 
 
-def _refuse_page(content: bytes, *, where: str, wanted: str) -> None:
-    """A web server may answer every address with a page, and so does one that wants a guest to log in first."""
+def _reject_web_page(content: bytes, *, url: str, expected: str) -> None:
+    """Rejects a web page, such as a catch-all page of the server or the login page of a captive portal."""
     if content.lstrip().startswith(b"<"):
-        raise UpdateError(f"is a web page, and no {wanted}", where=where,
-                          remedy="See that the address is that of the bundle's folder")  # fmt: skip
+        raise UpdateError(f"is a web page, not a {expected}", where=url,
+                          remedy="Check that update.url is the URL of the bundle's folder")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
-class Outlook:
-    """What is known of releases.
+class UpdateStatus:
+    """The status of model updates.
 
     Attributes:
-        latest: The newest one that the server had, or None before it was asked.
-        checked_s: When it answered last, UTC seconds since 1970, or None.
-        installing: Whether it is being fetched and tried out now.
-        error: Why looking or installing failed last, or None.
+        latest: The newest known release, or None before the first check.
+        checked_s: Time of the last successful check, UTC seconds since 1970, or None.
+        installing: Whether it is being downloaded and tested now.
+        error: Why the last check or installation failed, or None.
     """
 
     latest: Manifest | None = None
@@ -138,18 +138,18 @@ class Outlook:
 
 
 class Updater:
-    """Looks for a newer release in a thread of its own, for as long as its context is open.
+    """Checks for newer releases in a background thread while its context is open.
 
     Args:
-        server: Where to look.
-        releases: Where to put what is found.
-        running: The manifest of the bundle in use. Only another release of the same model takes its place.
-        try_out: Loads a bundle as the agent would, and raises what is wrong with it.
-        require_restart: Raises what would keep the agent from being opened again.
-        on_outlook: Told what is known, whenever that changes.
-        on_installed: Called when a newer release is in place; the agent is to load it then.
-        interval_s: Between two looks.
-        automatic: Whether what is found is installed at once; if not, only when somebody asks with `install`.
+        server: The server to check.
+        releases: Where releases are installed.
+        running: Manifest of the bundle in use. Only a newer release of the same model replaces it.
+        try_out: Loads a bundle as the agent would; raises if it cannot be used.
+        require_reopenable: Raises if the agent could not be opened again.
+        on_status: Called with the status whenever it changes.
+        on_installed: Called when a newer release has been installed; the agent should then load it.
+        interval_s: Time between two checks.
+        automatic: Whether newer releases are installed as soon as they are found, or only by `install`.
     """
 
     def __init__(
@@ -159,8 +159,8 @@ class Updater:
         releases: Releases,
         running: Manifest,
         try_out: Callable[[Path], object],
-        require_restart: Callable[[], object],
-        on_outlook: Callable[[Outlook], None],
+        require_reopenable: Callable[[], object],
+        on_status: Callable[[UpdateStatus], None],
         on_installed: Callable[[], None],
         interval_s: float,
         automatic: bool,
@@ -169,90 +169,90 @@ class Updater:
         self._releases = releases
         self._running = running
         self._try_out = try_out
-        self._require_restart = require_restart
-        self._on_outlook = on_outlook
+        self._require_reopenable = require_reopenable
+        self._on_status = on_status
         self._on_installed = on_installed
         self._interval_s = interval_s
         self._automatic = automatic
-        self._outlook = Outlook()
+        self._status = UpdateStatus()
         self._logged: str | None = None
-        self._faults: dict[bytes, str] = {}  # of what was signed and does not work here, however often it is fetched
+        self._unusable: dict[bytes, str] = {}  # manifest that does not work on this device -> error
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="update", daemon=True)
 
     def __enter__(self) -> Self:
-        self._on_outlook(self._outlook)
+        self._on_status(self._status)
         self._thread.start()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         self._stopping.set()
         self._wake.set()
-        self._thread.join(_STOP_WITHIN_S)  # a server that is silent for longer is left behind
+        self._thread.join(_STOP_WITHIN_S)  # do not wait longer for an unresponsive server
 
     def install(self) -> None:
-        """Looks now, and installs what is newer. Returns at once."""
+        """Triggers a check and the installation of a newer release. Returns immediately."""
         self._wake.set()
 
     def _run(self) -> None:
-        pause_s = random.uniform(0, min(_FIRST_WITHIN_S, self._interval_s))  # noqa: S311 - spreads, guards nothing
+        pause_s = random.uniform(0, min(_FIRST_WITHIN_S, self._interval_s))  # noqa: S311 - not for security
         while True:
-            asked = self._wake.wait(pause_s)
-            if asked:
+            requested = self._wake.wait(pause_s)
+            if requested:
                 self._wake.clear()
             if self._stopping.is_set():
                 return
             pause_s = min(self._interval_s, _RETRY_S)
             try:
-                if self._look(asked=asked):
+                if self._check(requested=requested):
                     self._on_installed()
                     return
                 pause_s = self._interval_s
             except UserError as error:
                 self._fail(str(error))
             except Exception:
-                log.exception("looking for a newer model failed")
-                self._fail("the agent failed to look; its log says more")
+                log.exception("checking for a model update failed")
+                self._fail("checking for updates failed; see the agent's log")
 
-    def _look(self, *, asked: bool) -> bool:
-        """Whether a newer release was installed."""
-        offer = self._server.offer()
-        newer = self._server.newer(offer, self._running)
-        if (found := offer.manifest.release) < (running := self._running.release):
-            log.info("the server has release %d, which is older than %d, in use here, and is never installed; publish "
-                     "it with a higher number to go back to it", found, running)  # fmt: skip
-        latest = offer.manifest if newer else self._running
-        error = self._faults.get(offer.signed)
-        install = newer and (asked or (self._automatic and error is None))
-        self._tell(Outlook(latest, checked_s=time.time(), installing=install, error=error))
+    def _check(self, *, requested: bool) -> bool:
+        """Checks for a newer release and installs it if desired. Returns whether one was installed."""
+        release = self._server.latest()
+        newer = self._server.is_newer(release, self._running)
+        if (found := release.manifest.release) < (running := self._running.release):
+            log.info("the server has release %d, which is older than release %d in use here, and is not installed; to "
+                     "go back to it, publish it with a higher release number", found, running)  # fmt: skip
+        latest = release.manifest if newer else self._running
+        error = self._unusable.get(release.signed)
+        install = newer and (requested or (self._automatic and error is None))
+        self._set_status(UpdateStatus(latest, checked_s=time.time(), installing=install, error=error))
         if install:
-            self._install(offer)
+            self._install(release)
         self._logged = error
         return install and not self._stopping.is_set()
 
-    def _install(self, offer: Offer) -> None:
-        self._require_restart()
-        files = self._server.files(offer)
+    def _install(self, release: SignedRelease) -> None:
+        self._require_reopenable()
+        files = self._server.download(release)
         if self._stopping.is_set():
             return
-        found = offer.manifest
+        found = release.manifest
         try:
-            self._releases.keep(found.release, files, self._try_out)
+            self._releases.install(found.release, files, self._try_out)
         except BundleError as error:
-            self._faults = {offer.signed: str(error)}
+            self._unusable = {release.signed: str(error)}
             raise
-        log.info("%s %s (release %d) is in place of release %d", found.name, found.version, found.release,
+        log.info("installed %s %s (release %d), replacing release %d", found.name, found.version, found.release,
                  self._running.release)  # fmt: skip
 
     def _fail(self, error: str) -> None:
         if self._stopping.is_set():
             return
         if error != self._logged:
-            log.warning("the model is not updated: %s", error)
+            log.warning("model update failed: %s", error)
         self._logged = error
-        self._tell(replace(self._outlook, installing=False, error=error))
+        self._set_status(replace(self._status, installing=False, error=error))
 
-    def _tell(self, outlook: Outlook) -> None:
-        self._outlook = outlook
-        self._on_outlook(outlook)
+    def _set_status(self, status: UpdateStatus) -> None:
+        self._status = status
+        self._on_status(status)

@@ -1,4 +1,4 @@
-"""Draws what the README shows of the demo: `python -m tests.demo_picture`."""
+"""Renders the picture of the demo in the README: `python -m tests.demo_picture`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LINES = 20
 
 
 def draw() -> None:
-    """Runs the demo for some seconds and writes its first lines as a picture of a terminal."""
+    """Runs the demo for a few seconds and writes its first lines as an SVG image of a terminal."""
     demo = [str(Path(sys.executable).with_name("edge")), "demo", "--seconds", str(_SECONDS)]
     terminal = {**os.environ, "FORCE_COLOR": "1", "TERM": "xterm-256color", "COLUMNS": str(_COLUMNS)}
     shown = subprocess.run(demo, env=terminal, stdout=subprocess.PIPE, text=True, check=True).stdout

@@ -1,4 +1,4 @@
-"""A web server as a newcomer would set one up, and signed releases to put on it."""
+"""A simple update server, and the publishing of signed releases on it."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class UpdateWeb(ThreadingHTTPServer):
     """Serves a folder over HTTP while the context is open.
 
     Args:
-        folder: What it serves.
-        tls: The server's certificate, for https; its name is then localhost.
+        folder: Folder to serve.
+        tls: TLS context with the server's certificate, to serve https as localhost.
 
     Attributes:
-        open: Cleared, it makes who asks for anything but manifest and signature wait.
+        open: While cleared, requests for anything but manifest and signature block.
     """
 
     daemon_threads = True
@@ -70,13 +70,13 @@ def publish(
     *,
     edit: Callable[[dict[str, Any]], object] = lambda _manifest: None,
 ) -> None:
-    """Puts a release of a bundle into a folder, as `trainer export --release` and `trainer sign` make it.
+    """Publishes a release of a bundle in a folder, as created by `trainer export --release` and `trainer sign`.
 
     Args:
-        web: The folder; what was there is replaced.
-        bundle: What to copy.
-        release: Its number; its version is then `release`.0.0.
-        signing_key: Who signs.
+        web: The folder; its content is replaced.
+        bundle: The bundle to copy.
+        release: Release number; the version is then `release`.0.0.
+        signing_key: Private key to sign with.
         edit: Changes the manifest before it is signed.
     """
     shutil.rmtree(web, ignore_errors=True)

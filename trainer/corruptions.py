@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.contract.crop import CropSquare, cut
+from edge.contract.crop import CropSquare, extract_crop
 from trainer.layouts import SIZE_PX
 
 Image = NDArray[np.uint8]
@@ -202,4 +202,4 @@ def _image(result: Any) -> Image:
 def _cut(image: Image, *, right: float = 0, down: float = 0, side: float = 1, roll_degrees: float = 0) -> Image:
     """The crop that a square displaced by shares of its side, scaled and turned would have; edges are repeated."""
     centre = (SIZE_PX * (0.5 + right), SIZE_PX * (0.5 + down))
-    return cut(image, CropSquare(centre, SIZE_PX * side, math.radians(roll_degrees)), SIZE_PX)
+    return extract_crop(image, CropSquare(centre, SIZE_PX * side, math.radians(roll_degrees)), SIZE_PX)

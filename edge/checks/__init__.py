@@ -1,20 +1,20 @@
-"""The checks behind `edge check` and `edge doctor`: each tries one thing, and says how it fares."""
+"""The checks behind `edge check` and `edge doctor`. Each tests one part and reports its status."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
 
-from edge.checks import broker, camera, machine, metrics, rights, software, update
-from edge.checks.finding import Chain, Finding, Outcome, examine, failures
+from edge.checks import broker, camera, machine, metrics, permissions, software, update
+from edge.checks.check import Chain, CheckResult, Outcome, failures, run_checks
 from edge.config import CameraConfig, Config
 
-__all__ = ["Chain", "Finding", "Outcome", "all_checks", "examine", "failures", "start_checks"]
+__all__ = ["Chain", "CheckResult", "Outcome", "all_checks", "failures", "run_checks", "start_checks"]
 
 
 def start_checks(config: Config) -> Iterator[Chain]:
-    """What must work for the agent to start and do its work."""
-    yield rights.state_folder(config)
+    """The checks of what the agent needs to start and to work."""
+    yield permissions.state_folder(config)
     yield software.model(config)
     yield software.detector(config)
     yield from camera.cameras(config)
@@ -23,21 +23,21 @@ def start_checks(config: Config) -> Iterator[Chain]:
 
 
 def all_checks(config: Config | None, config_file: Path) -> Iterator[Chain]:
-    """Everything that can be found out about this device.
+    """All checks that can be run on this device.
 
     Args:
-        config: None if there is none that can be used: then only what needs none is checked.
-        config_file: Where it was read from.
+        config: None without a usable configuration; then only the checks that need none are run.
+        config_file: The file it was read from.
     """
-    # Without a configuration, the defaults say which model and detector there should be.
+    # Without a configuration, the defaults say which model and detector to check.
     basis = config or Config(camera=(CameraConfig(name="demo", source="demo"),))
     yield software.python()
     yield (*software.runtime(basis), *software.model(basis))
     yield software.detector(basis)
-    yield from rights.devices(config)
+    yield from permissions.devices(config)
     if config is not None:
-        yield rights.secrets(config, config_file)
-        yield (*rights.state_folder(config), *rights.agent(config))
+        yield permissions.secrets(config, config_file)
+        yield (*permissions.state_folder(config), *permissions.agent(config))
         yield from camera.cameras(config)
         yield from metrics.metrics(config)
         yield from update.update(config)

@@ -1,4 +1,4 @@
-"""Checks of what is installed: Python, the TFLite runtime, the model bundle and the face detector."""
+"""Checks of the installed software: Python, the TFLite runtime, the model bundle and the face detector."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from edge.adapters import face_detector, newest_classifier
-from edge.checks.finding import Chain, Check, Doubt
+from edge.checks.check import Chain, Check, CheckWarning
 from edge.config import Config
 from edge.contract import BundleError, UserError, load_bundle
 from edge.detect.blazeface import INSTALL_COMMAND
@@ -19,25 +19,25 @@ from edge.runtime import runtime_name
 
 
 def python() -> Chain:
-    """Whether this is a Python that the libraries are published for."""
+    """Checks that the libraries are published for this Python."""
     return (Check("python", _python),)
 
 
 def runtime(config: Config) -> Chain:
-    """Whether there is a runtime, and whether it goes with the installed numpy."""
+    """Checks that a runtime is installed and compatible with the installed numpy."""
     return (Check("runtime", partial(_runtime, config)),)
 
 
 def model(config: Config) -> Chain:
-    """Whether every file of the bundle has its checksum, the labels their order, and the self-test its result.
+    """Checks the files of the bundle against their checksums, its labels, and its self-test.
 
-    The bundle is the one that the agent loads: the newest release that came by update, or the one that is configured.
+    The bundle is the one that the agent loads: the newest release installed by an update, or the configured one.
     """
     return (Check("model", partial(_model, config)),)
 
 
 def detector(config: Config) -> Chain:
-    """Whether the detector's model loads."""
+    """Checks that the detector's model loads."""
     return (Check("detector", partial(_detector, config)),)
 
 
@@ -45,7 +45,9 @@ def _python() -> str:
     bits = 8 * struct.calcsize("P")
     found = f"Python {platform.python_version()}, {bits}-bit, on {platform.machine()}"
     if bits < 64:
-        raise Doubt(f"{found}: OpenCV and LiteRT publish nothing for it", remedy="Install a 64-bit system")
+        raise CheckWarning(
+            f"{found}: OpenCV and LiteRT publish no packages for it", remedy="Install a 64-bit operating system"
+        )
     return found
 
 
@@ -54,13 +56,13 @@ def _runtime(config: Config) -> str:
 
 
 def _model(config: Config) -> str:
-    passed_over: list[UserError] = []
-    bundle = newest_classifier(config, on_passed_over=passed_over.append).bundle
+    skipped: list[UserError] = []
+    bundle = newest_classifier(config, on_skipped=skipped.append).bundle
     release = f"{bundle.manifest.name} {bundle.manifest.version} (release {bundle.manifest.release})"
     found = f"{release} passed its self-test on {runtime_name(config.model.runtime)} ({bundle.path})"
-    if passed_over:
-        told = "; ".join(f"{error.where}: {error.what}" for error in passed_over)
-        raise Doubt(f"{found}; passed over: {told}", remedy=passed_over[0].remedy)
+    if skipped:
+        reasons = "; ".join(f"{error.where}: {error.what}" for error in skipped)
+        raise CheckWarning(f"{found}; skipped: {reasons}", remedy=skipped[0].remedy)
     if bundle.path != config.model.path:
         _require_fallback(config.model.path, found)
     return found
@@ -70,12 +72,15 @@ def _require_fallback(path: Path, found: str) -> None:
     try:
         load_bundle(path)
     except BundleError as error:
-        raise Doubt(f"{found}; the one that the device was installed with cannot be used: {error.where}: {error.what}",
-                    remedy=error.remedy) from error  # fmt: skip
+        raise CheckWarning(f"{found}; the fallback, model.path, cannot be used: {error.where}: {error.what}",
+                           remedy=error.remedy) from error  # fmt: skip
 
 
 def _detector(config: Config) -> str:
     found = face_detector(config).name
     if config.detector.name == "auto" and found == "haar":
-        raise Doubt("BlazeFace is not installed, the weaker haar is used instead", remedy=f"Run `{INSTALL_COMMAND}`")
+        raise CheckWarning(
+            "BlazeFace is not installed; the less accurate haar detector is used instead",
+            remedy=f"Run `{INSTALL_COMMAND}`",
+        )
     return found

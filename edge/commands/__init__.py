@@ -1,4 +1,4 @@
-"""What `edge` can be told to do: one module for each command, imported only when that command runs.
+"""The commands of `edge`: one module each, imported only when the command runs.
 
-Each has `run(arguments) -> int`, which gives the exit code.
+Each has `run(arguments) -> int`, which returns the exit code.
 """

@@ -1,4 +1,4 @@
-"""Draws what was found onto photos and videos, and writes them somewhere else."""
+"""Writes copies of photos and videos, annotated with the detected faces."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _BLACK_BGR = (0, 0, 0)
 _VIDEO_CODECS = {".avi": "MJPG", ".m4v": "mp4v", ".mkv": "mp4v", ".mov": "mp4v", ".mp4": "mp4v"}
 
 
-class Marked(Protocol):
-    """What is drawn of a face."""
+class AnnotatedFace(Protocol):
+    """A face with what is drawn of it."""
 
     @property
     def box(self) -> tuple[float, float, float, float]: ...
@@ -32,30 +32,30 @@ class Marked(Protocol):
 
 
 def plan_outputs(files: Sequence[Path], output: Path) -> dict[Path, Path]:
-    """Where each file's annotated copy goes: `output` itself for one file, otherwise a folder of that name.
+    """Maps each file to the path of its annotated copy: `output` itself for a single file, else a file in that folder.
 
     Raises:
-        UserError: A copy would replace a file that is to be read, or a video become something else.
+        UserError: A copy would overwrite an input, or the copy of a video would have no video suffix.
     """
     if len(files) == 1 and output.suffix and not is_folder(output):
         if not is_picture(files[0]) and output.suffix.lower() not in _VIDEO_CODECS:
-            raise UserError("is no name for the copy of a video", where=output,
-                            remedy=f"End it with one of {' '.join(_VIDEO_CODECS)}")  # fmt: skip
+            raise UserError("is not a file name for a video", where=output,
+                            remedy=f"Use one of the suffixes {' '.join(_VIDEO_CODECS)}")  # fmt: skip
         planned = {files[0]: output}
     else:
-        planned = _distinct_targets(files, output)
+        planned = _unique_targets(files, output)
     inputs = {file.resolve() for file in files}
     for target in planned.values():
         if target.resolve() in inputs:
-            raise UserError("would be overwritten with its annotated copy", where=target,
-                            remedy="Give --annotate another file or folder")  # fmt: skip
+            raise UserError("is an input file and would be overwritten", where=target,
+                            remedy="Pass another file or folder to --annotate")  # fmt: skip
     return planned
 
 
-def _distinct_targets(files: Sequence[Path], folder: Path) -> dict[Path, Path]:
-    """Files of the same names in a folder; a name that is taken already gets a number."""
+def _unique_targets(files: Sequence[Path], folder: Path) -> dict[Path, Path]:
+    """Maps each file to one of the same name in a folder, with a number appended to duplicates."""
     targets: dict[Path, Path] = {}
-    counts: dict[str, int] = {}  # of each name that is taken, the last number that was tried
+    counts: dict[str, int] = {}  # the last number tried for each name in use
     for file in files:
         suffix = file.suffix if file.suffix.lower() in PICTURE_SUFFIXES | _VIDEO_CODECS.keys() else ".mp4"
         name = plain = f"{file.stem}{suffix}"
@@ -71,11 +71,11 @@ class Annotator:
     """Writes one annotated photo or video; without a target, it does nothing.
 
     Args:
-        target: Where the copy goes; its folder is made if it is not there.
-        video_fps: Frames a second of a video; None for a photo.
+        target: Path of the copy; its folder is created if necessary.
+        video_fps: Frame rate of a video; None for a photo.
 
     Raises:
-        UserError: The target cannot be written, or not to its end.
+        UserError: The target cannot be written completely.
     """
 
     def __init__(self, target: Path | None, *, video_fps: float | None) -> None:
@@ -91,12 +91,12 @@ class Annotator:
         if self._target is None or self._video is None:
             return
         self._video.release()
-        # OpenCV does not tell of a disk that is full.
+        # OpenCV does not report a full disk.
         if exc_type is None and _frames_in(self._target) < self._frames:
             raise _not_writable(self._target)
 
-    def add(self, image_bgr: NDArray[np.uint8], faces: Sequence[Marked]) -> None:
-        """Takes one picture and what was found on it."""
+    def add(self, image_bgr: NDArray[np.uint8], faces: Sequence[AnnotatedFace]) -> None:
+        """Adds an image with its detected faces."""
         if self._target is None:
             return
         annotated = draw(image_bgr, faces)
@@ -109,8 +109,8 @@ class Annotator:
         self._frames += 1
 
 
-def draw(image_bgr: NDArray[np.uint8], faces: Sequence[Marked]) -> NDArray[np.uint8]:
-    """A copy of a uint8 (H, W, 3) picture with a box and a label around each face."""
+def draw(image_bgr: NDArray[np.uint8], faces: Sequence[AnnotatedFace]) -> NDArray[np.uint8]:
+    """Returns a copy of a uint8 (H, W, 3) image with a box and a label for each face."""
     annotated = image_bgr.copy()
     line = max(1, round(min(image_bgr.shape[:2]) / 200))
     for face in faces:
@@ -121,7 +121,7 @@ def draw(image_bgr: NDArray[np.uint8], faces: Sequence[Marked]) -> NDArray[np.ui
 
 
 def _label(image_bgr: NDArray[np.uint8], text: str, left: int, top: int, line: int) -> None:
-    """Writes onto a filled bar above the box, or at the top of what is seen of it where there is no room above."""
+    """Draws the text on a filled bar above the box, or inside its visible top where there is no room above."""
     scale = 0.35 * line + 0.15
     (width, height), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, line)
     top = max(0, top)
@@ -134,7 +134,7 @@ def _label(image_bgr: NDArray[np.uint8], text: str, left: int, top: int, line: i
 
 def _open_video(target: Path, fps: float, first: NDArray[np.uint8]) -> cv2.VideoWriter:
     _make_folder(target)
-    name = str(target.absolute())  # as `open_video` does
+    name = str(target.absolute())  # as in `open_video`
     if not is_utf8(name):
         raise _not_writable(target, "its name is not UTF-8")
     codec = cv2.VideoWriter.fourcc(*_VIDEO_CODECS[target.suffix.lower()])
@@ -145,7 +145,7 @@ def _open_video(target: Path, fps: float, first: NDArray[np.uint8]) -> cv2.Video
 
 
 def _frames_in(video: Path) -> int:
-    """How many can be read: an AVI that was cut short still claims to have all."""
+    """Counts the readable frames: the header of a truncated AVI still states the full number."""
     try:
         capture = open_video(video)
     except SourceUnavailable:
@@ -163,7 +163,7 @@ def _write_picture(target: Path, image_bgr: NDArray[np.uint8]) -> None:
         raise _not_writable(target, "its name is not UTF-8")
     try:
         encoded, data = cv2.imencode(target.suffix, image_bgr)
-    except cv2.error as error:  # no encoder for that suffix
+    except cv2.error as error:  # no encoder for this suffix
         raise _not_writable(target) from error
     if not encoded:
         raise _not_writable(target)
@@ -177,11 +177,11 @@ def _make_folder(target: Path) -> None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"the folder cannot be made ({error.strerror})", where=target.parent,
-                        remedy="Give --annotate another file or folder") from error  # fmt: skip
+        raise UserError(f"the folder cannot be created ({error.strerror})", where=target.parent,
+                        remedy="Pass another file or folder to --annotate") from error  # fmt: skip
 
 
 def _not_writable(target: Path, reason: str | None = None) -> UserError:
     return UserError(f"cannot be written ({reason})" if reason else "cannot be written", where=target,
-                     remedy="Check the folder's rights, that its disk has room, and that the name ends with .jpg, .png"
-                     " or .mp4")  # fmt: skip
+                     remedy="Check the folder's permissions, that the disk is not full, and that the name ends in "
+                     ".jpg, .png or .mp4")  # fmt: skip

@@ -1,4 +1,4 @@
-"""What `edge watch` shows: every device and camera heard of, and the faces that each sees now."""
+"""The live display of `edge watch`: all known devices and cameras, and the faces that each camera sees now."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from edge.commands.spoken import COLOURS, bar, emotion, fields_of, status
+from edge.commands.formatting import COLORS, bar, emotion, fields_of, status
 from edge.printable import printable
 
 _BAR_WIDTH = 20
@@ -20,7 +20,7 @@ _BAR_WIDTH = 20
 
 @dataclass(slots=True)
 class _Camera:
-    """The newest that a camera has said."""
+    """The latest messages of a camera."""
 
     status: Text = field(default_factory=Text)
     state: dict[str, Any] = field(default_factory=dict)
@@ -29,32 +29,32 @@ class _Camera:
 
 @dataclass(slots=True)
 class _Device:
-    """The newest that a device has said."""
+    """The latest messages of a device."""
 
     status: Text = field(default_factory=Text)
     cameras: dict[str, _Camera] = field(default_factory=dict)
 
 
 class Board:
-    """Remembers the newest of each device and camera, and draws it.
+    """Keeps the latest messages of each device and camera, and renders them as a table.
 
     Args:
-        address: The broker's, for the heading.
-        prefix: What all topics begin with.
+        address: Address of the broker, for the heading.
+        prefix: First part of all topics.
     """
 
     def __init__(self, *, address: str, prefix: str) -> None:
         self._address = address
         self._prefix = prefix
         self._devices: dict[str, _Device] = {}
-        self._trouble: str | None = None
+        self._error: str | None = None
 
-    def set_trouble(self, trouble: Exception | None) -> None:
-        """Why nothing is heard at present; None if all is well."""
-        self._trouble = str(trouble) if trouble else None
+    def set_error(self, error: Exception | None) -> None:
+        """Sets the reason why nothing is being received; None once connected."""
+        self._error = str(error) if error else None
 
-    def take(self, topic: str, payload: bytes, *, now_s: float) -> None:
-        """Takes a message in. An empty one clears its topic: the camera is gone, or with its status the device."""
+    def update(self, topic: str, payload: bytes, *, now_s: float) -> None:
+        """Processes a message. An empty one means that the camera is removed, or for a device's status, the device."""
         match topic.removeprefix(f"{self._prefix}/").split("/"):
             case [device, "status"] if not payload:
                 self._devices.pop(device, None)
@@ -68,14 +68,14 @@ class Board:
             case [device, camera, "emotion"]:
                 known = self._camera(device, camera)
                 known.state = fields_of(payload)
-                known.state_s = _moment(known.state, now_s)
+                known.state_s = _timestamp_s(known.state, now_s)
 
-    def render(self, *, now_s: float) -> Picture:
-        """The whole picture."""
-        hint = "Waiting for a device." if not self._devices else "Ctrl-C ends this."
-        said = (f"{self._trouble} Trying again", "red") if self._trouble else (hint, "dim")
-        heading = Text.assemble((f"{self._address}  {self._prefix}/#", "italic"), "\n", said)
-        return Picture(heading, list(self._rows(now_s)))
+    def render(self, *, now_s: float) -> BoardView:
+        """Returns what is shown at the given time."""
+        hint = "Waiting for a device." if not self._devices else "Press Ctrl-C to quit."
+        status_line = (f"{self._error} Trying again", "red") if self._error else (hint, "dim")
+        heading = Text.assemble((f"{self._address}  {self._prefix}/#", "italic"), "\n", status_line)
+        return BoardView(heading, list(self._rows(now_s)))
 
     def _device(self, name: str) -> _Device:
         return self._devices.setdefault(name, _Device())
@@ -97,8 +97,8 @@ class Board:
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """The heading, and as many rows of the table as the screen has room for below it."""
+class BoardView:
+    """The heading, and below it as many rows of the table as fit on the screen."""
 
     heading: Text
     rows: list[list[Text]]
@@ -111,15 +111,15 @@ class Picture:
             yield Text(f"... and {len(self.rows) - count} more (--plain shows all)", "dim")
 
     def _fitting(self, console: Console, options: ConsoleOptions) -> int:
-        """How many rows: all, or those that leave a line for how many do not fit. A narrow terminal folds rows."""
+        """Returns how many rows fit, with a line for the number of omitted rows. A narrow terminal wraps rows."""
 
         def lines(count: int) -> int:
             return len(console.render_lines(Group(self.heading, _table(self.rows[:count])), options, pad=False))
 
-        most = min(len(self.rows), options.max_height)
-        if most == len(self.rows) and lines(most) <= options.max_height:
-            return most
-        return bisect_right(range(1, most + 1), options.max_height - 1, key=lines)
+        limit = min(len(self.rows), options.max_height)
+        if limit == len(self.rows) and lines(limit) <= options.max_height:
+            return limit
+        return bisect_right(range(1, limit + 1), options.max_height - 1, key=lines)
 
 
 def _table(rows: list[list[Text]]) -> Table:
@@ -135,7 +135,7 @@ def _face_rows(camera: _Camera, now_s: float) -> Iterator[list[Text]]:
     faces = camera.state.get("faces")
     age = Text(f"{max(0, now_s - camera.state_s):.0f} s" if camera.state else "")
     if not isinstance(faces, list) or not faces:
-        yield [Text(), Text("nobody" if camera.state else "", "dim"), Text(), age]
+        yield [Text(), Text("no face" if camera.state else "", "dim"), Text(), age]
         return
     for face in faces:
         if isinstance(face, dict):
@@ -149,12 +149,12 @@ def _face(face: dict[str, Any]) -> list[Text]:
     return [
         Text(printable(face.get("track_id", ""))),
         emotion(name, confidence),
-        Text(filled, COLOURS.get(printable(name), "")),
+        Text(filled, COLORS.get(printable(name), "")),
     ]
 
 
-def _moment(state: dict[str, Any], now_s: float) -> float:
-    """When a state was composed, if its clock can be trusted; otherwise when it came."""
+def _timestamp_s(state: dict[str, Any], now_s: float) -> float:
+    """Returns when a state was composed if the device's clock was synchronized, otherwise when it arrived."""
     if not state.get("time_synced"):
         return now_s
     try:

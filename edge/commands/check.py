@@ -1,4 +1,4 @@
-"""`edge check`: tries every part that the agent needs, one after the other, and says how each fares."""
+"""`edge check`: checks every part that the agent needs, and reports the status of each."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from edge.checks import Finding, Outcome, examine, failures, start_checks
-from edge.commands.findings import show
+from edge.checks import CheckResult, Outcome, failures, run_checks, start_checks
+from edge.commands.results import print_results
 from edge.commands.service import load_as_service
 from edge.contract.errors import UserError
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Tries all parts. Returns 0, or the exit code of the first fault."""
-    return show(_findings(arguments.config))
+    """Runs the checks. Returns 0, or the exit code of the first failure."""
+    return print_results(_results(arguments.config))
 
 
-def _findings(file: Path) -> Iterator[Finding]:
+def _results(file: Path) -> Iterator[CheckResult]:
     try:
         config = load_as_service(file)
     except UserError as error:
         yield from failures("configuration", error)
         return
-    yield Finding("configuration", Outcome.OK, f"{file}")
-    yield from examine(start_checks(config))
+    yield CheckResult("configuration", Outcome.OK, f"{file}")
+    yield from run_checks(start_checks(config))

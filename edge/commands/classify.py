@@ -1,4 +1,4 @@
-"""`edge classify`: the faces in photos and videos, and what they show."""
+"""`edge classify`: detects the faces in photos and videos, and classifies their emotions."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from rich.text import Text
 
 from edge.align import align
 from edge.classify import BundleClassifier
-from edge.cli import complain
+from edge.cli import print_error
 from edge.commands.annotate import Annotator, plan_outputs
 from edge.commands.console import Console
-from edge.commands.spoken import COLOURS, bar, emotion
+from edge.commands.formatting import COLORS, bar, emotion
 from edge.config import default_bundle
 from edge.contract import EMOTIONS, UNKNOWN, softmax
 from edge.detect import create_detector
@@ -34,22 +34,22 @@ from edge.source.recording import PICTURE_SUFFIXES, Recording, is_folder, is_pic
 VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"})
 
 _WIDTHS: Final = {"time": 12, "left, top": 12, "size": 11, "emotion": 15, "confidence": 21, "quality": 7}
-"""Of the table's columns. They are fixed because rows are printed as they come."""
+"""Widths of the table's columns; fixed, because rows are printed as soon as they are known."""
 
 
 @dataclass(frozen=True, slots=True)
-class FaceFinding:
-    """One face on one frame; its fields are the keys of the JSON lines.
+class FaceResult:
+    """A face in a frame; its fields are the keys of the JSON output.
 
     Attributes:
         path: The file.
-        frame: Number of the frame, counted from 0.
-        time_s: Its position in the video.
+        frame: Number of the frame, from 0.
+        time_s: Position in the video, in seconds.
         box: left, top, right, bottom in pixels.
-        emotion: The likeliest, or `unknown` where the model is too uncertain.
-        confidence: Probability of the likeliest emotion.
+        emotion: The most likely emotion, or `unknown` if the model is too uncertain.
+        confidence: Probability of the most likely emotion.
         probs: Probability of each emotion.
-        quality: 0 to 1, how far the picture of the face can be trusted.
+        quality: Quality of the face crop, 0 to 1.
     """
 
     path: str
@@ -63,28 +63,28 @@ class FaceFinding:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Classifies all files. Returns 0, or the exit code of an unreadable one; the others are done all the same."""
-    reader = _Reader(
+    """Classifies all files. Returns 0, or the exit code of the first failure; the other files are still processed."""
+    analyzer = _Analyzer(
         detector=create_detector(arguments.detector),
         classifier=BundleClassifier(arguments.model or default_bundle()),
     )
-    files, faults = _files(arguments.paths)
-    codes = [complain(fault) for fault in faults]
+    files, errors = _files(arguments.paths)
+    codes = [print_error(error) for error in errors]
     outputs = plan_outputs(files, arguments.annotate) if arguments.annotate else {}
     for file in files:
-        faces = _faces(file, reader, outputs.get(file))
+        faces = _faces(file, analyzer, outputs.get(file))
         try:
             if arguments.format == "json":
                 _print_lines(faces)
             else:
                 _print_table(file, faces)
-        except SourceError as fault:
-            codes.append(complain(fault))
+        except SourceError as error:
+            codes.append(print_error(error))
     return codes[0] if codes else 0
 
 
-class _Reader:
-    """Finds the faces of a frame and reads their emotions."""
+class _Analyzer:
+    """Detects the faces in a frame and classifies their emotions."""
 
     def __init__(self, *, detector: Detector, classifier: BundleClassifier) -> None:
         self._detector = detector
@@ -94,18 +94,18 @@ class _Reader:
         self._size_px = manifest.input.width_px
         self._unknown_below = manifest.calibration.unknown_below
 
-    def read(self, frame: Frame, file: Path) -> list[FaceFinding]:
-        """The faces of a frame, those that the detector is surest of first."""
+    def analyze(self, frame: Frame, file: Path) -> list[FaceResult]:
+        """Returns the faces in a frame, highest detector score first."""
         faces = self._detector.detect(frame.image_bgr)
         crops, qualities = align(frame, faces, self._framing, self._size_px)
         probabilities = softmax(self._classifier.classify(crops))
         rows = zip(faces, probabilities.tolist(), qualities, strict=True)
-        return [self._finding(file, frame, *row) for row in rows]
+        return [self._result(file, frame, *row) for row in rows]
 
-    def _finding(self, file: Path, frame: Frame, face: Face, shares: list[float], quality: float) -> FaceFinding:
+    def _result(self, file: Path, frame: Frame, face: Face, shares: list[float], quality: float) -> FaceResult:
         confidence, name = max(zip(shares, EMOTIONS, strict=True))
         box = face.box
-        return FaceFinding(
+        return FaceResult(
             path=str(file),
             frame=frame.index,
             time_s=round(frame.time_s, 3),
@@ -118,67 +118,67 @@ class _Reader:
 
 
 def _files(paths: Sequence[Path]) -> tuple[list[Path], list[SourceError]]:
-    """The files to read: those given, and the pictures and videos in the folders given. And folders of no use."""
+    """Returns the given files and those in the given folders, and an error for each unusable folder."""
     files: list[Path] = []
-    faults: list[SourceError] = []
+    errors: list[SourceError] = []
     for path in paths:
         if not is_folder(path):
             files.append(path)
             continue
-        inside, closed = _files_below(path)
-        if not inside and not closed:
-            faults.append(SourceUnavailable("the folder holds no pictures and no videos", where=path))
+        inside, inaccessible = _files_below(path)
+        if not inside and not inaccessible:
+            errors.append(SourceUnavailable("the folder contains no images or videos", where=path))
         files += inside
-        faults += closed
-    return list(dict.fromkeys(files)), faults
+        errors += inaccessible
+    return list(dict.fromkeys(files)), errors
 
 
 def _files_below(top: Path) -> tuple[list[Path], list[SourceUnavailable]]:
-    """The pictures and videos in a folder and those in it, by name. And the folders that may not be entered."""
+    """Returns the images and videos below a folder, sorted by path, and an error for each inaccessible folder."""
     files: list[Path] = []
-    closed: list[OSError] = []
-    for folder, _, names in os.walk(top, onerror=closed.append):
-        if not os.access(folder, os.X_OK):  # its names may be read, its files not
-            closed.append(PermissionError(errno.EACCES, os.strerror(errno.EACCES), folder))
-        # os.path's way: a file that this user may not even see is none, and no error.
+    inaccessible: list[OSError] = []
+    for folder, _, names in os.walk(top, onerror=inaccessible.append):
+        if not os.access(folder, os.X_OK):  # its names are readable, its files are not
+            inaccessible.append(PermissionError(errno.EACCES, os.strerror(errno.EACCES), folder))
+        # Unlike Path.is_file, os.path.isfile raises no error for a file that this user cannot access.
         files += [
             file
             for file in (Path(folder, name) for name in names)
             if file.suffix.lower() in PICTURE_SUFFIXES | VIDEO_SUFFIXES and os.path.isfile(file)  # noqa: PTH113
         ]
-    faults = [
+    errors = [
         SourceUnavailable(
-            f"cannot be read ({error.strerror})", where=error.filename, remedy="Check the folder's rights"
+            f"cannot be read ({error.strerror})", where=error.filename, remedy="Check the folder's permissions"
         )
-        for error in closed
+        for error in inaccessible
     ]
-    return sorted(files), faults
+    return sorted(files), errors
 
 
-def _faces(file: Path, reader: _Reader, output: Path | None) -> Iterator[FaceFinding]:
-    """The faces of a file as they are found. The annotated copy is written on the way."""
+def _faces(file: Path, analyzer: _Analyzer, output: Path | None) -> Iterator[FaceResult]:
+    """Yields the faces in a file as they are detected, and writes the annotated copy."""
     with (
         Recording(path=file) as recording,
         Annotator(output, video_fps=None if is_picture(file) else recording.fps) as annotator,
         suppress(EOFError),
     ):
         while (frame := recording.read(timeout_s=0)) is not None:
-            faces = reader.read(frame, file)
+            faces = analyzer.analyze(frame, file)
             annotator.add(frame.image_bgr, faces)
             yield from faces
 
 
-def _print_lines(faces: Iterable[FaceFinding]) -> None:
+def _print_lines(faces: Iterable[FaceResult]) -> None:
     for face in faces:
         sys.stdout.write(f"{json.dumps(asdict(face))}\n")
 
 
-def _print_table(file: Path, faces: Iterator[FaceFinding]) -> None:
+def _print_table(file: Path, faces: Iterator[FaceResult]) -> None:
     console = Console(highlight=False)
     first = next(faces, None)
     console.print(Text(printable(str(file)), "bold"), soft_wrap=True)
     if first is None:
-        console.print(Text("no face found", "dim"))
+        console.print(Text("no faces found", "dim"))
         return
     columns = [name for name in _WIDTHS if name != "time" or not is_picture(file)]
     headings = {name: Text(name, "dim") for name in columns}
@@ -186,14 +186,14 @@ def _print_table(file: Path, faces: Iterator[FaceFinding]) -> None:
         console.print(Text().join(_padded(cells[name], _WIDTHS[name]) for name in columns), soft_wrap=True)
 
 
-def _cells(face: FaceFinding) -> dict[str, Text]:
+def _cells(face: FaceResult) -> dict[str, Text]:
     left, top, right, bottom = face.box
     return {
         "time": Text(f"{face.time_s:.2f} s"),
         "left, top": Text(f"{left:.0f}, {top:.0f}"),
         "size": Text(f"{right - left:.0f}x{bottom - top:.0f}"),
         "emotion": emotion(face.emotion, face.confidence),
-        "confidence": Text(bar(face.confidence, 20), COLOURS[face.emotion]),
+        "confidence": Text(bar(face.confidence, 20), COLORS[face.emotion]),
         "quality": Text(f"{face.quality:.2f}"),
     }
 

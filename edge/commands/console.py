@@ -1,4 +1,4 @@
-"""The terminal, file or pipe that commands print to."""
+"""The console for the output of commands: a terminal, file or pipe."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import rich.console
 
 
 class Console(rich.console.Console):
-    """Rich's, which leaves a closed pipe to the command line."""
+    """A Rich console that leaves the handling of a closed pipe to the command line."""
 
     def on_broken_pipe(self) -> None:
-        raise  # what rich is handling; its own way ends the process with exit code 1
+        raise  # BrokenPipeError; Rich would exit with code 1

@@ -1,4 +1,4 @@
-"""`edge demo`: the whole way from picture to message on this machine, with nothing to set up."""
+"""`edge demo`: a broker, the agent and a subscriber in one process, without any setup."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from edge.cli import INTERRUPTED
 from edge.client_id import new_client_id
 from edge.commands.console import Console
 from edge.commands.embedded_broker import embedded_broker
-from edge.commands.listen import listen
+from edge.commands.formatting import clock, fields_of, format_message
 from edge.commands.signals import STOP_SIGNALS, SignalFlag
-from edge.commands.spoken import clock, fields_of, spoken
+from edge.commands.subscriber import subscribe
 from edge.config import Config, default_bundle
 from edge.contract.errors import UserError
 from edge.mqtt import BrokerSettings
@@ -34,31 +34,31 @@ _STOP_WITHIN_S = 8.0
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Shows what arrives on the topics, until it is interrupted or the time is over.
+    """Prints the published messages until interrupted or the time is over.
 
     Raises:
-        UserError: The source or the model cannot be what was given, or the time is over and no emotion was seen.
+        UserError: The source or the model cannot be used, or no emotion was detected in the given time.
     """
     console = Console(highlight=False, markup=False)
     stop = SignalFlag(*STOP_SIGNALS)
     with tempfile.TemporaryDirectory(prefix="edge-demo-") as state_dir, embedded_broker() as port:
         config = _config(arguments, Path(state_dir), port)
         with camera_source(config.camera[0]):
-            pass  # a source that does not open is said now; the agent would try it for ever
-        _greet(console, config, arguments.seconds)
+            pass  # report a source that cannot be opened; the agent would retry forever
+        _print_introduction(console, config, arguments.seconds)
         with open_agent(config) as agent, _running(agent) as running:
             seen = _show(console, port, arguments.seconds, lambda: stop.raised or not running.is_alive())
     if not seen and stop.raised:
         return INTERRUPTED
     if not seen:
-        raise UserError("no emotion was seen", where=masked(arguments.source),
-                        remedy="Sit before the camera with light on your face, or leave --source out")  # fmt: skip
-    _say_goodbye(console)
+        raise UserError("no emotion was detected", where=masked(arguments.source),
+                        remedy="Sit in front of the camera in good light, or omit --source")  # fmt: skip
+    _print_next_steps(console)
     return 0
 
 
 def _config(arguments: argparse.Namespace, state_dir: Path, port: int) -> Config:
-    wanted = {
+    document = {
         "device": {"name": "demo", "state_dir": state_dir},
         "model": {"path": arguments.model or default_bundle()},
         "mqtt": {"host": "127.0.0.1", "port": port, "prefix": _PREFIX},
@@ -66,16 +66,16 @@ def _config(arguments: argparse.Namespace, state_dir: Path, port: int) -> Config
         "publish": {"heartbeat_s": 2, "health_interval_s": 10},
     }
     try:
-        return Config.model_validate(wanted)
+        return Config.model_validate(document)
     except ValidationError as error:
         details = error.errors()[0]
         raise UserError(details["msg"].removeprefix("Value error, "), where=masked(str(details["input"])),
-                        remedy="Write ./ before a name that begins with ~, or the whole path") from error  # fmt: skip
+                        remedy="Prefix a name that starts with ~ with ./, or use the full path") from error  # fmt: skip
 
 
 @contextmanager
 def _running(agent: Agent) -> Iterator[threading.Thread]:
-    """The agent at work in a thread of its own."""
+    """Runs the agent in a separate thread."""
     thread = threading.Thread(target=agent.run, name="agent", daemon=True)
     thread.start()
     try:
@@ -86,15 +86,15 @@ def _running(agent: Agent) -> Iterator[threading.Thread]:
 
 
 def _show(console: Console, port: int, seconds: float | None, ended: Callable[[], bool]) -> bool:
-    """Prints messages as they arrive. Returns whether a face with an emotion was among them."""
+    """Prints messages as they arrive. Returns whether any of them reported a face."""
     settings = BrokerSettings(host="127.0.0.1", port=port, client_id=new_client_id())
     end_s = time.monotonic() + (seconds if seconds is not None else float("inf"))
     seen = False
-    for received in listen(settings, [f"{_PREFIX}/#"], on_state=lambda _trouble: None):
+    for received in subscribe(settings, [f"{_PREFIX}/#"], on_state=lambda _error: None):
         if received is not None:
-            said = spoken(received.topic, received.payload)
+            message = format_message(received.topic, received.payload)
             topic = Text(f"{printable(received.topic):<30}", "cyan")
-            console.print(Text.assemble((clock(), "dim"), "  ", topic, "  ", said), soft_wrap=True)
+            console.print(Text.assemble((clock(), "dim"), "  ", topic, "  ", message), soft_wrap=True)
             seen = seen or _shows_a_face(received.topic, received.payload)
         if time.monotonic() >= end_s or ended():
             break
@@ -105,27 +105,27 @@ def _shows_a_face(topic: str, payload: bytes) -> bool:
     return topic.endswith("/emotion") and bool(fields_of(payload).get("face_count"))
 
 
-def _greet(console: Console, config: Config, seconds: float | None) -> None:
+def _print_introduction(console: Console, config: Config, seconds: float | None) -> None:
     source = masked(config.camera[0].source)
-    looks_at = (
+    shown = (
         "two public-domain photographs (Eileen Collins, NASA; Grace Hopper, U.S. Navy)" if source == "demo" else source
     )
-    end = "Ctrl-C ends it" if seconds is None else f"it ends after {seconds:g} s"
+    end = "press Ctrl-C to stop" if seconds is None else f"stops after {seconds:g} s"
     console.print(
-        f"The agent looks at {looks_at} and publishes to a broker at 127.0.0.1:{config.mqtt.port}; {end}.",
+        f"The agent analyzes {shown} and publishes to the broker at 127.0.0.1:{config.mqtt.port}; {end}.",
         soft_wrap=True,
     )
-    console.print(f"Below is what a subscriber to {_PREFIX}/# receives. Listen too: "
+    console.print(f"Below is what a subscriber to {_PREFIX}/# receives. To subscribe yourself: "
                   f"mosquitto_sub -V 5 -p {config.mqtt.port} -t '{_PREFIX}/#' -v\n", soft_wrap=True)  # fmt: skip
 
 
-def _say_goodbye(console: Console) -> None:
+def _print_next_steps(console: Console) -> None:
     console.print(
-        "\nOn a device of yours: `sudo deploy/install.sh`, which makes it a service, as README.md tells.",
+        "\nTo install the agent as a service on a device: `sudo deploy/install.sh` (see README.md).",
         soft_wrap=True,
     )
     console.print(
-        "Without one: write a file like deploy/config.toml, with a `state_dir` of yours under [device], try it with "
-        "`edge check --config FILE`, and start it with `edge run --config FILE`.",
+        "To run it without a service: copy deploy/config.toml, set a `state_dir` of your own under [device], check the "
+        "file with `edge check --config FILE`, and start the agent with `edge run --config FILE`.",
         soft_wrap=True,
     )

@@ -1,4 +1,4 @@
-"""`edge doctor`: checks everything that can keep a device from working, and names the fix for each fault."""
+"""`edge doctor`: checks everything that a device needs to work, and suggests a fix for each problem."""
 
 from __future__ import annotations
 
@@ -8,32 +8,34 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from edge.checks import Finding, Outcome, all_checks, examine, failures
+from edge.checks import CheckResult, Outcome, all_checks, failures, run_checks
 from edge.cli import DEFAULT_CONFIG
-from edge.commands.findings import show
+from edge.commands.results import print_results
 from edge.commands.service import load_as_service
 from edge.config import Config
 from edge.contract.errors import UserError
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Checks everything. Returns 0, or the exit code of the first failure."""
-    findings = _findings(arguments.config)
-    return _write_json(findings) if arguments.json else show(findings)
+    """Runs all checks. Returns 0, or the exit code of the first failure."""
+    results = _results(arguments.config)
+    return _print_json(results) if arguments.json else print_results(results)
 
 
-def _findings(file: Path) -> Iterator[Finding]:
+def _results(file: Path) -> Iterator[CheckResult]:
     config: Config | None = None
     if file == DEFAULT_CONFIG and _is_missing(file):
-        yield Finding("configuration", Outcome.WARN, f"{file}: there is none, so only what needs none is checked",
-                      "Name yours with --config, or begin with deploy/config.toml")  # fmt: skip
+        yield CheckResult(
+            "configuration", Outcome.WARN, f"{file}: no such file; only what needs no configuration is checked",
+            "Pass yours with --config, or start from deploy/config.toml",
+        )  # fmt: skip
     else:
         try:
             config = load_as_service(file)
-            yield Finding("configuration", Outcome.OK, f"{file}")
+            yield CheckResult("configuration", Outcome.OK, f"{file}")
         except UserError as error:
             yield from failures("configuration", error)
-    yield from examine(all_checks(config, file))
+    yield from run_checks(all_checks(config, file))
 
 
 def _is_missing(file: Path) -> bool:
@@ -41,14 +43,14 @@ def _is_missing(file: Path) -> bool:
         file.stat()
     except FileNotFoundError:
         return True
-    except OSError:  # reading it will say what is wrong
+    except OSError:  # reading the file will report it
         return False
     return False
 
 
-def _write_json(findings: Iterable[Finding]) -> int:
-    found = list(findings)
+def _print_json(results: Iterable[CheckResult]) -> int:
+    results = list(results)
     keys = ("check", "status", "detail", "remedy")
-    document = [{key: getattr(finding, key) for key in keys} for finding in found]
+    document = [{key: getattr(result, key) for key in keys} for result in results]
     sys.stdout.write(json.dumps(document, indent=2) + "\n")
-    return next((finding.exit_code for finding in found if finding.exit_code), 0)
+    return next((result.exit_code for result in results if result.exit_code), 0)

@@ -1,4 +1,4 @@
-"""`edge run`: the agent itself, from one configuration to the next."""
+"""`edge run`: runs the agent, and reopens it after a reload or a model update."""
 
 from __future__ import annotations
 
@@ -19,68 +19,68 @@ log = logging.getLogger(__name__)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Runs the agent until SIGTERM or SIGINT, or until all recordings are at their end. SIGHUP reloads."""
+    """Runs the agent until SIGTERM or SIGINT, or until all recordings have ended. SIGHUP reloads the configuration."""
     stop = SignalFlag(*STOP_SIGNALS)
     reload = _Reload(arguments.config)
     config = load_config(arguments.config, os.environ)
-    former: Config | None = None
+    previous: Config | None = None
     while not stop.raised:
         if not arguments.verbose:
             logging.getLogger().setLevel(config.logging.level.upper())
         try:
             with open_agent(config) as agent:
-                former = None
+                previous = None
                 if not stop.raised:
                     agent.run(until=lambda: stop.raised or reload.due())
-                goes_on = reload.pending or agent.renewed
-                if stop.raised or not goes_on:
+                reopen = reload.pending or agent.renewed
+                if stop.raised or not reopen:
                     notify.stopping("stopping")
-            if (wanted := reload.take()) is not None:
-                config, former = wanted, config
+            if (new_config := reload.take()) is not None:
+                config, previous = new_config, config
             elif not agent.renewed:
                 break
         except UserError as error:
-            if former is None:
+            if previous is None:
                 raise
-            log.error("going back to the former configuration: %s", error)  # noqa: TRY400 - the user's, not ours
-            config, former = former, None
-        notify.alive()  # closing has ended: opening the next agent has the watchdog's whole time
+            log.error("reverting to the previous configuration: %s", error)  # noqa: TRY400 - a user error needs no traceback
+            config, previous = previous, None
+        notify.alive()  # the agent is closed; restart the watchdog's timeout before opening the next one
     return 0
 
 
 class _Reload:
-    """What SIGHUP asks for: a new configuration if it can be used, otherwise a word why not."""
+    """Loads the configuration again on SIGHUP; keeps the running one if the new one cannot be used."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._asked = SignalFlag(signal.SIGHUP)
-        self._wanted: Config | None = None
+        self._requested = SignalFlag(signal.SIGHUP)
+        self._config: Config | None = None
 
     def due(self) -> bool:
-        """Whether there is a new configuration to go on with. Reads it if SIGHUP has come since the last call."""
-        if self._asked.raised:
-            self._asked.raised = False
+        """Whether a new configuration is ready. Loads it if SIGHUP was received since the last call."""
+        if self._requested.raised:
+            self._requested.raised = False
             self._read()
         return self.pending
 
     @property
     def pending(self) -> bool:
-        """Whether a configuration that was read waits to be taken."""
-        return self._wanted is not None
+        """Whether a new configuration has been loaded and not taken yet."""
+        return self._config is not None
 
     def take(self) -> Config | None:
-        """The configuration to go on with, None if the agent ended for another reason."""
-        wanted, self._wanted = self._wanted, None
-        return wanted
+        """Returns the new configuration once; None if the agent ended for another reason."""
+        config, self._config = self._config, None
+        return config
 
     def _read(self) -> None:
         notify.reloading()
         try:
-            wanted = load_config(self._path, os.environ)
-            require_usable(wanted)
+            config = load_config(self._path, os.environ)
+            require_usable(config)
         except UserError as error:
-            log.error("the running configuration stays: %s", error)  # noqa: TRY400 - the user's, not ours
-            notify.ready("running with the former configuration")
+            log.error("keeping the running configuration: %s", error)  # noqa: TRY400 - a user error needs no traceback
+            notify.ready("running with the previous configuration")
         else:
-            log.info("%s is read anew", self._path)
-            self._wanted = wanted
+            log.info("reloaded %s", self._path)
+            self._config = config

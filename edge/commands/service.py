@@ -1,4 +1,4 @@
-"""How `edge check` and `edge doctor` read a configuration: that of the service with what systemd gives the service."""
+"""Loads the configuration for `edge check` and `edge doctor` with the environment that systemd gives the service."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from edge.cli import DEFAULT_CONFIG
 from edge.config import Config, load_config
 
 _CREDENTIALS: Final = Path("/run/credentials/emotion-edge.service")
-"""Where systemd shows the service its secrets while it runs; its user and root may look, and nobody else."""
+"""The service's systemd credentials while it runs; only its user and root can read them."""
 
 _STATE: Final = Path("/var/lib/emotion-edge")
-"""What systemd makes of the unit's StateDirectory=, at the service's first start."""
+"""The unit's StateDirectory=, created by systemd when the service first starts."""
 
 
 def load_as_service(file: Path) -> Config:
-    """Reads and checks a configuration.
+    """Reads and validates a configuration.
 
-    For the service's own, its state folder and its secrets stand in where the environment names none: `sudo -u
-    emotion-edge edge doctor` then looks at the same state, and is let in by the broker just as the service is. The
-    secrets are for the broker that this file names, and no other.
+    For the service's configuration file, STATE_DIRECTORY and CREDENTIALS_DIRECTORY default to the service's own, so
+    that `sudo -u emotion-edge edge doctor` uses the same state and logs in to the broker like the service. For other
+    files they do not, as the secrets are meant only for the broker in the service's configuration.
 
     Raises:
         ConfigError: As `load_config` does.

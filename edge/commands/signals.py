@@ -1,4 +1,4 @@
-"""How a command that runs for long hears that it is to end, or to do something else."""
+"""Signal handling for long-running commands."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import signal
 from types import FrameType
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-"""What a service manager and Ctrl-C send."""
+"""The signals sent by a service manager and by Ctrl-C."""
 
 
 class SignalFlag:
-    """Raised when the process gets one of its signals, from now on.
+    """A flag that is set when the process receives one of the given signals.
 
-    The handler does nothing else. It may interrupt the main thread anywhere, with any lock in hand, so that even
-    `threading.Event.set` could wait for ever in it. Whoever works looks at the flag when it suits.
+    The handler only sets the flag: it may interrupt the main thread anywhere, even while that holds a lock, so that
+    even `threading.Event.set` could deadlock. The program polls the flag.
 
     Args:
-        numbers: Of the signals.
+        numbers: The signal numbers.
     """
 
     def __init__(self, *numbers: signal.Signals) -> None:

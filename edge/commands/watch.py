@@ -1,4 +1,4 @@
-"""`edge watch`: the devices of a broker and what they see, live in the terminal."""
+"""`edge watch`: shows the devices of a broker and what they see, live in the terminal."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from rich.text import Text
 from edge.client_id import new_client_id
 from edge.commands.board import Board
 from edge.commands.console import Console
-from edge.commands.listen import listen
-from edge.commands.spoken import clock, spoken
+from edge.commands.formatting import clock, format_message
+from edge.commands.subscriber import subscribe
 from edge.config import read_password
 from edge.errors import BrokerError, ConfigError
 from edge.mqtt import BrokerSettings, Tls
@@ -22,7 +22,7 @@ from edge.topics import check_prefix
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Watches until it is interrupted; SIGTERM ends it as Ctrl-C does, with the screen as it was."""
+    """Runs until interrupted. SIGTERM is handled like Ctrl-C, so that the screen is restored."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     settings = _settings(arguments)
     prefix = _prefix(arguments.prefix)
@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _settings(arguments: argparse.Namespace) -> BrokerSettings:
     files = Tls(ca_file=arguments.ca_file, cert_file=arguments.cert_file, key_file=arguments.key_file)
     if files.key_file and not files.cert_file:
-        raise ConfigError("a private key needs --cert-file beside it", where="--key-file")
+        raise ConfigError("requires --cert-file", where="--key-file")
     tls = arguments.tls or files != Tls()
     return BrokerSettings(
         host=arguments.host,
@@ -58,29 +58,29 @@ def _prefix(text: str) -> str:
 
 
 def _print_lines(console: Console, settings: BrokerSettings, prefix: str) -> None:
-    """One line for each message, with the time of its arrival."""
+    """Prints one line per message, with the time of its arrival."""
 
-    def tell(trouble: BrokerError | None) -> None:
-        text = f"{trouble} Trying again" if trouble else f"listening to {settings.address}"
+    def print_state(error: BrokerError | None) -> None:
+        text = f"{error} Trying again" if error else f"connected to {settings.address}"
         console.print(Text.assemble(clock(), "  ", (text, "dim")), soft_wrap=True)
 
-    for received in listen(settings, _filters(prefix), on_state=tell):
+    for received in subscribe(settings, _filters(prefix), on_state=print_state):
         if received is not None:
-            said = spoken(received.topic, received.payload)
-            console.print(Text.assemble(clock(), f"  {printable(received.topic)}  ", said), soft_wrap=True)
+            message = format_message(received.topic, received.payload)
+            console.print(Text.assemble(clock(), f"  {printable(received.topic)}  ", message), soft_wrap=True)
 
 
 def _show_board(console: Console, settings: BrokerSettings, prefix: str) -> None:
     board = Board(address=settings.address, prefix=prefix)
     with Live(console=console, screen=True, auto_refresh=False) as live:
-        for received in listen(settings, _filters(prefix), on_state=board.set_trouble):
+        for received in subscribe(settings, _filters(prefix), on_state=board.set_error):
             if received is not None:
-                board.take(received.topic, received.payload, now_s=time.time())
+                board.update(received.topic, received.payload, now_s=time.time())
             else:
                 live.update(board.render(now_s=time.time()), refresh=True)
 
 
 def _filters(prefix: str) -> list[str]:
-    """Everything but commands and their answers."""
+    """All topics but commands and their responses."""
     of_devices = [f"{prefix}/+/{kind}" for kind in ("status", "info", "health", "update")]
     return of_devices + [f"{prefix}/+/+/{kind}" for kind in ("status", "emotion", "event")]

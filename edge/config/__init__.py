@@ -1,4 +1,4 @@
-"""The agent's configuration: a TOML file, environment variables over it, and every value checked before work begins."""
+"""The agent's configuration: a TOML file, overridden by environment variables and validated before the agent starts."""
 
 from edge.config.loading import load_config
 from edge.config.sections import CameraConfig, Config

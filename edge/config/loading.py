@@ -1,4 +1,4 @@
-"""From a file and the environment to a checked configuration, or to all its faults at once, each with its place."""
+"""Loads and validates the configuration; reports all of its errors at once, each with its location."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from edge.config.environment import apply_environment
-from edge.config.faults import Origin, fault
+from edge.config.errors import Origin, config_error
 from edge.config.sections import Config
-from edge.errors import ConfigError, ConfigFaults
+from edge.errors import ConfigError, ConfigErrors
 
-_MOST_TOLD = 20
-"""Faults that are told at once. A file with more is no configuration, and finding each one's line takes its time."""
+_MAX_REPORTED = 20
+"""Maximum number of errors reported at once: finding the line of each takes time."""
 
 
 def load_config(path: Path, environ: Mapping[str, str]) -> Config:
-    """Reads and checks the configuration.
+    """Reads and validates the configuration.
 
     Args:
         path: The TOML file.
-        environ: The environment, which counts more than the file: see `edge.config.environment`.
+        environ: The environment variables, which override the file; see `edge.config.environment`.
 
     Raises:
-        ConfigError: The file cannot be read, or something in it or in the environment is wrong.
+        ConfigError: The file cannot be read, or it or the environment is invalid.
     """
     text = _read(path)
     document = _parse(text, path)
@@ -37,31 +37,31 @@ def load_config(path: Path, environ: Mapping[str, str]) -> Config:
         config = Config.model_validate(document, context={"folder": path.absolute().parent})
     except ValidationError as error:
         origin = Origin(path, text, variables)
-        findings = [details for details in error.errors() if not _is_echo(details)]
-        told = sorted(findings[:_MOST_TOLD], key=lambda details: origin.line(details["loc"]) or 0)
-        faults = [fault(details, origin) for details in told]
-        raise ConfigFaults(faults, untold=len(findings) - len(told)) from error
-    config.mqtt.password()  # an empty password file is a fault now, not at the first connection
+        found = [details for details in error.errors() if not _is_consequence(details)]
+        reported = sorted(found[:_MAX_REPORTED], key=lambda details: origin.line(details["loc"]) or 0)
+        errors = [config_error(details, origin) for details in reported]
+        raise ConfigErrors(errors, omitted=len(found) - len(reported)) from error
+    config.mqtt.password()  # report an empty password file now, not at the first connection
     return config
 
 
-def _is_echo(details: ErrorDetails) -> bool:
-    """Whether this only follows from another fault: a default out of a wrong key, or a list whose tables are wrong."""
+def _is_consequence(details: ErrorDetails) -> bool:
+    """Whether an error only follows from another, as for a default derived from an invalid key."""
     emptied = details["type"] == "too_short" and bool(details["input"])
     return emptied or details["type"] == "default_factory_not_called"
 
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")  # editors on Windows begin a file with a byte order mark
+        return path.read_text(encoding="utf-8-sig")  # editors on Windows may write a byte order mark
     except FileNotFoundError as error:
         raise ConfigError(
-            "there is no such file", where=path, remedy="Name another with --config, or begin with deploy/config.toml"
+            "no such file", where=path, remedy="Pass another file with --config, or start from deploy/config.toml"
         ) from error
     except OSError as error:
         raise ConfigError(
             f"cannot be read ({error.strerror})", where=path,
-            remedy="Check its permissions; what the service reads, `sudo -u emotion-edge` may read too",
+            remedy="Check its permissions; `sudo -u emotion-edge` can read what the service reads",
         ) from error  # fmt: skip
     except UnicodeDecodeError as error:
         raise ConfigError(f"is not UTF-8 text ({error.reason} at byte {error.start})", where=path) from error
@@ -72,10 +72,10 @@ def _parse(text: str, path: Path) -> dict[str, Any]:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         what, _, place = str(error).partition(" (at ")
-        number = re.search(r"line (\d+)", place)  # otherwise it says: at end of document
+        number = re.search(r"line (\d+)", place)  # otherwise the message says: at end of document
         line = int(number[1]) if number else text.count("\n") + 1
         raise ConfigError(f"not valid TOML: {what}", where=f"{path}:{line}") from error
     except RecursionError as error:
         raise ConfigError("is nested too deeply", where=path) from error
-    except ValueError as error:  # tomllib leaves it to Python to refuse a number of thousands of digits
-        raise ConfigError("holds a number that is too long", where=path) from error
+    except ValueError as error:  # from int(), for a number of thousands of digits
+        raise ConfigError("contains a number with too many digits", where=path) from error

@@ -1,4 +1,4 @@
-"""Every key of the configuration: its type, its range, its default and what it means."""
+"""All keys of the configuration: type, range, default and description."""
 
 from __future__ import annotations
 
@@ -34,40 +34,40 @@ from edge.smooth import SmoothingRules
 from edge.topics import check_camera, check_device, check_segment
 
 Group = Annotated[str, AfterValidator(check_segment)]
-Share = Annotated[float, Field(ge=0, le=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
 
 _RULES: Final = SmoothingRules()
 
 
-def _web_folder(address: str) -> str:
-    parts = urlsplit(address)
-    _ = parts.port  # which is not looked at before
-    more = any(sign in parts.netloc for sign in "@ ") or any(sign in address for sign in "?#")
-    if parts.scheme not in {"http", "https"} or not parts.hostname or more:
+def _web_folder(url: str) -> str:
+    parts = urlsplit(url)
+    _ = parts.port  # parsed only now; raises ValueError for an invalid one
+    has_more = any(sign in parts.netloc for sign in "@ ") or any(sign in url for sign in "?#")
+    if parts.scheme not in {"http", "https"} or not parts.hostname or has_more:
         raise ValueError(
-            "must be the address of a folder on a web server, such as https://models.example/ferplus, without a user, "
-            "a password or a query"
+            "must be the URL of a folder on a web server, such as https://models.example/ferplus, without a user, a "
+            "password or a query"
         )
-    return address
+    return url
 
 
 class DeviceConfig(Section):
-    """This device."""
+    """The device."""
 
     name: Annotated[str, AfterValidator(check_device)] = Field(
         default_factory=host_name,
-        description="Name of the device in the topics: 1 to 64 lower-case letters, digits, `-` and `_`.",
-        json_schema_extra={"shown_default": "the host's name"},
+        description="Name of the device in topics: 1 to 64 lower-case letters, digits, `-` and `_`.",
+        json_schema_extra={"shown_default": "the host name"},
     )
     groups: tuple[Group, ...] = Field(
         default=(),
-        description="Groups of the fleet that the device belongs to; it follows the commands on "
-        "`<prefix>/fleet/<group>/cmd/<name>` too. Names as in topics.",
+        description="Groups of the fleet to which the device belongs. It also executes commands on "
+        "`<prefix>/fleet/<group>/cmd/<name>`. The same characters are allowed as in `name`.",
     )
     state_dir: FolderPath = Field(
         default=Path("/var/lib/emotion-edge"),
-        description="Folder for what outlives a restart: identity, undelivered events, newer models. Under systemd, "
-        "`$STATE_DIRECTORY` takes its place.",
+        description="Folder for persistent state: client id, undelivered events, model updates. Under systemd, "
+        "`$STATE_DIRECTORY` overrides it.",
     )
 
 
@@ -77,195 +77,202 @@ class ModelConfig(Section):
     path: FolderPath = Field(
         default_factory=default_bundle,
         description="Folder of the model bundle.",
-        json_schema_extra={"shown_default": f"`models/ferplus` of the checkout, or `{INSTALLED_BUNDLE}`"},
+        json_schema_extra={"shown_default": f"`models/ferplus` in the checkout, or `{INSTALLED_BUNDLE}`"},
     )
     runtime: RuntimeChoice = Field(
         default="auto",
-        description="TFLite runtime; `auto` takes LiteRT where it is installed and tflite-runtime otherwise.",
+        description="TFLite runtime. `auto` uses LiteRT if it is installed, otherwise tflite-runtime.",
     )
-    threads: int = Field(default=1, ge=1, le=16, description="Threads for one inference.")
+    threads: int = Field(default=1, ge=1, le=16, description="Number of threads per inference.")
 
 
 class UpdateConfig(Section):
-    """Newer releases of the model, from a web server. Without `url`, the agent looks for none and keeps what it has."""
+    """Model updates from a web server. Without `url`, the agent does not check for updates and keeps its model."""
 
     url: Annotated[str, AfterValidator(_web_folder)] | None = Field(
         default=None,
-        description="Address of the folder in which the newest bundle lies with its signature, `http://` or "
-        "`https://`, without a user, a password or a query.",
+        description="URL of the folder with the latest bundle and its signature: `http://` or `https://`, without a "
+        "user, a password or a query.",
     )
     public_keys: tuple[Annotated[str, AfterValidator(check_public_key)], ...] = Field(
         default=(),
-        description="Keys of those who may sign a bundle, as `trainer keygen` tells them. A bundle that none of them "
-        "has signed is not used; without any key, the installed model is.",
+        description="Public keys of trusted signers, as printed by `trainer keygen`. Bundles from the server are used "
+        "only if signed with one of these keys; without any key, the installed model is used.",
     )
     ca_file: ReadableFile | None = Field(
         default=None,
-        description="PEM file of the authority that signed the web server's certificate; without it, the system's are "
-        "trusted.",
+        description="PEM file of the certificate authority (CA) that signed the web server's certificate. By default, "
+        "the system's CAs are trusted.",
     )
     automatic: bool = Field(
         default=True,
-        description="Whether a newer release is installed when it is found; if not, only on the command `update`, "
-        "which is what Home Assistant's button sends.",
+        description="Whether to install a newer release as soon as it is found. If false, it is installed only on the "
+        "command `update`, which Home Assistant's *Install* button sends.",
     )
-    interval_h: float = Field(default=24.0, ge=0.01, le=8760, description="Hours between two looks.")
+    interval_h: float = Field(default=24.0, ge=0.01, le=8760, description="Hours between two checks for updates.")
 
     @model_validator(mode="after")
-    def _trusts_somebody(self) -> Self:
+    def _requires_a_key(self) -> Self:
         if self.url is not None and not self.public_keys:
-            raise ValueError("must name at least one key in public_keys, where url is set")
+            raise ValueError("public_keys must list at least one key if url is set")
         return self
 
 
 class CameraConfig(Section):
-    """One camera. Repeat the table for each."""
+    """A camera. Repeat this table for each camera."""
 
     name: Annotated[str, AfterValidator(check_camera)] = Field(
-        description="Name of the camera in the topics: 1 to 64 lower-case letters, digits, `-` and `_`."
+        description="Name of the camera in topics: 1 to 64 lower-case letters, digits, `-` and `_`."
     )
     source: SourceName = Field(
         coerce_numbers_to_str=True,
-        repr=False,  # a stream's address may hold a password
-        description="Where its frames come from: a camera's number or device file, `csi:0` for a Raspberry Pi camera "
-        "on the flat cable, the address of an RTSP or HTTP stream, a video file, a folder of pictures (frames of "
-        "one scene: a face that stays in its place is one face), or `demo` for two photographs that are filmed.",
+        repr=False,  # a stream's URL may contain a password
+        description="Source of its frames: the number or device file of a camera, `csi:0` for a Raspberry Pi camera "
+        "on the ribbon cable, the URL of an RTSP or HTTP stream, a video file, a folder of images (treated as frames "
+        "of one scene: a face that stays in position is tracked as one face), or `demo` for two animated "
+        "photographs.",
     )
     width_px: Annotated[int, Field(ge=16, le=7680)] | None = Field(
         default=None,
-        description="Width to ask the camera for. Without it, the camera decides; a `csi` camera is asked for 640.",
+        description="Frame width to request from the camera. By default, the camera decides; for a `csi` camera, 640.",
     )
     height_px: Annotated[int, Field(ge=16, le=4320)] | None = Field(
         default=None,
-        description="Height to ask the camera for. Without it, the camera decides; a `csi` camera is asked for 480.",
+        description="Frame height to request from the camera. By default, the camera decides; for a `csi` camera, 480.",
     )
     fps: Annotated[float, Field(gt=0, le=240)] | None = Field(
         default=None,
-        description="Frames a second to ask the camera for; without it, the camera decides. Of a folder, how many of "
-        "its pictures make a second; without it, 1.",
+        description="Frame rate to request from the camera, in frames per second. By default, the camera decides. For "
+        "a folder of images, the rate at which they play; by default, 1.",
     )
     realtime: bool = Field(
         default=False,
-        description="Whether a recording plays at its own speed and late frames are dropped, as with a camera.",
+        description="Whether a video or a folder of images plays in real time, dropping late frames like a camera.",
     )
     loop: bool = Field(
         default=False,
-        description="Whether a recording begins again at its end. The agent ends when all cameras are recordings that "
-        "have ended, and the service then starts it again.",
+        description="Whether a video or a folder of images restarts at its end. Without this, the agent exits when all "
+        "cameras have reached their end, and the service then restarts it.",
     )
 
 
 class DetectorConfig(Section):
-    """Finding faces."""
+    """Face detection."""
 
     name: DetectorChoice = Field(
         default="auto",
-        description="Which detector: `blazeface-full` finds faces up to about 5 m away, `blazeface-short` is faster "
-        "and made for 2 m, `haar` needs nothing but OpenCV. `auto` is `blazeface-full` where it is installed, else "
+        description="Face detector: `blazeface-full` detects faces up to about 5 m away; `blazeface-short` is faster "
+        "and made for 2 m; `haar` requires only OpenCV. `auto` uses `blazeface-full` if it is installed, otherwise "
         "`haar`.",
     )
     min_score: float = Field(
-        default=MIN_SCORE, gt=0, lt=1, description="Faces that the detector is less certain of are left out."
+        default=MIN_SCORE, gt=0, lt=1, description="Faces that the detector scores lower than this are ignored."
     )
     min_face_px: int = Field(
-        default=MIN_FACE_PX, ge=8, description="Faces smaller than this, in pixels of the frame, are left out."
+        default=MIN_FACE_PX, ge=8, description="Faces smaller than this, in pixels of the frame, are ignored."
     )
     interval_s: float = Field(
         default=0.2,
         ge=0,
         le=5,
-        description="Least time between two detections; frames between them are classified where the faces were last "
-        "found. 0 detects on every frame.",
+        description="Minimum time between two detections. In the frames between, faces are classified where they were "
+        "last detected. 0 runs the detector on every frame.",
     )
 
 
 class TrackingConfig(Section):
-    """Following a face from frame to frame."""
+    """Tracking of faces from frame to frame."""
 
     max_gap_s: float = Field(
         default=1.0,
         gt=0,
         le=60,
-        description="For how long a face may be out of sight and stay the same; one detection that misses it never "
-        "ends it.",
+        description="How long a face may go undetected before its track ends. A single missed detection never ends a "
+        "track.",
     )
     min_iou: float = Field(
-        default=0.3, gt=0, lt=1, description="How far a face must overlap its last box (intersection over union)."
+        default=0.3,
+        gt=0,
+        lt=1,
+        description="Minimum overlap (intersection over union) with its previous box for a face to be the same.",
     )
 
 
 class SmoothingConfig(Section):
-    """When an emotion counts."""
+    """Smoothing of emotions over time."""
 
     time_constant_s: float = Field(
         default=_RULES.time_constant_s,
         gt=0,
         le=60,
-        description="Time in which the average over frames follows a change by 63 %.",
+        description="Time constant of the exponential average over frames: it follows 63 % of a change in this time.",
     )
     min_dwell_s: float = Field(
-        default=_RULES.min_dwell_s, ge=0, le=60, description="For how long an emotion must lead before it is reported."
+        default=_RULES.min_dwell_s, ge=0, le=60, description="How long an emotion must lead before it is reported."
     )
-    margin: Share = Field(
+    margin: Fraction = Field(
         default=_RULES.margin,
-        description="By how much probability another emotion must lead over the present one, unless that one is in "
-        "doubt.",
+        description="Lead in probability by which another emotion replaces the current one; not required if the "
+        "current one is uncertain.",
     )
-    unknown_below: Share | None = Field(
+    unknown_below: Fraction | None = Field(
         default=None,
-        description="Confidence under which the emotion is `unknown`; the present emotion may sink 0.05 lower.",
-        json_schema_extra={"shown_default": "what the model bundle says"},
+        description="Confidence below which the emotion is `unknown`; the current emotion may drop another 0.05 lower.",
+        json_schema_extra={"shown_default": "set by the model bundle"},
     )
 
 
 class PublishConfig(Section):
-    """What is sent, and when."""
+    """What is published, and how often."""
 
     min_interval_s: float = Field(
-        default=1.0, ge=0.1, le=3600, description="Least time between two states of a camera."
+        default=1.0, ge=0.1, le=3600, description="Minimum time between two state messages of a camera."
     )
     heartbeat_s: float = Field(
         default=30.0,
         validate_default=True,
         ge=1,
         le=3600,
-        description="After how long an unchanged state is sent again.",
+        description="Time after which an unchanged state is published again.",
     )
-    health_interval_s: float = Field(default=30.0, ge=1, le=3600, description="Time between two health messages.")
+    health_interval_s: float = Field(default=30.0, ge=1, le=3600, description="Time between two health reports.")
     outbox_limit: int = Field(
         default=100_000,
         ge=100,
         le=300_000,
-        description="How many undelivered events are kept on disk; beyond it, the oldest are dropped and counted.",
+        description="Maximum number of undelivered events kept on disk; beyond it, the oldest are dropped and counted.",
     )
     snapshots: bool = Field(
         default=False,
-        description="Whether the command `snapshot` is answered with the newest picture, at most 640 pixels wide and "
-        "high. Everybody who may read the device's answers then sees people: allow it while a camera is set up, and "
-        "not for longer. No picture is stored or retained.",
+        description="Whether the command `snapshot` returns the newest frame, at most 640 pixels wide and high. "
+        "Everybody with access to the device's responses can then see people: enable this only while setting up a "
+        "camera. No image is stored or retained.",
     )
 
     @field_validator("heartbeat_s")
     @classmethod
-    def _not_faster_than_states(cls, value: float, info: ValidationInfo) -> float:
+    def _is_at_least_min_interval(cls, value: float, info: ValidationInfo) -> float:
         if value < info.data.get("min_interval_s", value):
             raise ValueError("must not be smaller than publish.min_interval_s")
         return value
 
 
 class AdaptationConfig(Section):
-    """Doing less, step by step, while the processor is slowed down or hot, or live frames are lost for want of time."""
+    """Gradual reduction of the workload while the processor is throttled or hot, or live frames are being dropped."""
 
-    enabled: bool = Field(default=True, description="Whether the agent does so.")
+    enabled: bool = Field(default=True, description="Whether the agent reduces its workload.")
     cool_c: float = Field(
-        default=72.0, ge=0, le=120, description="Below this temperature of the processor, in °C, it may do more again."
+        default=72.0,
+        ge=0,
+        le=120,
+        description="Processor temperature in °C below which the workload may rise again.",
     )
     hot_c: float = Field(
         default=78.0,
         validate_default=True,
         ge=0,
         le=120,
-        description="From this temperature on it does less. A Raspberry Pi slows itself down at 80.",
+        description="Processor temperature in °C from which the workload is reduced. A Raspberry Pi throttles at 80.",
     )
 
     @field_validator("hot_c")
@@ -277,29 +284,29 @@ class AdaptationConfig(Section):
 
 
 class MetricsConfig(Section):
-    """Prometheus metrics: the health report on `http://<host>:<port>/metrics`, for whoever asks."""
+    """Prometheus metrics: the health report on `http://<host>:<port>/metrics`."""
 
     port: Annotated[int, Field(ge=1, le=65535)] | None = Field(
-        default=None, description="Port to serve them on; without it, there are none."
+        default=None, description="Port on which to serve metrics. Without it, none are served."
     )
     host: str = Field(
         default="127.0.0.1",
         min_length=1,
-        description="Address to serve them on; one that the device does not have yet is waited for. Beyond this host "
-        "they are readable for everybody in the network.",
+        description="Address on which to serve metrics; the agent waits for an address that the device does not have "
+        "yet. On any address but a loopback one, everyone on the network can read them.",
     )
 
 
 class LoggingConfig(Section):
-    """The log, on standard error."""
+    """Logging to standard error."""
 
     level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(lower_case)] = Field(
-        default="info", description="The least important messages that are written."
+        default="info", description="Minimum severity of the messages that are logged."
     )
 
 
 class Config(Section):
-    """The whole file."""
+    """The complete configuration."""
 
     device: DeviceConfig = Field(default_factory=DeviceConfig)
     model: ModelConfig = Field(default_factory=ModelConfig)
@@ -316,20 +323,27 @@ class Config(Section):
 
     @field_validator("camera")
     @classmethod
-    def _names_differ(cls, cameras: tuple[CameraConfig, ...]) -> tuple[CameraConfig, ...]:
+    def _names_are_unique(cls, cameras: tuple[CameraConfig, ...]) -> tuple[CameraConfig, ...]:
         first: dict[str, int] = {}
         for index, camera in enumerate(cameras):
             if first.setdefault(camera.name, index) != index:
-                fault = ValueError(f"camera[{first[camera.name]}] has that name already")
+                duplicate = ValueError(f"is already the name of camera[{first[camera.name]}]")
                 raise ValidationError.from_exception_data(
                     cls.__name__,
-                    [{"type": "value_error", "loc": (index, "name"), "input": camera.name, "ctx": {"error": fault}}],
+                    [
+                        {
+                            "type": "value_error",
+                            "loc": (index, "name"),
+                            "input": camera.name,
+                            "ctx": {"error": duplicate},
+                        }
+                    ],
                 )
         return cameras
 
 
 def tables() -> dict[str, type[Section]]:
-    """The file's tables by name, in the order of the documentation."""
+    """Returns the file's tables by name, in the order of the documentation."""
     found: dict[str, type[Section]] = {}
     for name, field in Config.model_fields.items():
         kind: Any = field.annotation

@@ -1,4 +1,4 @@
-"""What the configuration's tables are made of: paths, secrets, and defaults that depend on the machine."""
+"""Building blocks of the configuration: paths, secrets, and defaults that depend on the machine."""
 
 from __future__ import annotations
 
@@ -14,47 +14,46 @@ from edge.source_name import SourceKind, source_kind
 
 INSTALLED_BUNDLE: Final = Path("/opt/emotion-edge/models/ferplus")
 
-_REMEDY: Final = "Write the password into the first line of a text file that this user may read"
+_REMEDY: Final = "Write the password to the first line of a text file that this user can read"
 
-
-_LARGEST_BITS: Final = 63
-"""TOML's own limit."""
+_MAX_INT_BITS: Final = 63
+"""TOML's limit."""
 
 
 class Section(BaseModel):
-    """A table of the file. Frozen, and closed to keys that it does not name."""
+    """A table of the file. Immutable; rejects unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod
     def _is_plain(cls, value: Any) -> Any:
-        """What no path, host, topic or counter can hold is refused here, and not by each in its own way and time."""
+        """Rejects what is valid in no path, host, topic or counter, in one place and before it is used."""
         if isinstance(value, str) and "\0" in value:
-            raise ValueError("must not hold the character NUL")
-        if isinstance(value, int) and value.bit_length() > _LARGEST_BITS:
-            raise ValueError("is too large a number")
+            raise ValueError("must not contain a NUL character")
+        if isinstance(value, int) and value.bit_length() > _MAX_INT_BITS:
+            raise ValueError("is too large")
         return value
 
 
 def default_bundle() -> Path:
-    """The bundle that came with the software: of the checkout it runs from, or else of the installation."""
+    """Returns the bundle shipped with the software: in the checkout it runs from, or else in the installation."""
     in_checkout = Path(__file__).parents[2] / "models" / INSTALLED_BUNDLE.name
     return in_checkout if in_checkout.is_dir() else INSTALLED_BUNDLE
 
 
 def host_name() -> str:
-    """This host's name, as far as a topic can hold it."""
+    """Returns this host's name, reduced to the characters allowed in a topic."""
     short = socket.gethostname().split(".")[0].lower()
     name = re.sub(r"[^a-z0-9_-]", "-", short).lstrip("-_")[:64]
     return name if name and name != "fleet" else "edge"
 
 
 def read_password(file: Path) -> str:
-    """The password in a file's first line: all that stands before the line's end, but for a byte order mark.
+    """Returns the first line of a file, without its line ending and a byte order mark.
 
     Raises:
-        ConfigError: The file cannot be read, or holds none.
+        ConfigError: The file cannot be read, or its first line is empty.
     """
     try:
         line = file.read_bytes().decode("utf-8-sig").partition("\n")[0].removesuffix("\r")
@@ -66,21 +65,21 @@ def read_password(file: Path) -> str:
 
 
 def lower_case(value: Any) -> Any:
-    """`value`, in lower case if it is a text."""
+    """Returns `value`, in lower case if it is a string."""
     return value.lower() if isinstance(value, str) else value
 
 
 def _from_folder_of_file(path: Path, info: ValidationInfo) -> Path:
-    """Relative paths count from the configuration file's folder: a service has no working directory to speak of."""
+    """Resolves a path relative to the configuration file's folder, as a service has no useful working directory."""
     folder: Path = (info.context or {}).get("folder", Path())
     try:
         return folder / path.expanduser()
     except RuntimeError as error:
-        raise ValueError(f"nobody here has the home folder {path.parts[0]}") from error
+        raise ValueError(f"there is no home folder {path.parts[0]}") from error
 
 
 def _source_name(name: str, info: ValidationInfo) -> str:
-    """Names of recordings count from there too, unlike numbers, devices and addresses."""
+    """Resolves the path of a recording likewise; numbers, devices and addresses stay as they are."""
     is_recording = source_kind(name) is SourceKind.RECORDING
     return str(_from_folder_of_file(Path(name), info)) if is_recording else name
 

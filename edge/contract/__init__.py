@@ -1,7 +1,6 @@
-"""What trainer and edge share: labels, cropping, quantization, and the bundle that carries a model.
+"""The code shared by trainer and edge: labels, cropping, quantization, and the bundle that contains a model.
 
-It computes and reads files, and does nothing else: no camera, no network, and no TFLite runtime, for an interpreter is
-handed in.
+It only computes and reads files. It uses no camera and no network, and the TFLite interpreter is passed in.
 """
 
 from edge.contract.bundle import Bundle, load_bundle

@@ -1,7 +1,7 @@
-"""Cuts a face out of a picture the way the model's training images are framed.
+"""Crops a face from an image with the framing of the model's training images.
 
-The agent runs this code, and what is measured of a detector's crops goes through it too: the trainer's corruption of
-that name, and the benchmark of the framing.
+Used by the agent, and wherever a detector's crops are evaluated: by the trainer's corruption `detector_crop` and the
+framing benchmark.
 """
 
 from __future__ import annotations
@@ -20,37 +20,39 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class CropSquare:
-    """A square in the picture, possibly turned, possibly reaching over its edge.
+    """A square in the image, possibly rotated, possibly extending beyond the image.
 
     Attributes:
-        centre: x and y in pixels.
-        side: In pixels.
-        angle: Radians by which the face is turned, clockwise as seen in the picture.
+        center: x and y in pixels.
+        side: Length of the side in pixels.
+        angle: Rotation of the face in radians, clockwise as seen in the image.
     """
 
-    centre: Point
+    center: Point
     side: float
     angle: float = 0.0
 
-    def share_inside(self, width_px: int, height_px: int) -> float:
-        """How much of it lies in the picture, 0 to 1, its turn left out of account."""
+    def fraction_inside(self, width_px: int, height_px: int) -> float:
+        """Returns the fraction of the square that lies inside the image, 0 to 1, ignoring its rotation."""
         half = self.side / 2
-        (x, y) = self.centre
+        (x, y) = self.center
         inside_x = min(x + half, width_px) - max(x - half, 0)
         inside_y = min(y + half, height_px) - max(y - half, 0)
         return min(1.0, max(0.0, inside_x) * max(0.0, inside_y) / self.side**2)
 
 
-def square_from_eyes(left: Point, right: Point, framing: Framing, *, least_side: float = 0.0) -> CropSquare:
-    """The square that puts the middle of the eyes, and the eyes of a frontal face, where the training images have them.
+def square_from_eyes(left: Point, right: Point, framing: Framing, *, min_side: float = 0.0) -> CropSquare:
+    """Returns the square in which the eyes of a frontal face are where the training images have them.
+
+    For a turned head, whose eyes appear closer together, only the midpoint between the eyes is.
 
     Args:
-        left: The eye on the picture's left.
-        right: The other.
-        framing: Where eyes lie.
-        least_side: What the face measures by other means: the more a head is turned, the nearer its eyes are together.
+        left: Position of the eye on the left of the image.
+        right: Position of the other eye.
+        framing: Position of the eyes in the training images.
+        min_side: Minimum side, from the size of the face as measured otherwise; used for a turned head.
     """
-    side = max(math.dist(left, right) / framing.eye_distance, least_side)
+    side = max(math.dist(left, right) / framing.eye_distance, min_side)
     angle = math.atan2(right[1] - left[1], right[0] - left[0])
     middle_x, middle_y = (left[0] + right[0]) / 2, (left[1] + right[1]) / 2
     along, down = (0.5 - framing.eyes_x) * side, (0.5 - framing.eye_y) * side
@@ -59,18 +61,18 @@ def square_from_eyes(left: Point, right: Point, framing: Framing, *, least_side:
 
 
 def square_from_box(left: float, top: float, right: float, bottom: float, framing: Framing) -> CropSquare:
-    """The upright square around a detector's box, for detectors that give no eyes."""
+    """Returns the upright square around a detector's box, for detectors without eye positions."""
     width, height = right - left, bottom - top
-    centre = ((left + right) / 2, (top + bottom) / 2 + framing.box_shift_y * height)
-    return CropSquare(centre, max(width, height) * framing.box_scale)
+    center = ((left + right) / 2, (top + bottom) / 2 + framing.box_shift_y * height)
+    return CropSquare(center, max(width, height) * framing.box_scale)
 
 
-def cut(image: NDArray[np.uint8], square: CropSquare, size_px: int) -> NDArray[np.uint8]:
-    """Cuts the square out and scales it.
+def extract_crop(image: NDArray[np.uint8], square: CropSquare, size_px: int) -> NDArray[np.uint8]:
+    """Crops the square and scales it.
 
     Args:
         image: uint8 (H, W, 3) BGR or (H, W) gray.
-        square: What to cut; where it reaches over the edge, the edge's pixels are repeated.
+        square: The region to crop; beyond the image, its edge pixels are repeated.
         size_px: Side of the result.
 
     Returns:
@@ -78,9 +80,9 @@ def cut(image: NDArray[np.uint8], square: CropSquare, size_px: int) -> NDArray[n
     """
     region, left, top = _region(image, square)
     gray = cv2.cvtColor(region, cv2.COLOR_BGR2GRAY) if region.ndim == 3 else region
-    gray, factor = _shrunk(gray, square.side / size_px)
+    gray, factor = _downscale(gray, square.side / size_px)
     to_region = _affine(square, size_px, left, top)
-    # Pixel centres lie at +0.5: scale about the corner, not about the first pixel's centre.
+    # Pixel centers are at +0.5: scale about the corner, not about the center of the first pixel.
     to_region[:, :2] /= factor
     to_region[:, 2] = (to_region[:, 2] + 0.5) / factor - 0.5
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
@@ -89,21 +91,25 @@ def cut(image: NDArray[np.uint8], square: CropSquare, size_px: int) -> NDArray[n
 
 
 def _region(image: NDArray[np.uint8], square: CropSquare) -> tuple[NDArray[np.uint8], int, int]:
-    """The upright part of the picture that holds the square, and its corner: all else need not be touched."""
+    """Returns the upright region of the image that contains the square, and the region's left and top.
+
+    Only this region needs to be converted to gray.
+    """
     half = square.side / 2 * (abs(math.cos(square.angle)) + abs(math.sin(square.angle))) + 2
     height, width = image.shape[:2]
-    # Not np.clip, which takes five times as long for a single number.
-    left, right = (int(min(max(square.centre[0] + d, 0), width)) for d in (-half, half))
-    top, bottom = (int(min(max(square.centre[1] + d, 0), height)) for d in (-half, half))
+    # np.clip takes five times as long for a single number.
+    left, right = (int(min(max(square.center[0] + d, 0), width)) for d in (-half, half))
+    top, bottom = (int(min(max(square.center[1] + d, 0), height)) for d in (-half, half))
     left, top = min(left, width - 1), min(top, height - 1)
     return image[top : max(bottom, top + 1), left : max(right, left + 1)], left, top
 
 
-def _shrunk(gray: NDArray[np.uint8], step: float) -> tuple[NDArray[np.uint8], int]:
-    """The picture made smaller where a crop pixel is `step` of its pixels, and by which factor it was.
+def _downscale(gray: NDArray[np.uint8], step: float) -> tuple[NDArray[np.uint8], int]:
+    """Downscales the image if a crop pixel covers more than two of its pixels; returns it with the factor.
 
-    Bilinear sampling reads 2x2 pixels: what shrinks more must be averaged first, or it aliases. By a whole number, for
-    which OpenCV is several times as fast; the pixels that are left over at the right and lower edge go.
+    Bilinear sampling reads only 2x2 pixels, so stronger downscaling needs averaging first to avoid aliasing. `step` is
+    the number of image pixels per crop pixel. The factor is an integer, for which OpenCV is several times as fast; the
+    remaining pixels at the right and bottom edges are dropped.
     """
     factor = min(math.ceil(step / 2), *gray.shape)
     if factor <= 1:
@@ -114,10 +120,10 @@ def _shrunk(gray: NDArray[np.uint8], step: float) -> tuple[NDArray[np.uint8], in
 
 
 def _affine(square: CropSquare, size_px: int, left: int, top: int) -> NDArray[np.float64]:
-    """float64 (2, 3): crop pixel (u, v, 1) to region pixel."""
+    """Returns the float64 (2, 3) matrix that maps a crop pixel (u, v, 1) to a region pixel."""
     step = square.side / size_px
     cos, sin = step * math.cos(square.angle), step * math.sin(square.angle)
     middle = (size_px - 1) / 2
-    # The picture's coordinates count pixel corners, the warp's count pixel centres.
-    x, y = square.centre[0] - 0.5 - left, square.centre[1] - 0.5 - top
+    # Image coordinates refer to pixel corners, those of the warp to pixel centers.
+    x, y = square.center[0] - 0.5 - left, square.center[1] - 0.5 - top
     return np.array([[cos, -sin, x - cos * middle + sin * middle], [sin, cos, y - sin * middle - cos * middle]])

@@ -1,13 +1,13 @@
-"""The root of every error that a user sees, and the errors of the bundle itself.
+"""The base class of all errors shown to users, and the errors of the bundle.
 
-    UserError                 1   anything that a person can put right
+    UserError                 1   any error that a user can fix
     └── BundleError           4   the model bundle cannot be used
-        ├── BundleMissing         no such folder, or a file of it is not there
+        ├── BundleMissing         the folder or one of its files does not exist
         ├── BundleCorrupt         a size, checksum or golden output differs
-        ├── BundleIncompatible    written for another schema or a newer agent
-        └── BundleUntrusted       an update that nobody has signed who is trusted
+        ├── BundleIncompatible    made for another schema or a newer agent
+        └── BundleUntrusted       an update that is not signed with a trusted key
 
-The number is the exit code of the process when the error reaches the command line.
+The number is the exit code of the process if the error reaches the command line.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import ClassVar
 
 
 class UserError(Exception):
-    """An error that says what was wrong, where, and what to do next.
+    """An error with what went wrong, where, and how to fix it.
 
     Args:
-        what: The fault in one clause, without a full stop.
-        where: The file, key, device or address at fault.
-        remedy: What the user can do about it, as an imperative sentence without a full stop.
+        what: What went wrong, as one clause without a final period.
+        where: The affected file, key, device or address.
+        remedy: How the user can fix it, as an imperative sentence without a final period.
     """
 
     exit_code: ClassVar[int] = 1
@@ -46,16 +46,16 @@ class BundleError(UserError):
 
 
 class BundleMissing(BundleError):
-    """The bundle's folder, or a file that its manifest names, is not there."""
+    """The bundle's folder, or a file listed in its manifest, does not exist."""
 
 
 class BundleCorrupt(BundleError):
-    """A file of the bundle differs from what its manifest promises."""
+    """A file of the bundle does not match its manifest."""
 
 
 class BundleIncompatible(BundleError):
-    """The bundle is sound, but not for this version of the software."""
+    """The bundle is intact, but not compatible with this version of the software."""
 
 
 class BundleUntrusted(BundleError):
-    """The bundle came from afar, and no key that is trusted has signed it."""
+    """The downloaded bundle is not signed with a trusted key."""

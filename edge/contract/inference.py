@@ -1,4 +1,4 @@
-"""Runs the emotion model on face crops, the same way in the trainer's evaluation and on the device."""
+"""Runs the emotion model on face crops, identically in the trainer's evaluation and on the device."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from edge.contract.intensity import normalized
 from edge.contract.manifest import Calibration, Manifest
 from edge.contract.quantization import TensorFormat
 
-_LEAST_REST: Final = np.float32(0.1)
-"""What is left of a probability that smoothing alone explains, as a share of the latter: its logarithm is finite."""
+_MIN_PROBABILITY: Final = np.float32(0.1)
+"""Lower bound of a probability after inverting label smoothing, relative to s / C; keeps its logarithm finite."""
 
 
 class Interpreter(Protocol):
-    """What is used of a TFLite interpreter, whichever package it comes from; its tensors are allocated."""
+    """The interface of a TFLite interpreter, from whichever package, with allocated tensors."""
 
     def get_input_details(self) -> list[dict[str, Any]]: ...
     def get_output_details(self) -> list[dict[str, Any]]: ...
@@ -27,14 +27,14 @@ class Interpreter(Protocol):
 
 
 class EmotionModel:
-    """The model of a bundle behind an interpreter.
+    """The emotion model of a bundle.
 
     Args:
-        interpreter: Holds the bundle's .tflite file.
-        manifest: Of the same bundle.
+        interpreter: Interpreter that has loaded the bundle's .tflite file.
+        manifest: Manifest of the same bundle.
 
     Raises:
-        BundleCorrupt: The file's tensors are not what the manifest says.
+        BundleCorrupt: The model's tensors do not match the manifest.
     """
 
     def __init__(self, interpreter: Interpreter, manifest: Manifest) -> None:
@@ -54,22 +54,22 @@ class EmotionModel:
                                 where=self._manifest.model, remedy="Export the bundle again")  # fmt: skip
 
     def _input_table(self, stored_as: TensorFormat) -> NDArray[Any]:
-        """What each of the 256 gray levels becomes in the input tensor."""
+        """Returns the value in the input tensor of each of the 256 gray levels."""
         pixels = np.arange(256, dtype=np.float32)
         rule = self._manifest.preprocessing
         return stored_as.encode((pixels - np.float32(rule.offset)) / np.float32(rule.scale))
 
     @property
     def output_step(self) -> float:
-        """Least difference between two outputs of an integer model; 0 for a float one."""
+        """Quantization step of the output of an integer model; 0 for a float model."""
         return self._stored_as.scale
 
     def logits(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Calibrated logits float32 (N, labels) for uint8 (N, height, width) gray crops; N may be 0."""
+        """Returns calibrated logits float32 (N, labels) for uint8 (N, height, width) gray crops; N may be 0."""
         return calibrated(self.outputs(crops), self._manifest.calibration)
 
     def outputs(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The same as the network gives them, not calibrated."""
+        """Returns the uncalibrated logits, as computed by the network; shapes as in `logits`."""
         outputs = np.empty((len(crops), len(self._manifest.labels)), np.float32)
         intensity = self._manifest.preprocessing.intensity
         for crop, output in zip(crops, outputs, strict=True):
@@ -83,30 +83,30 @@ class EmotionModel:
 
 
 def calibrated(outputs: NDArray[np.float32], calibration: Calibration) -> NDArray[np.float32]:
-    """Logits whose softmax can be believed, from the network's own; both float32 (N, labels)."""
+    """Returns calibrated logits for the network's uncalibrated ones; both float32 (N, labels)."""
     return _without_smoothing(outputs, calibration.label_smoothing) / np.float32(calibration.temperature)
 
 
 def _without_smoothing(logits: NDArray[np.float32], label_smoothing: float) -> NDArray[np.float32]:
-    """Takes back the smoothing of the labels that a network learned from.
+    """Inverts the effect of label smoothing on a network's predictions.
 
-    Its targets were (1 - s) p + s / C (Szegedy et al. 2016, arXiv:1512.00567), and so are the probabilities that it
-    answers with: no class under s / C, and none over 1 - s. No single temperature makes up for that.
+    The training targets were (1 - s) p + s / C (Szegedy et al. 2016, arXiv:1512.00567), and so are the predicted
+    probabilities: every class at least s / C. A single temperature cannot correct that.
 
     Args:
         logits: float32 (N, C).
         label_smoothing: s, 0 to less than 1.
 
     Returns:
-        float32 (N, C): the logarithms of the probabilities less s / C each.
+        float32 (N, C): the logarithms of the probabilities minus s / C.
     """
     if label_smoothing == 0.0:
         return logits
     spread = np.float32(label_smoothing / logits.shape[-1])
-    return np.asarray(np.log(np.maximum(softmax(logits) - spread, _LEAST_REST * spread)), np.float32)
+    return np.asarray(np.log(np.maximum(softmax(logits) - spread, _MIN_PROBABILITY * spread)), np.float32)
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Probabilities float32 (..., labels) that sum to 1 over the last axis."""
+    """Returns probabilities float32 (..., labels) that sum to 1 over the last axis."""
     powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return np.asarray(powers / powers.sum(axis=-1, keepdims=True), np.float32)

@@ -1,4 +1,4 @@
-"""The emotions and their one order: FER-2013's seven classes, as the challenge numbered them."""
+"""The emotions in their fixed order: FER-2013's seven classes, as numbered by the challenge."""
 
 from typing import Final
 
@@ -6,4 +6,4 @@ EMOTIONS: Final[tuple[str, ...]] = ("angry", "disgust", "fear", "happy", "sad", 
 """Class names in index order, 0 (angry) to 6 (neutral)."""
 
 UNKNOWN: Final = "unknown"
-"""What the agent reports when no emotion is certain enough. Never a class of the model."""
+"""Reported by the agent if no emotion is certain enough. Never a class of the model."""

@@ -1,4 +1,4 @@
-"""The bundle's manifest: everything about a model that the device needs and must not guess."""
+"""The bundle's manifest: everything that the device needs to know about a model."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ SCHEMA: Final = f"{SCHEMA_MAJOR}.0"
 
 _FILE_NAME: Final = re.compile(r"\w[\w.-]{0,199}", re.ASCII)
 
-Share = Annotated[float, Field(ge=0, le=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
 GrayLevel = Annotated[float, Field(ge=0, le=255)]
 Version = Annotated[str, Field(pattern=r"^\d{1,6}\.\d{1,6}\.\d{1,6}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class _Part(BaseModel):
-    """Fields that this version does not know are left aside: minor versions only add."""
+    """A part of the manifest. Unknown fields are ignored, as minor versions only add fields."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
 
 class FileEntry(_Part):
-    """What a file of the bundle must be."""
+    """Size and checksum of a file of the bundle."""
 
     sha256: Sha256
     size: int = Field(ge=0, description="Bytes")
 
 
 class Input(_Part):
-    """The picture that the model takes. It is square, as faces are cropped."""
+    """The model's input image: a square face crop."""
 
     width_px: int = Field(gt=0)
     height_px: int = Field(gt=0)
@@ -52,33 +52,35 @@ class Input(_Part):
 
 
 class Output(_Part):
-    """The numbers that the model gives, one a label."""
+    """The model's output: one value per label."""
 
     kind: Literal["logits", "probabilities"]
     dtype: Literal["int8", "uint8", "float32"]
 
 
 class Framing(_Part):
-    """Where a face lies in the crop, as fractions of the crop's side; measured on the training images.
+    """Position of a face in the crop, as fractions of the crop's side; measured on the training images.
 
-    With the eyes known, the crop is the rotated square that puts them at `eye_y`, at most `eye_distance` apart and
-    centred at `eyes_x`, and that is no smaller than the one around the detector's box. Without them it is that one,
-    which is upright.
+    If the eyes were detected, the crop is the rotated square with the eyes at height `eye_y`, at most `eye_distance`
+    apart and centered at `eyes_x`, but no smaller than the square around the detector's box. Otherwise it is that
+    square, which is upright.
     """
 
-    eyes_x: Share
-    eye_y: Share
+    eyes_x: Fraction
+    eye_y: Fraction
     eye_distance: float = Field(gt=0, le=1)
-    box_scale: float = Field(gt=0, le=100, description="Side of the square over the box's larger side")
-    box_shift_y: float = Field(ge=-100, le=100, description="Square's centre below the box's centre, in box heights")
+    box_scale: float = Field(gt=0, le=100, description="Side of the square, relative to the larger side of the box")
+    box_shift_y: float = Field(
+        ge=-100, le=100, description="Distance of the square's center below the box's, relative to the box's height"
+    )
 
 
 class Intensity(_Part):
-    """The light of most training images, in gray levels; a crop in other light is brought to the nearest, linearly."""
+    """Range of mean and standard deviation of the gray levels to which crops are normalized linearly."""
 
     mean_low: GrayLevel
     mean_high: GrayLevel
-    deviation_low: GrayLevel = Field(description="Of the standard deviation")
+    deviation_low: GrayLevel = Field(description="Standard deviation")
     deviation_high: GrayLevel
 
     @model_validator(mode="after")
@@ -89,39 +91,37 @@ class Intensity(_Part):
 
 
 class Preprocessing(_Part):
-    """From pixels to the model's input: (pixel - offset) / scale, of a crop whose light `intensity` has put right."""
+    """From pixels to the model's input: (pixel - offset) / scale, after the normalization by `intensity`."""
 
     id: Literal["gray-affine/1"]
-    intensity: Intensity | None = Field(None, description="Without it, crops are left in the light that they are in")
+    intensity: Intensity | None = Field(None, description="Without it, intensity is not normalized")
     offset: float = Field(ge=-1e6, le=1e6)
     scale: float = Field(ge=1e-6, le=1e6)
     framing: Framing
 
 
 class Calibration(_Part):
-    """Makes confidence mean probability: takes label smoothing back, then divides by the temperature.
+    """Calibration of the confidence: inverts label smoothing, then divides the logits by the temperature.
 
-    Temperature scaling is that of Guo et al. 2017 (arXiv:1706.04599).
+    Temperature scaling as in Guo et al. 2017 (arXiv:1706.04599).
     """
 
-    label_smoothing: float = Field(
-        default=0.0, ge=0, lt=1, description="Share of the training targets that was spread over all labels"
-    )
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="Label smoothing of the training targets")
     temperature: float = Field(ge=1e-3, le=1e3)
     fitted_on: str
-    unknown_below: Share = Field(description="Confidence under which the agent reports `unknown`")
+    unknown_below: Fraction = Field(description="Confidence below which the agent reports `unknown`")
 
 
 class Metrics(_Part):
-    """Quality on one split, with the protocol that makes it comparable."""
+    """Metrics on one split of the data set, with what is needed to compare them."""
 
     split: str
     labels: Literal["fer2013", "ferplus"]
     images: int = Field(gt=0)
-    accuracy: Share
-    interval_95: tuple[Share, Share]
-    macro_f1: Share
-    calibration_error: Share
+    accuracy: Fraction
+    interval_95: tuple[Fraction, Fraction]
+    macro_f1: Fraction
+    calibration_error: Fraction
 
 
 class Provenance(_Part):
@@ -134,24 +134,24 @@ class Provenance(_Part):
     libraries: dict[str, str]
     config: dict[str, Any]
     initial_data: str = Field(
-        "", description="Other data that the initial weights were fitted to, which may hold what judges the model"
+        "", description="Other data that the initial weights were trained on; may overlap the evaluation data"
     )
 
 
 class Golden(_Part):
-    """A self-test: these inputs must give these logits, before calibration."""
+    """The self-test: inputs, and the uncalibrated logits that the model must compute for them."""
 
     file: str
-    tolerance: float = Field(gt=0, description="Largest difference of a logit, for the runtimes round differently")
+    tolerance: float = Field(gt=0, description="Maximum difference of a logit, as runtimes round differently")
 
 
 class Manifest(_Part):
-    """`manifest.json` of a bundle."""
+    """The content of a bundle's `manifest.json`."""
 
     schema_version: Annotated[str, Field(pattern=r"^\d+\.\d+$")]
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
     version: Version
-    release: int = Field(ge=1, description="Rises with every release")
+    release: int = Field(ge=1, description="Increases with every release")
     model: str = Field(description="Name of the .tflite file")
     files: dict[str, FileEntry]
     labels: tuple[str, ...] = Field(min_length=2)
@@ -167,7 +167,7 @@ class Manifest(_Part):
     intended_use: str
 
     @model_validator(mode="after")
-    def _names_its_files(self) -> Self:
+    def _lists_its_files(self) -> Self:
         for name in (self.model, self.golden.file):
             if name not in self.files:
                 raise ValueError(f"files does not list {name}")
@@ -178,28 +178,28 @@ class Manifest(_Part):
 
     @property
     def arithmetic(self) -> Literal["int8", "float"]:
-        """What the model computes in."""
+        """The arithmetic of the model."""
         return "float" if self.input.dtype == "float32" else "int8"
 
     def to_json(self) -> str:
-        """The text of `manifest.json`."""
+        """Returns the text of `manifest.json`."""
         return self.model_dump_json(indent=2) + "\n"
 
 
 def read_manifest(bundle: Path) -> Manifest:
-    """Reads and checks `manifest.json` of a bundle.
+    """Reads and validates `manifest.json` of a bundle.
 
     Raises:
-        BundleMissing: No such bundle.
-        BundleIncompatible: Its schema is of another major version.
-        BundleCorrupt: It is no manifest; the message names the field.
+        BundleMissing: There is no such bundle.
+        BundleIncompatible: Its schema has another major version.
+        BundleCorrupt: The manifest is invalid; the message names the field.
     """
     path = bundle / MANIFEST_FILE
     try:
         text = path.read_bytes()
     except FileNotFoundError as error:
         raise BundleMissing(
-            "is no model bundle (no manifest.json)", where=bundle, remedy="Give a folder that trainer export wrote"
+            "is not a model bundle (no manifest.json)", where=bundle, remedy="Pass a folder written by trainer export"
         ) from error
     except OSError as error:
         raise BundleCorrupt(f"cannot be read ({error})", where=path, remedy=_REMEDY) from error
@@ -207,15 +207,15 @@ def read_manifest(bundle: Path) -> Manifest:
 
 
 def parse_manifest(text: bytes, where: str | Path) -> Manifest:
-    """Checks the text of a manifest.
+    """Parses and validates a manifest.
 
     Args:
-        text: JSON.
-        where: Where it came from, for the errors.
+        text: Its JSON text.
+        where: Location of the manifest, for error messages.
 
     Raises:
-        BundleIncompatible: Its schema is of another major version.
-        BundleCorrupt: It is no manifest; the message names the field.
+        BundleIncompatible: Its schema has another major version.
+        BundleCorrupt: The manifest is invalid; the message names the field.
     """
     try:
         document = json.loads(text)
@@ -230,7 +230,7 @@ def parse_manifest(text: bytes, where: str | Path) -> Manifest:
         raise BundleCorrupt(f"{field}: {first['msg']}", where=where, remedy=_REMEDY) from error
 
 
-_REMEDY: Final = "Export the bundle again, or copy it again from where it came"
+_REMEDY: Final = "Export the bundle again, or copy it from its source again"
 
 
 def _require_major(document: object, where: str | Path) -> None:
@@ -238,5 +238,5 @@ def _require_major(document: object, where: str | Path) -> None:
     major = version.split(".")[0] if isinstance(version, str) else None
     if major is not None and major != str(SCHEMA_MAJOR):
         raise BundleIncompatible(
-            f"schema version {version} is not understood, only {SCHEMA_MAJOR}.x", where=where, remedy="Update the agent"
+            f"schema version {version} is not supported, only {SCHEMA_MAJOR}.x", where=where, remedy="Update the agent"
         )

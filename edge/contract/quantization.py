@@ -1,6 +1,6 @@
-"""Between real numbers and the integers of a quantized tensor: real = scale * (integer - zero_point).
+"""Conversion between real numbers and the integers of a quantized tensor: real = scale * (integer - zero_point).
 
-The scheme is TFLite's (https://ai.google.dev/edge/litert/conversion/tensorflow/quantization/quantization_spec).
+This is TFLite's quantization scheme (https://ai.google.dev/edge/litert/conversion/tensorflow/quantization/quantization_spec).
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ class TensorFormat:
 
     Attributes:
         dtype: float32, int8 or uint8.
-        scale: Real step between two neighbouring integers; 0 for float32.
-        zero_point: The integer that stands for 0.
+        scale: Difference in real value between two adjacent integers; 0 for float32.
+        zero_point: The integer that represents 0.
     """
 
     dtype: np.dtype[Any]
@@ -29,12 +29,12 @@ class TensorFormat:
 
     @classmethod
     def of(cls, details: Mapping[str, Any]) -> Self:
-        """The format that the interpreter itself gives for a tensor."""
+        """Returns the format of a tensor from the interpreter's details."""
         scale, zero_point = details["quantization"]
         return cls(np.dtype(details["dtype"]), float(scale), int(zero_point))
 
     def encode(self, real: NDArray[np.float32]) -> NDArray[Any]:
-        """Real numbers to the tensor's own, rounded to nearest and clipped to its range."""
+        """Converts real numbers to the tensor's type, rounding to nearest and clipping to its range."""
         if self.dtype.kind == "f":
             return real.astype(self.dtype)
         limits = np.iinfo(self.dtype)
@@ -42,7 +42,7 @@ class TensorFormat:
         return np.asarray(np.clip(integers, limits.min, limits.max), self.dtype)
 
     def decode(self, stored: NDArray[Any]) -> NDArray[np.float32]:
-        """The tensor's numbers to real float32."""
+        """Converts values of the tensor to real numbers, float32."""
         if self.dtype.kind == "f":
             return stored.astype(np.float32)
         return (stored.astype(np.float32) - np.float32(self.zero_point)) * np.float32(self.scale)

@@ -1,8 +1,7 @@
-"""Whose bundle it is: an Ed25519 signature (RFC 8032) over the manifest, which holds the hash of every other file.
+"""Signatures of bundles: Ed25519 (RFC 8032) over the manifest, which contains the hash of every other file.
 
-Public keys and signatures are the raw bytes in base64: 32 bytes a key, 64 a signature. A private key has a word before
-it, so that nobody takes the one for the other. The signature lies beside the manifest, so that the bundle itself stays
-what it was.
+Public keys (32 bytes) and signatures (64 bytes) are encoded in base64. Private keys have a prefix, so that they are not
+mistaken for public keys. The signature is a separate file, so that signing does not change the bundle.
 """
 
 from __future__ import annotations
@@ -22,59 +21,61 @@ _PRIVATE: Final = "private-key:"
 
 
 def new_signing_key() -> str:
-    """A random private key. Whoever has it can say what the devices run."""
+    """Generates a random private key. Its owner decides which models the devices run."""
     from nacl.signing import SigningKey
 
-    return _PRIVATE + _text(bytes(SigningKey.generate()))
+    return _PRIVATE + _encode(bytes(SigningKey.generate()))
 
 
 def public_key(signing_key: str) -> str:
-    """The key by which others recognise what `signing_key` has signed.
+    """Returns the public key that verifies the signatures of `signing_key`.
 
     Raises:
-        ValueError: That is no key.
+        ValueError: `signing_key` is not a private key.
     """
     from nacl.signing import SigningKey
 
-    return _text(bytes(SigningKey(_private(signing_key)).verify_key))
+    return _encode(bytes(SigningKey(_private(signing_key)).verify_key))
 
 
 def sign(manifest: bytes, signing_key: str) -> str:
-    """The signature of a manifest's very bytes.
+    """Returns the signature of the exact bytes of a manifest.
 
     Raises:
-        ValueError: That is no key.
+        ValueError: `signing_key` is not a private key.
     """
     from nacl.signing import SigningKey
 
-    return _text(SigningKey(_private(signing_key)).sign(manifest).signature)
+    return _encode(SigningKey(_private(signing_key)).sign(manifest).signature)
 
 
 def check_public_key(text: str) -> str:
-    """Returns `text` if it has the form of a public key.
+    """Returns `text` if it is a well-formed public key.
 
     Raises:
-        ValueError: It has not.
+        ValueError: It is not.
     """
     if text.startswith(_PRIVATE):
-        raise ValueError("is the private key, which belongs on no device; `trainer keygen` has told the public one")
+        raise ValueError(
+            "is a private key, which must not be stored on a device; use the public key that `trainer keygen` printed"
+        )
     _key(text)
     return text
 
 
-def require_signature(manifest: bytes, signature: bytes, public_keys: Sequence[str], *, where: str | Path) -> None:
-    """Refuses a manifest that nobody has signed who is trusted.
+def verify_signature(manifest: bytes, signature: bytes, public_keys: Sequence[str], *, where: str | Path) -> None:
+    """Verifies that a manifest is signed with a trusted key.
 
     Args:
-        manifest: Its very bytes.
-        signature: Content of the file beside it.
-        public_keys: Any one of these will do, so that a key can be replaced by another.
-        where: Where the signature came from, for the error.
+        manifest: The exact bytes of the manifest.
+        signature: Content of the signature file.
+        public_keys: Trusted keys. One match is enough, so that keys can be replaced.
+        where: Location of the manifest, for the error message.
 
     Raises:
-        BundleUntrusted: The signature is none of these keys' and this manifest's.
+        BundleUntrusted: The signature does not match the manifest with any of these keys.
     """
-    # Imported here and above, for it takes memory, and most agents check no signature.
+    # Imported only where needed: it takes memory, and most agents verify no signatures.
     from nacl.exceptions import BadSignatureError
     from nacl.signing import VerifyKey
 
@@ -85,11 +86,14 @@ def require_signature(manifest: bytes, signature: bytes, public_keys: Sequence[s
     for key in public_keys:
         try:
             VerifyKey(_key(key)).verify(manifest, raw)
-        except (BadSignatureError, ValueError):  # of this key, or of no key at all
+        except (BadSignatureError, ValueError):  # signed with another key, or an invalid key
             continue
         return
-    raise BundleUntrusted("is not signed by a key that is trusted here", where=where,
-                          remedy="Sign the bundle with `trainer sign`, or trust the key that signed it")  # fmt: skip
+    raise BundleUntrusted(
+        "is not signed with a trusted key",
+        where=where,
+        remedy="Sign the bundle with `trainer sign`, or add the signer's key to update.public_keys",
+    )
 
 
 def _key(text: str) -> bytes:
@@ -98,15 +102,15 @@ def _key(text: str) -> bytes:
     except (binascii.Error, ValueError):
         key = b""
     if len(key) != _KEY_BYTES:
-        raise ValueError("is no key: 32 bytes in base64, as `trainer keygen` writes them")
+        raise ValueError("is not a key: must be 32 bytes in base64, as written by `trainer keygen`")
     return key
 
 
 def _private(text: str) -> bytes:
     if not text.startswith(_PRIVATE):
-        raise ValueError("is no private key, as `trainer keygen` writes them")
+        raise ValueError("is not a private key written by `trainer keygen`")
     return _key(text.removeprefix(_PRIVATE))
 
 
-def _text(raw: bytes) -> str:
+def _encode(raw: bytes) -> str:
     return base64.b64encode(raw).decode()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edge.errors import ConfigError
 from edge.system import is_loopback
-from edge.tls import trusting
+from edge.tls import client_context
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +51,7 @@ class _TidySocket(ssl.SSLSocket):
 
 def _context(ca_file: Path | None) -> ssl.SSLContext:
     try:
-        return trusting(ca_file)
+        return client_context(ca_file)
     except OSError as error:
         raise ConfigError(
             f"the certificate authority cannot be read ({error.strerror or error})",

@@ -99,7 +99,7 @@ def _print_spread(faces: list[Face]) -> None:
 
 def _displacement(square: CropSquare) -> tuple[float, ...]:
     middle = _MARGIN_PX + _SIDE_PX / 2
-    right, down = ((at - middle) / _SIDE_PX for at in square.centre)
+    right, down = ((at - middle) / _SIDE_PX for at in square.center)
     return right, down, math.log(square.side / _SIDE_PX), math.degrees(square.angle)
 
 

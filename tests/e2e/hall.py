@@ -1,4 +1,4 @@
-"""The device that whole agents of the tests are: `hall`, whose camera `door` looks at what the test wants."""
+"""The device `hall` of the end-to-end tests, with a camera `door`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ min_dwell_s = 0
 [adaptation]
 enabled = false
 """
-"""Settings with which each coming and going is an event."""
+"""Settings with which every appearance and disappearance of a face is an event."""
 
 _AHEAD_OF_THE_CLOCK = 4_000_000_000
 
@@ -35,11 +35,11 @@ def configure(folder: Path, *, bundle: Path, port: int, camera: str, more: str =
     """Writes the device's configuration.
 
     Args:
-        folder: For the file `config.toml` and the state folder `state`.
-        bundle: The model.
-        port: The broker's.
+        folder: Folder for the file `config.toml` and the state folder `state`.
+        bundle: The model bundle.
+        port: Port of the broker.
         camera: Keys of the camera, in TOML.
-        more: Further tables.
+        more: Further tables, in TOML.
     """
     count_sessions(folder / "state")
     path = folder / "config.toml"
@@ -63,18 +63,18 @@ name = "door"
 
 
 def session(start: int) -> int:
-    """Number of the device's first, second, ... session, where `count_sessions` made its state."""
+    """Returns the number of the device's first, second, ... session, after `count_sessions`."""
     return _AHEAD_OF_THE_CLOCK + start
 
 
 def count_sessions(state_dir: Path) -> None:
-    """Makes the state folder of a device whose sessions are numbered one by one, rather than by the time."""
+    """Creates a state folder with which sessions are numbered consecutively rather than by the time."""
     state_dir.mkdir(exist_ok=True)
     (state_dir / "state.json").write_text(json.dumps({"client_id": new_client_id(), "session": session(0)}))
 
 
 def visitors(folder: Path, photograph: Path) -> Path:
-    """A folder of six pictures: somebody is there on the first three, and nobody on the others."""
+    """Creates a folder of six images: three with a face, then three without."""
     pictures = folder / "visitors"
     pictures.mkdir()
     for number in range(3):
@@ -85,12 +85,12 @@ def visitors(folder: Path, photograph: Path) -> Path:
 
 @dataclass(frozen=True)
 class Vitals:
-    """What a process holds at a moment.
+    """The resources used by a process.
 
     Attributes:
-        rss_mb: Resident memory, in units of a million bytes.
-        threads: How many.
-        files: Open descriptors.
+        rss_mb: Resident memory in MB (10^6 bytes).
+        threads: Number of threads.
+        files: Number of open file descriptors.
     """
 
     rss_mb: float
@@ -99,7 +99,7 @@ class Vitals:
 
     @classmethod
     def of(cls, pid: int) -> Vitals:
-        """Of a process of this machine (Linux)."""
+        """Reads the resources of a process (Linux)."""
         process = Path("/proc") / str(pid)
         pages = int((process / "statm").read_text().split()[1])
         threads, files = (len(list((process / folder).iterdir())) for folder in ("task", "fd"))

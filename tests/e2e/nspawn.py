@@ -1,8 +1,7 @@
-"""A throw-away machine with a real service manager: systemd-nspawn boots the host's own files under an overlay.
+"""A disposable machine with a real systemd: systemd-nspawn boots the host's own files under an overlay.
 
-What the machine writes lies in a tmpfs of a private mount namespace and is gone with it; the host's files cannot be
-changed. It shares the host's network, so that a broker or a camera stream of a test can be reached from inside.
-One machine runs at a time; the next one waits.
+The machine writes to a tmpfs in a private mount namespace; the host's files cannot be changed. It shares the host's
+network, so that a test's broker or camera stream can be reached from inside. Only one machine runs at a time.
 """
 
 from __future__ import annotations
@@ -22,9 +21,9 @@ from typing import Self
 _LOCK = Path(gettempdir()) / "edge-test-machine.lock"
 _NOTIFY_ADDRESS = "edge-test-machine"
 _PATIENCE_S = 120
-"""How long whatever happens in the machine may take."""
+"""Timeout of each operation in the machine."""
 
-# $1 is an empty folder to build in; what follows is added to systemd-nspawn's command line.
+# $1 is an empty folder to build in; further arguments are passed to systemd-nspawn.
 _BOOT = """
 set -eu
 mount --make-rprivate /
@@ -41,13 +40,13 @@ exec systemd-nspawn --quiet --directory="$root" --boot --register=no --keep-unit
     --resolv-conf=off --timezone=off --link-journal=no --machine=edge-test "$@" -- --unit=test.target
 """
 
-# What a container may not do unless it is told so: load device rules (DevicePolicy=), which are BPF programs, and ask
-# for the clock's state.
+# Not allowed in a container by default: loading device rules (DevicePolicy=), which are BPF programs, and querying the
+# state of the clock.
 _ALLOWED = ["--capability=CAP_BPF,CAP_NET_ADMIN", "--system-call-filter=bpf clock_adjtime"]
 
 
 def why_not() -> str | None:
-    """What this computer lacks for starting a machine; None if it lacks nothing."""
+    """Returns why a machine cannot be started on this computer, or None if it can."""
     if os.geteuid() != 0:
         return "only root can boot a machine with systemd-nspawn"
     missing = [tool for tool in ("systemd-nspawn", "nsenter", "unshare", "setpriv") if shutil.which(tool) is None]
@@ -60,11 +59,11 @@ class Machine:
     """One boot of the machine, as a context manager.
 
     Args:
-        folder: An empty folder for the machine's files and its console's output.
-        binds: What is to be seen read-only under another path: path in the machine to path on the host.
+        folder: Empty folder for the machine's files and the output of its console.
+        binds: Read-only bind mounts: path in the machine to path on the host.
 
     Attributes:
-        root: The machine's root folder, as the host sees it. Absolute symbolic links in it lead back to the host.
+        root: The machine's root folder, as seen by the host. Absolute symbolic links in it resolve on the host.
     """
 
     root: Path
@@ -93,9 +92,9 @@ class Machine:
 
     def _start(self) -> subprocess.Popen[bytes]:
         self._build_dir.mkdir()
-        # --pdeathsig: the machine goes down with the tests, however they end.
+        # --pdeathsig: the machine is stopped when the tests end, however they do.
         unshared = ["setpriv", "--pdeathsig=TERM", "unshare", "--mount"]
-        # One cgroup tree of version 2, as any current Debian has, whatever the host has.
+        # A unified cgroup v2 hierarchy, as in any current Debian, whatever the host uses.
         env = {**os.environ, "NOTIFY_SOCKET": f"@{_NOTIFY_ADDRESS}", "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"}
         with self._console.open("wb") as console:
             return subprocess.Popen(
@@ -107,7 +106,7 @@ class Machine:
             )
 
     def _await_boot(self, notifications: socket.socket) -> int:
-        """The process id of the machine's first process, once that says that the machine is up."""
+        """Waits until the machine has booted, and returns the process id of its init."""
         notifications.settimeout(_PATIENCE_S)
         leader_pid = 0
         while True:
@@ -122,19 +121,19 @@ class Machine:
                 return leader_pid
 
     def _stop(self) -> None:
-        self._nspawn.send_signal(signal.SIGTERM)  # nspawn turns it into an orderly shutdown
+        self._nspawn.send_signal(signal.SIGTERM)  # nspawn shuts the machine down cleanly
         try:
             self._nspawn.wait(_PATIENCE_S)
-        except subprocess.TimeoutExpired:  # what the tests saw of it is none the worse
+        except subprocess.TimeoutExpired:  # does not affect the tests
             self._nspawn.kill()
             self._nspawn.wait()
 
     def run(self, *command: str, check: bool = True, timeout_s: float = _PATIENCE_S) -> str:
-        """Runs a command as root inside and returns what it wrote, standard error included.
+        """Runs a command as root in the machine and returns its output, including standard error.
 
         Raises:
-            AssertionError: `check` is set and it failed.
-            subprocess.TimeoutExpired: It took longer than `timeout_s`.
+            AssertionError: `check` is set and the command failed.
+            subprocess.TimeoutExpired: The command took longer than `timeout_s`.
         """
         namespaces = ["--mount", "--pid", "--net", "--uts", "--ipc", "--cgroup"]
         done = subprocess.run(
@@ -150,30 +149,30 @@ class Machine:
         return done.stdout
 
     def write(self, path: str, text: str, *, mode: int = 0o644) -> None:
-        """Writes a file inside, with the folders above it."""
+        """Writes a file in the machine, creating its parent folders."""
         file = self.root / path.lstrip("/")
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")
         file.chmod(mode)
 
     def systemctl(self, *arguments: str, check: bool = True) -> str:
-        """`systemctl` inside."""
+        """Runs `systemctl` in the machine."""
         return self.run("systemctl", "--no-pager", *arguments, check=check)
 
     def show(self, unit: str, name: str) -> str:
-        """A property of a unit, as `systemctl show` names it."""
+        """Returns a property of a unit, as named by `systemctl show`."""
         return self.systemctl("show", unit, f"--property={name}", "--value").strip()
 
     def journal(self, unit: str) -> str:
-        """What a unit, and the manager about it, have said since the boot: the messages alone."""
-        self.run("journalctl", "--sync")  # some may be on their way
+        """Returns the journal of a unit since the boot, including systemd's messages about it; only the messages."""
+        self.run("journalctl", "--sync")  # wait for pending messages
         return self.run("journalctl", "--no-pager", "--output=cat", f"--unit={unit}")
 
     def await_journal(self, unit: str, phrase: str, *, times: int = 1, timeout_s: float = _PATIENCE_S) -> None:
-        """Waits until `phrase` has stood in `times` lines of the unit's journal, counted from the boot.
+        """Waits until `phrase` has occurred in `times` lines of the unit's journal since the boot.
 
         Raises:
-            subprocess.TimeoutExpired: It does not within `timeout_s`.
+            subprocess.TimeoutExpired: It has not within `timeout_s`.
         """
         follow = 'journalctl --unit="$1" --output=cat --follow --lines=all | grep -m "$2" -F -- "$3"'
         self.run("sh", "-c", follow, "sh", unit, str(times), phrase, timeout_s=timeout_s)

@@ -1,4 +1,4 @@
-"""The installed command as a process of its own: started, listened to, and ended."""
+"""Runs the installed command in a separate process."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ EDGE = str(Path(sys.executable).with_name("edge"))
 AS_ANYBODY = (
     ("setpriv", "--bounding-set", "-dac_override,-dac_read_search", "--inh-caps", "-all") if os.geteuid() == 0 else ()
 )
-"""What to put before a command so that rights count for it, as they do for everybody but root."""
+"""Prefix of a command that makes file permissions apply even if the tests run as root."""
 
 
 class Edge:
-    """`edge` with its arguments, running while the context is open. Its output and its log come as one stream.
+    """`edge` running in a process while the context is open. Its output and its log are combined.
 
     Args:
-        arguments: Of the command line.
-        environ: The process's environment; the present one if not given.
-        program: What to run instead of the installed `edge`.
+        arguments: Command-line arguments.
+        environ: Environment of the process; the current one if None.
+        program: Program to run instead of the installed `edge`.
     """
 
     def __init__(
@@ -70,10 +70,10 @@ class Edge:
         self._lines.put(None)
 
     def wait_for(self, phrase: str, timeout_s: float = PATIENCE_S) -> str:
-        """The next line of output that holds `phrase`.
+        """Waits for the next line of output that contains `phrase`, and returns it.
 
         Raises:
-            AssertionError: It does not come in time, or at all.
+            AssertionError: The process ends or the timeout expires without such a line.
         """
         give_up_s = time.monotonic() + timeout_s
         with contextlib.suppress(queue.Empty):
@@ -86,7 +86,7 @@ class Edge:
         raise AssertionError(f"no {phrase!r} in\n" + "\n".join(self.output))
 
     def stop(self, number: signal.Signals = signal.SIGTERM, timeout_s: float = PATIENCE_S) -> int:
-        """Sends a signal and waits for the end; returns the exit code."""
+        """Sends a signal and waits for the process to exit; returns the exit code."""
         self.process.send_signal(number)
         code = self.process.wait(timeout_s)
         self._reader.join()
@@ -97,7 +97,7 @@ class Edge:
 
 @contextlib.contextmanager
 def frozen(*pids: int) -> Iterator[None]:
-    """Processes that the test has started do nothing while the context is open."""
+    """Suspends processes started by the test while the context is open."""
     try:
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)

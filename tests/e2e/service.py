@@ -1,4 +1,4 @@
-"""The deployed unit in a machine, with the agent of the test's choice behind it."""
+"""Installs and controls the deployed unit in a machine, with a given program as the agent."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ UNIT = "emotion-edge.service"
 CONFIG = "/etc/emotion-edge/config.toml"
 STATE = "/var/lib/emotion-edge"
 
-# The Python that runs the tests and its copy of the project may lie in a home, which the unit does not see: they are
-# to be found elsewhere. And the tests have no time for the pauses of real life.
+# The tests' Python and checkout may be in a home folder, which the unit cannot access, so they are bind-mounted
+# elsewhere. Restarts are not delayed.
 SETTINGS = f"""
 [Service]
 Environment=PYTHONPATH={CHECKOUT} LD_LIBRARY_PATH={PYTHON}/lib
@@ -24,36 +24,36 @@ RestartSec=0
 
 
 def install(machine: Machine, *, program: str, config: str = "") -> None:
-    """Installs the unit as it is deployed, with `program` (Python) as the agent."""
+    """Installs the deployed unit, with `program` (Python source) as the agent."""
     machine.write(f"{VENV}/bin/edge", f"#!{VENV}/bin/python\n{program}", mode=0o755)
     machine.write(f"/etc/systemd/system/{UNIT}", (PROJECT / "deploy" / UNIT).read_text(encoding="utf-8"))
     override(machine)
     configure(machine, config)
-    # The journal of the test before is not this test's.
+    # Discard the journal of the previous test.
     machine.run("journalctl", "--quiet", "--rotate", "--vacuum-time=1us")
 
 
 def configure(machine: Machine, config: str) -> None:
-    """Writes the agent's configuration with the rights that the installer gives it."""
+    """Writes the agent's configuration with the permissions set by the installer."""
     machine.write(CONFIG, config, mode=0o640)
     machine.run("chmod", "0750", str(Path(CONFIG).parent))
     machine.run("chgrp", "--recursive", "emotion-edge", str(Path(CONFIG).parent))
 
 
 def override(machine: Machine, more: str = "") -> None:
-    """Sets what `systemctl edit` would: the settings of all tests, and `more` in the section [Service]."""
+    """Overrides the unit like `systemctl edit`: settings for all tests, and `more` in the section [Service]."""
     machine.write(f"/etc/systemd/system/{UNIT}.d/test.conf", SETTINGS + more)
     machine.systemctl("daemon-reload")
 
 
 def start(machine: Machine) -> None:
-    """Starts the service, which must come up."""
-    answer = machine.systemctl("start", UNIT, check=False)
-    assert machine.show(UNIT, "ActiveState") == "active", f"{answer}\n{machine.journal(UNIT)}"
+    """Starts the service and asserts that it is active."""
+    output = machine.systemctl("start", UNIT, check=False)
+    assert machine.show(UNIT, "ActiveState") == "active", f"{output}\n{machine.journal(UNIT)}"
 
 
 def remove(machine: Machine) -> None:
-    """Stops the service and forgets what it left."""
+    """Stops the service and removes its state and secrets."""
     machine.systemctl("stop", UNIT)
     machine.systemctl("reset-failed", UNIT, check=False)
     machine.run("rm", "--recursive", "--force", STATE, "/etc/credstore")

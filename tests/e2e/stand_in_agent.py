@@ -1,7 +1,7 @@
-"""A stand-in for the agent, to try the unit itself: talks to the service manager like the agent, and fails on demand.
+"""A stand-in for the agent to test the unit: notifies systemd like the agent, and fails on demand.
 
-It takes the agent's command line. Its configuration is one TOML table: `exit_code` ends it with that code at its
-start, `infer` names a .tflite file that it runs once before it says that it is ready. SIGUSR1 makes it hang.
+It takes the agent's command line. Its configuration is a TOML table: `exit_code` makes it exit with that code at once,
+`infer` is a .tflite file to run once before it notifies that it is ready. SIGUSR1 makes it hang.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from edge import notify
 
 
 class Stopped(Exception):
-    """SIGTERM came."""
+    """SIGTERM was received."""
 
 
 def stop(_signal: int, _frame: FrameType | None) -> None:
-    """SIGTERM: ends the work, wherever it is."""
+    """SIGTERM: raises an exception in the main loop."""
     raise Stopped
 
 
 def reload(_signal: int, _frame: FrameType | None) -> None:
-    """SIGHUP: says both words of a reload."""
+    """SIGHUP: sends both notifications of a reload."""
     notify.reloading()
     notify.ready("reloaded")
 
 
 def hang(_signal: int, _frame: FrameType | None) -> None:
-    """SIGUSR1: what a camera driver that never returns looks like."""
+    """SIGUSR1: hangs like a camera driver that never returns."""
     while True:
         time.sleep(60)
 
@@ -73,7 +73,7 @@ def main() -> int:
             time.sleep(notify.watchdog_interval_s() or 1)
     except Stopped:
         notify.stopping("SIGTERM")
-        sys.stderr.write("said goodbye\n")
+        sys.stderr.write("stopped cleanly\n")
         return 0
 
 

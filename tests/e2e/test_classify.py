@@ -49,7 +49,7 @@ def picture(path: Path) -> NDArray[np.uint8]:
 
 
 def test_a_photo_gives_a_line_for_its_face(bundle_path: Path, astronaut_path: Path) -> None:
-    """The smile is found, where it is, with a probability for each emotion."""
+    """The face is detected at its position, with a probability for each emotion."""
     (face,) = findings(classify(bundle_path, astronaut_path, "--format", "json"))
     assert face["path"] == str(astronaut_path)
     assert (face["frame"], face["time_s"]) == (0, 0)
@@ -73,7 +73,7 @@ def test_photos_of_any_size_agree(bundle_path: Path, astronaut_path: Path, tmp_p
 
 
 def test_an_emotion_is_seen_in_the_dark(bundle_path: Path, astronaut_path: Path, tmp_path: Path) -> None:
-    """With a thirtieth of the light and the noise of a sensor, the smile is still found, and still a smile."""
+    """With a thirtieth of the light and sensor noise, the face is still detected and classified as happy."""
     noise = np.random.default_rng(0).normal(size=(512, 512, 3))
     night = (picture(astronaut_path) / 30 + noise).round().clip(0, 255).astype(np.uint8)
     cv2.imwrite(str(tmp_path / "night.png"), night)
@@ -101,7 +101,7 @@ def test_each_frame_of_a_video_is_told_with_its_time(bundle_path: Path, video_pa
 def test_what_is_no_picture_is_named_and_the_rest_is_done(
     bundle_path: Path, astronaut_path: Path, tmp_path: Path
 ) -> None:
-    """One bad file in a thousand does not lose the others, and is not passed over in silence."""
+    """An unreadable file is reported, and the others are still processed."""
     (tmp_path / "notes.txt").write_text("no picture")
     (tmp_path / "broken.jpg").write_bytes(astronaut_path.read_bytes()[:200])
     files = [tmp_path / "none.png", tmp_path / "notes.txt", tmp_path / "broken.jpg", astronaut_path]
@@ -113,9 +113,9 @@ def test_what_is_no_picture_is_named_and_the_rest_is_done(
 
 
 def test_an_empty_folder_is_an_error(bundle_path: Path, tmp_path: Path) -> None:
-    """A mistyped path does not look like a photo without faces."""
+    """An empty folder is an error, unlike a photo without faces."""
     done = classify(bundle_path, tmp_path)
-    assert (done.returncode, "holds no pictures" in done.stderr) == (5, True)
+    assert (done.returncode, "contains no images" in done.stderr) == (5, True)
 
 
 def test_annotated_copies_show_box_and_label(
@@ -162,22 +162,22 @@ def test_an_original_is_never_overwritten(bundle_path: Path, astronaut_path: Pat
 
 
 def test_a_copy_that_cannot_be_written_is_an_error(bundle_path: Path, astronaut_path: Path, tmp_path: Path) -> None:
-    """An unknown format is said, with the ones that work."""
+    """An unknown format is reported with the supported ones."""
     done = classify(bundle_path, astronaut_path, "--annotate", tmp_path / "a.docx")
     assert done.returncode == 1
-    assert "a.docx: cannot be written. Check the folder's rights" in done.stderr
+    assert "a.docx: cannot be written. Check the folder's permissions" in done.stderr
 
 
 def test_a_video_is_not_annotated_into_a_picture(bundle_path: Path, video_path: Path, tmp_path: Path) -> None:
-    """Five frames do not end as one picture that looks like success."""
+    """A video is not written as a single image."""
     done = classify(bundle_path, video_path, "--annotate", tmp_path / "a.jpg")
     assert done.returncode == 1
-    assert "a.jpg: is no name for the copy of a video. End it with one of .avi" in done.stderr
+    assert "a.jpg: is not a file name for a video. Use one of the suffixes .avi" in done.stderr
     assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_with_a_name_like_a_photo_is_a_folder(bundle_path: Path, astronaut_path: Path, tmp_path: Path) -> None:
-    """An album called trip.jpg is looked through, and is not itself an unreadable photo."""
+    """A folder named trip.jpg is searched, not reported as an unreadable photo."""
     album = tmp_path / "trip.jpg"
     album.mkdir()
     (album / "a.png").write_bytes(astronaut_path.read_bytes())
@@ -187,7 +187,7 @@ def test_a_folder_with_a_name_like_a_photo_is_a_folder(bundle_path: Path, astron
 
 
 def test_the_table_grows_while_a_video_is_read(bundle_path: Path, video_path: Path, tmp_path: Path) -> None:
-    """Of a long film, the first faces are shown long before the last frame is reached."""
+    """The first faces of a long video are printed before its end is reached."""
     film = tmp_path / "film.mjpeg"
     face = cv2.resize(np.asarray(cv2.VideoCapture(str(video_path)).read()[1]), (320, 180))
     nobody = cv2.imencode(".jpg", np.zeros_like(face))[1].tobytes()
@@ -206,7 +206,7 @@ def test_the_table_grows_while_a_video_is_read(bundle_path: Path, video_path: Pa
 def test_a_photo_in_a_folder_that_may_not_be_entered_is_named(
     bundle_path: Path, astronaut_path: Path, tmp_path: Path
 ) -> None:
-    """The others are read all the same, and a link into it, in a folder that is given, is passed over."""
+    """The other files are still read; a link to the inaccessible folder is skipped."""
     locked = tmp_path / "locked"
     locked.mkdir(mode=0)
     album = tmp_path / "album"
@@ -232,7 +232,7 @@ def test_a_photo_in_a_folder_that_may_not_be_entered_is_named(
 
 
 def test_what_may_not_be_read_in_a_folder_is_named(bundle_path: Path, astronaut_path: Path, tmp_path: Path) -> None:
-    """Nobody takes an album for read of which a part was not, and each fault says that it is one of rights."""
+    """Every unreadable file and folder is reported as a lack of permission."""
     (tmp_path / "photo.png").symlink_to(astronaut_path)
     (tmp_path / "private.png").write_bytes(astronaut_path.read_bytes())
     (tmp_path / "private.png").chmod(0)
@@ -249,7 +249,7 @@ def test_what_may_not_be_read_in_a_folder_is_named(bundle_path: Path, astronaut_
 def test_a_name_that_is_not_utf8_takes_nothing_down(
     bundle_path: Path, astronaut_path: Path, video_path: Path, tmp_path: Path
 ) -> None:
-    """A photo from an old disk is read and copied like any other; of a video, the way out is said."""
+    """A photo with a name that is not UTF-8 is read and copied; for a video, the error has a remedy."""
     album = tmp_path / "album"
     album.mkdir()
     photo, film = (album / os.fsdecode(name) for name in (b"caf\xe9.png", b"film\xe9.mp4"))
@@ -271,7 +271,7 @@ def test_a_name_that_is_not_utf8_takes_nothing_down(
 def test_a_copy_whose_name_is_not_utf8_is_an_error(
     bundle_path: Path, tmp_path: Path, request: pytest.FixtureRequest, original: str, name: bytes
 ) -> None:
-    """OpenCV, which cannot write it, does not take the command down."""
+    """OpenCV cannot write such names, which is reported as an error."""
     done = classify(bundle_path, request.getfixturevalue(original), "--annotate", tmp_path / os.fsdecode(name))
     assert (done.returncode, "cannot be written (its name is not UTF-8)" in done.stderr) == (1, True)
 
@@ -282,7 +282,7 @@ def test_a_copy_whose_name_is_not_utf8_is_an_error(
 def test_a_copy_for_which_there_is_no_room_is_an_error(
     bundle_path: Path, tmp_path: Path, request: pytest.FixtureRequest, original: str, copy: str
 ) -> None:
-    """A copy that cannot be played for want of its end does not look like success."""
+    """A truncated copy is an error."""
     command = [
         EDGE,
         "classify",
@@ -295,4 +295,4 @@ def test_a_copy_for_which_there_is_no_room_is_an_error(
     done = subprocess.run(["prlimit", "--fsize=10000", *command], capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr
     assert f"{copy}: cannot be written" in done.stderr
-    assert "that its disk has room" in done.stderr
+    assert "that the disk is not full" in done.stderr

@@ -1,4 +1,4 @@
-"""The running agent under remote control: rate, snapshot, a whole group at once, and its metrics over HTTP."""
+"""Commands to a running agent (rate, snapshot, groups), and its metrics over HTTP."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ SCHEMAS = Path(__file__).parents[2] / "docs" / "schema"
 
 @pytest.fixture
 def metrics_port() -> int:
-    """Where the metrics are to be."""
+    """The port of the metrics."""
     return free_port()
 
 
 @pytest.fixture
 def face(tmp_path: Path, astronaut_path: Path) -> Path:
-    """A photograph of a face that takes little time to read, again and again."""
+    """A photograph of a face that is fast to read repeatedly."""
     photograph = cv2.imread(str(astronaut_path))
     assert photograph is not None
     path = tmp_path / "face.jpg"
@@ -80,37 +80,39 @@ loop = true
 
 
 class Remote:
-    """Sends commands to the device and waits for what comes back."""
+    """Sends commands to the device and waits for the responses."""
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
         self._ids = itertools.count(1)
 
     def ask(self, name: str, *, to: str = "hall", **fields: object) -> dict[str, Any]:
-        """The response to one command, checked against its published schema."""
+        """Sends a command and returns its response, validated against the published schema."""
         number = next(self._ids)
         self._listener.publish(f"emotion/{to}/cmd/{name}", json.dumps({"id": number, **fields}))
         topic = f"emotion/hall/cmd/{name}/response"
 
-        def answers() -> list[dict[str, Any]]:
+        def responses() -> list[dict[str, Any]]:
             return [
-                answer for heard in self._listener.on(topic) if (answer := json.loads(heard.payload))["id"] == number
+                response
+                for received in self._listener.on(topic)
+                if (response := json.loads(received.payload))["id"] == number
             ]
 
-        self._listener.wait_for(answers)
-        (answer,) = answers()
-        jsonschema.validate(answer, json.loads((SCHEMAS / "response.json").read_text()))
+        self._listener.wait_for(responses)
+        (response,) = responses()
+        jsonschema.validate(response, json.loads((SCHEMAS / "response.json").read_text()))
         assert not self._listener.on(topic)[-1].retain
-        return answer
+        return response
 
     def health(self) -> dict[str, Any]:
-        """The newest health report; it must be of the published form."""
+        """The latest health report, validated against the published schema."""
         report: dict[str, Any] = json.loads(self._listener.on("emotion/hall/health")[-1].payload)
         jsonschema.validate(report, json.loads((SCHEMAS / "health.json").read_text()))
         return report
 
     def await_health(self, session: int, **expected: object) -> None:
-        """Waits until a health report of the agent's `session`th start says of the camera what is expected."""
+        """Waits until a health report of the agent's `session`th start has the expected fields for the camera."""
         number = hall.session(session)
 
         def as_expected() -> bool:
@@ -122,7 +124,7 @@ class Remote:
 
 
 def test_a_device_is_steered_from_afar(config: Path, listener: Listener, metrics_port: int) -> None:
-    """A rate is set and outlives a restart, a picture comes only where it is allowed, and the metrics tell the same."""
+    """A rate persists over a restart, a snapshot is sent only if allowed, and the metrics agree."""
     remote = Remote(listener)
     with Edge("run", "--config", config) as agent:
         remote.await_health(1, status="online", max_fps=None)
@@ -148,7 +150,7 @@ def test_a_device_is_steered_from_afar(config: Path, listener: Listener, metrics
 
 
 def test_the_metrics_tell_of_an_outage(config: Path, broker: Mosquitto, metrics_port: int) -> None:
-    """While MQTT can tell nobody that there is no connection, the metrics do."""
+    """Without a connection to the broker, the metrics report that."""
     with Edge("run", "--config", config) as agent:
         agent.wait_for("metrics are on")
         wait_until(lambda: sample(metrics_port, "emotion_edge_mqtt_connected") == 1)
@@ -165,11 +167,11 @@ from edge.cli import main
 system._THERMAL = Path(sys.argv.pop(1))
 sys.exit(main())
 """
-"""The agent on a machine whose temperature stands in the file of the first argument."""
+"""The agent on a machine whose temperature is read from the file in the first argument."""
 
 
 def test_a_hot_device_spares_itself(config: Path, listener: Listener, metrics_port: int, tmp_path: Path) -> None:
-    """The level and its reason are on the health topic and in the metrics, and one log line says what it means."""
+    """The level and its reason are in the health report and the metrics, and a log line explains it."""
     config.write_text(config.read_text().replace("enabled = false", "enabled = true"))
     thermometer = tmp_path / "temp"
     thermometer.write_text("85000")
@@ -184,14 +186,14 @@ def test_a_hot_device_spares_itself(config: Path, listener: Listener, metrics_po
 
 
 def test_a_taken_port_ends_the_start(config: Path, metrics_port: int) -> None:
-    """The error names key and port, and the exit code is that of the configuration."""
+    """The error names key and port, and the exit code is that of a configuration error."""
     with socket.create_server(("127.0.0.1", metrics_port)), Edge("run", "--config", config) as agent:
         assert str(metrics_port) in agent.wait_for("edge: error: metrics.port:")
         assert agent.process.wait(PATIENCE_S) == 3
 
 
 def scrape(port: int) -> str:
-    """The metrics as they are served."""
+    """Fetches the metrics."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
         text: str = answer.read().decode()
     return text
@@ -205,13 +207,13 @@ def sample(port: int, name: str) -> float:
 
 
 def face_is_seen(listener: Listener) -> bool:
-    """Whether the second run of the agent has found the face."""
+    """Whether the second run of the agent has detected the face."""
     states = [json.loads(heard.payload) for heard in listener.on("emotion/hall/door/emotion")]
     return any(state["session"] == hall.session(2) and state["face_count"] == 1 for state in states)
 
 
 def shows_a_face(snapshot: dict[str, Any]) -> bool:
-    """Whether a snapshot is a picture in which a face can be found."""
+    """Whether a face is detected in a snapshot."""
     picture = cv2.imdecode(np.frombuffer(base64.b64decode(snapshot["jpeg"]), np.uint8), cv2.IMREAD_COLOR)
     assert picture is not None
     assert picture.shape == (snapshot["height"], snapshot["width"], 3)

@@ -1,4 +1,4 @@
-"""`edge demo`: the newcomer's first minute, as it runs on their machine."""
+"""`edge demo`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.mosquitto import PROGRAM
 
 
 def test_emotions_arrive_without_any_preparation(bundle_path: Path) -> None:
-    """One command shows who is seen and what they show, topic by topic, and then how to go on."""
+    """The demo prints the messages of all topics, and then the next steps."""
     with Edge("demo", "--model", bundle_path) as demo:
         for phrase in ("emotion/demo/status ", "emotion/demo/camera/event ", "1 face  happy"):
             demo.wait_for(phrase)
@@ -33,17 +33,17 @@ def test_emotions_arrive_without_any_preparation(bundle_path: Path) -> None:
 
 
 def test_it_ends_when_it_was_told_to_and_says_if_it_saw_nobody(bundle_path: Path, tmp_path: Path) -> None:
-    """A camera that looks at a wall gives code 1 and advice, so that a script or a person notices."""
+    """If no face is detected, the exit code is 1, and the error has a remedy."""
     cv2.imwrite(str(tmp_path / "wall.png"), np.full((360, 640, 3), 200, np.uint8))
     command = [EDGE, "demo", "--seconds", "15", "--source", str(tmp_path / "wall.png"), "--model", str(bundle_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "no emotion was seen. Sit before the camera with light on your face" in done.stderr
-    assert "nobody" in done.stdout
+    assert "no emotion was detected. Sit in front of the camera in good light" in done.stderr
+    assert "no face" in done.stdout
 
 
 def test_a_source_that_does_not_open_is_said_at_once(bundle_path: Path) -> None:
-    """A missing webcam is an error with its code, not a demo in which nothing happens."""
+    """A missing webcam is an error with its exit code."""
     command = [EDGE, "demo", "--model", str(bundle_path), "--source", "/dev/video99"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 5
@@ -51,7 +51,7 @@ def test_a_source_that_does_not_open_is_said_at_once(bundle_path: Path) -> None:
 
 
 def test_what_no_source_can_be_called_is_a_wrong_command_line(bundle_path: Path) -> None:
-    """It is refused as such, and the password in it is not shown."""
+    """An unsupported URL is rejected by the argument parser, with its password masked."""
     command = [EDGE, "demo", "--model", str(bundle_path), "--source", "rtmp://me:hunter2@camera"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
@@ -61,12 +61,12 @@ def test_what_no_source_can_be_called_is_a_wrong_command_line(bundle_path: Path)
 
 @pytest.mark.parametrize(("option", "path"), [("--source", "~nobody-here/film.mp4"), ("--model", "~nobody-here")])
 def test_a_home_folder_of_nobody_is_named(option: str, path: str) -> None:
-    """A mistyped user is one line with a way out, whatever it was meant to lead to."""
+    """An unknown user in a path is reported in one line with a remedy."""
     done = subprocess.run([EDGE, "demo", option, path], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr == (
-        f"edge: error: {path}: nobody here has the home folder ~nobody-here. "
-        "Write ./ before a name that begins with ~, or the whole path.\n"
+        f"edge: error: {path}: there is no home folder ~nobody-here. "
+        "Prefix a name that starts with ~ with ./, or use the full path.\n"
     )
 
 
@@ -81,7 +81,7 @@ def broker(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> A
 
 
 def test_its_broker_speaks_mqtt_5_to_this_machine_alone(broker: AbstractContextManager[int]) -> None:
-    """The agent speaks with it as with a real one, and it is gone afterwards."""
+    """It listens only on the loopback interface, and is stopped afterwards."""
     with broker as port:
         settings = BrokerSettings(host="127.0.0.1", port=port, client_id="test")
         assert probe_broker(settings) == "MQTT 5"
@@ -92,7 +92,7 @@ def test_its_broker_speaks_mqtt_5_to_this_machine_alone(broker: AbstractContextM
 
 
 def test_without_any_broker_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Somebody who installed the agent without its extra learns which one to add."""
+    """The error names the extra to install."""
     monkeypatch.setattr(module, "find_spec", lambda _name: None)
     monkeypatch.setattr(shutil, "which", lambda *_args, **_keywords: None)
     with pytest.raises(RuntimeMissing, match=r"pip install 'edge-emotion\[demo\]'"), embedded_broker():

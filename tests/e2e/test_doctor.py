@@ -1,4 +1,4 @@
-"""`edge doctor` as a person and as a program call it."""
+"""`edge doctor` and its JSON output."""
 
 from __future__ import annotations
 
@@ -34,33 +34,33 @@ def config(tmp_path: Path, bundle_path: Path) -> Path:
 
 
 def test_a_sound_device_has_one_screen_of_lines(config: Path, tmp_path: Path) -> None:
-    """Every check has its line, none failed, and the code says so."""
+    """Every check has a line, none fails, and the exit code is 0."""
     with Mosquitto(tmp_path) as broker:
         done = doctor("--config", config, EDGE_MQTT__PORT=str(broker.port))
     lines = done.stdout.splitlines()
     assert done.returncode == 0, done.stdout
     assert {line.split()[0] for line in lines} <= {"OK", "WARN"}
     assert 15 <= len(lines) <= 24
-    assert any(line.startswith("OK    camera door     640x360, 25 frames a second") for line in lines)
+    assert any(line.startswith("OK    camera door     640x360, 25 frames per second") for line in lines)
     assert not (tmp_path / "state").exists()
 
 
 def test_programs_get_the_same_as_json(config: Path, tmp_path: Path) -> None:
-    """Each fault is an object with its remedy; the code is that of the first failure."""
+    """Each result is an object with its remedy; the exit code is that of the first failure."""
     done = doctor("--config", config, "--json", EDGE_MODEL__PATH=str(tmp_path), EDGE_MQTT__PORT="1")
     found = {finding["check"]: finding for finding in json.loads(done.stdout)}
     assert done.returncode == 4
     assert found["model"] == {
         "check": "model",
         "status": "fail",
-        "detail": f"{tmp_path}: is no model bundle (no manifest.json)",
-        "remedy": "Give a folder that trainer export wrote",
+        "detail": f"{tmp_path}: is not a model bundle (no manifest.json)",
+        "remedy": "Pass a folder written by trainer export",
     }
     assert {check for check, finding in found.items() if finding["status"] == "fail"} == {"model", "broker port"}
 
 
 def test_a_wrong_configuration_does_not_keep_the_rest_from_being_checked(config: Path) -> None:
-    """All faults of the file are told, and what needs no configuration is checked all the same."""
+    """All errors in the file are reported, and what needs no configuration is still checked."""
     config.write_text("[mqtt]\nprot = 1\n")
     done = doctor("--config", config)
     assert done.returncode == 3

@@ -1,7 +1,6 @@
-"""Whatever comes in from outside, the outcome is what it should be or an error in plain words, and the agent lives on.
+"""Fuzz tests: any input is handled or gives a clear error, and the agent keeps running.
 
-Three hundred and more examples, the same ones in each run: configurations, commands to a running agent, and damaged
-model bundles.
+More than 300 examples, the same in each run: configurations, commands to a running agent, and damaged model bundles.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from tests.e2e.process import Edge
 from tests.mosquitto import PROGRAM, Listener, Mosquitto
 
 FEW = settings(
-    phases=[Phase.explicit, Phase.generate],  # looking for a smaller example would take minutes
+    phases=[Phase.explicit, Phase.generate],  # shrinking an example would take minutes
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 
@@ -39,7 +38,7 @@ JSON = st.recursive(
 
 
 def outcome(error: UserError) -> None:
-    """An error is one that a person can act on."""
+    """Asserts that an error has a message and an expected exit code."""
     assert str(error).strip()
     assert error.exit_code in {3, 4, 7}
 
@@ -83,7 +82,7 @@ VARIABLES = st.lists(KEYS | st.sampled_from(["0", "9" * 5000]), max_size=3).map(
 )
 @settings(FEW, max_examples=150)
 def test_configurations(tmp_path: Path, text: str, environ: dict[str, str]) -> None:
-    """A file of any content, with any environment, is a configuration or is told what is wrong with it."""
+    """Any file with any environment is either loaded or gives an error."""
     path = tmp_path / "config.toml"
     path.write_bytes(text.encode("utf-8", "surrogatepass"))
     try:
@@ -106,7 +105,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mosquitto]:
 
 @pytest.fixture(scope="module")
 def listener(broker: Mosquitto) -> Iterator[Listener]:
-    """The one who commands, and hears the answers."""
+    """Sends the commands and receives the responses."""
     with Listener(broker.port) as listener:
         yield listener
 
@@ -115,7 +114,7 @@ def listener(broker: Mosquitto) -> Iterator[Listener]:
 def agent(
     tmp_path_factory: pytest.TempPathFactory, bundle_path: Path, broker: Mosquitto, listener: Listener
 ) -> Iterator[Edge]:
-    """A running agent, which has to be the same process in the end, and its log without a traceback."""
+    """A running agent, which must not be restarted or log a traceback."""
     folder = tmp_path_factory.mktemp("agent")
     config = hall.configure(folder, bundle=bundle_path, port=broker.port, camera='source = "demo"')
     with Edge("run", "--config", config) as agent:
@@ -128,7 +127,9 @@ def agent(
 
 
 NAMES = st.one_of(
-    st.sampled_from(["pause", "resume", "report", "dance", "", "x" * 65_510]),  # no answer has room for the last
+    st.sampled_from(
+        ["pause", "resume", "report", "dance", "", "x" * 65_510]
+    ),  # the last is too long for a response topic
     st.text(st.characters(min_codepoint=32, exclude_categories=["C"], exclude_characters="+#/"), max_size=12),
 )
 FIELDS = st.dictionaries(st.sampled_from(["id", "camera", "value", "x"]), JSON, max_size=4)
@@ -146,7 +147,7 @@ ANSWER_TO = st.none() | st.sampled_from(["my/answers", "my/+/answers", "#", "/" 
 @given(name=NAMES, payload=PAYLOADS, answer_to=ANSWER_TO)
 @settings(FEW, max_examples=100)
 def test_commands(agent: Edge, listener: Listener, name: str, payload: bytes, answer_to: str | None) -> None:
-    """Any bytes of any size under any name are answered, if they can be, and the next command is carried out."""
+    """Any payload on any command topic gets a response, if possible, and the next command is executed."""
     answered = len(listener.on(f"emotion/hall/cmd/{name}/response"))
     listener.publish(f"emotion/hall/cmd/{name}", payload, response_topic=answer_to)
     before = len(listener.on("emotion/hall/cmd/report/response"))
@@ -167,12 +168,12 @@ def test_commands(agent: Edge, listener: Listener, name: str, payload: bytes, an
 
 @pytest.mark.parametrize("fault", ["a = [", "a = " + "[" * 9000, "[mqtt]\nport = " + "9" * 9000, "x = 1\n" * 999])
 def test_reloads(agent: Edge, fault: str) -> None:
-    """A running agent that is to take a configuration which is none goes on with the old one and says why."""
+    """A running agent keeps its configuration if the new one is invalid, and logs the error."""
     path = Path(agent.arguments[-1])
     good = path.read_text()
     path.write_text(f"{fault}\n{good}")
     agent.process.send_signal(signal.SIGHUP)
-    assert str(path) in agent.wait_for("the running configuration stays")
+    assert str(path) in agent.wait_for("keeping the running configuration")
     path.write_text(good)
 
 
@@ -181,7 +182,7 @@ def test_reloads(agent: Edge, fault: str) -> None:
 
 @pytest.fixture
 def bundle(bundle_path: Path, tmp_path: Path) -> Path:
-    """A copy of the committed bundle; each example makes it whole again first."""
+    """A copy of the committed bundle, which each example restores first."""
     return Path(shutil.copytree(bundle_path, tmp_path / "bundle"))
 
 
@@ -190,7 +191,7 @@ SPOTS = st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 7))
 
 
 def try_bundle(path: Path) -> bool:
-    """Takes the bundle into use as the agent does. Returns whether it is refused."""
+    """Loads the bundle as the agent does. Returns whether it is rejected."""
     try:
         BundleClassifier(path)
     except UserError as error:
@@ -200,7 +201,7 @@ def try_bundle(path: Path) -> bool:
 
 
 def damaged(content: bytes, spots: list[tuple[float, int]], kept: float) -> bytes:
-    """The content with some bits flipped, and then cut off."""
+    """Flips some bits of the content, then truncates it."""
     flipped = bytearray(content)
     for place, bit in spots:
         flipped[int(place * len(flipped))] ^= 1 << bit
@@ -212,7 +213,7 @@ def damaged(content: bytes, spots: list[tuple[float, int]], kept: float) -> byte
 def test_damaged_bundles(
     bundle: Path, bundle_path: Path, file: str, spots: list[tuple[float, int]], kept: float, *, signed: bool
 ) -> None:
-    """Flipped bits and cut ends are noticed, in golden vectors also where the checksum was made to fit."""
+    """Flipped bits and truncation are detected, in golden vectors even with a matching checksum."""
     shutil.copytree(bundle_path, bundle, dirs_exist_ok=True)
     whole = (bundle / file).read_bytes()
     content = damaged(whole, spots, kept)
@@ -227,7 +228,7 @@ def test_damaged_bundles(
 
 
 def places(node: Any, here: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """The way to each value of a document, tables and lists included."""
+    """The path to each value of a document, including objects."""
     if isinstance(node, dict):
         for key, value in node.items():
             yield (*here, key)
@@ -246,7 +247,7 @@ ODD: st.SearchStrategy[Any] = st.one_of(
 @example(place=0.0, value="9" * 50 + ".0")
 @settings(FEW, max_examples=100)
 def test_odd_manifests(bundle: Path, bundle_path: Path, place: float, value: Any) -> None:
-    """A manifest in which any one value is another is one that the agent can use, or an error that names the field."""
+    """A manifest with any one value replaced is either usable or gives an error."""
     document = json.loads((bundle_path / "manifest.json").read_text())
     found = list(places(document))
     *way, last = found[int(place * len(found))]

@@ -1,4 +1,4 @@
-"""`edge run` against a real broker: an independent client sees the device come, speak and go."""
+"""`edge run` with a real broker, observed by an independent client."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def payload_of(listener: Listener, topic: str) -> Any:
 
 
 def test_a_life_of_the_agent(config: Path, listener: Listener) -> None:
-    """Online, info, the camera, an emotion, its event and health arrive; after SIGTERM the device says goodbye."""
+    """Online, info, the camera, an emotion, its event and health arrive; SIGTERM gives a clean disconnect."""
     with Edge("run", "--config", config) as agent:
         listener.wait_for(lambda: listener.on("emotion/hall/door/event"))
         listener.wait_for(lambda: listener.on("emotion/hall/health"))
@@ -69,7 +69,7 @@ def test_a_camera_slower_than_a_frame_a_second_tells_what_it_sees(
 
 
 def test_ctrl_c_stops_it_as_orderly(config: Path, listener: Listener) -> None:
-    """Somebody who tries the agent in a terminal leaves no device behind that looks alive."""
+    """After Ctrl-C, the status is `offline`, as after SIGTERM."""
     with Edge("run", "--config", config) as agent:
         listener.wait_for(lambda: listener.on("emotion/hall/status"))
         assert agent.stop(signal.SIGINT) == 0, agent.output
@@ -79,7 +79,7 @@ def test_ctrl_c_stops_it_as_orderly(config: Path, listener: Listener) -> None:
 def test_it_ends_in_time_though_all_around_it_hangs(
     config: Path, broker: Mosquitto, listener: Listener, tmp_path: Path
 ) -> None:
-    """A stop does not wait for what never answers: broker, update server, and a camera whose driver hangs."""
+    """A stop does not wait for an unresponsive broker or update server, or a camera whose driver hangs."""
     os.mkfifo(tmp_path / "pipe-that-nobody-writes-to")
     with closing(socket.create_server(("127.0.0.1", 0))) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
@@ -100,7 +100,7 @@ def test_it_ends_in_time_though_all_around_it_hangs(
 
 
 def test_a_killed_agent_is_reported_by_its_will(config: Path, listener: Listener) -> None:
-    """After a crash, the broker says within seconds that the device is gone."""
+    """After a crash, the broker publishes the will within seconds."""
     with Edge("run", "--config", config) as agent:
         listener.wait_for(lambda: listener.on("emotion/hall/status"))
         agent.stop(signal.SIGKILL)
@@ -108,7 +108,7 @@ def test_a_killed_agent_is_reported_by_its_will(config: Path, listener: Listener
 
 
 def test_the_log_level_is_the_configured_one(config: Path, listener: Listener) -> None:
-    """A device that is to be quiet is."""
+    """Less severe messages are not logged."""
     config.write_text(config.read_text() + '[logging]\nlevel = "error"\n')
     with Edge("run", "--config", config) as agent:
         listener.wait_for(lambda: listener.on("emotion/hall/door/emotion"))
@@ -117,19 +117,19 @@ def test_the_log_level_is_the_configured_one(config: Path, listener: Listener) -
 
 
 def test_a_reload_takes_a_good_configuration_and_survives_a_bad_one(config: Path, listener: Listener) -> None:
-    """After SIGHUP, a camera that was added looks, and one that was removed leaves nothing on its topics.
+    """After SIGHUP, an added camera works, and the retained topics of a removed one are cleared.
 
-    A mistake in the file, or in a file that it names, is told with its place and changes nothing.
+    An error in the file, or in a file that it refers to, is reported with its location and changes nothing.
     """
     with Edge("run", "--config", config) as agent:
         listener.wait_for(lambda: listener.on("emotion/hall/door/emotion"))
         good = config.read_text()
         config.write_text(good.replace("[mqtt]", "[mqtt]\nprot = 1"))
         agent.process.send_signal(signal.SIGHUP)
-        assert "Perhaps you meant mqtt.port" in agent.wait_for("the running configuration stays")
+        assert "Perhaps you meant mqtt.port" in agent.wait_for("keeping the running configuration")
         config.write_text(good + '[[camera]]\nname = "yard"\nsource = "rtmp://camera"\n')
         agent.process.send_signal(signal.SIGHUP)
-        assert "rtmp:// are not supported" in agent.wait_for("the running configuration stays")
+        assert "rtmp:// are not supported" in agent.wait_for("keeping the running configuration")
         for fault, told in (
             ('host = "broker.lan"\nusername = "me"\npassword_file = "config.toml"', "mqtt.allow_plaintext_password"),
             ('ca_file = "config.toml"', "config.toml: the certificate authority cannot be read"),
@@ -137,7 +137,7 @@ def test_a_reload_takes_a_good_configuration_and_survives_a_bad_one(config: Path
         ):
             config.write_text(good.replace("[mqtt]", f"[mqtt]\n{fault}"))
             agent.process.send_signal(signal.SIGHUP)
-            assert told in agent.wait_for("the running configuration stays")
+            assert told in agent.wait_for("keeping the running configuration")
         config.write_text(good + '[[camera]]\nname = "yard"\nsource = "demo"\n')
         agent.process.send_signal(signal.SIGHUP)
         listener.wait_for(lambda: listener.on("emotion/hall/yard/emotion"))
@@ -150,13 +150,13 @@ def test_a_reload_takes_a_good_configuration_and_survives_a_bad_one(config: Path
 
 
 def test_a_reload_on_a_full_disk_changes_nothing(config: Path, listener: Listener) -> None:
-    """The agent goes on as it was, events in memory, rather than end where it cannot start again."""
+    """The agent keeps running, with events in memory, rather than stop where it cannot start again."""
     with Edge("run", "--config", config) as agent:
         listener.wait_for(lambda: listener.on("emotion/hall/door/emotion"))
         limits = resource.prlimit(agent.process.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
         config.write_text(config.read_text() + '[[camera]]\nname = "yard"\nsource = "demo"\n')
         agent.process.send_signal(signal.SIGHUP)
-        assert "state: nothing can be written there" in agent.wait_for("the running configuration stays")
+        assert "state: nothing can be written there" in agent.wait_for("keeping the running configuration")
         listener.publish("emotion/hall/cmd/report", '{"id": 1}')
         listener.wait_for(lambda: listener.on("emotion/hall/cmd/report/response"))
         resource.prlimit(agent.process.pid, resource.RLIMIT_FSIZE, limits)
@@ -166,11 +166,11 @@ def test_a_reload_on_a_full_disk_changes_nothing(config: Path, listener: Listene
 
 
 def test_a_stop_during_a_reload_wins(config: Path, listener: Listener) -> None:
-    """Ctrl-C or `systemctl stop` right after a reload ends the agent, which does not start once more."""
+    """Ctrl-C or `systemctl stop` right after a reload ends the agent, which is not reopened."""
     with Edge("run", "--config", config) as agent:
         listener.wait_for(lambda: listener.on("emotion/hall/door/emotion"))
         agent.process.send_signal(signal.SIGHUP)
-        agent.wait_for("is read anew")
+        agent.wait_for("reloaded ")
         assert agent.stop() == 0, agent.output
     listener.publish("and then", "nothing")
     listener.wait_for(lambda: listener.on("and then"))
@@ -178,12 +178,12 @@ def test_a_stop_during_a_reload_wins(config: Path, listener: Listener) -> None:
 
 
 def test_a_reload_during_a_reload_is_not_lost(config: Path, listener: Listener) -> None:
-    """Who saves the file twice in a row gets what was saved last."""
+    """The file saved last takes effect."""
     with Edge("run", "--config", config) as agent:
         listener.wait_for(lambda: listener.on("emotion/hall/door/emotion"))
         agent.process.send_signal(signal.SIGHUP)
-        agent.wait_for("is read anew")
-        agent.wait_for(": connected")  # the second agent, which is not whole yet
+        agent.wait_for("reloaded ")
+        agent.wait_for(": connected")  # the second agent, which is still being opened
         config.write_text(config.read_text() + '[[camera]]\nname = "yard"\nsource = "demo"\n')
         agent.process.send_signal(signal.SIGHUP)
         listener.wait_for(lambda: listener.on("emotion/hall/yard/emotion"))
@@ -201,13 +201,13 @@ def load(*given, **named):
 classify.load_bundle = load
 sys.exit(main())
 """
-"""The agent that is told to reload whenever it loads a model."""
+"""The agent, with a SIGHUP whenever it loads a model."""
 
 
 def test_a_reload_while_the_agent_starts_is_not_lost(config: Path) -> None:
-    """A SIGHUP that comes before there is an agent does not end the process either."""
+    """A SIGHUP before the agent is open does not end the process."""
     with Edge("run", "--config", config, program=(sys.executable, "-c", HASTY)) as agent:
-        agent.wait_for("is read anew")
+        agent.wait_for("reloaded ")
         assert agent.stop() == 0, agent.output
 
 
@@ -218,12 +218,12 @@ from edge.cli import main
 agent._TICK_S = 0
 sys.exit(main())
 """
-"""The agent without pauses between two looks at what there is to do, so that a signal comes in the middle of one."""
+"""The agent without pauses in its main loop, so that signals arrive in the middle of an iteration."""
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT] * 2)
 def test_a_signal_may_come_at_any_moment(config: Path, number: signal.Signals) -> None:
-    """Whatever the agent is doing when it is told to stop, it does."""
+    """The agent stops, whatever it is doing."""
     config.write_text(config.read_text().replace('source = "demo"', 'source = "not-there"'))
     with Edge("run", "--config", config, program=(sys.executable, "-c", RESTLESS)) as agent:
         agent.wait_for("camera door: ")
@@ -231,25 +231,25 @@ def test_a_signal_may_come_at_any_moment(config: Path, number: signal.Signals) -
 
 
 def test_the_service_manager_hears_of_an_end_only_when_it_comes(config: Path, tmp_path: Path) -> None:
-    """A reload is told as one, and does not look like the service going down.
+    """A reload is notified as such, not as a stop.
 
-    The watchdog gives its whole time to the closing of the old agent, and again to the opening of the new one.
+    The watchdog's timeout restarts for closing the old agent, and again for opening the new one.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.settimeout(PATIENCE_S)
         manager.bind(str(tmp_path / "notify"))
 
-        def hear(word: str) -> list[str]:
-            """The words up to this one, without the lines for the operator."""
-            heard: list[str] = []
-            while word not in heard:
-                heard += [line for line in manager.recv(4096).decode().split("\n") if line.endswith("=1")]
-            return heard
+        def receive_until(word: str) -> list[str]:
+            """The notifications up to this one, without the status lines."""
+            received: list[str] = []
+            while word not in received:
+                received += [line for line in manager.recv(4096).decode().split("\n") if line.endswith("=1")]
+            return received
 
         environ = {**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify")}
         with Edge("run", "--config", config, environ=environ) as agent:
-            assert hear("READY=1") == ["READY=1"]
+            assert receive_until("READY=1") == ["READY=1"]
             agent.process.send_signal(signal.SIGHUP)
-            assert hear("READY=1") == ["RELOADING=1", "WATCHDOG=1", "WATCHDOG=1", "READY=1"]
+            assert receive_until("READY=1") == ["RELOADING=1", "WATCHDOG=1", "WATCHDOG=1", "READY=1"]
             assert agent.stop() == 0, agent.output
-            assert hear("STOPPING=1") == ["WATCHDOG=1", "STOPPING=1"]
+            assert receive_until("STOPPING=1") == ["WATCHDOG=1", "STOPPING=1"]

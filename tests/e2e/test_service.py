@@ -1,4 +1,4 @@
-"""The agent itself as a service: the deployed unit, a real service manager, a real broker, a photograph as camera."""
+"""The agent as a service: the deployed unit, a real systemd, a real broker, and a photograph as camera."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.mosquitto import Listener, Mosquitto, wait_until
 from tests.update_server import UpdateWeb, publish
 
 pytestmark = pytest.mark.timeout(3600)
-"""One machine runs at a time: for the first test, waiting for the others counts."""
+"""One machine runs at a time; the first test's time includes waiting for the others."""
 
 AGENT = "import sys\nfrom edge.cli import main\nsys.exit(main())\n"
 STATUS = "emotion/hall/status"
@@ -67,19 +67,19 @@ def film(photograph: Path, path: Path) -> None:
 
 
 def statuses(listener: Listener) -> list[str]:
-    """What the device has said of itself so far."""
+    """The payloads of the status topic so far."""
     return [message.payload for message in listener.on(STATUS)]
 
 
 def test_the_service_sees_and_tells(unit: Machine, listener: Listener) -> None:
-    """Started by systemd, in its sandbox, the agent says that it is online and what the face in view shows."""
+    """Started by systemd in its sandbox, the agent publishes `online` and the emotion of the face in view."""
     service.start(unit)
     listener.wait_for(lambda: any(json.loads(m.payload)["face_count"] == 1 for m in listener.on(EMOTION)))
     assert statuses(listener) == ["online"]
 
 
 def test_the_status_line_says_how_things_stand(unit: Machine, broker: Mosquitto, listener: Listener) -> None:
-    """`systemctl status` shows which cameras work, and whether the broker is reached."""
+    """`systemctl status` shows the status of the cameras and of the broker connection."""
     service.start(unit)
     wait_until(lambda: "door online; connected to the broker" in unit.show(UNIT, "StatusText"))
     listener.publish("emotion/hall/cmd/pause", '{"id": 1}')
@@ -89,7 +89,7 @@ def test_the_status_line_says_how_things_stand(unit: Machine, broker: Mosquitto,
 
 
 def test_a_reload_takes_another_configuration(unit: Machine, broker: Mosquitto, listener: Listener) -> None:
-    """After `systemctl reload`, the same process obeys the new configuration, and the service was never down."""
+    """After `systemctl reload`, the same process uses the new configuration."""
     service.start(unit)
     listener.wait_for(lambda: listener.on(EMOTION))
     process = unit.show(UNIT, "MainPID")
@@ -104,7 +104,7 @@ def test_a_reload_takes_another_configuration(unit: Machine, broker: Mosquitto, 
 def test_a_newer_model_is_installed_in_the_sandbox(
     unit: Machine, broker: Mosquitto, bundle_path: Path, listener: Listener, tmp_path: Path
 ) -> None:
-    """The unit's rights suffice to fetch, check, keep and load it; the same process goes on with it."""
+    """The sandbox allows downloading, testing, installing and loading a model; the process stays the same."""
     key = new_signing_key()
     publish(tmp_path / "web", bundle_path, 2, key)
     with UpdateWeb(tmp_path / "web") as web:
@@ -120,7 +120,7 @@ def test_a_newer_model_is_installed_in_the_sandbox(
 
 
 def test_the_command_restart_brings_a_new_process(unit: Machine, listener: Listener) -> None:
-    """It is answered, the agent shuts down cleanly, and systemd starts it again."""
+    """The command gets a response, the agent shuts down cleanly, and systemd restarts it."""
     service.start(unit)
     listener.wait_for(lambda: statuses(listener) == ["online"])
     process = unit.show(UNIT, "MainPID")
@@ -133,7 +133,7 @@ def test_the_command_restart_brings_a_new_process(unit: Machine, listener: Liste
 
 
 def test_stopping_the_service_says_so(unit: Machine, listener: Listener) -> None:
-    """`systemctl stop` ends in a clean exit, and the last word on the retained status is `offline`."""
+    """`systemctl stop` gives a clean exit, and the retained status is `offline`."""
     service.start(unit)
     listener.wait_for(lambda: statuses(listener) == ["online"])
     unit.systemctl("stop", UNIT)
@@ -143,7 +143,7 @@ def test_stopping_the_service_says_so(unit: Machine, listener: Listener) -> None
 
 
 def test_a_crash_is_told_by_the_last_will(unit: Machine, listener: Listener) -> None:
-    """After a `kill -9` the broker itself says that the device is offline."""
+    """After `kill -9`, the broker publishes the will."""
     service.override(unit, "Restart=no\n")
     service.start(unit)
     listener.wait_for(lambda: statuses(listener) == ["online"])
@@ -152,13 +152,13 @@ def test_a_crash_is_told_by_the_last_will(unit: Machine, listener: Listener) -> 
 
 
 def test_running_out_of_memory_is_the_end_of_one_process(unit: Machine) -> None:
-    """The kernel's limit comes before any swapping, and the agent outlives the trial of a model that it strikes."""
+    """The memory limit applies before swapping, and killing the test process of a model does not kill the agent."""
     limits = {name: unit.show(UNIT, name) for name in ("MemoryMax", "MemorySwapMax", "OOMPolicy")}
     assert limits == {"MemoryMax": str(512 << 20), "MemorySwapMax": "0", "OOMPolicy": "continue"}
 
 
 def test_what_root_left_in_the_state_folder_is_found(unit: Machine) -> None:
-    """After `sudo edge run` the service cannot start; its user is told by a check, with a command that mends it."""
+    """After `sudo edge run` the service cannot start; `edge check` reports it with a command that fixes it."""
     leave = "from pathlib import Path; from edge.outbox import Outbox; from edge.state import DeviceState"
     leave += f"; folder = Path({STATE!r}); DeviceState(folder); Outbox(folder=folder, capacity=1)"
 
@@ -176,7 +176,7 @@ def test_what_root_left_in_the_state_folder_is_found(unit: Machine) -> None:
 
 
 def test_a_hung_camera_brings_the_watchdog(unit: Machine, broker: Mosquitto, listener: Listener) -> None:
-    """A camera whose driver never returns ends in a kill and a new start, and the journal tells which camera it was."""
+    """If a camera's driver hangs, the watchdog restarts the agent, and the journal names the camera."""
     unit.run("mkfifo", "--mode=644", NEVER_OPENS)
     service.configure(unit, configuration(broker, source=NEVER_OPENS))
     service.override(unit, "WatchdogSec=5\n")
@@ -189,9 +189,9 @@ def test_a_hung_camera_brings_the_watchdog(unit: Machine, broker: Mosquitto, lis
 
 
 def test_the_doctor_has_the_password_and_the_state_of_the_service(unit: Machine, tmp_path: Path) -> None:
-    """From a shell, the broker lets the agent's user in while the service runs; after that, the doctor says why not.
+    """Run as the service's user, the doctor logs in to the broker while the service runs; otherwise it says why not.
 
-    It looks at the state folder that systemd gives the service, whatever the file names.
+    It uses the state folder that systemd gives the service, whatever the file sets.
     """
     with locked_broker(tmp_path) as broker:
         lines = configuration(broker, source=FILM).replace("[mqtt]", '[mqtt]\nusername = "hall"')
@@ -202,7 +202,7 @@ def test_the_doctor_has_the_password_and_the_state_of_the_service(unit: Machine,
         found = as_user(unit, "emotion-edge", "edge", "doctor")
         unit.systemctl("stop", UNIT)
         found_later = as_user(unit, "emotion-edge", "edge", "doctor")
-    assert "OK    publish right   granted on emotion/hall/probe" in found
+    assert "OK    MQTT publish    allowed on emotion/hall/probe" in found
     assert "OK    agent           running, as client " in found
     assert "OK    state folder    /var/lib/emotion-edge, writable" in found
     assert "FAIL  broker" in found_later
@@ -210,7 +210,7 @@ def test_the_doctor_has_the_password_and_the_state_of_the_service(unit: Machine,
 
 
 def test_the_doctor_tells_strangers_who_may_ask(unit: Machine) -> None:
-    """A user who may not read the configuration is told so, and the machine is checked all the same."""
+    """A user without access to the configuration gets an error for it, and the machine is still checked."""
     found = as_user(unit, "nobody", "edge", "doctor")
     assert "FAIL  configuration   /etc/emotion-edge/config.toml: cannot be read (Permission denied)" in found
     assert "sudo -u emotion-edge" in found
@@ -218,7 +218,7 @@ def test_the_doctor_tells_strangers_who_may_ask(unit: Machine) -> None:
 
 
 def locked_broker(folder: Path) -> Mosquitto:
-    """A broker that lets only `hall` in."""
+    """A broker that accepts only the user `hall`."""
     passwords = folder / "passwords"
     passwords.touch(mode=0o600)
     subprocess.run(["mosquitto_passwd", "-b", passwords, "hall", "s3cret"], check=True, capture_output=True)
@@ -226,7 +226,7 @@ def locked_broker(folder: Path) -> Mosquitto:
 
 
 def as_user(machine: Machine, user: str, *command: str) -> str:
-    """What a command writes that a user calls from a shell."""
+    """The output of a command run by a user from a shell."""
     rights = ["setpriv", f"--reuid={user}", f"--regid={machine.run('id', '-g', user).strip()}", "--init-groups"]
     environ = ["env", "-i", f"PATH={VENV}/bin:/bin", f"PYTHONPATH={CHECKOUT}", f"LD_LIBRARY_PATH={PYTHON}/lib"]
     return machine.run(*rights, *environ, *command, check=False)

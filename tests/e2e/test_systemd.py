@@ -1,4 +1,4 @@
-"""The deployed unit under a real service manager: start, watchdog, stop, restarts, secrets, state, confinement."""
+"""The deployed unit under a real systemd: start, watchdog, stop, restarts, secrets, state, sandbox."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.e2e.service import PROJECT, UNIT, VENV
 from tests.mosquitto import wait_until
 
 pytestmark = pytest.mark.timeout(3600)
-"""One machine runs at a time: for the first test, waiting for the others counts."""
+"""One machine runs at a time; the first test's time includes waiting for the others."""
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def unit(machine: Machine) -> Iterator[Machine]:
 
 
 def inside(machine: Machine, script: str) -> str:
-    """What a shell script writes that runs in place of the agent, with just the unit's rights."""
+    """The output of a shell script that runs in place of the agent, in the unit's sandbox."""
     machine.write("/opt/emotion-edge/probe", f"#!/bin/sh\nexec 2>&1\n{script}\n", mode=0o755)
     service.override(machine, "Type=oneshot\nRestart=no\nExecStart=\nExecStart=-/opt/emotion-edge/probe\n")
     machine.systemctl("start", UNIT)
@@ -36,7 +36,7 @@ def inside(machine: Machine, script: str) -> str:
 
 
 def test_start_lasts_until_the_agent_is_ready(unit: Machine) -> None:
-    """`systemctl start` returns when the agent works, and `systemctl status` tells what it does."""
+    """`systemctl start` returns when the agent is ready, and `systemctl status` shows its status."""
     service.start(unit)
     assert unit.show(UNIT, "ActiveState") == "active"
     assert unit.show(UNIT, "StatusText") == "start 1"
@@ -55,10 +55,10 @@ def test_a_hung_agent_is_killed_and_started_again(unit: Machine) -> None:
 
 
 def test_sigterm_is_a_clean_stop(unit: Machine) -> None:
-    """`systemctl stop` lets the agent say goodbye, and it stays stopped."""
+    """`systemctl stop` lets the agent shut down cleanly, and it is not restarted."""
     service.start(unit)
     unit.systemctl("stop", UNIT)
-    assert "said goodbye" in unit.journal(UNIT)
+    assert "stopped cleanly" in unit.journal(UNIT)
     assert (unit.show(UNIT, "ActiveState"), unit.show(UNIT, "Result")) == ("inactive", "success")
 
 
@@ -74,7 +74,7 @@ def test_a_reload_keeps_the_agent_running(unit: Machine) -> None:
 
 @pytest.mark.parametrize("exit_code", [3, 4])
 def test_what_a_restart_cannot_mend_is_not_tried_again(unit: Machine, exit_code: int) -> None:
-    """A faulty configuration or bundle fails the start at once and for good, for the operator to see."""
+    """An invalid configuration or bundle fails the start permanently, so that the operator sees it."""
     service.configure(unit, f"exit_code = {exit_code}")
     assert "failed" in unit.systemctl("start", UNIT, check=False)
     assert unit.show(UNIT, "NRestarts") == "0"
@@ -82,7 +82,7 @@ def test_what_a_restart_cannot_mend_is_not_tried_again(unit: Machine, exit_code:
 
 
 def test_a_missing_camera_never_ends_the_tries(unit: Machine) -> None:
-    """However often the agent gives up, it is started again: no limit turns it into a permanent failure."""
+    """The agent is restarted without limit; no start limit makes the failure permanent."""
     service.configure(unit, "exit_code = 5")
     unit.systemctl("start", UNIT, check=False)
     unit.await_journal(UNIT, "Scheduled restart job", times=6)  # systemd's own limit is 5
@@ -99,7 +99,7 @@ def test_the_model_runs_in_the_sandbox(unit: Machine) -> None:
 
 
 def test_secrets_are_optional_and_reach_the_agent(unit: Machine) -> None:
-    """A password in the credential store, closed to all but root, reaches the agent; without one it starts as well."""
+    """A password in root's credential store reaches the agent; it is optional."""
     show = 'ls "$CREDENTIALS_DIRECTORY"; cat "$CREDENTIALS_DIRECTORY/mqtt_password"; cat /etc/credstore/*; echo ran'
     without = inside(unit, show)
     assert "s3cret" not in without
@@ -117,7 +117,7 @@ def test_the_state_is_kept_and_private(unit: Machine) -> None:
 
 
 def test_the_sandbox_holds(unit: Machine) -> None:
-    """The agent reads what group video may, and cannot write the system, see homes, open other devices or run data."""
+    """The agent has the access of group video, but cannot write the system, read homes, open devices or run data."""
     unit.write("/srv/video", "for the group\n", mode=0o640)
     unit.run("chgrp", "video", "/srv/video")
     unit.run("mknod", "--mode=666", "/dev/serial-port", "c", "4", "64")
@@ -143,7 +143,7 @@ def test_the_sandbox_holds(unit: Machine) -> None:
 
 
 def test_the_clock_can_be_asked_and_not_set(unit: Machine) -> None:
-    """Whether timestamps can be trusted is known in the sandbox too, where the clock cannot be turned."""
+    """In the sandbox, the clock's synchronization can be queried, but the clock cannot be set."""
     ask = "from edge.system import Clock; print(f'disciplined: {Clock().disciplined()}')"
     seen = inside(unit, f'{VENV}/bin/python -c "{ask}"; date --set=2001-01-01; date +%Y')
     assert re.search(r"^disciplined: (True|False)$", seen, re.MULTILINE), seen

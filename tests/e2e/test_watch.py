@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(PROGRAM is None, reason="mosquitto is not instal
 
 @pytest.fixture
 def broker(tmp_path: Path) -> Iterator[Mosquitto]:
-    """A broker that lets everybody in."""
+    """A broker that accepts anonymous clients."""
     with Mosquitto(tmp_path) as broker:
         yield broker
 
@@ -40,7 +40,7 @@ STATE = json.dumps(
 
 
 def test_what_the_broker_kept_and_what_comes_is_told_line_by_line(broker: Mosquitto) -> None:
-    """Somebody who looks in sees the present state at once, and then what happens."""
+    """Retained messages are printed first, then new ones as they arrive."""
     with Listener(broker.port) as other:
         other.publish("emotion/pi/status", "online", retain=True)
         with Edge("watch", "--port", str(broker.port)) as watch:
@@ -54,7 +54,7 @@ def test_what_the_broker_kept_and_what_comes_is_told_line_by_line(broker: Mosqui
 
 
 def test_what_is_not_from_an_agent_ends_nothing(broker: Mosquitto) -> None:
-    """A message of any content, kept by the broker, is passed over at every start."""
+    """Retained messages of any content are handled at every start."""
     with Listener(broker.port) as other:
         other.publish("emotion/a/door/emotion", "[" * 100_000, retain=True)
         other.publish("emotion/b/door/emotion", '{"face_count": 1, "confidence": ' + "9" * 400 + "}", retain=True)
@@ -67,19 +67,19 @@ def test_what_is_not_from_an_agent_ends_nothing(broker: Mosquitto) -> None:
 
 
 def test_a_broker_that_is_not_there_is_waited_for(tmp_path: Path) -> None:
-    """Started too early, or during a restart of the broker, it says so and goes on by itself."""
+    """While the broker is down, the error is shown and connecting is retried."""
     port = free_port()
     with Edge("watch", "--port", str(port)) as watch:
         watch.wait_for("nothing listens on that port. Check the port, and that the broker is running. Trying again")
         with Mosquitto(tmp_path, port=port):
-            watch.wait_for("listening to localhost")
+            watch.wait_for("connected to localhost")
         watch.wait_for("Trying again")
 
 
 def test_a_proxy_without_its_broker_is_waited_for(tmp_path: Path) -> None:
-    """What accepts connections and closes them at once, while the broker behind it starts again, ends nothing."""
+    """A proxy that closes connections while its broker restarts does not end the command."""
     with Mosquitto(tmp_path) as broker, Edge("watch", "--port", str(broker.port)) as watch:
-        watch.wait_for("listening to localhost")
+        watch.wait_for("connected to localhost")
         broker.kill()
         with socket.create_server(("127.0.0.1", broker.port)) as proxy:
             proxy.settimeout(PATIENCE_S)
@@ -87,11 +87,11 @@ def test_a_proxy_without_its_broker_is_waited_for(tmp_path: Path) -> None:
                 proxy.accept()[0].close()
             watch.wait_for("before the broker had let the client in")
         broker.start()
-        watch.wait_for("listening to localhost")
+        watch.wait_for("connected to localhost")
 
 
 def test_a_refusal_is_an_error(tmp_path: Path) -> None:
-    """A wrong password is not tried for ever."""
+    """A rejected login is an error and is not retried."""
     with Mosquitto(tmp_path, ["allow_anonymous false"]) as broker:
         done = subprocess.run([EDGE, "watch", "--port", str(broker.port)], capture_output=True, text=True, check=False)
     assert done.returncode == 6
@@ -99,16 +99,16 @@ def test_a_refusal_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_broker_that_lets_nobody_listen_is_told(tmp_path: Path) -> None:
-    """Who looks on in vain hears why, as of a wrong password."""
+    """If all subscriptions are rejected, the command fails."""
     with Mosquitto(tmp_path, listening_only_to("elsewhere", tmp_path / "rights.json")) as broker:
         done = subprocess.run([EDGE, "watch", "--port", str(broker.port)], capture_output=True, text=True, check=False)
     assert done.returncode == 6
-    assert "the broker lets this client listen to nothing. Allow it in the broker's access list." in done.stderr
-    assert "listening to" not in done.stdout
+    assert "the broker rejected all subscriptions. Allow them in the broker's access list." in done.stderr
+    assert "connected to" not in done.stdout
 
 
 def test_a_password_does_not_travel_in_the_clear(tmp_path: Path) -> None:
-    """To a remote host the password goes encrypted, or by explicit wish."""
+    """A password is not sent unencrypted to a remote host unless allowed."""
     (tmp_path / "password").write_text("swordfish")
     command = [EDGE, "watch", "--host", "broker.example", "--username", "me", "--password-file"]
     command.append(str(tmp_path / "password"))
@@ -119,7 +119,7 @@ def test_a_password_does_not_travel_in_the_clear(tmp_path: Path) -> None:
 
 
 def test_a_terminal_shows_a_live_table(broker: Mosquitto) -> None:
-    """In a terminal, devices and faces stand in a table that is redrawn in place."""
+    """In a terminal, devices and faces are shown in a table that is redrawn in place."""
     with Listener(broker.port) as other:
         other.publish("emotion/pi/door/emotion", STATE, retain=True)
         shown = _in_terminal([EDGE, "watch", "--port", str(broker.port)], until="sad 80%")
@@ -128,23 +128,23 @@ def test_a_terminal_shows_a_live_table(broker: Mosquitto) -> None:
 
 
 def test_more_devices_than_rows_are_counted(broker: Mosquitto) -> None:
-    """On a small screen nobody takes what there is room for to be all."""
+    """On a small screen, omitted rows are counted."""
     with Listener(broker.port) as other:
         for number in range(40):
             other.publish(f"emotion/pi{number:02}/status", "online", retain=True)
         shown = _in_terminal([EDGE, "watch", "--port", str(broker.port)], until="(--plain shows all)")
-    assert "Ctrl-C ends this." in shown
+    assert "Press Ctrl-C to quit." in shown
 
 
 def test_a_terminal_that_cannot_move_its_cursor_gets_lines() -> None:
-    """As an editor's shell, which would show nothing of a table that is redrawn in place."""
+    """A dumb terminal, such as an editor's shell, gets plain lines."""
     shown = _in_terminal([EDGE, "watch", "--port", str(free_port())], until="Trying again", term="dumb")
     assert "\x1b" not in shown
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_leaves_the_screen_as_it_was(number: signal.Signals) -> None:
-    """Whoever looked on has the cursor and the former screen again, and scripts see that it was interrupted."""
+    """Cursor and screen are restored, and the exit code is that of an interrupt."""
     with _terminal([EDGE, "watch", "--port", str(free_port())]) as (process, terminal):
         _read_until(terminal, "Trying again")
         process.send_signal(number)
@@ -153,14 +153,14 @@ def test_a_signal_leaves_the_screen_as_it_was(number: signal.Signals) -> None:
 
 
 def _in_terminal(command: list[str], *, until: str, term: str = "xterm") -> str:
-    """What a command writes to a terminal until a phrase appears."""
+    """The output of a command in a terminal until a phrase appears."""
     with _terminal(command, term) as (_, terminal):
         return _read_until(terminal, until)
 
 
 @contextmanager
 def _terminal(command: list[str], term: str = "xterm") -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """A command in a terminal of that kind, and what to read there."""
+    """Starts a command in a terminal; yields the process and the terminal's file descriptor."""
     terminal, side = pty.openpty()
     env = {**os.environ, "TERM": term, "COLUMNS": "120", "LINES": "30"}
     process = subprocess.Popen(command, stdin=side, stdout=side, stderr=side, env=env, start_new_session=True)

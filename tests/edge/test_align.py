@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edge.align import align
-from edge.contract.crop import cut, square_from_eyes
+from edge.contract.crop import extract_crop, square_from_eyes
 from edge.contract.manifest import Framing
 from edge.domain import Box, Face, Frame
 
@@ -89,5 +89,5 @@ def test_no_face_gives_no_crop() -> None:
 def test_shrinking_averages_instead_of_aliasing() -> None:
     """A fine pattern far above the crop's resolution becomes gray and does not shimmer."""
     checks = ((np.indices((400, 400)).sum(axis=0) // 2 % 2) * 255).astype(np.uint8)
-    crop = cut(checks, square_from_eyes((120, 160), (264, 160), FRAMING), 48)
+    crop = extract_crop(checks, square_from_eyes((120, 160), (264, 160), FRAMING), 48)
     assert crop[4:-4, 4:-4].std() < 12

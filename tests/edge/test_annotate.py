@@ -1,4 +1,4 @@
-"""What `--annotate` draws onto a picture."""
+"""The annotated copies of `--annotate`."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ def drawn(left: float, top: float) -> NDArray[np.uint8]:
 
 @pytest.mark.parametrize("top", [-1.0, -40.0, -90.0])
 def test_label_of_a_face_that_reaches_over_the_upper_edge_is_in_the_picture(top: float) -> None:
-    """It stands where that of a face just below the edge does."""
+    """Its label is at the same position as that of a face just below the edge."""
     label = drawn(80, top)[:10, 85:150]
     assert label.any()
     assert (label == drawn(80, 0)[:10, 85:150]).all()
 
 
 def test_label_stands_above_the_face_where_there_is_room() -> None:
-    """It hides nothing of the face."""
+    """The label does not cover the face."""
     picture = drawn(80, 60)
     assert picture[50:60, 85:150].any()
     assert not picture[65:150, 85:150].any()
 
 
 def test_names_that_are_taken_get_the_next_free_number(tmp_path: Path) -> None:
-    """No copy replaces another, also where a file is already called like the number that another would get."""
+    """Names are unique, even if a file already has the name that the number would produce."""
     names = ["a/x.png", "b/x-2.png", "c/x.png", "d/x.png", "e/x.webm", "f/x.mp4"]
     planned = plan_outputs([Path(name) for name in names], tmp_path)
     assert list(planned) == [Path(name) for name in names]
@@ -53,7 +53,7 @@ def test_names_that_are_taken_get_the_next_free_number(tmp_path: Path) -> None:
 
 
 def test_thousands_of_files_that_are_called_alike_are_planned_at_once(tmp_path: Path) -> None:
-    """A folder for each person with a face.jpg in it keeps nobody waiting."""
+    """Planning the names of many files with the same name takes linear time."""
     planned = plan_outputs(
         [Path(f"{number}/face.jpg") for number in range(20_000)], tmp_path
     )  # or until the test's limit
@@ -61,7 +61,7 @@ def test_thousands_of_files_that_are_called_alike_are_planned_at_once(tmp_path: 
 
 
 def test_copy_of_a_video_may_have_a_colon_in_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A time of day, as recorders name their files."""
+    """Recorders name files after the time of day."""
     monkeypatch.chdir(tmp_path)
     with Annotator(Path("12:30:00.mp4"), video_fps=25) as annotator:
         annotator.add(np.zeros((48, 64, 3), np.uint8), [])

@@ -1,4 +1,4 @@
-"""What `edge watch` shows, message by message."""
+"""The display of `edge watch`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console, RenderableType
 
 from edge.commands.board import Board
-from edge.commands.spoken import bar, spoken
+from edge.commands.formatting import bar, format_message
 from edge.errors import BrokerUnreachable
 
 FACE = {"track_id": 3, "emotion": "happy", "confidence": 0.93, "probs": {"happy": 0.93, "neutral": 0.05}}
@@ -30,16 +30,16 @@ def text(renderable: RenderableType, *, width: int = 100, height: int = 100) -> 
 
 
 def board_after(*messages: tuple[str, str | dict[str, Any]], now_s: float = NEW_YEAR_S) -> Board:
-    """A board that has taken these messages in."""
+    """A board that has received these messages."""
     board = Board(address="localhost:1883", prefix="home/emotion")
     for topic, payload in messages:
         encoded = payload if isinstance(payload, str) else json.dumps(payload)
-        board.take(f"home/emotion/{topic}", encoded.encode(), now_s=now_s)
+        board.update(f"home/emotion/{topic}", encoded.encode(), now_s=now_s)
     return board
 
 
 def test_a_device_its_camera_and_the_face_are_on_one_line() -> None:
-    """At a glance: which device, which camera, what the face shows, how surely, and since when that is known."""
+    """Device, camera, face, emotion, confidence and age are in one row."""
     board = board_after(("pi/status", "online"), ("pi/door/status", "online"), ("pi/door/emotion", STATE))
     (line,) = [line for line in text(board.render(now_s=NEW_YEAR_S + 7)).splitlines() if "pi" in line]
     assert [cell.strip() for cell in line.split("│")[1:-1]] == [
@@ -56,7 +56,7 @@ def test_every_face_has_a_line_and_a_camera_without_faces_says_so() -> None:
     """Two people are two lines; an empty room is not mistaken for a broken camera."""
     two = {**STATE, "faces": [FACE, {**FACE, "track_id": 4, "emotion": "sad"}]}
     shown = text(board_after(("pi/a/emotion", two), ("pi/b/emotion", {**STATE, "faces": []})).render(now_s=NEW_YEAR_S))
-    assert ("happy" in shown, "sad" in shown, "nobody" in shown) == (True, True, True)
+    assert ("happy" in shown, "sad" in shown, "no face" in shown) == (True, True, True)
 
 
 def test_a_device_without_a_trusted_clock_ages_from_the_arrival() -> None:
@@ -67,7 +67,7 @@ def test_a_device_without_a_trusted_clock_ages_from_the_arrival() -> None:
 
 @pytest.mark.parametrize("kind", ["status", "emotion"])
 def test_a_camera_whose_topics_are_cleared_is_gone(kind: str) -> None:
-    """One that was renamed or removed does not stay for ever; the device and its others do."""
+    """A renamed or removed camera disappears; its device and the other cameras remain."""
     online = ("pi/status", "pi/door/status", "pi/yard/status")
     board = board_after(*((topic, "online") for topic in online), (f"pi/door/{kind}", ""))
     shown = text(board.render(now_s=NEW_YEAR_S))
@@ -75,7 +75,7 @@ def test_a_camera_whose_topics_are_cleared_is_gone(kind: str) -> None:
 
 
 def test_a_device_whose_topics_are_cleared_is_gone() -> None:
-    """In whichever order: what clears the topics of a device that is not known does not make one up."""
+    """Topics may be cleared in any order; clearing those of an unknown device does not add it."""
     cleared = ("pi/status", "pi/door/emotion", "pi/door/status", "pi/health", "pi/info")
     board = board_after(("pi/status", "online"), ("pi/door/emotion", STATE), *((topic, "") for topic in cleared))
     shown = text(board.render(now_s=NEW_YEAR_S))
@@ -84,20 +84,20 @@ def test_a_device_whose_topics_are_cleared_is_gone() -> None:
 
 
 def test_an_outage_is_told_above_what_is_known() -> None:
-    """The last picture stays while the broker is away, after the reason and that it is tried again."""
+    """While disconnected, the last state remains below the error and the note that it is retried."""
     board = board_after(("pi/status", "online"))
-    board.set_trouble(BrokerUnreachable("nothing listens on that port", where="localhost:1883"))
+    board.set_error(BrokerUnreachable("nothing listens on that port", where="localhost:1883"))
     shown = text(board.render(now_s=NEW_YEAR_S))
     assert shown.index("localhost:1883: nothing listens on that port. Trying again") < shown.index("pi")
-    board.set_trouble(None)
+    board.set_error(None)
     assert "Trying again" not in text(board.render(now_s=NEW_YEAR_S))
 
 
 @pytest.mark.parametrize("width", [100, 40])
 def test_a_small_screen_tells_how_many_it_leaves_out(width: int) -> None:
-    """More devices than rows: the reason for an outage stays in view, and nobody takes a part for the whole."""
+    """With more devices than rows, the error stays visible, and the omitted rows are counted."""
     board = board_after(*((f"pi-{number:02}-in-the-hall/status", "online") for number in range(30)))
-    board.set_trouble(BrokerUnreachable("nothing listens on that port", where="localhost:1883"))
+    board.set_error(BrokerUnreachable("nothing listens on that port", where="localhost:1883"))
     lines = text(board.render(now_s=NEW_YEAR_S), width=width, height=20).splitlines()
     shown = sum("pi-" in line for line in lines)
     assert lines[-1].strip() == f"... and {30 - shown} more (--plain shows all)"
@@ -107,7 +107,7 @@ def test_a_small_screen_tells_how_many_it_leaves_out(width: int) -> None:
 
 @pytest.mark.parametrize(("height", "left_out"), [(36, False), (35, True)])
 def test_a_screen_is_used_to_its_last_line(height: int, left_out: bool) -> None:
-    """Thirty rows fit with two lines above them and the four of the frame; with a line less, the rest is counted."""
+    """Thirty rows need two lines for the heading and four for the frame; with one line less, the rest is counted."""
     board = board_after(*((f"pi{number:02}/status", "online") for number in range(30)))
     lines = text(board.render(now_s=NEW_YEAR_S), height=height).splitlines()
     assert lines[0].strip() == "localhost:1883  home/emotion/#"
@@ -122,7 +122,7 @@ def test_the_address_stands_as_it_is() -> None:
 
 
 def test_strange_payloads_neither_break_it_nor_steer_the_terminal() -> None:
-    """Anybody may publish on a topic: the screen shows it harmlessly, or not at all."""
+    """Arbitrary payloads neither crash the display nor send control characters to the terminal."""
     evil = "\x1b[2J\x07"
     number = "9" * 400
     payloads = (
@@ -137,12 +137,12 @@ def test_strange_payloads_neither_break_it_nor_steer_the_terminal() -> None:
     for payload in payloads:
         for kind in ("status", "a/status", "a/emotion", "a/event", "info", "health", "update"):
             shown = text(board_after((f"{evil}/{kind}", payload)).render(now_s=0))
-            shown += text(spoken(f"home/emotion/{kind}", payload.encode()))
+            shown += text(format_message(f"home/emotion/{kind}", payload.encode()))
             assert not {"\x1b", "\x07"} & set(shown)
 
 
 def test_messages_are_told_in_words() -> None:
-    """Plain output says what happened without JSON."""
+    """Plain output describes messages without JSON."""
     event = {
         "event": "change",
         "emotion": "sad",
@@ -151,30 +151,30 @@ def test_messages_are_told_in_words() -> None:
         "track_id": 3,
         "historical": True,
     }
-    said = spoken("emotion/pi/door/event", json.dumps(event).encode()).plain
-    assert said == "change from happy to sad 50%  face 3  (delivered late)"
-    said = spoken("emotion/pi/door/emotion", json.dumps(STATE).encode()).plain
-    assert said == "happy 93%  1 face  happy 0.93  neutral 0.05"
-    assert spoken("emotion/pi/door/emotion", b'{"face_count": 0}').plain == "nobody"
+    line = format_message("emotion/pi/door/event", json.dumps(event).encode()).plain
+    assert line == "change from happy to sad 50%  face 3  (delivered late)"
+    line = format_message("emotion/pi/door/emotion", json.dumps(STATE).encode()).plain
+    assert line == "happy 93%  1 face  happy 0.93  neutral 0.05"
+    assert format_message("emotion/pi/door/emotion", b'{"face_count": 0}').plain == "no face"
 
 
 @pytest.mark.parametrize(
-    ("latest", "installing", "error", "said"),
+    ("latest", "installing", "error", "expected"),
     [
         (None, False, None, "model ferplus 1.0.0"),
         (1, False, None, "model ferplus 1.0.0"),
-        (2, False, None, "model ferplus 1.0.0, 2.0.0 is there"),
+        (2, False, None, "model ferplus 1.0.0, 2.0.0 is available"),
         (2, True, None, "model ferplus 1.0.0, 2.0.0 is being installed"),
-        (2, False, "is not signed", "model ferplus 1.0.0, 2.0.0 is there, not updated: is not signed"),
+        (2, False, "is not signed", "model ferplus 1.0.0, 2.0.0 is available, update failed: is not signed"),
     ],
 )
 def test_what_is_known_of_newer_models_is_told(
-    latest: int | None, installing: bool, error: str | None, said: str
+    latest: int | None, installing: bool, error: str | None, expected: str
 ) -> None:
-    """Which one runs, what is there, and what went wrong."""
+    """The installed model, the available one, and the last error."""
     one, newest = ({"name": "ferplus", "version": f"{number}.0.0", "release": number} for number in (1, latest))
     update = {"installed": one, "latest": newest if latest else None, "installing": installing, "error": error}
-    assert spoken("emotion/pi/update", json.dumps(update).encode()).plain == said
+    assert format_message("emotion/pi/update", json.dumps(update).encode()).plain == expected
 
 
 def test_a_bar_is_as_long_as_the_share() -> None:

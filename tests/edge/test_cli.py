@@ -15,7 +15,7 @@ EDGE = str(Path(sys.executable).with_name("edge"))
 
 
 def edge(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Runs the installed command to its end."""
+    """Runs the installed command to completion."""
     return subprocess.run([EDGE, *arguments], capture_output=True, text=True, check=False)
 
 
@@ -35,30 +35,30 @@ def test_help_comes_without_the_heavy_parts() -> None:
 
 
 def test_the_version_is_told() -> None:
-    """Whoever reports a fault can say with which version."""
+    """`--version` prints the version, for bug reports."""
     assert edge("--version").stdout.startswith("edge 0.")
 
 
 def test_a_wrong_command_line_has_its_own_code() -> None:
-    """Scripts can tell a misspelt option from a fault of the device."""
+    """Scripts can distinguish a misspelled option from an error of the device."""
     assert edge("check", "--confg", "x").returncode == 2
 
 
 @pytest.mark.parametrize("wrong", [["--port", "-1"], ["--port", "0"], ["--port", "mqtt"], ["--host", ""]])
 def test_an_impossible_address_is_told(wrong: list[str]) -> None:
-    """In the words of the command line, before anything is tried."""
+    """Rejected by the argument parser, before a connection is attempted."""
     told = edge("watch", *wrong)
     assert (told.returncode, f"argument {wrong[0]}: " in told.stderr) == (2, True), told.stderr
 
 
 def test_an_error_is_one_line_a_fault_and_a_code(tmp_path: Path) -> None:
-    """A person reads what is wrong, without a traceback; a script sees code 3."""
+    """Each error is one line without a traceback; the exit code is 3."""
     (tmp_path / "config.toml").write_text("[mqtt]\nprot = 1\n")
     done = edge("run", "--config", tmp_path / "config.toml")
     assert done.returncode == 3
     assert done.stderr.splitlines() == [
         (
-            f"edge: error: {tmp_path}/config.toml: camera: there is no camera. "
+            f"edge: error: {tmp_path}/config.toml: camera: no camera is configured. "
             "Add a [[camera]] table with name and source."
         ),
         f"edge: error: {tmp_path}/config.toml:2: mqtt.prot: unknown key. Perhaps you meant mqtt.port.",
@@ -66,10 +66,10 @@ def test_an_error_is_one_line_a_fault_and_a_code(tmp_path: Path) -> None:
 
 
 def test_a_bundle_that_is_none_has_its_own_code(tmp_path: Path) -> None:
-    """A forgotten bundle is told by name, with code 4."""
+    """A missing bundle is reported by its path, with exit code 4."""
     done = edge("classify", "x.jpg", "--model", tmp_path)
     assert (done.returncode, done.stdout) == (4, "")
-    assert f"edge: error: {tmp_path}: is no model bundle" in done.stderr
+    assert f"edge: error: {tmp_path}: is not a model bundle" in done.stderr
 
 
 def into_a_closed_pipe(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -91,14 +91,14 @@ def test_a_closed_pipe_is_no_accident(bundle_path: Path, astronaut_path: Path) -
 
 @pytest.mark.parametrize("command", ["check", "doctor", "watch"])
 def test_a_closed_pipe_is_none_for_lines_either(command: str, tmp_path: Path) -> None:
-    """As with JSON, scripts see the code of a closed pipe, and not that of a fault."""
+    """As with JSON output, the exit code is that of a closed pipe, not that of an error."""
     options = ["--port", "1"] if command == "watch" else ["--config", str(tmp_path / "config.toml")]
     done = into_a_closed_pipe(command, *options)
     assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_output_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
-    """A full disk is told in one line, with the code of an error; `/dev/full` is one. With --verbose, it says where."""
+    """A full disk (`/dev/full`) is reported in one line, with an exit code; --verbose adds the traceback."""
     environ = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     command = [EDGE, "check", "--config", str(tmp_path / "config.toml")]
     with Path("/dev/full").open("w") as full:
@@ -120,11 +120,11 @@ def test_ctrl_c_ends_a_command_quietly() -> None:
 
 
 def test_what_others_named_steers_no_terminal(tmp_path: Path) -> None:
-    """A folder's name may hold anything; an error shows it without what would clear a line or pretend to be another."""
+    """Control characters in file names are replaced, so that they cannot manipulate the terminal."""
     folder = tmp_path / "\x1b[2Ka\x85model"
     folder.mkdir()
     done = edge("classify", "--model", folder, folder)
-    assert f"edge: error: {tmp_path}/?[2Ka?model: is no model bundle" in done.stderr
+    assert f"edge: error: {tmp_path}/?[2Ka?model: is not a model bundle" in done.stderr
 
 
 _LOG = """
@@ -147,7 +147,7 @@ def logged(environ: dict[str, str]) -> list[str]:
 
 
 def test_a_person_reads_times_and_levels() -> None:
-    """In a terminal, each line says when and how bad."""
+    """In a terminal, each line has a time and a level."""
     first, *_ = logged({})
     assert first[8:] == " INFO    edge.camera: camera door is online"
 
@@ -167,7 +167,7 @@ def test_the_journal_gets_priorities_and_no_times(tmp_path: Path) -> None:
 
 
 def test_a_log_that_is_redirected_away_from_the_journal_is_for_people() -> None:
-    """A program that systemd started, and whose log goes to a file after all, writes times again."""
+    """If systemd starts the program but its log goes to a file, lines have times again."""
     assert logged({"JOURNAL_STREAM": "1:1"})[0].endswith("INFO    edge.camera: camera door is online")
 
 

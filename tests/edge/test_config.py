@@ -1,4 +1,4 @@
-"""The configuration: what a person may write, and what they are told when it is wrong."""
+"""Loading the configuration, and its error messages."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from edge.config import Config, load_config
-from edge.errors import ConfigError, ConfigFaults
+from edge.errors import ConfigError, ConfigErrors
 from edge.source import open_source
 from edge.topics import check_device
 
 CAMERA = '[[camera]]\nname = "door"\nsource = 0\n'
 WEB_FOLDER = (
-    "must be the address of a folder on a web server, such as https://models.example/ferplus, "
+    "must be the URL of a folder on a web server, such as https://models.example/ferplus, "
     "without a user, a password or a query."
 )
 
@@ -34,14 +34,14 @@ def load(tmp_path: Path) -> Load:
 
 
 def fault(load: Load, text: str = CAMERA, environ: Mapping[str, str] | None = None) -> str:
-    """What is said of a wrong configuration, after the file's name."""
+    """The error message for a configuration, after the file name."""
     with pytest.raises(ConfigError) as caught:
         load(text, environ)
     return str(caught.value).rpartition("config.toml")[2]
 
 
 def test_a_camera_is_all_that_must_be_given(load: Load) -> None:
-    """Three lines make a configuration; the rest has defaults, and the device is called after its host."""
+    """A camera is all that is required; the rest has defaults, and the device is named after its host."""
     config = load()
     assert [camera.source for camera in config.camera] == ["0"]
     assert (config.mqtt.host, config.mqtt.port, config.mqtt.prefix) == ("localhost", 1883, "emotion")
@@ -50,7 +50,7 @@ def test_a_camera_is_all_that_must_be_given(load: Load) -> None:
 
 
 def test_all_faults_are_told_at_once_with_their_lines(load: Load) -> None:
-    """A person corrects a file in one go: each fault has its own line, with the number of the file's."""
+    """A file can be fixed in one go: each error is on its own line, with its line number in the file."""
     text = '''\
 [device]
 name = "Front Door"
@@ -70,7 +70,7 @@ source = 0
 source = ""
 fps = 999
 '''
-    with pytest.raises(ConfigFaults) as caught:
+    with pytest.raises(ConfigErrors) as caught:
         load(text)
     told = [line.rpartition("config.toml:")[2] for line in str(caught.value).splitlines()]
     assert told == [
@@ -89,7 +89,7 @@ fps = 999
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("", ": camera: there is no camera. Add a [[camera]] table with name and source."),
+        ("", ": camera: no camera is configured. Add a [[camera]] table with name and source."),
         (CAMERA + "sorce = 1\n", ":4: camera[0].sorce: unknown key. Perhaps you meant camera[0].source."),
         (CAMERA + "[mqtt]\nport = 0\n", ":5: mqtt.port: must be greater than or equal to 1, not 0."),
         (CAMERA + "[mqtt]\nport = 1.5\n", ":5: mqtt.port: must be a whole number, not 1.5."),
@@ -98,7 +98,7 @@ fps = 999
             CAMERA + "[mqtt]\nheartbeat_s = 9\n",
             ":5: mqtt.heartbeat_s: unknown key. Perhaps you meant publish.heartbeat_s.",
         ),
-        (CAMERA + "[logging]\nfile = 1\n", ":5: logging.file: unknown key. Known here: level."),
+        (CAMERA + "[logging]\nfile = 1\n", ":5: logging.file: unknown key. Valid keys: level."),
         (
             CAMERA.replace("0", '"rtmp://me:secret@cam"'),
             (
@@ -120,13 +120,13 @@ fps = 999
         (
             CAMERA + "[brocker]\n",
             (
-                ":4: brocker: unknown key. Known here: device, model, update, mqtt, camera, detector, tracking, "
+                ":4: brocker: unknown key. Valid keys: device, model, update, mqtt, camera, detector, tracking, "
                 "smoothing, publish, adaptation, metrics, logging."
             ),
         ),
         (
             CAMERA + '[update]\nurl = "https://models.example"\n',
-            ":4: update: must name at least one key in public_keys, where url is set.",
+            ":4: update: public_keys must list at least one key if url is set.",
         ),
         (
             CAMERA + '[update]\nurl = "file:///srv/ferplus"\n',
@@ -146,7 +146,7 @@ fps = 999
         ),
         (
             CAMERA + '[mqtt]\nhost = "mqtt://me:secret@broker"\n',
-            ":5: mqtt.host: must be a name or an address alone, without mqtt:// and without a user.",
+            ":5: mqtt.host: must be only a host name or an address, without mqtt:// and without a user.",
         ),
         (
             CAMERA + '[update]\nurl = "https://models.example:99999/"\n',
@@ -154,15 +154,15 @@ fps = 999
         ),
         (
             CAMERA + '[update]\npublic_keys = ["mine"]\n',
-            ":5: update.public_keys[0]: is no key: 32 bytes in base64, as `trainer keygen` writes them.",
+            ":5: update.public_keys[0]: is not a key: must be 32 bytes in base64, as written by `trainer keygen`.",
         ),
         ("mqtt = 3\n" + CAMERA, ":1: mqtt: must be a table, not 3."),
-        ("camera = 3\n", ":1: camera: must be a list of tables, each under its own [[camera]], not 3."),
+        ("camera = 3\n", ":1: camera: must be a list of tables, each with the header [[camera]], not 3."),
         (
             CAMERA + '[detector]\nname = "yolo"\n',
             (":5: detector.name: must be 'auto', 'blazeface-full', 'blazeface-short' or 'haar', not 'yolo'."),
         ),
-        (CAMERA + CAMERA, ":5: camera[1].name: camera[0] has that name already."),
+        (CAMERA + CAMERA, ":5: camera[1].name: is already the name of camera[0]."),
         (
             CAMERA.replace("door", "status"),
             (":2: camera[0].name: no camera can be called 'status': the topics have another use for that name."),
@@ -187,20 +187,20 @@ fps = 999
         (CAMERA + "[smoothing]\nmargin = nan\n", ":5: smoothing.margin: must be a finite number, not nan."),
         (
             CAMERA + "[mqtt]\nca_file = 'config.toml'\ntls = false\n",
-            (":6: mqtt.tls: cannot be false while mqtt.ca_file or mqtt.cert_file is given."),
+            (":6: mqtt.tls: cannot be false while mqtt.ca_file or mqtt.cert_file is set."),
         ),
         (
             CAMERA + "[mqtt]\nkey_file = 'config.toml'\n",
-            ":5: mqtt.key_file: a private key needs mqtt.cert_file beside it.",
+            ":5: mqtt.key_file: requires mqtt.cert_file.",
         ),
         (
             CAMERA + "[mqtt]\npassword_file = 'config.toml'\n",
-            (":5: mqtt.password_file: a password needs mqtt.username beside it."),
+            (":5: mqtt.password_file: requires mqtt.username."),
         ),
     ],
 )
 def test_a_fault_is_told_with_its_key_and_what_is_allowed(load: Load, text: str, told: str) -> None:
-    """Whoever wrote the file can put it right without the documentation."""
+    """The message is enough to fix the error without the documentation."""
     assert fault(load, text) == told
 
 
@@ -214,19 +214,19 @@ def test_a_fault_is_told_with_its_key_and_what_is_allowed(load: Load, text: str,
     ],
 )
 def test_broken_toml_is_told_with_its_line(load: Load, text: str, told: str) -> None:
-    """A forgotten quote is found at once."""
+    """A missing quote is reported with its line."""
     assert fault(load, text) == told
 
 
 def test_a_byte_order_mark_does_not_matter(load: Load) -> None:
-    """A file that an editor on Windows saved is as good as any, and its faults have the same lines."""
+    """A byte order mark, as written by editors on Windows, is ignored and does not shift line numbers."""
     assert load("\ufeff" + CAMERA) == load(CAMERA)
     assert fault(load, "\ufeff" + CAMERA + "[mqtt]\nport = 0\n").startswith(":5: mqtt.port: ")
 
 
 def test_files_that_are_none_are_named(tmp_path: Path) -> None:
-    """A wrong --config says which file, and where to begin."""
-    with pytest.raises(ConfigError, match=r"none\.toml: there is no such file\. .*deploy/config\.toml"):
+    """A wrong --config is reported with the file, and what to start from."""
+    with pytest.raises(ConfigError, match=r"none\.toml: no such file\. .*deploy/config\.toml"):
         load_config(tmp_path / "none.toml", {})
     with pytest.raises(ConfigError, match="Is a directory"):
         load_config(tmp_path, {})
@@ -264,37 +264,40 @@ def test_environment_variables_override_the_file(load: Load) -> None:
         ("EDGE_MQTT__PORT", "8x", "EDGE_MQTT__PORT: mqtt.port: must be a whole number, not '8x'."),
         ("EDGE_MQTT__HOTS", "b", "EDGE_MQTT__HOTS: mqtt.hots: unknown key. Perhaps you meant mqtt.host."),
         ("EDGE_CAMERAS__0__SOURCE", "1", "EDGE_CAMERAS__0__SOURCE: cameras: unknown key. Perhaps you meant camera."),
-        ("EDGE_MQTT__HOST__X", "b", "EDGE_MQTT__HOST__X: mqtt.host: must be a text in quotes, not a table."),
+        ("EDGE_MQTT__HOST__X", "b", "EDGE_MQTT__HOST__X: mqtt.host: must be a string in quotes, not a table."),
         (
             "EDGE_MQTT_HOST",
             "b",
-            ("EDGE_MQTT_HOST: names no key. Write two underscores between table and key, as in EDGE_MQTT__HOST."),
+            (
+                "EDGE_MQTT_HOST: does not name a key. Separate table and key with two underscores, "
+                "as in EDGE_MQTT__HOST."
+            ),
         ),
         (
             "EDGE_CAMERA__5__NAME",
             "b",
             (
-                "EDGE_CAMERA__5__NAME: does not fit what the file holds. Count cameras from 0, "
-                "without a gap, as in EDGE_CAMERA__0__SOURCE."
+                "EDGE_CAMERA__5__NAME: does not match the structure of the file. Number cameras from 0 "
+                "without gaps, as in EDGE_CAMERA__0__SOURCE."
             ),
         ),
         (
             "EDGE_CAMERA__NAME",
             "b",
             (
-                "EDGE_CAMERA__NAME: does not fit what the file holds. Count cameras from 0, "
-                "without a gap, as in EDGE_CAMERA__0__SOURCE."
+                "EDGE_CAMERA__NAME: does not match the structure of the file. Number cameras from 0 "
+                "without gaps, as in EDGE_CAMERA__0__SOURCE."
             ),
         ),
     ],
 )
 def test_a_wrong_variable_is_named(load: Load, variable: str, value: str, told: str) -> None:
-    """A mistake in the environment is not blamed on the file."""
+    """An error in the environment is reported with the variable, not with the file."""
     assert fault(load, environ={variable: value}) == f"environment variable {told}"
 
 
 def test_a_variable_is_not_blamed_for_the_file(load: Load) -> None:
-    """A table that the file misspells is told with its line, although a variable names a key in it too."""
+    """A misspelled table in the file is reported with its line, although a variable sets a key in it."""
     text = CAMERA + '[brocker]\nhost = "a.lan"\n'
     assert fault(load, text, {"EDGE_BROCKER__PORT": "1883"}).startswith(":4: brocker: unknown key.")
 
@@ -312,7 +315,7 @@ def test_systemd_says_where_state_and_secrets_are(load: Load, tmp_path: Path) ->
 
 
 def test_a_password_file_that_the_file_names_counts_more_than_the_credential(load: Load, tmp_path: Path) -> None:
-    """What a person wrote down is what happens."""
+    """The configuration file takes precedence over systemd credentials."""
     (tmp_path / "mqtt_password").write_text("credential")
     (tmp_path / "own").write_text("own")
     text = CAMERA + '[mqtt]\nusername = "pi"\npassword_file = "own"\n'
@@ -320,7 +323,7 @@ def test_a_password_file_that_the_file_names_counts_more_than_the_credential(loa
 
 
 def test_a_credential_without_a_user_is_a_fault_of_the_credential(load: Load, tmp_path: Path) -> None:
-    """A password that would never be used is noticed, and its origin named."""
+    """A password without a user name is an error, reported with its origin."""
     (tmp_path / "mqtt_password").write_text("swordfish")
     told = fault(load, environ={"CREDENTIALS_DIRECTORY": str(tmp_path)})
     assert told.startswith("environment variable CREDENTIALS_DIRECTORY (mqtt_password): mqtt.password_file")
@@ -334,19 +337,19 @@ def test_a_credential_without_a_user_is_a_fault_of_the_credential(load: Load, tm
     ],
 )
 def test_a_password_is_the_whole_first_line(load: Load, tmp_path: Path, content: bytes, password: str) -> None:
-    """Neither an editor's byte order mark is a part of it, nor does it end at what only Python calls a line's end."""
+    """A byte order mark is ignored, and only a newline ends the line, not every line boundary of `str.splitlines`."""
     (tmp_path / "password").write_bytes(content)
     config = load(CAMERA + '[mqtt]\nusername = "pi"\npassword_file = "password"\n')
     assert config.mqtt.password() == password
 
 
 def test_a_password_does_not_cross_the_network_in_the_open(load: Load, tmp_path: Path) -> None:
-    """The fault names file, line and key, and each of the two ways out of it."""
+    """The error names file, line and key, and both of its remedies."""
     (tmp_path / "password").write_text("swordfish")
     text = CAMERA + '[mqtt]\nhost = "broker.lan"\nusername = "pi"\npassword_file = "password"\n'
     assert fault(load, text) == (
-        ":4: mqtt.allow_plaintext_password: the password would cross the network unencrypted. Set up TLS, or set this "
-        "to true if you trust every machine on that network."
+        ":4: mqtt.allow_plaintext_password: the password would be sent unencrypted over the network. Set up TLS, or "
+        "set this key to true if you trust every machine on that network."
     )
     for way_out in ("allow_plaintext_password = true", "tls = true"):
         load(text + way_out)
@@ -356,7 +359,7 @@ def test_a_password_does_not_cross_the_network_in_the_open(load: Load, tmp_path:
 
 @pytest.mark.parametrize("content", [None, b"", b"\xef\xbb\xbf\r\n", b"\nsecond line", b"\xff"])
 def test_a_password_file_without_a_password_is_a_fault(load: Load, tmp_path: Path, content: bytes | None) -> None:
-    """It is said at the start that there is no password, not when the broker refuses."""
+    """A missing password is reported at the start, not when the broker rejects the connection."""
     if content is not None:
         (tmp_path / "password").write_bytes(content)
     with pytest.raises(ConfigError, match="password"):
@@ -364,7 +367,7 @@ def test_a_password_file_without_a_password_is_a_fault(load: Load, tmp_path: Pat
 
 
 def test_secrets_do_not_show(load: Load, tmp_path: Path) -> None:
-    """A configuration that is logged gives nobody's password away."""
+    """A configuration that is logged reveals no password."""
     (tmp_path / "password").write_text("swordfish")
     config = load(
         CAMERA.replace("0", '"rtsp://me:swordfish@cam/"') + '[mqtt]\nusername = "pi"\npassword_file = "password"\n'
@@ -373,21 +376,21 @@ def test_secrets_do_not_show(load: Load, tmp_path: Path) -> None:
 
 
 def test_relative_paths_count_from_the_file(load: Load, tmp_path: Path) -> None:
-    """A service without a working directory finds what lies beside its configuration, or will once a disk is there."""
+    """Relative paths are resolved against the folder of the configuration, whether or not they exist yet."""
     config = load(CAMERA.replace("0", '"clip.mp4"') + '[model]\npath = "bundle"\n')
     assert config.model.path == tmp_path / "bundle"
     assert config.camera[0].source == str(tmp_path / "clip.mp4")
 
 
 def test_brackets_in_a_streams_password_are_as_good_as_any(load: Load) -> None:
-    """What would have to be escaped in a web address may stand in a camera's."""
+    """Characters that must be escaped in other URLs are accepted in a camera's."""
     source = "rtsp://admin:pa[ss@10.0.0.7/h264"
     assert load(CAMERA.replace("0", f'"{source}"')).camera[0].source == source
     open_source(source)
 
 
 def test_an_authority_switches_tls_on_and_the_port_follows(load: Load) -> None:
-    """One key is enough for an encrypted connection on the usual port."""
+    """Setting `ca_file` is enough to connect over TLS on the standard port."""
     mqtt = load(CAMERA + '[mqtt]\nca_file = "config.toml"\n').mqtt
     assert (mqtt.tls, mqtt.port) == (True, 8883)
 
@@ -396,20 +399,20 @@ def test_an_authority_switches_tls_on_and_the_port_follows(load: Load) -> None:
     ("text", "told"),
     [
         ("a = " + "[" * 3000 + "]" * 3000, "is nested too deeply"),
-        ("a = " + "9" * 5000, "holds a number that is too long"),
-        (CAMERA + "[mqtt]\nport = 0x" + "f" * 5000, "mqtt.port: is too large a number"),
-        (CAMERA + '[mqtt]\nhost = "\\u0000"', "mqtt.host: must not hold the character NUL"),
-        (CAMERA + '[model]\npath = "~nobody-here/x"', "model.path: nobody here has the home folder ~nobody-here"),
+        ("a = " + "9" * 5000, "contains a number with too many digits"),
+        (CAMERA + "[mqtt]\nport = 0x" + "f" * 5000, "mqtt.port: is too large"),
+        (CAMERA + '[mqtt]\nhost = "\\u0000"', "mqtt.host: must not contain a NUL character"),
+        (CAMERA + '[model]\npath = "~nobody-here/x"', "model.path: there is no home folder ~nobody-here"),
     ],
 )
 def test_what_python_itself_would_stumble_over_is_told(load: Load, text: str, told: str) -> None:
-    """Values beyond every limit are named like any other fault."""
+    """Values beyond all limits are reported like any other error."""
     assert told in fault(load, text)
 
 
 def test_a_file_full_of_faults_is_told_in_short(load: Load) -> None:
-    """Somebody who gave the wrong file reads a screenful, and at once."""
+    """A wrong file gives a limited number of errors, and quickly."""
     with pytest.raises(ConfigError) as caught:
         load("\n".join(f"key_{number} = 0" for number in range(1000)))
     *told, last = str(caught.value).splitlines()
-    assert (len(told), last) == (20, "and 981 more faults")
+    assert (len(told), last) == (20, "and 981 more errors")

@@ -1,4 +1,4 @@
-"""What `edge doctor` finds on machines of every kind; the broker has its own tests beside real brokers."""
+"""The checks of `edge doctor`. Those of the broker are tested in tests/integration, with real brokers."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ import pytest
 from numpy.typing import NDArray
 
 from edge import system
-from edge.checks import Finding, Outcome, all_checks, examine, machine, start_checks
-from edge.commands.findings import show
+from edge.checks import CheckResult, Outcome, all_checks, machine, run_checks, start_checks
+from edge.commands.results import print_results
 from edge.config import Config, load_config
 from edge.domain import Frame
 from edge.state import DeviceState
 from tests.fakes import ScriptedSource
 from tests.programs import need_tflite_runtime
 
-Examine = Callable[..., dict[str, Finding]]
+RunChecks = Callable[..., dict[str, CheckResult]]
 
 
 @pytest.fixture
 def config_file(tmp_path: Path, bundle_path: Path) -> Path:
-    """A device with a camera that gives pictures, and another that is not there."""
+    """A device with a camera that works, and one that does not exist."""
     path = tmp_path / "config.toml"
     path.write_text(f"""
 [device]
@@ -48,48 +48,48 @@ source = "/dev/video99"
 
 @pytest.fixture
 def config(config_file: Path) -> Config:
-    """The same, read."""
+    """The loaded configuration."""
     return load_config(config_file, {})
 
 
 @pytest.fixture
-def look(config_file: Path) -> Examine:
-    """Carries out the checks of the given names, and of those that they build on."""
+def look(config_file: Path) -> RunChecks:
+    """Runs the checks with the given names, and those that precede them in their chains."""
 
-    def look(*names: str, config: Config | None = None) -> dict[str, Finding]:
+    def look(*names: str, config: Config | None = None) -> dict[str, CheckResult]:
         chains = all_checks(config, config_file)
         chosen = [chain for chain in chains if any(check.name in names for check in chain)]
-        return {finding.check: finding for finding in examine(chosen)}
+        return {finding.check: finding for finding in run_checks(chosen)}
 
     return look
 
 
 def test_without_a_configuration_the_software_and_the_machine_are_checked(config_file: Path) -> None:
-    """A person can call the doctor before there is anything else."""
+    """The doctor can be run before anything is configured."""
     names = [check.name for chain in all_checks(None, config_file) for check in chain]
     assert names == [
-        *("python", "runtime", "model", "detector", "camera rights"),
+        *("python", "runtime", "model", "detector", "camera access"),
         *("clock", "temperature", "throttling", "disk", "memory"),
     ]
 
 
 def test_the_doctor_looks_at_all_that_the_check_looks_at(config: Config, config_file: Path) -> None:
-    """What `edge check` finds wrong, `edge doctor` finds too, but for the login's steps."""
+    """`edge doctor` includes all checks of `edge check`."""
     of_check = {check.name for chain in start_checks(config) for check in chain}
     of_doctor = {check.name for chain in all_checks(config, config_file) for check in chain}
     assert of_check < of_doctor
 
 
-def test_the_installed_software_is_named(look: Examine, config: Config) -> None:
-    """Whoever reports a fault can paste the versions."""
+def test_the_installed_software_is_named(look: RunChecks, config: Config) -> None:
+    """The output contains the versions needed in a bug report."""
     found = look("python", "runtime", "model", "detector", config=config)
     assert [finding.status for finding in found.values()] == [Outcome.OK] * 4
     assert "64-bit" in found["python"].detail
     assert "with numpy" in found["runtime"].detail
 
 
-def test_a_runtime_that_does_not_go_with_numpy_is_told_once(look: Examine, tmp_path: Path, config_file: Path) -> None:
-    """Nothing that builds on a missing part adds noise: the model is not tried without a runtime."""
+def test_a_runtime_that_does_not_go_with_numpy_is_told_once(look: RunChecks, tmp_path: Path, config_file: Path) -> None:
+    """A missing component is reported once: without a runtime, the model is not checked."""
     need_tflite_runtime(numpy="2")
     config = load_config(config_file, {"EDGE_MODEL__RUNTIME": "tflite-runtime", "EDGE_MODEL__PATH": str(tmp_path)})
     found = look("runtime", config=config)
@@ -98,8 +98,8 @@ def test_a_runtime_that_does_not_go_with_numpy_is_told_once(look: Examine, tmp_p
     assert "numpy<2" in (found["runtime"].remedy or "")
 
 
-def test_a_missing_blazeface_is_a_warning(look: Examine, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The agent works with the weaker detector, and the doctor says how to get the better one."""
+def test_a_missing_blazeface_is_a_warning(look: RunChecks, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The agent works with the less accurate detector, and the doctor says how to install the better one."""
     monkeypatch.setattr("edge.detect.find_model", lambda _reach: None)
     found = look("detector", config=config)["detector"]
     assert found.status is Outcome.WARN
@@ -107,9 +107,9 @@ def test_a_missing_blazeface_is_a_warning(look: Examine, config: Config, monkeyp
 
 
 def test_of_all_frames_that_are_looked_at_two_are_kept(
-    look: Examine, config: Config, monkeypatch: pytest.MonkeyPatch
+    look: RunChecks, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A camera with large pictures does not take the memory of a small device."""
+    """Large frames do not exhaust the memory of a small device."""
     given: list[weakref.ref[NDArray[np.uint8]]] = []
     held: list[int] = []
 
@@ -122,25 +122,25 @@ def test_of_all_frames_that_are_looked_at_two_are_kept(
             del picture
 
     monkeypatch.setattr("edge.checks.camera.camera_source", lambda _: ScriptedSource([film()]))
-    assert look("camera door", config=config)["camera door"].detail == "64x48, 25 frames a second"
+    assert look("camera door", config=config)["camera door"].detail == "64x48, 25 frames per second"
     assert (len(given), max(held)) == (20, 2)
 
 
 @pytest.mark.parametrize("light", [0.0, 3.0, 255.0])
-def test_a_covered_lens_is_told(look: Examine, config: Config, monkeypatch: pytest.MonkeyPatch, light: float) -> None:
-    """A camera that works and shows nothing, but for the noise of its sensor: its shutter is closed, say."""
+def test_a_covered_lens_is_told(look: RunChecks, config: Config, monkeypatch: pytest.MonkeyPatch, light: float) -> None:
+    """The camera works, but shows only sensor noise, as with a closed shutter."""
     noise = np.random.default_rng(0).normal(light, 2, (360, 640, 3)).round().clip(0, 255).astype(np.uint8)
     film = [Frame(noise, number, time_s=number / 25, mono_s=0.0) for number in range(20)]
     monkeypatch.setattr("edge.checks.camera.camera_source", lambda _: ScriptedSource([film]))
     found = look("camera door", config=config)["camera door"]
-    assert (found.status, found.detail) == (Outcome.WARN, "640x360, 25 frames a second, and nothing can be made out")
-    assert "cover off the lens" in (found.remedy or "")
+    assert (found.status, found.detail) == (Outcome.WARN, "640x360, 25 frames per second, but the image is blank")
+    assert "Uncover the lens" in (found.remedy or "")
 
 
 def test_a_dark_room_is_no_covered_lens(
-    look: Examine, config: Config, monkeypatch: pytest.MonkeyPatch, astronaut_path: Path
+    look: RunChecks, config: Config, monkeypatch: pytest.MonkeyPatch, astronaut_path: Path
 ) -> None:
-    """Where the agent still finds faces, the doctor does not send anybody to the camera."""
+    """No warning where the agent still detects faces."""
     photo = np.asarray(cv2.imread(str(astronaut_path)), np.float32)
     night = (photo * 0.03 + np.random.default_rng(0).normal(size=photo.shape)).round().clip(0, 255).astype(np.uint8)
     film = [Frame(night, number, time_s=number / 25, mono_s=0.0) for number in range(20)]
@@ -148,24 +148,24 @@ def test_a_dark_room_is_no_covered_lens(
     assert look("camera door", config=config)["camera door"].status is Outcome.OK
 
 
-def test_a_recording_may_begin_with_nothing(look: Examine, config_file: Path, tmp_path: Path) -> None:
-    """A film that fades in has no lens from which a cover could be taken."""
+def test_a_recording_may_begin_with_nothing(look: RunChecks, config_file: Path, tmp_path: Path) -> None:
+    """A black first frame of a recording is no covered lens."""
     cv2.imwrite(str(tmp_path / "black.png"), np.zeros((360, 640, 3), np.uint8))
     config = load_config(config_file, {})
     door = config.camera[0].model_copy(update={"source": str(tmp_path / "black.png")})
     found = look("camera door", config=config.model_copy(update={"camera": (door,)}))["camera door"]
-    assert (found.status, found.detail) == (Outcome.OK, "640x360, a single picture")
+    assert (found.status, found.detail) == (Outcome.OK, "640x360, a single image")
 
 
-def test_a_camera_that_does_not_open_fails(look: Examine, config: Config) -> None:
+def test_a_camera_that_does_not_open_fails(look: RunChecks, config: Config) -> None:
     """A camera that is not there is a fault."""
     found = look("camera yard", config=config)["camera yard"]
     assert (found.status, found.exit_code) == (Outcome.FAIL, 5)
     assert found.detail == "/dev/video99: no such camera"
 
 
-def test_a_camera_beside_a_running_agent_is_no_fault(look: Examine, config: Config) -> None:
-    """The doctor can be called while the agent works: that it holds the camera is no fault of the device."""
+def test_a_camera_beside_a_running_agent_is_no_fault(look: RunChecks, config: Config) -> None:
+    """While the agent runs, a camera in use is a warning, not a failure."""
     with DeviceState(config.device.state_dir) as state:
         found = look("camera yard", "agent", config=config)
         assert found["agent"].detail == f"running, as client {state.client_id}"
@@ -174,8 +174,8 @@ def test_a_camera_beside_a_running_agent_is_no_fault(look: Examine, config: Conf
     assert "none is running" in look("agent", config=config)["agent"].detail
 
 
-def test_a_port_for_metrics_that_another_program_has_is_told(look: Examine, config_file: Path) -> None:
-    """The agent would not start there; where the agent itself has the port, nothing is wrong."""
+def test_a_port_for_metrics_that_another_program_has_is_told(look: RunChecks, config_file: Path) -> None:
+    """Another program on the port is a failure; the agent itself is not."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         config = load_config(config_file, {"EDGE_METRICS__PORT": str(port)})
@@ -187,7 +187,7 @@ def test_a_port_for_metrics_that_another_program_has_is_told(look: Examine, conf
     assert look("metrics port", config=config)["metrics port"].status is Outcome.OK
 
 
-def test_an_address_for_metrics_that_is_not_there_is_a_warning(look: Examine, config_file: Path) -> None:
+def test_an_address_for_metrics_that_is_not_there_is_a_warning(look: RunChecks, config_file: Path) -> None:
     """The agent starts and waits for the address: DHCP may bring it, or it is a typo."""
     environ = {"EDGE_METRICS__PORT": "9464", "EDGE_METRICS__HOST": "192.0.2.1"}
     found = look("metrics port", config=load_config(config_file, environ))["metrics port"]
@@ -195,8 +195,8 @@ def test_an_address_for_metrics_that_is_not_there_is_a_warning(look: Examine, co
     assert "192.0.2.1:9464" in found.detail
 
 
-def test_the_doctor_leaves_no_state_behind(look: Examine, config: Config) -> None:
-    """A check before the first start makes no identity, and takes nobody's lock."""
+def test_the_doctor_leaves_no_state_behind(look: RunChecks, config: Config) -> None:
+    """A check before the first start creates no client id, and holds no lock."""
     assert look("state folder", config=config)["state folder"].status is Outcome.OK
     assert not config.device.state_dir.exists()
     with DeviceState(config.device.state_dir):
@@ -204,7 +204,7 @@ def test_the_doctor_leaves_no_state_behind(look: Examine, config: Config) -> Non
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o644])
-def test_a_password_that_everybody_may_read_is_a_warning(look: Examine, config_file: Path, mode: int) -> None:
+def test_a_password_that_everybody_may_read_is_a_warning(look: RunChecks, config_file: Path, mode: int) -> None:
     """The file is named, with the command that hides it."""
     password = config_file.with_name("password")
     password.write_text("secret\n")
@@ -217,8 +217,8 @@ def test_a_password_that_everybody_may_read_is_a_warning(look: Examine, config_f
 
 
 @pytest.mark.parametrize("mode", [0o700, 0o750, 0o755, 0o711])
-def test_a_state_folder_that_everybody_may_look_into_is_a_warning(look: Examine, config: Config, mode: int) -> None:
-    """The client id is in it, and emotions; the way out is a command."""
+def test_a_state_folder_that_everybody_may_look_into_is_a_warning(look: RunChecks, config: Config, mode: int) -> None:
+    """It contains the client id and emotions; the remedy is a command."""
     folder = config.device.state_dir
     folder.mkdir()
     folder.chmod(mode)
@@ -229,8 +229,8 @@ def test_a_state_folder_that_everybody_may_look_into_is_a_warning(look: Examine,
     assert found.remedy == (f"Run `sudo chmod o= {folder}`" if exposed else None)
 
 
-def test_a_key_beside_its_certificate_is_a_secret(look: Examine, config_file: Path) -> None:
-    """One file may hold both; without the key, a certificate is none."""
+def test_a_key_beside_its_certificate_is_a_secret(look: RunChecks, config_file: Path) -> None:
+    """A certificate file that also contains the key is a secret; a certificate alone is not."""
     both = config_file.with_name("device.pem")
     both.write_text("a certificate and its key\n")
     both.chmod(0o644)
@@ -244,8 +244,8 @@ def test_a_key_beside_its_certificate_is_a_secret(look: Examine, config_file: Pa
     assert look("secrets", config=apart)["secrets"].status is Outcome.OK
 
 
-def test_a_password_in_a_cameras_address_makes_the_configuration_a_secret(look: Examine, config_file: Path) -> None:
-    """The address is often forgotten when files are protected."""
+def test_a_password_in_a_cameras_address_makes_the_configuration_a_secret(look: RunChecks, config_file: Path) -> None:
+    """A password in a camera's URL is easily forgotten when file permissions are set."""
     config_file.chmod(0o644)
     config = load_config(config_file, {"EDGE_CAMERA__1__SOURCE": "rtsp://admin:hunter2@camera/"})
     found = look("secrets", config=config)["secrets"]
@@ -254,14 +254,14 @@ def test_a_password_in_a_cameras_address_makes_the_configuration_a_secret(look: 
 
 
 def test_network_cameras_need_no_rights_here(config_file: Path) -> None:
-    """Who has only network cameras is not told to join a group."""
+    """With network cameras only, membership in the group video is not checked."""
     environ = {"EDGE_CAMERA__1__SOURCE": "rtsp://camera/"}
     chains = all_checks(load_config(config_file, environ), config_file)
-    assert "camera rights" not in [check.name for chain in chains for check in chain]
+    assert "camera access" not in [check.name for chain in chains for check in chain]
 
 
 def _machine(monkeypatch: pytest.MonkeyPatch, folder: Path, *, soc: str, celsius: float, bits: int) -> None:
-    """What a Raspberry Pi's kernel says of heat and power."""
+    """Simulates the temperature and throttling files of a Raspberry Pi."""
     (folder / "temp").write_text(f"{celsius * 1000:.0f}\n")
     firmware = folder / soc / f"{soc}:firmware"
     firmware.mkdir(parents=True)
@@ -274,13 +274,13 @@ def _machine(monkeypatch: pytest.MonkeyPatch, folder: Path, *, soc: str, celsius
 @pytest.mark.parametrize(
     ("celsius", "bits", "temperature", "throttling"),
     [
-        (48.3, 0, "48 °C", "none, now or since the last start"),
-        (81, 0x80008, "81 °C, near the limit", "the processor is slowed down now: soft-temperature-limit"),
-        (60, 0x10000, "60 °C", "the processor is slowed down at times since the last start: under-voltage"),
+        (48.3, 0, "48 °C", "none, now or since the last boot"),
+        (81, 0x80008, "81 °C, near the limit", "the processor is throttled now: soft-temperature-limit"),
+        (60, 0x10000, "60 °C", "the processor was throttled since the last boot: under-voltage"),
     ],
 )
 def test_heat_and_weak_power_are_told(
-    look: Examine,
+    look: RunChecks,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     soc: str,
@@ -289,7 +289,7 @@ def test_heat_and_weak_power_are_told(
     temperature: str,
     throttling: str,
 ) -> None:
-    """Faults that come and go are told even when they are over, each with its own remedy."""
+    """Past throttling is reported too, each cause with its own remedy."""
     _machine(monkeypatch, tmp_path, soc=soc, celsius=celsius, bits=bits)
     found = look("temperature", "throttling")
     assert found["temperature"].detail.startswith(temperature)
@@ -302,41 +302,41 @@ def test_heat_and_weak_power_are_told(
 @pytest.mark.parametrize(
     ("disciplined", "status", "detail"),
     [
-        (True, Outcome.OK, "synchronised"),
-        (False, Outcome.WARN, "nothing keeps it right, so messages are marked time_synced: false"),
-        (None, Outcome.WARN, "this process may not ask whether anything keeps it right"),
+        (True, Outcome.OK, "synchronized"),
+        (False, Outcome.WARN, "not synchronized, so messages are marked time_synced: false"),
+        (None, Outcome.WARN, "this process may not query whether it is synchronized"),
     ],
 )
 def test_a_clock_that_nobody_sets_is_told_from_one_that_cannot_be_asked(
-    look: Examine, monkeypatch: pytest.MonkeyPatch, disciplined: bool | None, status: Outcome, detail: str
+    look: RunChecks, monkeypatch: pytest.MonkeyPatch, disciplined: bool | None, status: Outcome, detail: str
 ) -> None:
-    """A sandbox that is too narrow is not blamed on the time server."""
+    """A system call blocked by a sandbox is not reported as a missing time server."""
     monkeypatch.setattr(system.Clock, "disciplined", lambda _self: disciplined)
     found = look("clock")["clock"]
     assert (found.status, found.detail) == (status, detail)
 
 
-def test_little_disk_and_memory_are_warnings(look: Examine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before the disk is full, the doctor says how much is left, and where."""
-    monkeypatch.setattr(machine, "_LITTLE_DISK_BYTES", 0)
-    monkeypatch.setattr(machine, "_LITTLE_MEMORY_BYTES", 0)
+def test_little_disk_and_memory_are_warnings(look: RunChecks, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Low disk space is reported with the amount and the file system."""
+    monkeypatch.setattr(machine, "_LOW_DISK_BYTES", 0)
+    monkeypatch.setattr(machine, "_LOW_MEMORY_BYTES", 0)
     roomy = look("disk", "memory")
     assert [finding.status for finding in roomy.values()] == [Outcome.OK] * 2
-    monkeypatch.setattr(machine, "_LITTLE_DISK_BYTES", shutil.disk_usage("/").total * 1000)
-    monkeypatch.setattr(machine, "_LITTLE_MEMORY_BYTES", 1 << 60)
+    monkeypatch.setattr(machine, "_LOW_DISK_BYTES", shutil.disk_usage("/").total * 1000)
+    monkeypatch.setattr(machine, "_LOW_MEMORY_BYTES", 1 << 60)
     tight = look("disk", "memory")
     assert [finding.status for finding in tight.values()] == [Outcome.WARN] * 2
     assert "MB free at /" in tight["disk"].detail
 
 
 def test_what_a_server_answers_steers_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    """Root reads the doctor's findings, and they may hold what a stranger said."""
-    show([Finding("update server", Outcome.FAIL, "answers \x1b[1A\x1b[2K\x85OK", "Look\x1b[0m at it", 6)])
+    """Control characters in text from the network are replaced."""
+    print_results([CheckResult("update server", Outcome.FAIL, "answers \x1b[1A\x1b[2K\x85OK", "Look\x1b[0m at it", 6)])
     assert capsys.readouterr().out == "FAIL  update server   answers ?[1A?[2K?OK. Look?[0m at it.\n"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-def test_root_is_told_that_it_sees_less(look: Examine) -> None:
-    """Rights that look right to root may be wrong for the service's user."""
-    found = look("camera rights")["camera rights"]
+def test_root_is_told_that_it_sees_less(look: RunChecks) -> None:
+    """Permissions that suffice for root may not suffice for the service's user."""
+    found = look("camera access")["camera access"]
     assert (found.status, "sudo -u emotion-edge" in (found.remedy or "")) == (Outcome.WARN, True)

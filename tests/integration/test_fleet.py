@@ -1,4 +1,4 @@
-"""The fleet of `make fleet`, in small."""
+"""A small version of `make fleet`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.mosquitto import PROGRAM
 
 @pytest.mark.skipif(PROGRAM is None, reason="mosquitto is not installed")
 def test_a_fleet_survives_its_broker(tmp_path: Path) -> None:
-    """Every agent comes, announces itself, and comes again after the broker's death; no event of any is lost."""
+    """Every agent connects, announces itself, and reconnects after the broker was killed; no event is lost."""
     report = Fleet(tmp_path, agents=20, quiet_s=4.0).run()
     assert (report.announced, report.missing) == (20, 0)
     assert report.events > 20

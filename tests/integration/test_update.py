@@ -1,4 +1,4 @@
-"""Newer models from a real web server: what is taken, what is refused, and what is left when something is damaged."""
+"""Model updates from a real web server: what is accepted, what is rejected, and fallbacks for damaged releases."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ import pytest
 
 from edge import adapters, download, trial
 from edge.adapters import newest_classifier, require_usable, update_server
-from edge.checks import Outcome, examine
+from edge.checks import Outcome, run_checks
 from edge.checks.software import model as check_model
 from edge.checks.update import update as check_update
 from edge.classify import BundleClassifier
@@ -38,7 +38,7 @@ from edge.contract.signature import new_signing_key, public_key
 from edge.errors import UpdateError
 from edge.releases import Releases
 from edge.trial import try_out
-from edge.update import Outlook, Updater
+from edge.update import Updater, UpdateStatus
 from tests.integration.conftest import Certificates
 from tests.mosquitto import PATIENCE_S
 from tests.update_server import UpdateWeb, publish
@@ -65,7 +65,7 @@ def server(web: Path) -> Iterator[UpdateWeb]:
 
 @pytest.fixture
 def config(tmp_path: Path, bundle_path: Path, server: UpdateWeb) -> Config:
-    """A device that trusts one key, and has release 1."""
+    """A device that trusts one key and runs release 1."""
     return Config.model_validate(
         {
             "device": {"name": "hall", "state_dir": tmp_path / "state"},
@@ -77,31 +77,31 @@ def config(tmp_path: Path, bundle_path: Path, server: UpdateWeb) -> Config:
 
 
 class Device:
-    """The updater of a device, and what it has told."""
+    """The updater of a device, and the statuses that it has reported."""
 
     def __init__(self, config: Config) -> None:
-        self.told: queue.SimpleQueue[Outlook | None] = queue.SimpleQueue()
+        self.statuses: queue.SimpleQueue[UpdateStatus | None] = queue.SimpleQueue()
         self.releases = Releases(config.device.state_dir / "models", config.update.public_keys)
         self.updater = Updater(
             server=update_server(config, str(config.update.url)),
             releases=self.releases,
             running=newest_classifier(config).bundle.manifest,
             try_out=partial(try_out, runtime=config.model.runtime, threads=config.model.threads),
-            require_restart=partial(require_usable, config),
-            on_outlook=self.told.put,
-            on_installed=lambda: self.told.put(None),
+            require_reopenable=partial(require_usable, config),
+            on_status=self.statuses.put,
+            on_installed=lambda: self.statuses.put(None),
             interval_s=config.update.interval_h * 3600,
             automatic=config.update.automatic,
         )
 
-    def install(self) -> Outlook | None:
-        """What comes of a look that somebody asked for: None when a release was installed, else what was told."""
+    def install(self) -> UpdateStatus | None:
+        """Requests a check. Returns None if a release was installed, otherwise the last status."""
         with self.updater:
-            self.told.get(timeout=PATIENCE_S)  # what is known before the first look: nothing
+            self.statuses.get(timeout=PATIENCE_S)  # the initial status
             self.updater.install()
-            while (outlook := self.told.get(timeout=PATIENCE_S)) is not None and outlook.installing:
+            while (status := self.statuses.get(timeout=PATIENCE_S)) is not None and status.installing:
                 pass
-        return outlook
+        return status
 
 
 def damage(path: Path) -> None:
@@ -110,20 +110,20 @@ def damage(path: Path) -> None:
 
 
 def refusal(config: Config) -> str:
-    """Why what the server has is not installed; the device keeps what it had."""
-    outlook = Device(config).install()
-    assert outlook is not None
-    assert outlook.error is not None
+    """The error for the release on the server, which is not installed."""
+    status = Device(config).install()
+    assert status is not None
+    assert status.error is not None
     assert newest_classifier(config).bundle.path == config.model.path
-    return outlook.error
+    return status.error
 
 
 def test_a_signed_release_takes_the_place_of_an_older_one(
     config: Config, web: Path, bundle_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """From then on the device starts with it. The one before it is kept as a spare; an older one is never taken.
+    """The device then uses it. The previous release is kept as a fallback; an older one is never installed.
 
-    Whoever tries to go back learns from the log why that does not happen.
+    The log explains why an older release is not installed.
     """
     for release in (2, 3, 4):
         publish(web, bundle_path, release, KEY)
@@ -133,10 +133,10 @@ def test_a_signed_release_takes_the_place_of_an_older_one(
     assert {path.name for path in (config.device.state_dir / "models").iterdir()} == {"3", "4"}
     publish(web, bundle_path, 2, KEY)
     with caplog.at_level(logging.INFO):
-        outlook = Device(config).install()
-    assert "the server has release 2, which is older than 4, in use here, and is never installed" in caplog.text
-    assert outlook is not None
-    assert (outlook.error, outlook.latest) == (None, newest_classifier(config).bundle.manifest)
+        status = Device(config).install()
+    assert "the server has release 2, which is older than release 4 in use here, and is not installed" in caplog.text
+    assert status is not None
+    assert (status.error, status.latest) == (None, newest_classifier(config).bundle.manifest)
     assert newest_classifier(config).bundle.manifest.release == 4
     damage(config.device.state_dir / "models" / "4" / "golden.npz")
     assert newest_classifier(config).bundle.manifest.release == 3
@@ -152,8 +152,8 @@ def test_what_came_with_a_newer_agent_counts_more(config: Config, web: Path, bun
 
 
 def test_what_is_not_signed_by_somebody_trusted_is_refused(config: Config, web: Path, bundle_path: Path) -> None:
-    """A stranger's release, one without a signature, and one whose manifest was changed after it was signed."""
-    told = "manifest.json: is not signed by a key that is trusted here. Sign the bundle"
+    """Releases signed with another key, without a signature, or changed after signing are rejected."""
+    told = "manifest.json: is not signed with a trusted key. Sign the bundle"
     publish(web, bundle_path, 2, new_signing_key())
     assert told in refusal(config)
     publish(web, bundle_path, 2, KEY)
@@ -161,30 +161,30 @@ def test_what_is_not_signed_by_somebody_trusted_is_refused(config: Config, web: 
     manifest.write_text(manifest.read_text() + " ")
     assert told in refusal(config)
     (web / "manifest.json.sig").unlink()
-    assert "manifest.json.sig: the server answers 404 Not Found" in refusal(config)
+    assert "manifest.json.sig: the server responded with 404 Not Found" in refusal(config)
 
 
 @pytest.mark.parametrize(
     ("name", "told"),
-    [("manifest.json", "is a web page, and no manifest"), ("manifest.json.sig", "is a web page, and no signature")],
+    [("manifest.json", "is a web page, not a manifest"), ("manifest.json.sig", "is a web page, not a signature")],
 )
 def test_a_web_page_is_not_called_unsigned(config: Config, web: Path, bundle_path: Path, name: str, told: str) -> None:
-    """Some servers answer every address with one, and so does a network that wants its guests to log in."""
+    """A catch-all page or a captive portal is reported as a web page, not as an unsigned release."""
     publish(web, bundle_path, 2, KEY)
     (web / name).write_text("\n<!doctype html>\n<title>Welcome</title>\n")
     assert refusal(config) == (
-        f"{config.update.url}{name}: {told}. See that the address is that of the bundle's folder."
+        f"{config.update.url}{name}: {told}. Check that update.url is the URL of the bundle's folder."
     )
 
 
 @pytest.mark.parametrize(
     ("edit", "told"),
     [
-        (lambda m: m.update(name="other"), "is the model other, this device runs ferplus. Publish each model"),
-        (lambda m: m.update(minimum_agent_version="99.0.0"), "needs agent 99.0.0"),
-        (lambda m: m.update(schema_version="2.0"), "manifest.json: schema version 2.0 is not understood"),
+        (lambda m: m.update(name="other"), "is the model other, but this device runs ferplus. Publish each model"),
+        (lambda m: m.update(minimum_agent_version="99.0.0"), "requires agent 99.0.0"),
+        (lambda m: m.update(schema_version="2.0"), "manifest.json: schema version 2.0 is not supported"),
         (lambda m: m.pop("labels"), "manifest.json: labels: Field required"),
-        (lambda m: m["files"][m["model"]].update(size=17_000_000), "has more than 16000000 bytes"),
+        (lambda m: m["files"][m["model"]].update(size=17_000_000), "is larger than 16000000 bytes"),
         (lambda m: m["files"][m["model"]].update(size=100), "is larger than 100 bytes"),
         (lambda m: m["files"].update({"missing.bin": {"sha256": "0" * 64, "size": 1}}), "missing.bin: the server"),
     ],
@@ -192,13 +192,13 @@ def test_a_web_page_is_not_called_unsigned(config: Config, web: Path, bundle_pat
 def test_what_is_signed_and_does_not_fit_is_refused(
     config: Config, web: Path, bundle_path: Path, edit: Edit, told: str
 ) -> None:
-    """A publisher's mistakes stop at the first device that would suffer from them."""
+    """A signed release that this device cannot use is rejected."""
     publish(web, bundle_path, 2, KEY, edit=edit)
     assert told in refusal(config)
 
 
 def test_what_arrives_damaged_is_refused(config: Config, web: Path, bundle_path: Path) -> None:
-    """Every file must be the one that was signed."""
+    """Every file must match the signed manifest."""
     publish(web, bundle_path, 2, KEY)
     model = next(web.glob("*.tflite"))
     content = bytearray(model.read_bytes())
@@ -210,7 +210,7 @@ def test_what_arrives_damaged_is_refused(config: Config, web: Path, bundle_path:
 
 
 def test_a_model_that_computes_something_else_here_is_refused(config: Config, web: Path, bundle_path: Path) -> None:
-    """The bundle's own self-test is run by this device's runtime before the model is used."""
+    """The self-test is run on this device before the model is used."""
     publish(web, spoilt(bundle_path, web.parent / "wrong"), 2, KEY, edit=admit(web.parent / "wrong"))
     assert "self-test failed: a logit is off by 9" in refusal(config)
     assert list((config.device.state_dir / "models").iterdir()) == []
@@ -219,21 +219,21 @@ def test_a_model_that_computes_something_else_here_is_refused(config: Config, we
 @pytest.mark.parametrize(
     ("end", "told"),
     [
-        ("kill -ILL $$", "does not run on this device (its process was ended by SIGILL). Try the release"),
+        ("kill -ILL $$", "does not run on this device (its process was killed by SIGILL). Test the release"),
         ("echo 'RuntimeError: node 3 failed' >&2; exit 1", "does not run on this device (RuntimeError: node 3 failed)"),
-        ("echo of no interest; kill -SEGV $$", "does not run on this device (its process was ended by SIGSEGV)"),
-        ("kill -40 $$", "does not run on this device (its process was ended by signal 40)"),
+        ("echo of no interest; kill -SEGV $$", "does not run on this device (its process was killed by SIGSEGV)"),
+        ("kill -40 $$", "does not run on this device (its process was killed by signal 40)"),
         (
             f'echo INFO: loading; echo \'{{"what": "is no model"}}\'; exit {BundleError.exit_code}',
             "is no model.",
         ),
-        ("exec sleep 60", "has not tested itself within 1 s on this device. Try the release"),
+        ("exec sleep 60", "its self-test did not finish within 1 s on this device. Test the release"),
     ],
 )
 def test_a_model_that_ends_its_process_leaves_the_agent_alone(
     config: Config, web: Path, bundle_path: Path, monkeypatch: pytest.MonkeyPatch, end: str, told: str
 ) -> None:
-    """The device tells how it ended, or that it did not."""
+    """The error reports how the process ended, or that it timed out."""
     if "sleep" in end:
         monkeypatch.setattr(trial, "_WITHIN_S", 1.0)
     interpreter = web.parent / "python"
@@ -245,42 +245,42 @@ def test_a_model_that_ends_its_process_leaves_the_agent_alone(
 
 
 def test_a_start_beside_an_installation_leaves_it_alone(config: Config, web: Path, bundle_path: Path) -> None:
-    """After a reload, a thread that was left behind may still be trying a release out."""
+    """After a reload, a leftover thread may still be installing a release."""
     publish(web, bundle_path, 2, KEY)
     files = {path.name: path.read_bytes() for path in web.iterdir()}
     folder = config.device.state_dir / "models"
 
     def try_out(incoming: Path) -> None:
-        Releases(folder, config.update.public_keys).tidy()
+        Releases(folder, config.update.public_keys).remove_incomplete()
         assert {path.name for path in incoming.iterdir()} == files.keys()
 
-    Releases(folder, config.update.public_keys).keep(2, files, try_out)
+    Releases(folder, config.update.public_keys).install(2, files, try_out)
     assert [path.name for path in folder.iterdir()] == ["2"]
 
 
 def test_a_model_that_cannot_be_tried_is_not_blamed(
     config: Config, web: Path, bundle_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the device lacks for it is named, and nothing is put in place untried."""
+    """The error names what is missing, and nothing is installed untested."""
     monkeypatch.setattr(sys, "executable", str(web.parent / "gone"))
     publish(web, bundle_path, 2, KEY)
-    assert "gone: cannot try a newer model (No such file or directory). See that" in refusal(config)
+    assert "gone: cannot be started to test a newer model (No such file or directory). Check that" in refusal(config)
 
 
 def test_what_fails_here_is_not_fetched_again_and_again(config: Config, web: Path, bundle_path: Path) -> None:
-    """A release that failed its self-test is left alone until there is another, and its fault stays told."""
+    """A release that failed its self-test is not downloaded again, and its error remains in the status."""
     publish(web, spoilt(bundle_path, web.parent / "wrong"), 2, KEY, edit=admit(web.parent / "wrong"))
     update = config.update.model_copy(update={"interval_h": 0.1 / 3600})
     device = Device(config.model_copy(update={"update": update}))
     with device.updater:
-        outlooks = [device.told.get(timeout=PATIENCE_S) for _ in range(6)]
-        assert [outlook is not None and outlook.installing for outlook in outlooks] == [
+        statuses = [device.statuses.get(timeout=PATIENCE_S) for _ in range(6)]
+        assert [status is not None and status.installing for status in statuses] == [
             False, True, False, False, False, False,
         ]  # fmt: skip
-        assert outlooks[-1] is not None
-        assert "self-test failed" in str(outlooks[-1].error)
+        assert statuses[-1] is not None
+        assert "self-test failed" in str(statuses[-1].error)
         publish(web, bundle_path, 3, KEY)
-        while device.told.get(timeout=PATIENCE_S) is not None:
+        while device.statuses.get(timeout=PATIENCE_S) is not None:
             pass
     assert newest_classifier(config).bundle.manifest.release == 3
 
@@ -314,19 +314,19 @@ def admit(bundle: Path) -> Edit:
 def test_an_agent_that_stops_meanwhile_installs_nothing(
     config: Config, web: Path, bundle_path: Path, server: UpdateWeb
 ) -> None:
-    """It does not wait for a slow server; what arrives after that is not for it, but for the agent that follows."""
+    """It does not wait for a slow server, and installs nothing that arrives later."""
     publish(web, bundle_path, 2, KEY)
     server.open.clear()
     device = Device(config)
     with device.updater:
         device.updater.install()
-        while (outlook := device.told.get(timeout=PATIENCE_S)) is None or not outlook.installing:
+        while (status := device.statuses.get(timeout=PATIENCE_S)) is None or not status.installing:
             pass
     left_behind = device.updater._thread
     assert left_behind.is_alive()
     server.open.set()
     left_behind.join(PATIENCE_S)
-    assert device.told.empty()
+    assert device.statuses.empty()
     assert newest_classifier(config).bundle.path == bundle_path
     assert Device(config).install() is None
     assert newest_classifier(config).bundle.manifest.release == 2
@@ -335,28 +335,28 @@ def test_an_agent_that_stops_meanwhile_installs_nothing(
 def test_a_server_that_is_away_is_asked_again(
     config: Config, web: Path, bundle_path: Path, server: UpdateWeb, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is logged once, however often it is met, and so is a file that is missing there."""
+    """The same error is logged only once, as is that of a missing file."""
     device = Device(config)
     with device.updater, caplog.at_level(logging.WARNING):
-        device.told.get(timeout=PATIENCE_S)
+        device.statuses.get(timeout=PATIENCE_S)
         for _ in range(2):
             device.updater.install()
-            outlook = device.told.get(timeout=PATIENCE_S)
-            assert outlook is not None
-            assert outlook.error == (
-                f"{server.url}manifest.json: the server answers 404 Not Found. "
+            status = device.statuses.get(timeout=PATIENCE_S)
+            assert status is not None
+            assert status.error == (
+                f"{server.url}manifest.json: the server responded with 404 Not Found. "
                 "See that the address is right and that the server runs; the agent tries again later."
             )
         publish(web, bundle_path, 2, KEY)
         (web / "golden.npz").rename(web / "later")
         for _ in range(2):
             device.updater.install()
-            assert [outlook and outlook.error is None for outlook in (device.told.get(), device.told.get())] == [
+            assert [status and status.error is None for status in (device.statuses.get(), device.statuses.get())] == [
                 True, False,
             ]  # fmt: skip
         (web / "later").rename(web / "golden.npz")
         device.updater.install()
-        while device.told.get(timeout=PATIENCE_S) is not None:
+        while device.statuses.get(timeout=PATIENCE_S) is not None:
             pass
     assert [record.getMessage().count("404 Not Found") for record in caplog.records] == [1, 1]
 
@@ -367,11 +367,11 @@ def test_nothing_is_installed_unasked_where_that_is_not_wanted(config: Config, w
     update = config.update.model_copy(update={"automatic": False, "interval_h": 0.5 / 3600})
     device = Device(config.model_copy(update={"update": update}))
     with device.updater:
-        outlooks = [device.told.get(timeout=PATIENCE_S) for _ in range(3)]
-        assert [outlook and outlook.latest and outlook.latest.release for outlook in outlooks] == [None, 2, 2]
+        statuses = [device.statuses.get(timeout=PATIENCE_S) for _ in range(3)]
+        assert [status and status.latest and status.latest.release for status in statuses] == [None, 2, 2]
         assert not (config.device.state_dir / "models").exists()
         device.updater.install()
-        while device.told.get(timeout=PATIENCE_S) is not None:
+        while device.statuses.get(timeout=PATIENCE_S) is not None:
             pass
     assert newest_classifier(config).bundle.manifest.release == 2
 
@@ -382,7 +382,7 @@ def test_what_is_found_is_installed_by_itself(config: Config, web: Path, bundle_
     update = config.update.model_copy(update={"interval_h": 0.5 / 3600})
     device = Device(config.model_copy(update={"update": update}))
     with device.updater:
-        while device.told.get(timeout=PATIENCE_S) is not None:
+        while device.statuses.get(timeout=PATIENCE_S) is not None:
             pass
     assert newest_classifier(config).bundle.manifest.release == 2
 
@@ -397,7 +397,7 @@ def test_a_release_that_is_damaged_on_disk_is_passed_over(
     damage(config.device.state_dir / "models" / "2" / name)
     with caplog.at_level(logging.WARNING):
         assert newest_classifier(config).bundle.manifest == read_manifest(bundle_path)
-    assert caplog.text.count("passed over: ") == 1
+    assert caplog.text.count("skipped: ") == 1
     assert Device(config).install() is None
     assert newest_classifier(config).bundle.manifest.release == 2
 
@@ -423,7 +423,7 @@ def test_a_key_that_is_not_trusted_any_more_takes_its_releases_with_it(
 def test_numbers_above_it_that_do_not_count_any_more_do_not_cost_a_release_its_place(
     config: Config, web: Path, bundle_path: Path
 ) -> None:
-    """After a key was stolen, or with another model, the owner's releases begin anew below what lies there still."""
+    """After a key is revoked or the model changed, lower release numbers than the old ones are installed."""
     for release in (8, 9):
         publish(web, bundle_path, release, KEY)
         Device(config).install()
@@ -446,7 +446,7 @@ def test_numbers_above_it_that_do_not_count_any_more_do_not_cost_a_release_its_p
 def test_a_runtime_that_fails_with_a_release_leaves_the_installed_model(
     config: Config, web: Path, bundle_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whatever a release does to a runtime that has changed since, the device starts."""
+    """The device starts even if an installed release makes a changed runtime fail."""
     publish(web, bundle_path, 2, KEY)
     Device(config).install()
 
@@ -461,7 +461,7 @@ def test_a_runtime_that_fails_with_a_release_leaves_the_installed_model(
 
 
 def test_the_doctor_looks_at_the_model_that_the_agent_runs(config: Config, web: Path, bundle_path: Path) -> None:
-    """Also where no server is asked for more. What is passed over is told, and so is that nothing is behind it."""
+    """Also without an update server. Skipped releases and an unusable fallback are reported."""
     installed = web.parent / "installed"
     shutil.copytree(bundle_path, installed)
     model = config.model.model_copy(update={"path": installed})
@@ -471,27 +471,27 @@ def test_the_doctor_looks_at_the_model_that_the_agent_runs(config: Config, web: 
     update = config.update.model_copy(update={"url": None})
     config = config.model_copy(update={"update": update})
     release = config.device.state_dir / "models" / "2"
-    [found] = examine([check_model(config)])
+    [found] = run_checks([check_model(config)])
     assert found.status is Outcome.OK
     assert found.detail.startswith("ferplus 2.0.0 (release 2) passed its self-test on ")
     damage(installed / "golden.npz")
-    [found] = examine([check_model(config)])
+    [found] = run_checks([check_model(config)])
     assert found.status is Outcome.WARN
     assert found.detail.startswith("ferplus 2.0.0 (release 2) passed")
-    assert f"was installed with cannot be used: {installed}/golden.npz: has " in found.detail
+    assert f"the fallback, model.path, cannot be used: {installed}/golden.npz: has " in found.detail
     shutil.copy(bundle_path / "golden.npz", installed)
     damage(release / "golden.npz")
-    [found] = examine([check_model(config)])
+    [found] = run_checks([check_model(config)])
     assert (found.status, found.exit_code) == (Outcome.WARN, 0)
     assert found.detail.startswith("ferplus 1.0.0 (release 1) passed")
-    assert f"; passed over: {release}/golden.npz: has " in found.detail
-    assert found.remedy == "Copy the bundle again from where it came"
+    assert f"; skipped: {release}/golden.npz: has " in found.detail
+    assert found.remedy == "Copy the bundle from its source again"
 
 
 def test_nothing_is_installed_where_the_agent_could_not_be_opened_again(
     config: Config, web: Path, bundle_path: Path, tmp_path: Path
 ) -> None:
-    """An agent that works goes on, though a file that it was started with is gone."""
+    """A working agent is not closed if a file it needs to be opened again is missing."""
     password = tmp_path / "password"
     mqtt = config.mqtt.model_copy(update={"password_file": password})
     publish(web, bundle_path, 2, KEY)
@@ -503,16 +503,16 @@ def test_nothing_is_installed_where_the_agent_could_not_be_opened_again(
 def test_a_full_disk_is_left_some_room(
     config: Config, web: Path, bundle_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The events that wait for the broker need it."""
+    """Undelivered events need the disk space."""
     publish(web, bundle_path, 2, KEY)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000_000))
-    assert "of which 1000000 are free. Make room on the disk." in refusal(config)
+    assert "only 1000000 are free. Free some disk space." in refusal(config)
 
 
 def test_an_encrypted_server_is_trusted_where_its_authority_is(
     config: Config, web: Path, bundle_path: Path, certificates: Certificates
 ) -> None:
-    """One of one's own is named in `ca_file`."""
+    """A private CA is set with `ca_file`."""
     publish(web, bundle_path, 2, KEY)
     identity = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     identity.load_cert_chain(certificates.broker, certificates.broker_key)
@@ -521,12 +521,13 @@ def test_an_encrypted_server_is_trusted_where_its_authority_is(
         config = config.model_copy(update={"update": update})
         assert refusal(config) == (
             f"{server.url}manifest.json: the server's certificate is not trusted (unable to get local issuer "
-            "certificate). Name its authority in update.ca_file, and use the name that is in its certificate."
+            "certificate). Set update.ca_file to its CA, and use a host name from its certificate in update.url."
         )
         update = update.model_copy(update={"ca_file": certificates.ca})
         otherwise = update.model_copy(update={"url": server.url.replace("localhost", "127.0.0.1")})
-        assert "not trusted (IP address mismatch, certificate is not valid for '127.0.0.1'). Name its" in refusal(
-            config.model_copy(update={"update": otherwise})
+        assert (
+            "not trusted (IP address mismatch, certificate is not valid for '127.0.0.1'). Set update.ca_file"
+            in refusal(config.model_copy(update={"update": otherwise}))
         )
         assert Device(config.model_copy(update={"update": update})).install() is None
 
@@ -534,7 +535,7 @@ def test_an_encrypted_server_is_trusted_where_its_authority_is(
 def test_a_certificate_that_has_expired_is_no_matter_of_trust(
     web: Path, tmp_path: Path, certificates: Certificates
 ) -> None:
-    """Many a device begins in 1970: its clock is named, and no authority."""
+    """An expired certificate may be due to an unset clock; the remedy names the clock, not the CA."""
     ca, own = certificates.ca, certificates.broker
     expired, request = tmp_path / "expired.crt", tmp_path / "request"
     for command in (
@@ -546,28 +547,28 @@ def test_a_certificate_that_has_expired_is_no_matter_of_trust(
     identity = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     identity.load_cert_chain(expired, certificates.broker_key)
     with UpdateWeb(web, tls=identity) as server, pytest.raises(UpdateError) as refused:
-        download.download(server.url, at_most=1, ca_file=certificates.ca)
+        download.download(server.url, max_bytes=1, ca_file=certificates.ca)
     assert str(refused.value) == (
-        f"{server.url}: the server's certificate is not trusted (certificate has expired). Renew it, and check this "
-        "device's clock."
+        f"{server.url}: the server's certificate is not trusted (certificate has expired). Renew the certificate, or "
+        "check this device's clock."
     )
 
 
 def test_what_keeps_encryption_from_beginning_is_named(tmp_path: Path, server: UpdateWeb) -> None:
-    """A port that speaks none, and a file of an authority that holds no certificate."""
+    """A port without TLS, and a CA file without a certificate."""
     address = server.url.replace("http://", "https://")
-    with pytest.raises(UpdateError, match=r"the encryption failed \([A-Z_]+\)\. See that the server .* speaks https"):
-        download.download(address, at_most=1)
+    with pytest.raises(UpdateError, match=r"TLS failed \([A-Z_]+\)\. Check that the server .* serves https"):
+        download.download(address, max_bytes=1)
     (tmp_path / "ca.crt").write_text("not a certificate\n")
-    with pytest.raises(UpdateError, match=rf"{tmp_path}/ca.crt: the certificate authority cannot be read \([A-Z_]+\)"):
-        download.download(address, at_most=1, ca_file=tmp_path / "ca.crt")
+    with pytest.raises(UpdateError, match=rf"{tmp_path}/ca.crt: the CA certificate cannot be read \([A-Z_]+\)"):
+        download.download(address, max_bytes=1, ca_file=tmp_path / "ca.crt")
 
 
 @pytest.mark.parametrize("folder", ["the hall/größe", "the%20hall/gr%C3%B6%C3%9Fe", "a+b&c;d=e,f~g/@home"])
 def test_a_folder_may_have_any_name(
     config: Config, web: Path, bundle_path: Path, server: UpdateWeb, folder: str
 ) -> None:
-    """It is written as people or as browsers write it."""
+    """The URL may be percent-encoded or not."""
     publish(web / unquote(folder), bundle_path, 2, KEY)
     update = config.update.model_copy(update={"url": server.url + folder})
     assert Device(config.model_copy(update={"update": update})).install() is None
@@ -575,12 +576,12 @@ def test_a_folder_may_have_any_name(
 
 @contextmanager
 def answering(*parts: bytes, for_ever: bool = False, pause_s: float = 0) -> Iterator[str]:
-    """The address of a server that says this to whoever asks, the last part again and again if it is to.
+    """The URL of a server that sends a fixed response.
 
     Args:
-        parts: What it says.
-        for_ever: Whether it goes on with the last of them.
-        pause_s: After each.
+        parts: The parts of the response.
+        for_ever: Whether to repeat the last part.
+        pause_s: Pause after each part.
     """
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
@@ -609,76 +610,80 @@ OK = b"HTTP/1.1 200 OK\r\n"
         (
             (b"HTTP/1.1 302 Found\r\nLocation: ftp://elsewhere/\r\n\r\n", b"x" * 1000),
             True,
-            "the server answers 302 Found",
+            "the server responded with 302 Found",
         ),
-        ((b"HTTP/1.1 499 " + b"x" * 1000 + b"\r\n\r\n",), False, "the server answers 499. "),
+        ((b"HTTP/1.1 499 " + b"x" * 1000 + b"\r\n\r\n",), False, "the server responded with 499. "),
         ((OK + b"\r\n", b"x" * 1000), True, "is larger than 5000 bytes"),
-        ((OK + b"Content-Length: 900\r\n\r\nabc",), False, "ends 897 bytes too early"),
-        ((OK + b"Content-Encoding: gzip\r\n\r\nabc",), False, "the server sends it compressed, which nobody asked"),
-        ((OK + b"Content-Encoding: identity\r\nContent-Length: 9\r\n\r\n",), False, "ends 9 bytes too early"),
-        ((OK + b"Transfer-Encoding: chunked\r\n\r\n5\r\nabc",), False, "cannot be fetched (IncompleteRead"),
+        ((OK + b"Content-Length: 900\r\n\r\nabc",), False, "is truncated by 897 bytes"),
+        (
+            (OK + b"Content-Encoding: gzip\r\n\r\nabc",),
+            False,
+            "the server sends it compressed, which was not",
+        ),
+        ((OK + b"Content-Encoding: identity\r\nContent-Length: 9\r\n\r\n",), False, "is truncated by 9 bytes"),
+        ((OK + b"Transfer-Encoding: chunked\r\n\r\n5\r\nabc",), False, "cannot be downloaded (IncompleteRead"),
         ((b"HTTP/1.1 100 Continue\r\n\r\n",), True, "took longer than 1 s"),
-        ((b"SSH-2.0-OpenSSH_9.2\r\n",), False, "cannot be fetched ("),
-        ((b"",), False, "cannot be fetched ("),
+        ((b"SSH-2.0-OpenSSH_9.2\r\n",), False, "cannot be downloaded ("),
+        ((b"",), False, "cannot be downloaded ("),
     ],
 )
 def test_a_server_that_means_harm_gets_nowhere(
     parts: tuple[bytes, ...], for_ever: bool, told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No answer fills the memory, holds the agent for ever, leads it elsewhere, or passes for the file."""
+    """No response can exhaust the memory, block the agent, redirect it, or be mistaken for the file."""
     if for_ever:
-        monkeypatch.setattr(download, "_WHOLE_S", 1.0)
-        monkeypatch.setattr(download, "_SLOWEST_BYTES_S", 1e6)
+        monkeypatch.setattr(download, "_BASE_TIMEOUT_S", 1.0)
+        monkeypatch.setattr(download, "_MIN_BYTES_PER_S", 1e6)
     with answering(*parts, for_ever=for_ever) as url, pytest.raises(UpdateError) as refused:
-        download.download(url, at_most=5000)
+        download.download(url, max_bytes=5000)
     assert str(refused.value).startswith(f"{url}: {told}")
     assert len(str(refused.value)) < 300
 
 
 @pytest.mark.parametrize("header", [b"Content-Length: 900\r\n", b"Transfer-Encoding: chunked\r\n", b""])
 def test_a_download_that_takes_too_long_is_cut_off(header: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """That is told, and not that the server ended early; half a file does not pass for the whole."""
-    monkeypatch.setattr(download, "_WHOLE_S", 1.0)
-    monkeypatch.setattr(download, "_SLOWEST_BYTES_S", 1e6)
+    """The timeout is reported, and a partial file is not accepted."""
+    monkeypatch.setattr(download, "_BASE_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(download, "_MIN_BYTES_PER_S", 1e6)
     dripping = answering(OK + header + b"\r\n", b"1\r\nx\r\n", for_ever=True, pause_s=0.1)
     with dripping as url, pytest.raises(UpdateError) as cut_off:
-        download.download(url, at_most=5000)
+        download.download(url, max_bytes=5000)
     assert str(cut_off.value) == (
-        f"{url}: took longer than 1 s. See to a faster connection, or install the release by hand; the agent tries "
-        "again later."
+        f"{url}: took longer than 1 s. Use a faster connection, or install the release manually; the agent "
+        "retries later."
     )
 
 
 def test_a_large_file_may_take_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A device at the edge of a cellular network gets its model too."""
-    monkeypatch.setattr(download, "_WHOLE_S", 0.1)
-    monkeypatch.setattr(download, "_SLOWEST_BYTES_S", 50.0)
+    """Slow connections work: the time limit grows with the size."""
+    monkeypatch.setattr(download, "_BASE_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(download, "_MIN_BYTES_PER_S", 50.0)
     with answering(OK + b"Content-Length: 500\r\n\r\n", *[b"x" * 100] * 5, pause_s=0.1) as url:
-        assert download.download(url, at_most=500) == b"x" * 500
+        assert download.download(url, max_bytes=500) == b"x" * 500
 
 
 def test_an_ipv6_address_is_a_servers_address_too() -> None:
-    """Nothing listens on the web's own port there, and that is what is told; its last group is not taken for a port."""
+    """The last group of an IPv6 address is not mistaken for a port."""
     with pytest.raises(UpdateError) as caught:
-        download.download("http://[::1]/manifest.json", at_most=1)
+        download.download("http://[::1]/manifest.json", max_bytes=1)
     assert "Name or service not known" not in str(caught.value)
 
 
 def test_the_doctor_looks_at_the_server_too(config: Config, web: Path, bundle_path: Path, server: UpdateWeb) -> None:
-    """What is there, whether it is newer, and what to do where it cannot be used."""
+    """The release on the server, whether it is newer, and its errors."""
     publish(web, bundle_path, 2, KEY)
-    [found] = examine(check_update(config))
+    [found] = run_checks(check_update(config))
     assert (found.status, found.detail) == (
-        Outcome.OK, f"{server.url} has ferplus 2.0.0 (release 2), newer than 1, in use here",
+        Outcome.OK, f"{server.url} has ferplus 2.0.0 (release 2), newer than release 1 in use here",
     )  # fmt: skip
     publish(web, bundle_path, 2, new_signing_key())
-    [found] = examine(check_update(config))
+    [found] = run_checks(check_update(config))
     assert (found.status, found.exit_code) == (Outcome.FAIL, 4)
     publish(web, bundle_path, 2, KEY, edit=lambda manifest: manifest.update(name="other"))
-    [found] = examine(check_update(config))
+    [found] = run_checks(check_update(config))
     assert (found.status, found.exit_code) == (Outcome.FAIL, 4)
     shutil.rmtree(web)
-    [found] = examine(check_update(config))
+    [found] = run_checks(check_update(config))
     assert (found.status, found.exit_code) == (Outcome.FAIL, 9)
     update = config.update.model_copy(update={"url": None})
-    assert list(examine(check_update(config.model_copy(update={"update": update})))) == []
+    assert list(run_checks(check_update(config.model_copy(update={"update": update})))) == []

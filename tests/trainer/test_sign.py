@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.contract.signature import require_signature
+from edge.contract.signature import verify_signature
 from trainer.cli import main
 
 
@@ -31,7 +31,7 @@ def test_a_bundle_is_signed_for_those_who_trust_the_key(
     assert main(["sign", str(bundle), "--key", str(key)]) == 0
     assert found[1] in capsys.readouterr().out
     manifest, signature = ((bundle / name).read_bytes() for name in ("manifest.json", "manifest.json.sig"))
-    require_signature(manifest, signature, [found[1]], where=bundle)
+    verify_signature(manifest, signature, [found[1]], where=bundle)
 
 
 def test_a_key_is_never_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -40,7 +40,7 @@ def edit(copy: Path) -> Edit:
 
 
 def test_the_committed_bundle_is_whole_and_computes_what_it_promises(bundle_path: Path) -> None:
-    """Every file has its checksum, and the golden inputs give the golden logits in the installed runtime."""
+    """All files match their checksums, and the self-test passes on the installed runtime."""
     classifier = BundleClassifier(bundle_path)
     assert classifier.bundle.manifest.input.dtype == "int8"
     assert len(classifier.bundle.model) < 1_000_000
@@ -58,7 +58,7 @@ def test_no_faces_give_no_logits(bundle_path: Path) -> None:
 
 
 def test_a_missing_folder_and_a_missing_file_are_named(copy: Path) -> None:
-    """The error says which path is not there."""
+    """The error contains the missing path."""
     with pytest.raises(BundleMissing, match="elsewhere"):
         load_bundle(copy / "elsewhere")
     (copy / "golden.npz").unlink()
@@ -67,7 +67,7 @@ def test_a_missing_folder_and_a_missing_file_are_named(copy: Path) -> None:
 
 
 def test_a_single_changed_bit_is_noticed(copy: Path) -> None:
-    """A model damaged on its way is never run."""
+    """A damaged model is never run."""
     model = copy / "classifier.int8.tflite"
     content = bytearray(model.read_bytes())
     content[len(content) // 2] ^= 1
@@ -77,7 +77,7 @@ def test_a_single_changed_bit_is_noticed(copy: Path) -> None:
 
 
 def test_a_truncated_file_is_noticed(copy: Path) -> None:
-    """Half a download is named with both sizes."""
+    """A truncated file is reported with both sizes."""
     model = copy / "classifier.int8.tflite"
     model.write_bytes(model.read_bytes()[:1000])
     with pytest.raises(BundleCorrupt, match="1000 bytes"):
@@ -85,21 +85,21 @@ def test_a_truncated_file_is_noticed(copy: Path) -> None:
 
 
 def test_a_model_that_would_see_other_light_fails_the_self_test(copy: Path, edit: Edit) -> None:
-    """As it does with an agent that knows nothing of `intensity`: one of the golden inputs is dark."""
+    """As with an agent that does not support `intensity`: one of the golden inputs is dark."""
     edit(lambda document: document["preprocessing"].pop("intensity"))
     with pytest.raises(BundleCorrupt, match="self-test"):
         BundleClassifier(copy)
 
 
 def test_bounds_of_light_that_hold_nothing_are_named(edit: Edit, copy: Path) -> None:
-    """The lower one lies above the upper one."""
+    """A lower limit above the upper one is an error."""
     edit(lambda document: document["preprocessing"]["intensity"].update(mean_low=200))
     with pytest.raises(BundleCorrupt, match=r"preprocessing\.intensity: .*low must not be above high"):
         load_bundle(copy)
 
 
 def test_wrong_golden_vectors_fail_the_self_test(copy: Path, edit: Edit) -> None:
-    """A runtime that computes something else is found out before the first face."""
+    """A runtime that computes different results is detected before it is used."""
     with np.load(copy / "golden.npz") as arrays:
         inputs, logits = arrays["inputs"], arrays["logits"]
     np.savez(copy / "golden.npz", inputs=inputs, logits=logits + 5)
@@ -114,7 +114,7 @@ def test_wrong_golden_vectors_fail_the_self_test(copy: Path, edit: Edit) -> None
 
 
 def test_another_major_schema_is_refused_and_a_newer_minor_one_is_read(copy: Path, edit: Edit) -> None:
-    """An old agent does not guess at a new format, and does not mind additions."""
+    """An old agent rejects a new format, and ignores added fields."""
     edit(lambda document: document.update(schema_version="1.9", novelty={"a": 1}))
     load_bundle(copy)
     edit(lambda document: document.update(schema_version="2.0"))
@@ -158,7 +158,7 @@ def test_a_bundle_that_lacks_an_emotion_is_refused(copy: Path, edit: Edit) -> No
 def test_a_faulty_manifest_is_told_by_the_field(
     copy: Path, edit: Edit, change: Callable[[dict[str, Any]], None], named: str
 ) -> None:
-    """Whoever wrote the manifest by hand finds the place."""
+    """The error names the invalid field."""
     edit(change)
     with pytest.raises(BundleCorrupt, match=named):
         load_bundle(copy)
@@ -166,13 +166,13 @@ def test_a_faulty_manifest_is_told_by_the_field(
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"schema_version": 3}'])
 def test_what_is_no_manifest_is_a_clear_error(copy: Path, content: bytes) -> None:
-    """Whatever lies in manifest.json, the agent says so and does not fall over."""
+    """Any content of manifest.json that is not a manifest gives a clear error."""
     (copy / "manifest.json").write_bytes(content)
     with pytest.raises(BundleError, match=r"manifest\.json"):
         load_bundle(copy)
 
 
 def test_the_committed_manifest_follows_the_published_schema(bundle_path: Path) -> None:
-    """Whoever reads bundles with other tools can rely on docs/schema/manifest.json."""
+    """The committed manifest conforms to docs/schema/manifest.json."""
     schema = json.loads((Path(__file__).parents[3] / "docs" / "schema" / "manifest.json").read_text())
     jsonschema.validate(json.loads((bundle_path / "manifest.json").read_text()), schema)

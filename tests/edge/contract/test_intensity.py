@@ -1,4 +1,4 @@
-"""The light of a crop: brought into the range of the training images, and no further."""
+"""Intensity normalization: brings crops just into the range of the training images."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def face() -> NDArray[np.uint8]:
 
 
 def test_mean_and_deviation_are_those_of_the_pixels(face: NDArray[np.uint8]) -> None:
-    """As numpy has them."""
+    """Equal to numpy's mean and standard deviation."""
     assert mean_and_deviation(face) == pytest.approx((face.mean(), face.std()))
 
 
 def test_a_crop_in_ordinary_light_is_left_alone(face: NDArray[np.uint8]) -> None:
-    """To the pixel."""
+    """The crop is returned unchanged."""
     np.testing.assert_array_equal(normalized(face, USUAL), face)
 
 
@@ -42,7 +42,7 @@ def test_a_crop_in_ordinary_light_is_left_alone(face: NDArray[np.uint8]) -> None
 def test_other_light_is_brought_to_the_nearest_ordinary_one(
     face: NDArray[np.uint8], gain: float, offset: float, mean: float, deviation: float
 ) -> None:
-    """The face in it stays the same: each pixel has its place between the darkest and the lightest."""
+    """The map is linear, so that the face stays the same."""
     spoilt = (gain * face + offset).round().clip(0, 255).astype(np.uint8)
     seen = normalized(spoilt, USUAL)
     assert mean_and_deviation(seen) == pytest.approx((mean, deviation), abs=2)
@@ -57,5 +57,5 @@ def test_glaring_contrast_is_taken_back() -> None:
 
 @pytest.mark.parametrize(("level", "expected"), [(0, 80), (120, 120), (255, 170)])
 def test_a_crop_of_one_level_stays_one(level: int, expected: int) -> None:
-    """There is nothing that could be amplified."""
+    """A uniform crop has no contrast to amplify."""
     assert np.unique(normalized(np.full((48, 48), level, np.uint8), USUAL)).tolist() == [expected]

@@ -1,4 +1,4 @@
-"""Whose bundle it is: against the vectors of the standard, and against those who would slip one in."""
+"""Signatures: test vectors of the standard, and forgeries."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import base64
 import pytest
 
 from edge.contract import UserError
-from edge.contract.signature import check_public_key, new_signing_key, public_key, require_signature, sign
+from edge.contract.signature import check_public_key, new_signing_key, public_key, sign, verify_signature
 
 
 def in_base64(text: str) -> str:
-    """Hexadecimal digits, as the standard writes keys, as we do."""
+    """Converts hexadecimal digits, as used in the standard, to base64."""
     return base64.b64encode(bytes.fromhex(text)).decode()
 
 
 def test_it_is_ed25519() -> None:
-    """The third test vector of RFC 8032, section 7.1: others can check these signatures with what they have."""
+    """The third test vector of RFC 8032, section 7.1."""
     private = "private-key:" + in_base64("c5aa8df43f9f837bedb7442f31dcb7b166d38535076f094b85ce3a2e0b4458f7")
     public = in_base64("fc51cd8e6218a1a38da47ed00230f0580816ed13ba3303ac5deb911548908025")
     signature = in_base64(
@@ -28,10 +28,10 @@ def test_it_is_ed25519() -> None:
 
 
 def test_a_signature_holds_for_these_bytes_and_this_key_alone() -> None:
-    """One byte more, another key, or no signature at all: it is refused, and the error says where."""
+    """Changed bytes, another key and a missing signature are rejected; the error contains the location."""
     mine, theirs = new_signing_key(), new_signing_key()
     signature = sign(b"{}", mine).encode()
-    require_signature(b"{}", signature + b"\n", [public_key(theirs), public_key(mine)], where="here")
+    verify_signature(b"{}", signature + b"\n", [public_key(theirs), public_key(mine)], where="here")
     forgeries = [
         (b"{} ", signature, mine),
         (b"{}", signature, theirs),
@@ -41,28 +41,28 @@ def test_a_signature_holds_for_these_bytes_and_this_key_alone() -> None:
         (b"{}", signature[:20], mine),
     ]
     for manifest, given, trusted in forgeries:
-        with pytest.raises(UserError, match=r"^here: is not signed by a key that is trusted here\. Sign the bundle"):
-            require_signature(manifest, given, [public_key(trusted)], where="here")
+        with pytest.raises(UserError, match=r"^here: is not signed with a trusted key\. Sign the bundle"):
+            verify_signature(manifest, given, [public_key(trusted)], where="here")
     with pytest.raises(UserError, match="not signed"):
-        require_signature(b"{}", signature, [], where="here")
+        verify_signature(b"{}", signature, [], where="here")
 
 
 @pytest.mark.parametrize("text", ["", "no key", "c2hvcnQ=", "é" * 44, "A" * 40])
 def test_what_is_no_key_is_refused(text: str) -> None:
-    """In the configuration, and before anything is signed with it."""
-    with pytest.raises(ValueError, match="is no key: 32 bytes in base64, as `trainer keygen` writes them"):
+    """Invalid keys are rejected in the configuration and for signing."""
+    with pytest.raises(ValueError, match="is not a key: must be 32 bytes in base64, as written by `trainer keygen`"):
         check_public_key(text)
     for use in (public_key, lambda key: sign(b"", key)):
-        with pytest.raises(ValueError, match="is no private key"):
+        with pytest.raises(ValueError, match="is not a private key"):
             use(text)
-        with pytest.raises(ValueError, match="is no key"):
+        with pytest.raises(ValueError, match="is not a key"):
             use(f"private-key:{text}")
 
 
 def test_neither_key_is_taken_for_the_other() -> None:
-    """A private key that is pasted into a device's configuration is told at once, before it lies on every device."""
+    """A private key in a device's configuration is rejected, and so is a public key for signing."""
     private = new_signing_key()
-    with pytest.raises(ValueError, match="is the private key, which belongs on no device"):
+    with pytest.raises(ValueError, match="is a private key, which must not be stored on a device"):
         check_public_key(private)
-    with pytest.raises(ValueError, match="is no private key"):
+    with pytest.raises(ValueError, match="is not a private key"):
         sign(b"", public_key(private))

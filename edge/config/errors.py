@@ -1,4 +1,4 @@
-"""What pydantic finds wrong, in words for the person who wrote the file: place, key, fault, and what is allowed."""
+"""Converts pydantic's validation errors to messages for users: location, key, what is wrong and what is allowed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edge.config.sections import tables
 from edge.errors import ConfigError
 
 Key = tuple[str | int, ...]
-"""The way to a value: `("camera", 0, "source")`."""
+"""Path to a value, such as `("camera", 0, "source")`."""
 
 _EXPECTED = {
     "model_type": "a table",
@@ -27,20 +27,20 @@ _EXPECTED = {
     "float_parsing": "a number",
     "bool_type": "true or false",
     "bool_parsing": "true or false",
-    "string_type": "a text in quotes",
+    "string_type": "a string in quotes",
     "path_type": "a path in quotes",
 }
-"""What a value must be, where pydantic's own words are for programmers."""
+"""What a value must be, by pydantic's error type; replaces messages that are written for programmers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where the values came from.
+    """Where the values come from.
 
     Attributes:
         path: The file.
         text: Its content, which is valid TOML.
-        variables: The keys that environment variables gave.
+        variables: The keys set by environment variables, each with the variable.
     """
 
     path: Path
@@ -48,23 +48,25 @@ class Origin:
     variables: Mapping[Key, str]
 
     def where(self, key: Key) -> str:
-        """File and line, or variable, and the full key. What the file does not have came with a variable beneath it."""
+        """Returns file and line, or the environment variable, with the full key.
+
+        A table that is not in the file was created by a variable for one of its keys.
+        """
         in_file = _has(tomllib.loads(self.text), key)
-        for given, variable in self.variables.items():
-            if key[: len(given)] == given or (not in_file and given[: len(key)] == key):
-                return f"environment variable {variable}: {_written(key)}"
+        for set_key, variable in self.variables.items():
+            if key[: len(set_key)] == set_key or (not in_file and set_key[: len(key)] == key):
+                return f"environment variable {variable}: {_dotted(key)}"
         line = self.line(key)
-        return f"{self.path}:{line}: {_written(key)}" if line else f"{self.path}: {_written(key)}"
+        return f"{self.path}:{line}: {_dotted(key)}" if line else f"{self.path}: {_dotted(key)}"
 
     def line(self, key: Key) -> int | None:
-        """The line on which the statement begins that gives `key`, or the table that it is missing from.
+        """Returns the line on which the statement that sets `key` starts, or the table that it is missing from.
 
-        It is found by parsing beginnings of the text, which leaves all knowledge of TOML to the parser: the statement
-        begins right after the last beginning that is whole and does not have the key yet. That one is found by
-        bisection.
+        The line is found by parsing prefixes of the text, so that only the parser needs to know TOML: the statement
+        starts right after the longest prefix that is valid and does not contain the key. Bisection finds that prefix.
 
         Returns:
-            Counted from 1; None if not even the key's table is there.
+            The line number, from 1; None if the file does not even have the key's table.
         """
         document = tomllib.loads(self.text)
         while key and not _has(document, key):
@@ -75,16 +77,16 @@ class Origin:
         without, limit = 0, len(lines)
         while without + 1 < limit:
             middle = (without + limit) // 2
-            count, beginning = _whole(lines, middle, limit)
-            if beginning is None or _has(beginning, key):
+            count, prefix = _valid_prefix(lines, middle, limit)
+            if prefix is None or _has(prefix, key):
                 limit = middle
             else:
                 without = count
         return without + 1
 
 
-def fault(details: ErrorDetails, origin: Origin) -> ConfigError:
-    """One of pydantic's findings as the agent's own error."""
+def config_error(details: ErrorDetails, origin: Origin) -> ConfigError:
+    """Converts one of pydantic's errors to the agent's own."""
     key = details["loc"]
     what, remedy = _explain(details, key)
     return ConfigError(what, where=origin.where(key), remedy=remedy)
@@ -95,10 +97,10 @@ def _explain(details: ErrorDetails, key: Key) -> tuple[str, str | None]:
         case "extra_forbidden":
             return "unknown key", _suggestion(key)
         case "missing" | "too_short" if key == ("camera",):
-            return "there is no camera", "Add a [[camera]] table with name and source"
+            return "no camera is configured", "Add a [[camera]] table with name and source"
         case "tuple_type" if key == ("camera",):
-            expected = "a list of tables, each under its own [[camera]]"
-            return f"must be {expected}, not {_shown(details['input'])}", None
+            expected = "a list of tables, each with the header [[camera]]"
+            return f"must be {expected}, not {_display(details['input'])}", None
         case "missing":
             return "is missing", None
         case "string_too_short":
@@ -107,18 +109,18 @@ def _explain(details: ErrorDetails, key: Key) -> tuple[str, str | None]:
             return str(details["ctx"]["error"]), None
         case kind:
             expected = _EXPECTED.get(kind) or details["msg"].removeprefix("Input should be ")
-            return f"must be {expected}, not {_shown(details['input'])}", None
+            return f"must be {expected}, not {_display(details['input'])}", None
 
 
 def _suggestion(key: Key) -> str:
     *table, name = key
     names = _names_in(tuple(table))
-    prefix = _written(tuple(table)) + "." if table else ""
+    prefix = _dotted(tuple(table)) + "." if table else ""
     if near := difflib.get_close_matches(str(name), names, n=1):
         return f"Perhaps you meant {prefix}{near[0]}"
     if elsewhere := [section for section, model in tables().items() if name in model.model_fields]:
         return f"Perhaps you meant {elsewhere[0]}.{name}"
-    return f"Known here: {', '.join(names)}"
+    return f"Valid keys: {', '.join(names)}"
 
 
 def _names_in(table: Key) -> list[str]:
@@ -126,12 +128,12 @@ def _names_in(table: Key) -> list[str]:
     return list(model.model_fields) if model is not None else list(tables())
 
 
-def _written(key: Key) -> str:
+def _dotted(key: Key) -> str:
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in key)
     return text.removeprefix(".")
 
 
-def _shown(value: Any) -> str:
+def _display(value: Any) -> str:
     if isinstance(value, dict):
         return "a table"
     if isinstance(value, list):
@@ -141,12 +143,12 @@ def _shown(value: Any) -> str:
     return repr(value)
 
 
-def _whole(lines: list[str], least: int, limit: int) -> tuple[int, dict[str, Any] | None]:
-    """The shortest beginning of at least `least` lines and less than `limit` that is valid TOML, and its content."""
-    for count in range(least, limit):
+def _valid_prefix(lines: list[str], minimum: int, limit: int) -> tuple[int, dict[str, Any] | None]:
+    """Returns the length and content of the shortest prefix of `minimum` to `limit` - 1 lines that is valid TOML."""
+    for count in range(minimum, limit):
         try:
             return count, tomllib.loads("\n".join(lines[:count]))
-        except tomllib.TOMLDecodeError:  # a statement goes on in the next line
+        except tomllib.TOMLDecodeError:  # a statement continues on the next line
             continue
     return limit, None
 

@@ -1,4 +1,4 @@
-"""Checks of who may do what here: use cameras, write state, read secrets; and whether an agent is at it already."""
+"""Checks of permissions (cameras, state folder, secrets), and of whether an agent is already running."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from edge.checks.camera import on_this_machine
-from edge.checks.finding import Chain, Check, Doubt
+from edge.checks.check import Chain, Check, CheckWarning
 from edge.config import Config
 from edge.disk import require_room
 from edge.errors import SourceUnavailable, StateError
@@ -19,26 +19,26 @@ _OTHERS = 0o007
 
 
 def devices(config: Config | None) -> Iterator[Chain]:
-    """Whether this user may use the cameras of this machine, where the agent is to use any."""
+    """Checks that this user can access local cameras, if any are configured."""
     if config is None or any(map(on_this_machine, config.camera)):
-        yield (Check("camera rights", _devices),)
+        yield (Check("camera access", _devices),)
 
 
 def secrets(config: Config, config_file: Path) -> Chain:
-    """Whether passwords, keys and what the agent remembers are hidden from other users.
+    """Checks that other users cannot read passwords, keys and the agent's state.
 
-    That passwords and keys can be read, the configuration has shown.
+    That the agent itself can read them was verified when the configuration was loaded.
     """
     return (Check("secrets", partial(_secrets, config, config_file)),)
 
 
 def state_folder(config: Config) -> Chain:
-    """Whether the state folder can be written, and the files in it."""
+    """Checks that the state folder and the files in it are writable."""
     return (Check("state folder", partial(_state_folder, config.device.state_dir)),)
 
 
 def agent(config: Config) -> Chain:
-    """Whether an agent is running with that folder."""
+    """Reports whether an agent is running with this state folder."""
     return (Check("agent", partial(_agent, config.device.state_dir)),)
 
 
@@ -47,13 +47,13 @@ def _devices() -> str:
     denied = [str(device) for device in found if not os.access(device, os.R_OK | os.W_OK)]
     if denied:
         raise SourceUnavailable(
-            "no permission to use the camera", where=", ".join(denied),
+            "no permission to access the camera", where=", ".join(denied),
             remedy="Add the user to the group video: `sudo usermod -aG video $USER`, then log in again",
         )  # fmt: skip
     if os.geteuid() == 0:
-        raise Doubt("root may do everything, so this says nothing of the agent's own user",
-                    remedy="Try again as that user: `sudo -u emotion-edge edge doctor`")  # fmt: skip
-    return f"{len(found)} devices /dev/video*, all ours to use"
+        raise CheckWarning("root can access everything, so this says nothing about the agent's own user",
+                           remedy="Run it as that user: `sudo -u emotion-edge edge doctor`")  # fmt: skip
+    return f"all {len(found)} devices /dev/video* are accessible"
 
 
 def _secrets(config: Config, config_file: Path) -> str:
@@ -66,9 +66,9 @@ def _secrets(config: Config, config_file: Path) -> str:
         files.append(config.device.state_dir)
     exposed = [str(file) for file in files if file.stat().st_mode & _OTHERS]
     if exposed:
-        raise Doubt("every user of this machine may get at the secrets in it", where=", ".join(exposed),
-                    remedy=f"Run `sudo chmod o= {' '.join(exposed)}`")  # fmt: skip
-    return ", ".join(f"{file}, hidden from others" for file in files) or "there are none"
+        raise CheckWarning("other users of this machine can access the secrets in it", where=", ".join(exposed),
+                           remedy=f"Run `sudo chmod o= {' '.join(exposed)}`")  # fmt: skip
+    return ", ".join(f"{file}, inaccessible to other users" for file in files) or "no secrets"
 
 
 def _state_folder(folder: Path) -> str:
@@ -78,15 +78,15 @@ def _state_folder(folder: Path) -> str:
     except StateError as error:
         raise StateError(
             error.what, where=existing,
-            remedy="Make it writable for this user and see that the disk is not full, name another as "
-            "device.state_dir, or run this as the agent's user",
+            remedy="Make it writable for this user and check that the disk is not full, set device.state_dir to "
+            "another folder, or run this as the agent's user",
         ) from error  # fmt: skip
     if denied := [str(file) for file in folder.glob("*") if file.is_file() and not os.access(file, os.R_OK | os.W_OK)]:
         raise StateError(
-            "not writable for this user; another may have run the agent here", where=", ".join(denied),
+            "not writable for this user; the agent may have been run here as another user", where=", ".join(denied),
             remedy=f"Run `sudo chown --reference={folder} {' '.join(denied)}`",
         )  # fmt: skip
-    return f"{folder}, writable" if existing == folder else f"{folder}, will be made"
+    return f"{folder}, writable" if existing == folder else f"{folder}, will be created"
 
 
 def _agent(folder: Path) -> str:
@@ -96,6 +96,6 @@ def _agent(folder: Path) -> str:
 
 
 def nearest_existing(folder: Path) -> Path:
-    """`folder`, or the nearest folder above it that is there, as far as this user may see."""
-    # os.path's way: False, and no error, in a folder that may not be searched.
+    """Returns `folder`, or its nearest parent folder that exists, as far as this user can see."""
+    # Unlike Path.exists, os.path.exists returns False in a folder that this user may not search.
     return next(path for path in (folder, *folder.absolute().parents) if os.path.exists(path))  # noqa: PTH110
