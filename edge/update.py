@@ -216,7 +216,7 @@ class Updater:
                 self._fail("checking for updates failed; see the agent's log")
 
     def _check(self, *, requested: bool) -> bool:
-        """Checks for a newer release and installs it if desired. Returns whether one was installed."""
+        """Checks for a newer release and installs it if appropriate. Returns whether one was installed."""
         release = self._server.latest()
         newer = self._server.is_newer(release, self._running)
         if (found := release.manifest.release) < (running := self._running.release):

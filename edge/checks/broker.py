@@ -72,7 +72,7 @@ def _certificate(config: Config) -> str:
     days = int((probe.certificate_expiry_s(settings) - time.time()) / 86400)
     if days < _RENEW_DAYS:
         raise CheckWarning(f"the broker's certificate expires in {days} days", where=settings.address,
-                    remedy="Renew the broker's certificate")  # fmt: skip
+                           remedy="Renew the broker's certificate")  # fmt: skip
     return f"trusted, {days} days until the broker's certificate expires"
 
 
@@ -87,8 +87,8 @@ def _subscribe(config: Config) -> str:
     topic_filters = [topics.status, *topics.commands(config.device.groups)]
     if config.mqtt.homeassistant:
         topic_filters.append(homeassistant.status_topic(config.mqtt.homeassistant_prefix))
-    if refused := probe.probe_subscriptions(settings, topic_filters):
-        raise CheckWarning(f"rejected for {', '.join(refused)}: commands or notifications are not received",
+    if rejected := probe.probe_subscriptions(settings, topic_filters):
+        raise CheckWarning(f"rejected for {', '.join(rejected)}: commands or notifications are not received",
                            where=settings.address, remedy="Allow them in the broker's access list")  # fmt: skip
     return f"accepted for {', '.join(topic_filters)}"
 

@@ -58,7 +58,7 @@ def _devices() -> str:
 
 def _secrets(config: Config, config_file: Path) -> str:
     mqtt = config.mqtt
-    key_file = mqtt.key_file or mqtt.cert_file  # which then holds the key too
+    key_file = mqtt.key_file or mqtt.cert_file  # which then contains the key as well
     files = [file for file in (mqtt.password_file, key_file) if file is not None]
     if any(masked(camera.source) != camera.source for camera in config.camera):
         files.append(config_file)

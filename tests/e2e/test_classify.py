@@ -83,7 +83,7 @@ def test_an_emotion_is_seen_in_the_dark(bundle_path: Path, astronaut_path: Path,
 
 
 def test_a_folder_gives_a_table_for_each_file(bundle_path: Path, astronaut_path: Path, hopper_path: Path) -> None:
-    """A person sees which file shows what."""
+    """Each file has its own table."""
     done = classify(bundle_path, astronaut_path, hopper_path)
     headings = [line for line in done.stdout.splitlines() if "emotion" in line.split()]
     assert (done.returncode, len(headings)) == (0, 2)
@@ -135,7 +135,7 @@ def test_annotated_copies_show_box_and_label(
 
 
 def test_one_photo_is_annotated_into_one_file(bundle_path: Path, astronaut_path: Path, tmp_path: Path) -> None:
-    """For a single photo, OUT is a file in whatever format its name says."""
+    """For a single photo, OUT is a file in the format of its suffix."""
     assert classify(bundle_path, astronaut_path, "--annotate", tmp_path / "new" / "a.jpg").returncode == 0
     assert picture(tmp_path / "new" / "a.jpg").shape == (512, 512, 3)
 
@@ -153,7 +153,7 @@ def test_files_of_the_same_name_do_not_replace_each_other(
 
 @pytest.mark.parametrize("target", [".", "a.png"])
 def test_an_original_is_never_overwritten(bundle_path: Path, astronaut_path: Path, tmp_path: Path, target: str) -> None:
-    """A person's only copy of a photo is safe from a careless --annotate."""
+    """An input is never overwritten."""
     photo = tmp_path / "a.png"
     photo.write_bytes(astronaut_path.read_bytes())
     done = classify(bundle_path, photo, "--annotate", tmp_path / target)

@@ -96,7 +96,7 @@ def test_configurations(tmp_path: Path, text: str, environ: dict[str, str]) -> N
 
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mosquitto]:
-    """A broker that lets everybody in."""
+    """A broker that accepts anonymous clients."""
     if PROGRAM is None:
         pytest.skip("mosquitto is not installed")
     with Mosquitto(tmp_path_factory.mktemp("broker")) as broker:

@@ -63,7 +63,7 @@ def test_sigterm_is_a_clean_stop(unit: Machine) -> None:
 
 
 def test_a_reload_keeps_the_agent_running(unit: Machine) -> None:
-    """`systemctl reload` reaches the agent, which goes on as the same process."""
+    """`systemctl reload` reaches the agent, and the process stays the same."""
     service.start(unit)
     process = unit.show(UNIT, "MainPID")
     unit.systemctl("reload", UNIT)

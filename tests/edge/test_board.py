@@ -22,7 +22,7 @@ NEW_YEAR_S = 1767225600.0
 
 
 def text(renderable: RenderableType, *, width: int = 100, height: int = 100) -> str:
-    """What it looks like on a screen of that size."""
+    """Renders it on a screen of the given size."""
     console = Console(file=io.StringIO(), width=width, height=height)
     console.print(renderable)
     assert isinstance(console.file, io.StringIO)
@@ -53,14 +53,14 @@ def test_a_device_its_camera_and_the_face_are_on_one_line() -> None:
 
 
 def test_every_face_has_a_line_and_a_camera_without_faces_says_so() -> None:
-    """Two people are two lines; an empty room is not mistaken for a broken camera."""
+    """Each face has a row; a camera without faces still has one."""
     two = {**STATE, "faces": [FACE, {**FACE, "track_id": 4, "emotion": "sad"}]}
     shown = text(board_after(("pi/a/emotion", two), ("pi/b/emotion", {**STATE, "faces": []})).render(now_s=NEW_YEAR_S))
     assert ("happy" in shown, "sad" in shown, "no face" in shown) == (True, True, True)
 
 
 def test_a_device_without_a_trusted_clock_ages_from_the_arrival() -> None:
-    """A Pi that believes it is 1970 does not look fifty years stale."""
+    """A device whose clock is at 1970 is not shown as fifty years old."""
     board = board_after(("pi/a/emotion", {**STATE, "time_synced": False}), now_s=NEW_YEAR_S + 90)
     assert "2 s" in text(board.render(now_s=NEW_YEAR_S + 92))
 
@@ -121,7 +121,7 @@ def test_the_address_stands_as_it_is() -> None:
     assert "[fd00::5]:1883  emotion/#" in text(board.render(now_s=NEW_YEAR_S))
 
 
-def test_strange_payloads_neither_break_it_nor_steer_the_terminal() -> None:
+def test_unexpected_payloads_neither_crash_it_nor_manipulate_the_terminal() -> None:
     """Arbitrary payloads neither crash the display nor send control characters to the terminal."""
     evil = "\x1b[2J\x07"
     number = "9" * 400
@@ -141,7 +141,7 @@ def test_strange_payloads_neither_break_it_nor_steer_the_terminal() -> None:
             assert not {"\x1b", "\x07"} & set(shown)
 
 
-def test_messages_are_told_in_words() -> None:
+def test_messages_are_formatted_as_text() -> None:
     """Plain output describes messages without JSON."""
     event = {
         "event": "change",
@@ -168,7 +168,7 @@ def test_messages_are_told_in_words() -> None:
         (2, False, "is not signed", "model ferplus 1.0.0, 2.0.0 is available, update failed: is not signed"),
     ],
 )
-def test_what_is_known_of_newer_models_is_told(
+def test_update_messages_are_formatted_as_text(
     latest: int | None, installing: bool, error: str | None, expected: str
 ) -> None:
     """The installed model, the available one, and the last error."""

@@ -34,7 +34,7 @@ def test_help_comes_without_the_heavy_parts() -> None:
     assert "classify" in done.stdout
 
 
-def test_the_version_is_told() -> None:
+def test_the_version_is_printed() -> None:
     """`--version` prints the version, for bug reports."""
     assert edge("--version").stdout.startswith("edge 0.")
 
@@ -45,7 +45,7 @@ def test_a_wrong_command_line_has_its_own_code() -> None:
 
 
 @pytest.mark.parametrize("wrong", [["--port", "-1"], ["--port", "0"], ["--port", "mqtt"], ["--host", ""]])
-def test_an_impossible_address_is_told(wrong: list[str]) -> None:
+def test_an_invalid_address_is_rejected(wrong: list[str]) -> None:
     """Rejected by the argument parser, before a connection is attempted."""
     told = edge("watch", *wrong)
     assert (told.returncode, f"argument {wrong[0]}: " in told.stderr) == (2, True), told.stderr
@@ -65,7 +65,7 @@ def test_an_error_is_one_line_a_fault_and_a_code(tmp_path: Path) -> None:
     ]
 
 
-def test_a_bundle_that_is_none_has_its_own_code(tmp_path: Path) -> None:
+def test_a_missing_bundle_has_its_own_exit_code(tmp_path: Path) -> None:
     """A missing bundle is reported by its path, with exit code 4."""
     done = edge("classify", "x.jpg", "--model", tmp_path)
     assert (done.returncode, done.stdout) == (4, "")
@@ -73,7 +73,7 @@ def test_a_bundle_that_is_none_has_its_own_code(tmp_path: Path) -> None:
 
 
 def into_a_closed_pipe(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Runs the installed command while nobody reads its output."""
+    """Runs the installed command with a closed pipe as its output."""
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run([EDGE, *arguments], stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
@@ -119,7 +119,7 @@ def test_ctrl_c_ends_a_command_quietly() -> None:
     assert (process.returncode, complaint) == (130, "")
 
 
-def test_what_others_named_steers_no_terminal(tmp_path: Path) -> None:
+def test_file_names_cannot_manipulate_the_terminal(tmp_path: Path) -> None:
     """Control characters in file names are replaced, so that they cannot manipulate the terminal."""
     folder = tmp_path / "\x1b[2Ka\x85model"
     folder.mkdir()

@@ -33,7 +33,7 @@ def load(tmp_path: Path) -> Load:
     return load
 
 
-def fault(load: Load, text: str = CAMERA, environ: Mapping[str, str] | None = None) -> str:
+def error_of(load: Load, text: str = CAMERA, environ: Mapping[str, str] | None = None) -> str:
     """The error message for a configuration, after the file name."""
     with pytest.raises(ConfigError) as caught:
         load(text, environ)
@@ -49,7 +49,7 @@ def test_a_camera_is_all_that_must_be_given(load: Load) -> None:
     check_device(config.device.name)
 
 
-def test_all_faults_are_told_at_once_with_their_lines(load: Load) -> None:
+def test_all_errors_are_reported_at_once_with_their_lines(load: Load) -> None:
     """A file can be fixed in one go: each error is on its own line, with its line number in the file."""
     text = '''\
 [device]
@@ -199,9 +199,9 @@ fps = 999
         ),
     ],
 )
-def test_a_fault_is_told_with_its_key_and_what_is_allowed(load: Load, text: str, told: str) -> None:
+def test_an_error_is_reported_with_its_key_and_what_is_allowed(load: Load, text: str, told: str) -> None:
     """The message is enough to fix the error without the documentation."""
-    assert fault(load, text) == told
+    assert error_of(load, text) == told
 
 
 @pytest.mark.parametrize(
@@ -213,18 +213,18 @@ def test_a_fault_is_told_with_its_key_and_what_is_allowed(load: Load, text: str,
         ("[mqtt]\nhost = [\n", ":3: not valid TOML: Invalid value."),
     ],
 )
-def test_broken_toml_is_told_with_its_line(load: Load, text: str, told: str) -> None:
+def test_invalid_toml_is_reported_with_its_line(load: Load, text: str, told: str) -> None:
     """A missing quote is reported with its line."""
-    assert fault(load, text) == told
+    assert error_of(load, text) == told
 
 
 def test_a_byte_order_mark_does_not_matter(load: Load) -> None:
     """A byte order mark, as written by editors on Windows, is ignored and does not shift line numbers."""
     assert load("\ufeff" + CAMERA) == load(CAMERA)
-    assert fault(load, "\ufeff" + CAMERA + "[mqtt]\nport = 0\n").startswith(":5: mqtt.port: ")
+    assert error_of(load, "\ufeff" + CAMERA + "[mqtt]\nport = 0\n").startswith(":5: mqtt.port: ")
 
 
-def test_files_that_are_none_are_named(tmp_path: Path) -> None:
+def test_unreadable_files_are_reported(tmp_path: Path) -> None:
     """A wrong --config is reported with the file, and what to start from."""
     with pytest.raises(ConfigError, match=r"none\.toml: no such file\. .*deploy/config\.toml"):
         load_config(tmp_path / "none.toml", {})
@@ -293,13 +293,13 @@ def test_environment_variables_override_the_file(load: Load) -> None:
 )
 def test_a_wrong_variable_is_named(load: Load, variable: str, value: str, told: str) -> None:
     """An error in the environment is reported with the variable, not with the file."""
-    assert fault(load, environ={variable: value}) == f"environment variable {told}"
+    assert error_of(load, environ={variable: value}) == f"environment variable {told}"
 
 
 def test_a_variable_is_not_blamed_for_the_file(load: Load) -> None:
     """A misspelled table in the file is reported with its line, although a variable sets a key in it."""
     text = CAMERA + '[brocker]\nhost = "a.lan"\n'
-    assert fault(load, text, {"EDGE_BROCKER__PORT": "1883"}).startswith(":4: brocker: unknown key.")
+    assert error_of(load, text, {"EDGE_BROCKER__PORT": "1883"}).startswith(":4: brocker: unknown key.")
 
 
 def test_systemd_says_where_state_and_secrets_are(load: Load, tmp_path: Path) -> None:
@@ -322,10 +322,10 @@ def test_a_password_file_that_the_file_names_counts_more_than_the_credential(loa
     assert load(text, {"CREDENTIALS_DIRECTORY": str(tmp_path)}).mqtt.password() == "own"
 
 
-def test_a_credential_without_a_user_is_a_fault_of_the_credential(load: Load, tmp_path: Path) -> None:
+def test_a_credential_without_a_user_is_an_error(load: Load, tmp_path: Path) -> None:
     """A password without a user name is an error, reported with its origin."""
     (tmp_path / "mqtt_password").write_text("swordfish")
-    told = fault(load, environ={"CREDENTIALS_DIRECTORY": str(tmp_path)})
+    told = error_of(load, environ={"CREDENTIALS_DIRECTORY": str(tmp_path)})
     assert told.startswith("environment variable CREDENTIALS_DIRECTORY (mqtt_password): mqtt.password_file")
 
 
@@ -343,11 +343,11 @@ def test_a_password_is_the_whole_first_line(load: Load, tmp_path: Path, content:
     assert config.mqtt.password() == password
 
 
-def test_a_password_does_not_cross_the_network_in_the_open(load: Load, tmp_path: Path) -> None:
+def test_a_password_is_not_sent_unencrypted(load: Load, tmp_path: Path) -> None:
     """The error names file, line and key, and both of its remedies."""
     (tmp_path / "password").write_text("swordfish")
     text = CAMERA + '[mqtt]\nhost = "broker.lan"\nusername = "pi"\npassword_file = "password"\n'
-    assert fault(load, text) == (
+    assert error_of(load, text) == (
         ":4: mqtt.allow_plaintext_password: the password would be sent unencrypted over the network. Set up TLS, or "
         "set this key to true if you trust every machine on that network."
     )
@@ -358,7 +358,7 @@ def test_a_password_does_not_cross_the_network_in_the_open(load: Load, tmp_path:
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\xef\xbb\xbf\r\n", b"\nsecond line", b"\xff"])
-def test_a_password_file_without_a_password_is_a_fault(load: Load, tmp_path: Path, content: bytes | None) -> None:
+def test_a_password_file_without_a_password_is_a_error_of(load: Load, tmp_path: Path, content: bytes | None) -> None:
     """A missing password is reported at the start, not when the broker rejects the connection."""
     if content is not None:
         (tmp_path / "password").write_bytes(content)
@@ -405,12 +405,12 @@ def test_an_authority_switches_tls_on_and_the_port_follows(load: Load) -> None:
         (CAMERA + '[model]\npath = "~nobody-here/x"', "model.path: there is no home folder ~nobody-here"),
     ],
 )
-def test_what_python_itself_would_stumble_over_is_told(load: Load, text: str, told: str) -> None:
+def test_values_that_python_cannot_parse_are_reported(load: Load, text: str, told: str) -> None:
     """Values beyond all limits are reported like any other error."""
-    assert told in fault(load, text)
+    assert told in error_of(load, text)
 
 
-def test_a_file_full_of_faults_is_told_in_short(load: Load) -> None:
+def test_the_number_of_reported_errors_is_limited(load: Load) -> None:
     """A wrong file gives a limited number of errors, and quickly."""
     with pytest.raises(ConfigError) as caught:
         load("\n".join(f"key_{number} = 0" for number in range(1000)))

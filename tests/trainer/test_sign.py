@@ -70,7 +70,7 @@ def test_what_cannot_be_signed_is_told(tmp_path: Path, bundle: Path, capsys: pyt
     model = next(bundle.glob("*.tflite"))
     model.write_bytes(model.read_bytes()[:-1])
     assert main(["sign", str(bundle), "--key", str(key)]) == 4
-    assert "Copy the bundle again" in capsys.readouterr().err
+    assert "Copy the bundle from its source again" in capsys.readouterr().err
     assert not (bundle / "manifest.json.sig").exists()
 
 
