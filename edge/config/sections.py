@@ -128,7 +128,7 @@ class CameraConfig(Section):
         coerce_numbers_to_str=True,
         repr=False,  # a stream's URL may contain a password
         description="Source of its frames: the number or device file of a camera, `csi:0` for a Raspberry Pi camera "
-        "on the ribbon cable, the URL of an RTSP or HTTP stream, a video file, a folder of images (treated as frames "
+        "on the flat cable, the URL of an RTSP or HTTP stream, a video file, a folder of images (treated as frames "
         "of one scene: a face that stays in position is tracked as one face), or `demo` for two animated "
         "photographs.",
     )
