@@ -119,7 +119,7 @@ def _read(response: http.client.HTTPResponse, url: str, max_bytes: int) -> bytes
             raise UpdateError(f"is larger than {max_bytes} bytes", where=url,
                               remedy="Check that the server has the bundle that was signed")  # fmt: skip
     if response.length:
-        raise UpdateError(f"is truncated by {response.length} bytes", where=url, remedy=_REMEDY)
+        raise UpdateError(f"is incomplete: {response.length} bytes are missing", where=url, remedy=_REMEDY)
     return bytes(content)
 
 
@@ -137,7 +137,7 @@ def _error(error: Exception, url: str) -> UpdateError:
         remedy = _CERTIFICATE_REMEDIES.get(error.verify_code, _CERTIFICATE_REMEDY)
         return UpdateError(what, where=url, remedy=remedy)
     if isinstance(error, ssl.SSLError):
-        return UpdateError(f"TLS failed ({_reason(error)})", where=url,
+        return UpdateError(f"TLS error ({_reason(error)})", where=url,
                            remedy="Check that the server is running and serves https on that port")  # fmt: skip
     return UpdateError(f"cannot be downloaded ({_reason(error)})", where=url, remedy=_REMEDY)
 

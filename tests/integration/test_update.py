@@ -553,7 +553,7 @@ def test_an_expired_certificate_has_its_own_remedy(web: Path, tmp_path: Path, ce
 def test_what_keeps_encryption_from_beginning_is_named(tmp_path: Path, server: UpdateWeb) -> None:
     """A port without TLS, and a CA file without a certificate."""
     address = server.url.replace("http://", "https://")
-    with pytest.raises(UpdateError, match=r"TLS failed \([A-Z_]+\)\. Check that the server .* serves https"):
+    with pytest.raises(UpdateError, match=r"TLS error \([A-Z_]+\)\. Check that the server .* serves https"):
         download.download(address, max_bytes=1)
     (tmp_path / "ca.crt").write_text("not a certificate\n")
     with pytest.raises(UpdateError, match=rf"{tmp_path}/ca.crt: the CA certificate cannot be read \([A-Z_]+\)"):
@@ -610,13 +610,17 @@ OK = b"HTTP/1.1 200 OK\r\n"
         ),
         ((b"HTTP/1.1 499 " + b"x" * 1000 + b"\r\n\r\n",), False, "the server responded with 499. "),
         ((OK + b"\r\n", b"x" * 1000), True, "is larger than 5000 bytes"),
-        ((OK + b"Content-Length: 900\r\n\r\nabc",), False, "is truncated by 897 bytes"),
+        ((OK + b"Content-Length: 900\r\n\r\nabc",), False, "is incomplete: 897 bytes are missing"),
         (
             (OK + b"Content-Encoding: gzip\r\n\r\nabc",),
             False,
             "the server sends it compressed, which was not",
         ),
-        ((OK + b"Content-Encoding: identity\r\nContent-Length: 9\r\n\r\n",), False, "is truncated by 9 bytes"),
+        (
+            (OK + b"Content-Encoding: identity\r\nContent-Length: 9\r\n\r\n",),
+            False,
+            "is incomplete: 9 bytes are missing",
+        ),
         ((OK + b"Transfer-Encoding: chunked\r\n\r\n5\r\nabc",), False, "cannot be downloaded (IncompleteRead"),
         ((b"HTTP/1.1 100 Continue\r\n\r\n",), True, "took longer than 1 s"),
         ((b"SSH-2.0-OpenSSH_9.2\r\n",), False, "cannot be downloaded ("),
