@@ -110,7 +110,7 @@ def _print_introduction(console: Console, config: Config, seconds: float | None)
     shown = (
         "two public-domain photographs (Eileen Collins, NASA; Grace Hopper, U.S. Navy)" if source == "demo" else source
     )
-    end = "press Ctrl-C to stop" if seconds is None else f"stops after {seconds:g} s"
+    end = "press Ctrl-C to stop" if seconds is None else f"it stops after {seconds:g} s"
     console.print(
         f"The agent analyzes {shown} and publishes to the broker at 127.0.0.1:{config.mqtt.port}; {end}.",
         soft_wrap=True,
