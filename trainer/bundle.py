@@ -29,11 +29,11 @@ from edge.contract.manifest import (
 from edge.contract.signature import SIGNATURE_FILE
 from trainer.card import model_card
 from trainer.config import FitConfig
-from trainer.disk import flush
+from trainer.disk import fsync
 from trainer.evaluate import Evaluation
 from trainer.labels import LabelKind, class_names
 from trainer.layouts import SIZE_PX
-from trainer.model import PIXEL_CENTRE, PIXEL_SCALE
+from trainer.model import PIXEL_CENTER, PIXEL_SCALE
 from trainer.provenance import Provenance as Origin
 
 FRAMING: Final = Framing(eyes_x=0.5, eye_y=0.395, eye_distance=0.358, box_scale=1.137, box_shift_y=-0.034)
@@ -79,7 +79,7 @@ def draft_manifest(
         input=Input(width_px=SIZE_PX, height_px=SIZE_PX, colour="gray", dtype=dtype),
         output=Output(kind="logits", dtype=dtype),
         preprocessing=Preprocessing(
-            id="gray-affine/1", intensity=None, offset=PIXEL_CENTRE, scale=PIXEL_SCALE, framing=FRAMING
+            id="gray-affine/1", intensity=None, offset=PIXEL_CENTER, scale=PIXEL_SCALE, framing=FRAMING
         ),
         calibration=Calibration(label_smoothing=smoothing, temperature=1.0, fitted_on="nothing", unknown_below=0.0),
         metrics=(),
@@ -217,12 +217,12 @@ def write_bundle(out: Path, files: Mapping[str, bytes]) -> None:
         fresh.mkdir(parents=True)
         for name, data in files.items():
             (fresh / name).write_bytes(data)
-            flush(fresh / name)
-        flush(fresh)
+            fsync(fresh / name)
+        fsync(fresh)
         if out.exists():
             out.rename(former)
         fresh.rename(out)
-        flush(out.parent)
+        fsync(out.parent)
     finally:
         _take_up(out)
 
@@ -232,7 +232,7 @@ def _take_up(out: Path) -> None:
     former = _beside(out) / "former"
     if former.exists() and not out.exists():
         former.rename(out)
-        flush(out.parent)
+        fsync(out.parent)
     shutil.rmtree(_beside(out), ignore_errors=True)
 
 

@@ -1,4 +1,4 @@
-"""The disk under runs and bundles: files that are whole or not there, and what is told when one cannot be written."""
+"""File access for runs and bundles: atomic writes, file locks, and write errors that tell the user what to do."""
 
 from __future__ import annotations
 
@@ -14,14 +14,17 @@ from typing import IO, Final
 
 from edge.contract import UserError
 
-DAMAGE: Final = (OSError, EOFError, LookupError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error)
-"""What numpy and h5py raise for a file that is cut off, changed, or of other variables."""
+CORRUPT_FILE_ERRORS: Final = (
+    OSError, EOFError, LookupError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+"""What numpy and h5py raise for a file that is truncated, corrupt, or holds other variables."""
 
 
 def lock(path: Path) -> IO[bytes] | None:
-    """Claims a file for this process, until what is returned is closed or the process ends; None if another has it.
+    """Locks a file exclusively (flock), creating it if missing; its content is left alone.
 
-    The file is made where there is none, and its content is left alone.
+    Returns:
+        The open file, which holds the lock until it is closed or the process ends; None if another process has it.
 
     Raises:
         OSError: The file cannot be opened.
@@ -36,8 +39,8 @@ def lock(path: Path) -> IO[bytes] | None:
 
 
 @contextmanager
-def writing(place: Path) -> Iterator[None]:
-    """Tells of a full disk, or of what else keeps the block from writing, where and what to do.
+def reporting_write_errors(path: Path) -> Iterator[None]:
+    """Turns an OSError inside the block, such as a full disk, into a `UserError` that names `path` and the way out.
 
     Raises:
         UserError: Something cannot be written.
@@ -46,61 +49,61 @@ def writing(place: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(
-            f"cannot be written ({error.strerror or error})", where=place,
-            remedy="Make room there and repeat the command, with --resume where the run has begun",
+            f"cannot be written ({error.strerror or error})", where=path,
+            remedy="Free some space there and repeat the command, with --resume if the run has started",
         ) from error  # fmt: skip
 
 
-def replaced(path: Path) -> AbstractContextManager[Path]:
-    """Gives the block a path beside `path` to write a file to, which takes its place when all of it is on the disk.
+def atomic_replace(path: Path) -> AbstractContextManager[Path]:
+    """Yields a temporary path beside `path`; once the block has written it, it is fsynced and renamed to `path`.
 
-    At any moment, also that of a power cut, `path` is the file of before or the whole new one. A block that fails
-    changes nothing.
+    At any moment, even after a power cut, `path` is either the old file or the complete new one. If the block fails,
+    nothing changes.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: The file cannot be written.
     """
     return _written_beside(path, Path.replace)
 
 
-def created(path: Path) -> AbstractContextManager[Path]:
-    """The same of a file that must not be there yet.
+def atomic_create(path: Path) -> AbstractContextManager[Path]:
+    """Like `atomic_replace`, for a file that must not exist yet.
 
     Raises:
-        FileExistsError: It is there, and stays as it is.
-        OSError: It cannot be written.
+        FileExistsError: It exists, and stays as it is.
+        OSError: The file cannot be written.
     """
-    return _written_beside(path, _place)
+    return _written_beside(path, _move_to_free_path)
 
 
 @contextmanager
-def _written_beside(path: Path, place: Callable[[Path, Path], object]) -> Iterator[Path]:
-    fresh = path.with_name(f"partial.{os.getpid()}.{path.name}")  # the end of a name can tell libraries the format
+def _written_beside(path: Path, move: Callable[[Path, Path], object]) -> Iterator[Path]:
+    temporary = path.with_name(f"partial.{os.getpid()}.{path.name}")  # same suffix: some libraries go by it
     try:
-        yield fresh
-        flush(fresh)
-        place(fresh, path)
+        yield temporary
+        fsync(temporary)
+        move(temporary, path)
     finally:
-        fresh.unlink(missing_ok=True)
-    flush(path.parent)
+        temporary.unlink(missing_ok=True)
+    fsync(path.parent)
 
 
-def _place(fresh: Path, path: Path) -> None:
+def _move_to_free_path(temporary: Path, path: Path) -> None:
     try:
-        path.hardlink_to(fresh)  # which, unlike a renaming, takes no other file's place
+        path.hardlink_to(temporary)  # unlike a rename, never replaces an existing file
     except FileExistsError:
         raise
-    except OSError:  # a file system without links
+    except OSError:  # a file system without hard links
         if path.exists():
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
-        fresh.replace(path)
+        temporary.replace(path)
 
 
-def flush(path: Path) -> None:
-    """Sees that a file, or the names in a folder, outlive a power cut.
+def fsync(path: Path) -> None:
+    """Flushes a file, or a folder's entries, to the disk, so that they survive a power cut.
 
     Raises:
-        OSError: The disk did not take them.
+        OSError: The disk reported an error.
     """
     descriptor = os.open(path, os.O_RDONLY)
     try:

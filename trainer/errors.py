@@ -1,13 +1,13 @@
-"""The trainer's errors, and the exit code that each gives to the process.
+"""The trainer's errors and their exit codes.
 
     UserError (edge.contract.errors)  1
     ├── BundleError (edge.contract)   4   the bundle to evaluate
     ├── DataError                    10   the data set: path, layout, column, class or image
     ├── CheckpointError              11   a run or a study that cannot be read or resumed
-    │   └── StorageError             11   the storage of a study fails
+    │   └── StorageError             11   the storage of a study cannot be read or written
     └── QualityError                 12   the int8 model lost too much accuracy to be written
 
-2 is argparse's own code for a wrong command line.
+Exit code 2 is argparse's, for a wrong command line.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class CheckpointError(UserError):
 
 
 class StorageError(CheckpointError):
-    """The file or database in which a study lies cannot be read or written."""
+    """The file or database that stores a study cannot be read or written."""
 
 
 class QualityError(UserError):

@@ -1,4 +1,4 @@
-"""What this machine's processor or GPU is good at."""
+"""What the processor or GPU of this machine supports."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import keras
 
 _CPU_INFO: Final = Path("/proc/cpuinfo")
 _BFLOAT16_FLAGS: Final = {"avx512_bf16", "amx_bf16"}
-"""The instruction sets that multiply bfloat16; without one of them it has to be emulated."""
+"""Instruction sets that multiply bfloat16 natively; without any of them it has to be emulated."""
 
 
 def has_gpu() -> bool:
-    """Whether JAX computes on a GPU here."""
-    import jax  # brings its backend
+    """Whether JAX has a GPU to run on."""
+    import jax  # initializes its backend
 
     return bool(jax.default_backend() == "gpu")
 
 
-def computes_bfloat16() -> bool:
-    """Whether what computes here multiplies bfloat16 itself: with TensorFlow the processor, with JAX the GPU."""
+def supports_bfloat16() -> bool:
+    """Whether bfloat16 is supported natively: with TensorFlow by the processor, with JAX by a GPU."""
     if keras.backend.backend() == "jax":
         return has_gpu()
     if not _CPU_INFO.exists():

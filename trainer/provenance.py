@@ -1,4 +1,4 @@
-"""Where a run comes from: its data, known by their hashes, the revision of the trainer, and the libraries."""
+"""The provenance of a run: hashes of its data, the revision of the trainer and the library versions."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from trainer.errors import CheckpointError
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Where a model comes from.
+    """What a model was trained with.
 
     Attributes:
         data: File name of the data set.
-        data_sha256: Hash of the training images and labels as they were read, so that every layout of the same pixels
-            gives the same. Kaggle's JPEGs have other pixels than the challenge's table.
-        git_revision: Of the trainer's checkout, or `unknown` outside one.
-        libraries: Version of each library that shapes the result.
-        validation_sha256: The same of PublicTest; empty in runs of earlier versions.
-        votes_sha256: Hash of the votes of both, where they are learned; empty otherwise.
-        initial_data: File name of the data that the initial weights were fitted to, where that was other data, among
-            which may be what judges this run; empty otherwise.
-        weights_sha256: Hash of the weights of each teacher, and of those that the run began with, by folder; empty in
-            runs of earlier versions.
+        data_sha256: Hash of the training pixels and labels as read, and therefore the same for every layout with the
+            same pixels. Kaggle's JPEGs differ in their pixels from the challenge's table.
+        git_revision: Revision of the trainer's checkout, or `unknown` outside one.
+        libraries: Version of each library that affects the result.
+        validation_sha256: Like `data_sha256`, for PublicTest; empty in runs of earlier versions.
+        votes_sha256: Hash of the FER+ votes of both splits, if the run is trained on votes; empty otherwise.
+        initial_data: File name of the data set that the initial weights were trained on, if it was another one, which
+            may contain this run's validation or test images; empty otherwise.
+        weights_sha256: Hash of the weights of each teacher and of the initial weights, by run folder; empty in runs of
+            earlier versions.
     """
 
     data: str
@@ -46,12 +46,12 @@ class Provenance:
     weights_sha256: dict[str, str] = field(default_factory=dict)
 
     def other_data(self, data_sha256: str) -> str:
-        """File name of the data, other than those of this hash, that the weights were fitted to; empty without any."""
+        """Returns the file name of a data set other than this one that the weights were trained on; empty if none."""
         return self.data if self.data_sha256 != data_sha256 else self.initial_data
 
 
 def provenance(dataset: Dataset, config: FitConfig) -> Provenance:
-    """Provenance of a run that begins now.
+    """Returns the provenance of a run that starts now.
 
     Raises:
         DataError: The split `train` or `validation` is missing.
@@ -59,7 +59,7 @@ def provenance(dataset: Dataset, config: FitConfig) -> Provenance:
     train, validation = dataset.split("train"), dataset.split("validation")
     versions = {name: importlib.metadata.version(name) for name in (keras.backend.backend(), "keras", "numpy")}
     return Provenance(
-        data=dataset.path.resolve().name,  # of "." too
+        data=dataset.path.resolve().name,  # resolved, as "." has no name
         data_sha256=data_sha256(dataset),
         git_revision=_git_revision(Path(__file__).resolve().parents[1]),
         libraries=versions,
@@ -69,7 +69,7 @@ def provenance(dataset: Dataset, config: FitConfig) -> Provenance:
 
 
 def data_sha256(dataset: Dataset) -> str:
-    """Hash of the training images and labels, as in `Provenance`.
+    """Returns the hash of the training images and labels, as in `Provenance`.
 
     Raises:
         DataError: The split `train` is missing.
@@ -78,39 +78,39 @@ def data_sha256(dataset: Dataset) -> str:
 
 
 def require_data(run: Path, origin: Provenance, dataset: Dataset) -> None:
-    """Refuses images or labels other than those that a run was fitted to and chosen on.
+    """Checks that the training and validation data are those of the run.
 
     Raises:
-        CheckpointError: They are others.
+        CheckpointError: They differ.
         DataError: The split `train` or `validation` is missing.
     """
     if data_sha256(dataset) != origin.data_sha256:
-        raise CheckpointError(f"was begun with other data ({origin.data})", where=run,
-                              remedy="Give that data, or name another run")  # fmt: skip
+        raise CheckpointError(f"was started with other data ({origin.data})", where=run,
+                              remedy="Use that data set, or name another run")  # fmt: skip
     if origin.validation_sha256 not in {"", _sha256(dataset.split("validation"))}:
-        raise CheckpointError("was begun with another PublicTest, which has chosen its weights", where=run,
-                              remedy=f"Give the data that it was begun with ({origin.data})")  # fmt: skip
+        raise CheckpointError("was started with another PublicTest, on which its weights were selected", where=run,
+                              remedy=f"Use the data set that it was started with ({origin.data})")  # fmt: skip
 
 
 def require_same_votes(run: Path, config: FitConfig, origin: Provenance, dataset: Dataset) -> None:
-    """Refuses votes other than those that a run learns.
+    """Checks that the FER+ votes are those that the run is trained on.
 
     Raises:
-        CheckpointError: They are others.
+        CheckpointError: They differ.
         DataError: A split is missing.
     """
     votes = _votes_sha256(dataset.split("train"), dataset.split("validation")) if config.learns_votes else ""
     if votes and origin.votes_sha256 not in {"", votes}:
-        raise CheckpointError("was begun with other votes", where=run,
-                              remedy="Give the --votes that it was begun with")  # fmt: skip
+        raise CheckpointError("was started with other votes", where=run,
+                              remedy="Use the --votes that it was started with")  # fmt: skip
 
 
 def _sha256(faces: FaceSet, votes: NDArray[np.int64] | None = None) -> str:
-    """Of images with their labels, and of votes int64 (N, 10), whatever the order of the images."""
-    beside = [b""] * len(faces) if votes is None else [row.tobytes() for row in votes]
+    """Hashes images with their labels, and votes int64 (N, 10) if given, regardless of the order of the images."""
+    vote_bytes = [b""] * len(faces) if votes is None else [row.tobytes() for row in votes]
     digests = sorted(
-        hashlib.sha256(image.tobytes() + bytes([label]) + more).digest()
-        for image, label, more in zip(faces.images, faces.labels, beside, strict=True)
+        hashlib.sha256(image.tobytes() + bytes([label]) + row).digest()
+        for image, label, row in zip(faces.images, faces.labels, vote_bytes, strict=True)
     )
     return hashlib.sha256(b"".join(digests)).hexdigest()
 
@@ -120,7 +120,7 @@ def _votes_sha256(*splits: FaceSet) -> str:
 
 
 def _git_revision(checkout: Path) -> str:
-    """Of the repository whose top is `checkout`; that of another one around it, where it is installed, says nothing."""
+    """Describes HEAD of the repository at `checkout`, ignoring one around it, in which the trainer may be installed."""
     command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=12"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}  # GIT_DIR
     environment["GIT_CEILING_DIRECTORIES"] = str(checkout.parent)

@@ -15,7 +15,7 @@ import tensorflow as tf
 from trainer.data import FaceSet
 from trainer.layers import Conv2D, FusedBatchNormalization
 from trainer.model import build_network
-from trainer.processor import computes_bfloat16
+from trainer.processor import supports_bfloat16
 from trainer.recipes import RECIPES
 from trainer.training_tensorflow import TensorFlowTraining
 
@@ -29,7 +29,7 @@ def images_a_second() -> dict[str, float]:
     """Of each way to train, the median over rounds, in two passes in which all take turns."""
     faces = _random_faces()
     ways = {"plain Keras": (_PlainKeras(faces).train, False), "trainer fit, float32": (_trainer(faces), False)}
-    if computes_bfloat16():
+    if supports_bfloat16():
         ways["trainer fit, bfloat16"] = (_trainer(faces), True)
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(_PASSES):

@@ -1,4 +1,4 @@
-"""What a run says of where it comes from."""
+"""The revision of the trainer in a run's provenance."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from trainer.config import FitConfig
 from trainer.provenance import provenance
 
 
-def install(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Has the trainer lie in `place`."""
-    (place / "trainer").mkdir(parents=True)
-    monkeypatch.setattr(module, "__file__", str(place / "trainer" / "provenance.py"))
+def install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pretends that the trainer is installed in `folder`."""
+    (folder / "trainer").mkdir(parents=True)
+    monkeypatch.setattr(module, "__file__", str(folder / "trainer" / "provenance.py"))
 
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    """One with a commit."""
+    """A git repository with one commit."""
     top = tmp_path / "project"
     git = ["git", "-c", "user.name=me", "-c", "user.email=me@example.org", "-C", str(top)]
     subprocess.run(["git", "init", "--quiet", str(top)], check=True)
@@ -31,12 +31,12 @@ def repository(tmp_path: Path) -> Path:
 
 
 def revision() -> str:
-    """What a run would name."""
+    """The revision that a run would record."""
     return provenance(stripe_dataset(), FitConfig()).git_revision
 
 
 def test_the_revision_is_that_of_the_trainer_s_checkout(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With what was changed since."""
+    """In a checkout without changes, it is the abbreviated hash of the commit."""
     install(repository, monkeypatch)
     assert re.fullmatch(r"[0-9a-f]{12}", revision())
 
@@ -44,7 +44,7 @@ def test_the_revision_is_that_of_the_trainer_s_checkout(repository: Path, monkey
 def test_a_project_that_has_the_trainer_installed_is_not_its_checkout(
     repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its revision would name a commit that nobody finds in the trainer's history."""
+    """Its revision is not a commit of the trainer's history."""
     install(repository / "venv" / "site-packages", monkeypatch)
     assert revision() == "unknown"
 
@@ -52,7 +52,7 @@ def test_a_project_that_has_the_trainer_installed_is_not_its_checkout(
 def test_a_repository_that_the_environment_names_is_not_the_checkout(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As in a hook of git, which sets GIT_DIR."""
+    """As in a git hook, for which git sets GIT_DIR."""
     install(tmp_path / "elsewhere", monkeypatch)
     monkeypatch.setenv("GIT_DIR", str(repository / ".git"))
     assert revision() == "unknown"

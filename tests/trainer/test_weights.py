@@ -1,4 +1,4 @@
-"""Weights on disk that are not what they were."""
+"""Damaged or missing weights files."""
 
 from __future__ import annotations
 
@@ -18,37 +18,37 @@ TINY = FitConfig(width=0.25, top_channels=16, blocks=(0, 0, 0))
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """A run whose network has learned nothing."""
+    """A run with untrained weights."""
     write_config(tmp_path, TINY, Provenance("faces.csv", "0", "0", {}))
     save_weights(network_for(TINY), tmp_path)
     return tmp_path
 
 
 def cut_off(weights: Path) -> None:
-    """As by a full disk: OSError."""
+    """Truncated, as by a full disk: OSError."""
     weights.write_bytes(weights.read_bytes()[:5000])
 
 
 def without_variables(weights: Path) -> None:
-    """They have another name: Keras warns, and leaves the layers as they were made."""
+    """Renamed variables: Keras warns, and leaves the layers untrained."""
     weights.write_bytes(weights.read_bytes().replace(b"vars", b"what"))
 
 
 def without_names(weights: Path) -> None:
-    """The signature of the first heap of names is changed: RuntimeError."""
+    """The signature of the first heap of names is wrong: RuntimeError."""
     weights.write_bytes(weights.read_bytes().replace(b"HEAP", b"HEAD"))
 
 
 @pytest.mark.parametrize("damage", [cut_off, without_variables, without_names])
 def test_damaged_weights_are_a_clear_error(damage: Callable[[Path], None], run: Path) -> None:
-    """Whatever the library says of them, the run is named, and what to do."""
+    """Whatever the library raises, the error names the run and what to do."""
     damage(run / BEST_WEIGHTS)
     with pytest.raises(CheckpointError, match=rf"^{run}: no usable {BEST_WEIGHTS} \(.*\)\. Copy it again"):
         load_network(run)
 
 
 def test_a_run_without_a_finished_epoch_is_a_clear_error(run: Path) -> None:
-    """There is nothing to copy."""
+    """Its remedy does not mention copying, as there is nothing to copy."""
     (run / BEST_WEIGHTS).unlink()
-    with pytest.raises(CheckpointError, match=r"no usable .*\. Let trainer fit finish an epoch"):
+    with pytest.raises(CheckpointError, match=r"no usable .*\. Wait until trainer fit has finished an epoch"):
         load_network(run)

@@ -9,7 +9,7 @@ from edge.contract import UserError, load_bundle
 from edge.contract.manifest import MANIFEST_FILE
 from edge.contract.signature import SIGNATURE_FILE, public_key, sign
 from trainer.commands.output import Console
-from trainer.disk import replaced
+from trainer.disk import atomic_replace
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -41,7 +41,7 @@ def _read_key(path: Path) -> str:
 
 def _write(path: Path, text: str) -> None:
     try:
-        with replaced(path) as fresh:
+        with atomic_replace(path) as fresh:
             fresh.write_text(text)
     except OSError as error:
         raise UserError(f"the signature cannot be written ({error.strerror})", where=path,

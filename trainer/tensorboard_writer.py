@@ -1,4 +1,4 @@
-"""A run's curves for TensorBoard."""
+"""Writes a run's training curves for TensorBoard."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from tensorboard.compat import tf
 from tensorboard.summary import DirectoryOutput, Writer
 
 
-class Board:
-    """A file of curves, beside those that earlier calls left in the folder. What it was told of stays there.
+class TensorBoardWriter:
+    """Writes one event file; those of earlier calls in the folder stay as they are.
 
     Args:
-        folder: Made where there is none.
+        folder: Created if missing.
 
     Raises:
-        OSError: Something cannot be written, now or later.
+        OSError: Something cannot be written, here or in a later call.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -25,20 +25,20 @@ class Board:
             self._writer = Writer(DirectoryOutput(str(folder)))
 
     def add(self, epoch: int, loss: float, accuracy: float) -> None:
-        """Adds an epoch, counted from 1: its mean training loss, and its accuracy on PublicTest, 0 to 1."""
+        """Adds an epoch, counted from 1: its mean training loss and its PublicTest accuracy, 0 to 1."""
         with _as_os_error():
             self._writer.add_scalar("loss", loss, step=epoch)
             self._writer.add_scalar("accuracy/PublicTest", accuracy, step=epoch)
 
     def close(self) -> None:
-        """Writes what has not been written yet."""
+        """Flushes and closes the file."""
         with _as_os_error():
             self._writer.close()
 
 
 @contextmanager
 def _as_os_error() -> Iterator[None]:
-    """TensorBoard writes through TensorFlow where that is installed, whose errors are of another family."""
+    """TensorBoard writes through TensorFlow where that is installed, whose errors are no subclasses of OSError."""
     try:
         yield
     except tf.errors.OpError as error:
