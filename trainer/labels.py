@@ -1,4 +1,4 @@
-"""Whose labels a model learns: FER-2013's own, or the crowd votes of FER+ (Barsoum et al. 2016, arXiv:1608.01041)."""
+"""Labels to train on: FER-2013's own, or the votes of FER+'s annotators (Barsoum et al. 2016, arXiv:1608.01041)."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from trainer.layouts import VOTE_COLUMNS
 LabelKind = Literal["fer2013", "ferplus"]
 
 FERPLUS_EMOTIONS: Final = (*EMOTIONS, "contempt")
-"""FER+ adds contempt; the other seven keep FER-2013's order."""
+"""FER-2013's seven in their order, and contempt."""
 
 _COLUMN_OF: Final = {"angry": "anger", "happy": "happiness", "sad": "sadness"}
 FERPLUS_COLUMNS: Final = [VOTE_COLUMNS.index(_COLUMN_OF.get(emotion, emotion)) for emotion in FERPLUS_EMOTIONS]
-"""Of the votes, the column of each."""
+"""The column of each emotion in the votes."""
 
 
 def class_names(kind: LabelKind) -> tuple[str, ...]:
-    """The classes that a model with these labels tells apart, in index order."""
+    """Returns the classes of these labels, in index order."""
     return EMOTIONS if kind == "fer2013" else FERPLUS_EMOTIONS
 
 
 def with_labels(faces: FaceSet, kind: LabelKind) -> FaceSet:
-    """The images that have a label of this kind, with that label.
+    """Returns the images that have a label of this kind, with that label.
 
-    For `ferplus` that is the strict majority: votes of 1 are taken for noise and dropped, more than half of the
-    remaining votes must agree, and images that are `unknown` or no face are left out.
+    For `ferplus`, that is the strict majority: single votes are dropped as noise, more than half of the remaining
+    votes must agree, and images that are `unknown` or not a face are left out.
 
     Raises:
-        DataError: `ferplus` is asked for and there are no votes, or they agree on no image.
+        DataError: For `ferplus`: there are no votes, or no image with a strict majority.
     """
     if kind == "fer2013":
         return faces
@@ -44,8 +44,8 @@ def with_labels(faces: FaceSet, kind: LabelKind) -> FaceSet:
     majority = 2 * clean.max(axis=1) > clean.sum(axis=1)
     kept = np.flatnonzero(majority & np.isin(winner, FERPLUS_COLUMNS))
     if not kept.size:
-        raise DataError(f"there is no image among {len(faces)} on which a strict majority of FER+'s votes agrees",
-                        remedy="Give more images, or do without FER+'s labels")  # fmt: skip
+        raise DataError(f"no image among {len(faces)} has a strict majority of FER+ votes",
+                        remedy="Add images, or use --labels fer2013")  # fmt: skip
     position = {column: index for index, column in enumerate(FERPLUS_COLUMNS)}
     labels = np.array([position[column] for column in winner[kept]], np.int64)
     chosen = faces.take(kept)
@@ -53,7 +53,7 @@ def with_labels(faces: FaceSet, kind: LabelKind) -> FaceSet:
 
 
 def vote_shares(faces: FaceSet) -> NDArray[np.float32]:
-    """float32 (N, 8): share of each of `FERPLUS_EMOTIONS` among the votes; zeros where no vote names an emotion.
+    """Returns the share of each of `FERPLUS_EMOTIONS` in the votes for any of them, float32 (N, 8); zeros without any.
 
     Raises:
         DataError: There are no votes.
@@ -63,12 +63,12 @@ def vote_shares(faces: FaceSet) -> NDArray[np.float32]:
 
 
 def require_votes(faces: FaceSet) -> NDArray[np.int64]:
-    """The votes, int64 (N, 10).
+    """Returns the votes, int64 (N, 10).
 
     Raises:
         DataError: There are none.
     """
     if faces.votes is None:
-        raise DataError("FER+ votes are needed and not there",
-                        remedy="Give --votes fer2013new.csv together with fer2013.csv")  # fmt: skip
+        raise DataError("FER+ votes are needed, and there are none",
+                        remedy="Add --votes fer2013new.csv, with fer2013.csv as --data")  # fmt: skip
     return faces.votes

@@ -1,6 +1,6 @@
 """The network: plain 3x3 convolutions with batch normalization and a few residual blocks, 0.8 M parameters by default.
 
-Every layer becomes one int8 convolution, addition or mean in TFLite: nothing here needs a trick to be quantized.
+In TFLite, every layer becomes one int8 convolution, addition or mean, so quantization needs no special care.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from trainer.layers import (
 )
 
 Policy = Literal["float32", "mixed_bfloat16"]
-"""What flows between the layers; weights are float32."""
+"""Keras dtype policy of the activations; weights are always float32."""
 
-PIXEL_CENTRE: Final = 128.0
+PIXEL_CENTER: Final = 128.0
 PIXEL_SCALE: Final = 64.0
 """(pixel - 128) / 64: with this range the int8 input is exactly `pixel - 128`, so quantizing it costs nothing."""
 
 
 def normalize(pixels: Tensor) -> Tensor:
-    """Gray pixels 0-255 to the network's input, -2 to 1.984."""
-    return (ops.cast(pixels, "float32") - PIXEL_CENTRE) / PIXEL_SCALE
+    """Converts gray pixels, 0-255, to the network's input, -2 to 1.984."""
+    return (ops.cast(pixels, "float32") - PIXEL_CENTER) / PIXEL_SCALE
 
 
 def build_network(
@@ -45,71 +45,72 @@ def build_network(
     top_channels: int = 256,
     blocks: tuple[int, int, int] = (0, 1, 1),
     dropout: float = 0.0,
-    vote_head: bool = False,
+    ferplus_head: bool = False,
     mirror: bool = False,
     policy: Policy = "float32",
 ) -> keras.Model:
-    """The untrained network.
+    """Builds the untrained network.
 
     Args:
         classes: Outputs of the main head.
-        width: Factor on the channels of every layer; 1 is what devices run, teachers are wider.
-        top_channels: Channels of the last layer at width 1. It has 3x3 positions only, so that more of them cost
-            bytes rather than multiplications.
-        blocks: Residual blocks at a half, a quarter and an eighth of the image's side.
-        dropout: Share of features dropped before the heads while training.
-        vote_head: Whether to add the second head that learns FER+'s votes.
-        mirror: Whether a face and its mirror image get the same answer by construction. It has as many
-            channels, little more than half as many weights to learn, and 9 % more multiplications.
-        policy: What flows between the layers.
+        width: Factor on the number of channels of every layer: 1 for models that run on devices, more for teachers.
+        top_channels: Channels of the last convolutional layer at width 1. Its feature map is 3x3, so more channels
+            cost memory rather than multiplications.
+        blocks: Number of residual blocks at 1/2, 1/4 and 1/8 of the image side.
+        dropout: Dropout rate before the heads.
+        ferplus_head: Whether to add a second head, for the FER+ votes.
+        mirror: Whether to make the network invariant to horizontal flips by construction. It keeps the number of
+            channels, has little more than half the trainable weights, and 9 % more multiplications.
+        policy: Dtype policy of the activations.
 
     Returns:
-        A model from normalized float32 (N, side, side, 1), side a multiple of 4 (of 16 for the exact symmetry), to
-        logits float32 (N, classes), or to a pair with the vote logits (N, 8).
+        A model from normalized float32 (N, side, side, 1), side a multiple of 4 (of 16 for exact invariance), to
+        logits float32 (N, classes), or to a pair with the FER+ logits (N, 8).
     """
-    standing = keras.config.dtype_policy()
+    previous = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)
     try:
         inputs = keras.Input((None, None, 1), name="face")
         layers = _Layers(mirror)
         step = 2 if mirror else 1  # channels come in pairs
         channels = [step * round(channels * width / step) for channels in (16, 32, 64, 128, top_channels)]
-        features = layers.body(inputs, channels, blocks)  # before the dropout, which draws a seed for itself
+        features = layers.body(inputs, channels, blocks)  # first: Dropout draws a seed of its own
         features = keras.layers.Dropout(dropout)(features)
         logits = layers.head(features, classes, "logits")
-        outputs = (logits, layers.head(features, len(FERPLUS_EMOTIONS), "votes")) if vote_head else logits
+        outputs = (logits, layers.head(features, len(FERPLUS_EMOTIONS), "votes")) if ferplus_head else logits
         return keras.Model(inputs, outputs)
     finally:
-        keras.config.set_dtype_policy(standing)
+        keras.config.set_dtype_policy(previous)
 
 
-def grow(weight: NDArray[np.float32], into: NDArray[np.float32]) -> NDArray[np.float32]:
-    """A weight of a narrower network as the first channels of a wider one, which so answers as the narrower did.
+def widen(weight: NDArray[np.float32], initial: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Extends a weight of a narrower network to a wider one without changing what the network computes.
 
-    New outputs keep their random weights, but nothing listens to them at first: what goes from new inputs into a kernel
-    is zero (after Net2Net, Chen et al. 2016, arXiv:1511.05641, which copies channels instead).
+    The first channels are those of the narrower network. New outputs keep their random weights, but kernels are zero
+    for new inputs, so that they have no effect at first (after Net2Net, Chen et al. 2016, arXiv:1511.05641, which
+    duplicates channels instead).
 
     Args:
         weight: A kernel (height, width, inputs, outputs), or a vector over channels.
-        into: The same weight of the wider network, freshly initialized; no axis is shorter.
+        initial: The same weight of the wider network, freshly initialized; no axis is shorter.
     """
     corner = tuple(slice(length) for length in weight.shape)
-    grown = into.copy()
+    widened = initial.copy()
     if weight.ndim > 1:
-        grown *= np.linalg.norm(weight) / np.linalg.norm(into[corner])  # new outputs as long as those they join
-        grown[:, :, weight.shape[2] :] = 0
-    grown[corner] = weight
-    return grown
+        widened *= np.linalg.norm(weight) / np.linalg.norm(initial[corner])  # scale new outputs like the trained ones
+        widened[:, :, weight.shape[2] :] = 0
+    widened[corner] = weight
+    return widened
 
 
 def heads(outputs: Tensor) -> Sequence[Tensor]:
-    """What `build_network`'s network answers, as one array for each head; the main head's is the first."""
+    """Returns the outputs of a network of `build_network` as a sequence: one array per head, the main head first."""
     return outputs if isinstance(outputs, list | tuple) else [outputs]
 
 
 @dataclass(frozen=True, slots=True)
 class _Layers:
-    """How the layers of a network are made: as ordinary ones, or as ones that hold to the mirror symmetry."""
+    """Factory of the layers: ordinary ones, or ones that are equivariant to horizontal flips."""
 
     mirror: bool
 
@@ -127,7 +128,7 @@ class _Layers:
         return keras.layers.GlobalAveragePooling2D(keepdims=True)(x)  # (1, 1, top)
 
     def conv(self, x: Tensor, channels: int, *, stride: int = 1, relu: bool = True) -> Tensor:
-        # Of an even number of columns, every second one is symmetric only between two: hence kernels of four columns.
+        # With stride 2 over an even number of columns, only kernels with an even number of columns can be symmetric.
         size = (3, 4) if self.mirror and stride == 2 else 3
         convolution = MirrorConv2D if self.mirror else Conv2D
         x = convolution(channels, size, stride, "same", use_bias=False, kernel_initializer="he_normal")(x)
@@ -141,6 +142,6 @@ class _Layers:
         return x
 
     def head(self, x: Tensor, classes: int, name: str) -> Tensor:
-        # A 1x1 convolution, because TensorFlow writes dense layers in a form that tflite-runtime 2.14 cannot load.
+        # A 1x1 convolution, because tflite-runtime 2.14 cannot load dense layers as TensorFlow converts them.
         x = (MirrorHead if self.mirror else keras.layers.Conv2D)(classes, 1, name=name)(x)  # (1, 1, classes)
         return keras.layers.Reshape((classes,))(x)

@@ -1,6 +1,6 @@
-"""Pictures so simple that anything learns them: each class has stripes of a width and a direction of its own.
+"""Images that are easy to learn: each class has stripes of its own width and direction.
 
-Stripes outlast what augmentation does to a picture: shifting, mirroring, turning a little, changing the light.
+Stripes survive augmentation: shifts, flips, small rotations and changes of light.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import numpy as np
 
 from trainer.data import Dataset, FaceSet
 
-_PERIODS_PX: Final = (5, 9, 16, 28, 5, 9, 16)  # the last three stand upright
+_PERIODS_PX: Final = (5, 9, 16, 28, 5, 9, 16)  # the last three are vertical
 
 
 def stripes(count: int, seed: int) -> FaceSet:
-    """As many images of each class, with votes that all say neutral."""
+    """Balanced classes, with all votes for neutral."""
     random = np.random.default_rng(seed)
     labels = np.arange(count) % 7
     votes = np.zeros((count, 10), np.int64)
@@ -32,7 +32,7 @@ def _stripes(label: int, random: np.random.Generator) -> np.ndarray:
 
 
 def stripe_dataset() -> Dataset:
-    """Three splits."""
+    """A data set of stripes with three splits."""
     return Dataset(
         Path("stripes.csv"), {"train": stripes(224, 1), "validation": stripes(70, 2), "test": stripes(70, 3)}
     )

@@ -29,7 +29,7 @@ VOTES: list[dict[str, int]] = [
 def test_votes_that_agree_on_nothing_leave_nothing_to_measure(make_faces: Callable[..., FaceSet]) -> None:
     """The error says so, rather than a division by zero later on."""
     votes = np.array([[2 * (column in ("fear", "sadness")) for column in VOTE_COLUMNS]])
-    with pytest.raises(DataError, match="no image among 1 on which a strict majority"):
+    with pytest.raises(DataError, match="no image among 1 has a strict majority"):
         with_labels(replace(make_faces([0]), votes=votes), "ferplus")
 
 

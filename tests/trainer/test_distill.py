@@ -17,12 +17,12 @@ from edge.contract import UserError
 from tests.trainer.stripes import stripe_dataset
 from trainer.config import FitConfig
 from trainer.data import Dataset, FaceSet
-from trainer.distill import teaching
+from trainer.distill import soft_targets
 from trainer.errors import CheckpointError
 from trainer.export import ExportOptions, export
 from trainer.fit import EpochResult, Listener, fit
 from trainer.provenance import provenance
-from trainer.run import BEST_WEIGHTS, CONFIG, TEACHING, read_config, write_config
+from trainer.run import BEST_WEIGHTS, CONFIG, SOFT_TARGETS, read_config, write_config
 
 TEACHER = FitConfig(
     stages=((48, 8),),
@@ -71,7 +71,7 @@ def wise(teacher: Path, mislabelled: Dataset) -> Path:
 def asked(kept: Path, teachers: Sequence[Path | str], images: np.ndarray, **changes: Any) -> np.ndarray:
     """What a run with these teachers would be told of these images, float32 (N, 7)."""
     config = replace(TEACHER, teachers=tuple(map(str, teachers)), **changes)
-    return np.asarray(teaching(kept, config, images).answers[0])
+    return np.asarray(soft_targets(kept, config, images).probabilities[0])
 
 
 def test_a_student_learns_what_its_teacher_knows(mislabelled: Dataset, wise: Path, tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_a_teacher_that_is_asked_live_teaches_the_same(mislabelled: Dataset, wis
     """It is right about each image as the student sees it, two mixed into one too, and nothing has to be kept."""
     config = replace(TEACHER, width=0.25, teachers=(str(wise),), teacher_weight=1.0, live_teachers=True, mixup=0.3)
     assert fit(mislabelled, tmp_path / "student", config) > 0.6
-    assert not (tmp_path / "student" / TEACHING).exists()
+    assert not (tmp_path / "student" / SOFT_TARGETS).exists()
 
 
 def test_a_student_learns_from_copies_alone(mislabelled: Dataset, wise: Path, tmp_path: Path) -> None:
@@ -107,17 +107,17 @@ def test_a_student_learns_from_copies_alone(mislabelled: Dataset, wise: Path, tm
 def test_of_copies_each_head_is_told(dataset: Dataset, tmp_path: Path) -> None:
     """The labels' and the votes', of all copies; other copies are other images."""
     fit(dataset, tmp_path / "teacher", replace(TEACHER, stages=((48, 1),), votes_weight=0.5))
-    images, kept = dataset.split("train").images[:7], tmp_path / TEACHING
+    images, kept = dataset.split("train").images[:7], tmp_path / SOFT_TARGETS
     config = replace(TEACHER, votes_weight=0.5, teachers=(str(tmp_path / "teacher"),), copies=2)
-    taught = teaching(kept, config, images)
-    assert [answer.shape for answer in taught.answers] == [(14, 7), (14, 8)]
+    taught = soft_targets(kept, config, images)
+    assert [answer.shape for answer in taught.probabilities] == [(14, 7), (14, 8)]
     assert taught.images.shape == (14, 48, 48)
-    for answer, again in zip(taught.answers, teaching(kept, config, images).answers, strict=True):
+    for answer, again in zip(taught.probabilities, soft_targets(kept, config, images).probabilities, strict=True):
         np.testing.assert_allclose(answer.sum(axis=1), 1, atol=1e-5)
         np.testing.assert_array_equal(answer, again)
     with pytest.raises(CheckpointError, match="belongs to other images"):
-        teaching(kept, replace(config, seed=2), images)
-    assert len(teaching(tmp_path / "labels.npz", replace(config, votes_weight=0.0), images).answers) == 1
+        soft_targets(kept, replace(config, seed=2), images)
+    assert len(soft_targets(tmp_path / "labels.npz", replace(config, votes_weight=0.0), images).probabilities) == 1
 
 
 @pytest.mark.parametrize(
@@ -125,9 +125,9 @@ def test_of_copies_each_head_is_told(dataset: Dataset, tmp_path: Path) -> None:
     [
         (
             {"live_teachers": True},
-            "live_teachers are asked in each step, and there is no teacher. Name one",
+            "live_teachers has no effect without teachers. Name one",
         ),
-        ({"recompose_share": 0.5}, "recompose_share is a share of the copies, and there are none. Ask for copies"),
+        ({"recompose_share": 0.5}, "recompose_share has no effect without copies. Set copies"),
     ],
 )
 def test_what_would_have_no_effect_is_refused(
@@ -142,9 +142,9 @@ def test_what_would_have_no_effect_is_refused(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"teachers": ()}, "there is no teacher. Name one with --teacher"),
-        ({"live_teachers": True}, "live_teachers are asked in each step"),
-        ({"stages": ((32, 1), (48, 1))}, "copies are 48 px large, and stages asks for smaller images"),
+        ({"teachers": ()}, "copies need a teacher, .* Name one with --teacher"),
+        ({"live_teachers": True}, "live_teachers predict during training"),
+        ({"stages": ((32, 1), (48, 1))}, "copies are 48 px in size, and stages has smaller images"),
     ],
 )
 def test_copies_need_teachers_that_are_asked_first_at_full_size(
@@ -161,7 +161,7 @@ def test_copies_need_teachers_that_are_asked_first_at_full_size(
 def test_label_smoothing_is_the_teachers(how: dict[str, Any], dataset: Dataset, teacher: Path, tmp_path: Path) -> None:
     """An export takes out of the answers what the configuration says, and they have what their teachers learned."""
     config = replace(TEACHER, width=0.25, teachers=(str(teacher),), label_smoothing=0.0, **how)
-    told = r'teacher: learned with a label_smoothing of 0.1, .* has 0.0, .* Write "label_smoothing": 0.1 into --config'
+    told = r'teacher: was trained with a label_smoothing of 0.1, .* has 0.0, .* Set "label_smoothing": 0.1 in --config'
     with pytest.raises(UserError, match=told):
         fit(dataset, tmp_path / "student", config)
     assert not (tmp_path / "student").exists()
@@ -173,7 +173,7 @@ def test_a_teacher_of_votes_has_to_have_learned_them(
 ) -> None:
     """One that learned none is refused by a run that learns them from its teachers."""
     config = replace(TEACHER, votes_weight=0.5, teachers=(str(teacher),), **how)
-    with pytest.raises(CheckpointError, match="teacher: has no votes head"):
+    with pytest.raises(CheckpointError, match=r"teacher: has no FER\+ head"):
         fit(dataset, tmp_path / "student", config)
     assert not (tmp_path / "student").exists()
 
@@ -198,7 +198,7 @@ def test_a_resumed_run_needs_its_teacher_no_more(dataset: Dataset, teacher: Path
     shutil.rmtree(gone)
     fit(dataset, tmp_path / "student", config, resume=True)
     with pytest.raises(CheckpointError, match="belongs to other images"):
-        asked(tmp_path / "student" / TEACHING, [gone], dataset.split("train").images[:7])
+        asked(tmp_path / "student" / SOFT_TARGETS, [gone], dataset.split("train").images[:7])
 
 
 class StopAt(Listener):
@@ -234,7 +234,9 @@ def test_a_resumed_run_goes_on_with_the_weights_it_began_with(
         fit(dataset, run, config, listener=stop)
     with (behind / BEST_WEIGHTS).open("ab") as weights:
         weights.write(b"other")
-    with pytest.raises(CheckpointError, match=rf"behind: has other weights than when {run} began\. Give it the former"):
+    with pytest.raises(
+        CheckpointError, match=rf"behind: has other weights than when {run} was started\. Restore its former"
+    ):
         fit(dataset, run, config, resume=True)
     document = json.loads((run / CONFIG).read_text())
     del document["weights_sha256"]
@@ -245,9 +247,11 @@ def test_a_resumed_run_goes_on_with_the_weights_it_began_with(
 
 def test_answers_of_other_teachers_are_refused(dataset: Dataset, teacher: Path, tmp_path: Path) -> None:
     """What one teacher said is not taken for what another would say."""
-    images, kept = dataset.split("train").images[:7], tmp_path / TEACHING
+    images, kept = dataset.split("train").images[:7], tmp_path / SOFT_TARGETS
     asked(kept, [teacher], images)
-    with pytest.raises(CheckpointError, match=r"teaching.npz: holds what other teachers say\. Name the teachers"):
+    with pytest.raises(
+        CheckpointError, match=r"teaching.npz: holds the predictions of other teachers\. Name the teachers"
+    ):
         asked(kept, [tmp_path / "another"], images)
 
 
@@ -255,19 +259,21 @@ def test_answers_from_before_a_teacher_s_weights_changed_are_refused(
     dataset: Dataset, teacher: Path, tmp_path: Path
 ) -> None:
     """What is kept of a teacher is of these weights, and not of others."""
-    images, kept, another = dataset.split("train").images[:7], tmp_path / TEACHING, tmp_path / "another"
+    images, kept, another = dataset.split("train").images[:7], tmp_path / SOFT_TARGETS, tmp_path / "another"
     shutil.copytree(teacher, another)
     asked(kept, [another], images)
     fit(dataset, tmp_path / "run", replace(TEACHER, stages=((48, 1),)))
     (tmp_path / "run" / BEST_WEIGHTS).replace(another / BEST_WEIGHTS)
-    with pytest.raises(CheckpointError, match=rf"{TEACHING}: holds what {another} said before its weights changed"):
+    with pytest.raises(
+        CheckpointError, match=rf"{SOFT_TARGETS}: holds predictions of {another} from before its weights changed"
+    ):
         asked(kept, [another], images)
 
 
 @pytest.mark.parametrize("left", [0.0, 0.5, 0.99])
 def test_damaged_answers_are_asked_for_again(left: float, dataset: Dataset, teacher: Path, tmp_path: Path) -> None:
     """A file that a crash has cut off costs the asking, and no run."""
-    images, kept = dataset.split("train").images[:7], tmp_path / TEACHING
+    images, kept = dataset.split("train").images[:7], tmp_path / SOFT_TARGETS
     first = asked(kept, [teacher], images)
     whole = kept.read_bytes()
     named, entry = whole.replace(b"images_sha256", b"images_sha265"), whole.index(b"PK\x01\x02")
@@ -286,7 +292,7 @@ def test_a_teacher_of_other_data_is_refused(
 
     A run may begin with such weights all the same; it says so when it begins, and in the bundle's card.
     """
-    heir, told = tmp_path / "heir", "learned from other data (stripes.csv)"
+    heir, told = tmp_path / "heir", "was trained on other data (stripes.csv)"
     fit(mislabelled, heir, replace(TEACHER, stages=((16, 1),), initial_weights=str(teacher)))
     assert told in caplog.text
     export(heir, tmp_path / "bundle", mislabelled, ExportOptions(name="heir", max_drop=None))
@@ -301,6 +307,6 @@ def test_a_teacher_of_other_labels_is_refused(dataset: Dataset, teacher: Path, t
     """The teacher is named, with what it learned; so is one that is not there."""
     images = dataset.split("train").images
     with pytest.raises(CheckpointError, match=f"{teacher}.*fer2013, not ferplus"):
-        asked(tmp_path / TEACHING, [teacher], images, labels="ferplus")
+        asked(tmp_path / SOFT_TARGETS, [teacher], images, labels="ferplus")
     with pytest.raises(CheckpointError, match="is not a run folder"):
-        asked(tmp_path / TEACHING, [tmp_path / "nobody"], images)
+        asked(tmp_path / SOFT_TARGETS, [tmp_path / "nobody"], images)

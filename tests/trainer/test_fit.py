@@ -22,7 +22,7 @@ from edge.contract import UserError
 from tests.trainer.stripes import stripe_dataset, stripes
 from trainer.config import FitConfig
 from trainer.data import Dataset, FaceSet
-from trainer.distill import Taught
+from trainer.distill import SoftTargets
 from trainer.errors import CheckpointError, DataError
 from trainer.fit import EpochResult, Listener, fit
 from trainer.labels import vote_shares
@@ -128,10 +128,10 @@ def test_a_damaged_checkpoint_costs_an_epoch_or_is_a_clear_error(tmp_path: Path,
 
     for data in (hopeless / "checkpoint").glob("*.data-*"):
         damage(data)
-    with pytest.raises(CheckpointError, match=r"hopeless/checkpoint: holds no checkpoint that can be read .*Begin"):
+    with pytest.raises(CheckpointError, match=r"hopeless/checkpoint: holds no readable checkpoint .*Start"):
         fit(dataset, hopeless, ONE_SIZE, resume=True)
     shutil.rmtree(hopeless / "checkpoint")
-    with pytest.raises(CheckpointError, match=r"hopeless: has no checkpoint to go on from\. Begin another run"):
+    with pytest.raises(CheckpointError, match=r"hopeless: has no checkpoint to resume from\. Start another run"):
         fit(dataset, hopeless, ONE_SIZE, resume=True)
     assert epochs_written(hopeless) == [1, 2]
 
@@ -187,11 +187,11 @@ def damage(file: Path) -> None:
 def test_a_tie_with_the_best_is_no_better_after_a_stop(tmp_path: Path, dataset: Dataset) -> None:
     """The best accuracy comes back from the checkpoint as it was, to the last digit."""
     training = begin(TINY, dataset.split("train"))
-    assert training.judge(49 / 70)  # which single precision would make smaller
+    assert training.record_accuracy(49 / 70)  # which single precision would make smaller
     training.save(tmp_path / "checkpoint")
     resumed = begin(TINY, dataset.split("train"))
     assert resumed.restore(tmp_path / "checkpoint")
-    assert not resumed.judge(49 / 70)
+    assert not resumed.record_accuracy(49 / 70)
 
 
 def test_private_test_is_not_needed(tmp_path: Path, dataset: Dataset) -> None:
@@ -302,7 +302,7 @@ def test_targets_are_softened_and_blended_with_what_teachers_say(dataset: Datase
     train, config = dataset.split("train"), replace(TINY, label_smoothing=0.07, teacher_weight=0.6)
     training, softened = begin(config, train), np.where(np.eye(7)[train.labels], 0.94, 0.01)
     np.testing.assert_allclose(training._targets(train, None)[0], softened, atol=1e-6)
-    taught = Taught(train.images, [np.full((len(train), 7), 1 / 7, np.float32)])
+    taught = SoftTargets(train.images, [np.full((len(train), 7), 1 / 7, np.float32)])
     np.testing.assert_allclose(training._targets(train, taught)[0], 0.4 * softened + 0.6 / 7, atol=1e-6)
 
 
@@ -311,7 +311,7 @@ def test_each_epoch_takes_the_next_copies_as_they_are(dataset: Dataset) -> None:
     train, config = dataset.split("train"), replace(TINY, copies=3, dropout=0.0)
     copies = np.concatenate([train.images, train.images[:, ::-1], train.images[:, :, ::-1]])
     answers = np.full((len(copies), 7), 1 / 7, np.float32)
-    training = TensorFlowTraining(config, train, Taught(copies, [answers]))
+    training = TensorFlowTraining(config, train, SoftTargets(copies, [answers]))
     for training.epoch, copy in enumerate((0, 1, 2, 0, 1)):
         assert set(training._order().flat) <= set(range(copy * len(train), (copy + 1) * len(train)))
     images, dice = tf.constant(copies[:14]), tf.random.Generator.from_seed(1)
@@ -325,7 +325,7 @@ def test_what_it_learns_from_is_kept_once(dataset: Dataset) -> None:
     copies = train.images.copy()
     kept = weakref.ref(copies)
     answers = np.full((len(copies), 7), 1 / 7, np.float32)
-    training = TensorFlowTraining(replace(SMALL, copies=1), train, Taught(copies, [answers]))
+    training = TensorFlowTraining(replace(SMALL, copies=1), train, SoftTargets(copies, [answers]))
     del copies
     assert kept() is None
     assert training.run_epoch(lambda _step, _loss: None) > 0
@@ -421,7 +421,7 @@ def test_a_wider_network_begins_with_the_answers_of_a_narrower(
     narrower = replace(TINY, votes_weight=0.2, mirror=mirror)
     fit(dataset, tmp_path / "narrow", narrower)
     training = begin(replace(narrower, **wider), dataset.split("train"))
-    training.begin_with(load_full_network(tmp_path / "narrow"))
+    training.set_initial_weights(load_full_network(tmp_path / "narrow"))
     images = dataset.split("test").images
     narrow = predict(load_network(tmp_path / "narrow"), images)
     for network in (training.network, training.averaged):
@@ -437,10 +437,10 @@ def test_weights_of_another_network_are_refused(tmp_path: Path, dataset: Dataset
     fit(dataset, tmp_path / "wide", wide)
     begun = replace(TINY, initial_weights=str(tmp_path / "wide"))
     with pytest.raises(
-        CheckpointError, match=r"wide: cannot give the initial weights: .* width 1.5, .* width 0.25, 16"
+        CheckpointError, match=r"wide: does not fit as initial weights: .* width 1.5, .* width 0.25, 16"
     ):
         fit(dataset, tmp_path / "run", begun)
-    with pytest.raises(CheckpointError, match=r"its network has .* no votes head, this run's .* a votes head"):
+    with pytest.raises(CheckpointError, match=r"its network has .* without FER\+ head, this run's .* with FER\+ head"):
         fit(dataset, tmp_path / "run", replace(begun, width=1.5, votes_weight=0.5))
     with pytest.raises(CheckpointError, match=r"its network has .* blocks 0-0-0, .* this run's .* blocks 1-2-1, "):
         fit(dataset, tmp_path / "run", replace(begun, width=1.5, blocks=(1, 2, 1)))
@@ -449,7 +449,7 @@ def test_weights_of_another_network_are_refused(tmp_path: Path, dataset: Dataset
     paired = replace(TINY, stages=((16, 1),), mirror=True)
     fit(dataset, tmp_path / "paired", paired)
     with pytest.raises(
-        CheckpointError, match=r"paired: cannot give the initial weights: .* width 0.25, .* width 1.5, "
+        CheckpointError, match=r"paired: does not fit as initial weights: .* width 0.25, .* width 1.5, "
     ):
         fit(dataset, tmp_path / "run", replace(paired, width=1.5, initial_weights=str(tmp_path / "paired")))
     with pytest.raises(CheckpointError, match="nobody: is not a run folder"):
@@ -470,7 +470,7 @@ def test_a_run_is_trained_by_one_process_at_a_time(tmp_path: Path, dataset: Data
 
     class ResumeMeanwhile(Listener):
         def on_epoch(self, result: EpochResult) -> None:
-            with pytest.raises(CheckpointError, match=r"run: is being trained by another process\. Let that one"):
+            with pytest.raises(CheckpointError, match=r"run: is being trained by another process\. Wait for it"):
                 fit(dataset, tmp_path / "run", TINY, resume=True)
             refused.append(result.epoch)
 
@@ -485,7 +485,7 @@ def test_a_run_that_cannot_begin_leaves_nothing_to_be_resumed(tmp_path: Path, da
         fit(dataset, tmp_path / "run", replace(TINY, teachers=(str(tmp_path / "nobody"),)))
     (tmp_path / "begun").mkdir()
     write_config(tmp_path / "begun", TINY, provenance(dataset, TINY))
-    with pytest.raises(CheckpointError, match=r"begun: has no best.weights.h5 to teach with"):
+    with pytest.raises(CheckpointError, match=r"begun: has no best.weights.h5 yet"):
         fit(dataset, tmp_path / "run", replace(TINY, teachers=(str(tmp_path / "begun"),)))
     assert not (tmp_path / "run").exists()
 
@@ -494,7 +494,7 @@ def test_of_two_that_begin_one_run_the_first_keeps_it(tmp_path: Path, dataset: D
     """However close they are: what the first trains with is what the folder says."""
     origin = provenance(dataset, TINY)
     write_config(tmp_path, TINY, origin)
-    with pytest.raises(CheckpointError, match="holds a run already"):
+    with pytest.raises(CheckpointError, match="already holds a run"):
         write_config(tmp_path, ONE_SIZE, origin)
     assert read_config(tmp_path)[0] == TINY
 
@@ -506,9 +506,12 @@ def test_a_run_is_not_resumed_with_other_data(tmp_path: Path, dataset: Dataset) 
     train = dataset.split("train")
     without_votes = FaceSet(train.images, train.labels, train.names)
     for changed, told in (
-        ({"train": stripes(64, 9)}, r"run: was begun with other data \(stripes.csv\)"),
-        ({"validation": stripes(70, 9)}, "run: was begun with another PublicTest, which has chosen its weights. Give"),
-        ({"train": without_votes}, "run: was begun with other votes. Give the --votes that it was begun with"),
+        ({"train": stripes(64, 9)}, r"run: was started with other data \(stripes.csv\)"),
+        (
+            {"validation": stripes(70, 9)},
+            "run: was started with another PublicTest, on which its weights were selected. Use",
+        ),
+        ({"train": without_votes}, "run: was started with other votes. Use the --votes that it was started with"),
     ):
         with pytest.raises(CheckpointError, match=told):
             fit(Dataset(dataset.path, {**dataset.splits, **changed}), tmp_path / "run", TINY, resume=True)
@@ -517,7 +520,7 @@ def test_a_run_is_not_resumed_with_other_data(tmp_path: Path, dataset: Dataset) 
 def test_a_full_disk_is_a_clear_error_and_costs_an_epoch(small_disk: Path, dataset: Dataset) -> None:
     """Found out by h5py, it would end the process. When there is room, the run goes on."""
     config = replace(ONE_SIZE, width=1.0, top_channels=256)
-    with pytest.raises(UserError, match=r"run: cannot be written \(No space left on device\). Make room .* --resume"):
+    with pytest.raises(UserError, match=r"run: cannot be written \(No space left on device\). Free some space .* --resume"):
         fit(dataset, small_disk / "run", config)
     subprocess.run(["mount", "-o", "remount,size=100m", str(small_disk)], check=True)
     fit(dataset, small_disk / "run", config, resume=True)
@@ -527,7 +530,7 @@ def test_a_full_disk_is_a_clear_error_and_costs_an_epoch(small_disk: Path, datas
 def test_too_few_images_for_a_batch_are_a_clear_error(tmp_path: Path, dataset: Dataset) -> None:
     """In place of a run without a step; the folder is free for another try."""
     few = Dataset(dataset.path, {**dataset.splits, "train": stripes(7, 1)})
-    with pytest.raises(DataError, match=r"^7 training images do not make a batch"):
+    with pytest.raises(DataError, match=r"^7 training images are fewer than a batch"):
         fit(few, tmp_path / "run", TINY)
     assert not (tmp_path / "run").exists()
 
@@ -546,7 +549,9 @@ def test_resuming_what_is_no_run_is_a_clear_error(tmp_path: Path, dataset: Datas
 def test_a_file_that_is_no_configuration_is_a_clear_error(content: str, tmp_path: Path) -> None:
     """It is named, and so are the files that would do."""
     (tmp_path / "best.json").write_text(content)
-    with pytest.raises(CheckpointError, match=r"best.json: holds no configuration .* Give best.json of trainer tune"):
+    with pytest.raises(
+        CheckpointError, match=r"best.json: is not a run configuration .* Name best.json of trainer tune"
+    ):
         read_recipe(tmp_path / "best.json")
 
 
@@ -568,14 +573,14 @@ def test_a_file_that_is_no_configuration_is_a_clear_error(content: str, tmp_path
 def test_a_value_that_no_run_can_be_made_of_is_named(name: str, value: object, tmp_path: Path) -> None:
     """In place of a traceback, or of a run that is not what its file says."""
     (tmp_path / "mine.json").write_text(json.dumps({"stages": [[48, 1]], name: value}))
-    with pytest.raises(CheckpointError, match=rf"mine.json: holds no configuration of a run \({name} is .*, not "):
+    with pytest.raises(CheckpointError, match=rf"mine.json: is not a run configuration \({name} must be .*, not "):
         read_recipe(tmp_path / "mine.json")
 
 
 @pytest.mark.parametrize("name", [field.name for field in fields(FitConfig)])
 def test_no_field_takes_just_anything(name: str) -> None:
     """One that is added has to say what it takes."""
-    with pytest.raises(ValueError, match=f"^{name} is "):
+    with pytest.raises(ValueError, match=f"^{name} must be "):
         replace(TINY, **{name: {}})  # type: ignore[arg-type]
 
 
@@ -639,7 +644,7 @@ except ValueError as error:
     print(error)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=Path.cwd())
-    told = ["1 on 1", "6 on 3", "8 on 4", "4 devices cannot share a batch_size of 3 evenly"]
+    told = ["1 on 1", "6 on 3", "8 on 4", "a batch_size of 3 cannot be divided evenly among 4 devices"]
     assert done.stdout.splitlines() == told, done.stderr[-2000:]
     assert "training on 3 of 4 GPUs" in done.stderr
 

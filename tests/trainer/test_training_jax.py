@@ -93,7 +93,7 @@ np.savez(folder / "answers.npz", **{name: predict(load_network(folder / name), i
                                     for name in ("teacher", "whole", "broken")})
 """
     told = in_jax(program, str(tmp_path), compiled=compiled)
-    assert f"{tmp_path}/broken/checkpoint: holds no checkpoint that can be read" in told
+    assert f"{tmp_path}/broken/checkpoint: holds no readable checkpoint" in told
     history = [json.loads(line) for line in (tmp_path / "teacher" / "history.jsonl").read_text().splitlines()]
     assert history[-1]["loss"] < 0.7 * history[0]["loss"]
     history = [json.loads(line) for line in (tmp_path / "broken" / "history.jsonl").read_text().splitlines()]
@@ -133,7 +133,7 @@ def test_the_command_takes_a_backend_and_keeps_to_it(
     assert "epoch   1/1" in told
     assert "jax" in json.loads((tmp_path / "run" / "config.json").read_text())["libraries"]
     assert main(["fit", "--resume", *data]) == 11
-    assert "was begun with another --backend" in capsys.readouterr().err
+    assert "was started with another --backend" in capsys.readouterr().err
 
 
 def test_a_backend_that_is_not_installed_is_a_clear_error(tmp_path: Path) -> None:
