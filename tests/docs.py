@@ -111,38 +111,38 @@ The keys of `edge classify --format json`, one object a face and line, in the or
 _TRAINING = """\
 # Configuration of a training run
 
-`trainer fit --config FILE` and `trainer tune --config FILE` read a JSON object with these keys. `stages` must be there;
-everything else has a default:
+`trainer fit --config FILE` and `trainer tune --config FILE` read a JSON object with the keys below, of which only
+`stages` is required:
 
 ```json
 {"stages": [[48, 95]], "batch_size": 256, "peak_lr": 0.15}
 ```
 
-`best.json` of `trainer tune` is such a file, and so is `config.json` of a run, where the keys stand under `fit`. A key
-that does not exist, or a value that is not allowed, is refused by name.
+`best.json` of `trainer tune` is such a file, and so is `config.json` of a run, which has the keys under `fit`. Unknown
+keys and invalid values are errors that name the key.
 
-- `--labels`, `--teacher`, `--initial-weights`, `--epochs` and `--seed` take precedence over the file. `--epochs`
-  stretches or shortens all stages and the warm-up alike.
-- `bfloat16` of the file counts for nothing here: `--bfloat16` or `--no-bfloat16` decides, or else what the processor or
-  GPU can do.
-- The second head, which learns FER+'s votes, needs `--votes` and a `votes_weight` above 0. Without `--votes` there is
-  none, and with the labels `ferplus` neither, for the only head learns the votes then.
-- `--initial-weights` takes the run's `width` and `top_channels` where those of the file are less; its `blocks` and
-  `mirror` must be those of the file.
+- `--labels`, `--teacher`, `--initial-weights`, `--epochs` and `--seed` override the file. `--epochs` scales all stages
+  and the warm-up in proportion.
+- `bfloat16` in the file has no effect: `--bfloat16` or `--no-bfloat16` decides, and without either, whether the
+  processor or GPU supports it.
+- The second head, which predicts FER+ votes, needs a `votes_weight` above 0. It is left out without `--votes`, and with
+  the labels `ferplus`, as the main head is trained on the votes then.
+- With `--initial-weights`, `width` and `top_channels` are raised to those of that run if they are less. Its `blocks`
+  and `mirror` must be the same as in the file.
 """
 
 _RECIPES = """\
 ## Recipes
 
-`--recipe NAME` takes one of these in place of a file. Times are of two cores with AVX512-BF16.
+`--recipe NAME` uses one of these instead of a file. Times are for two cores with AVX512-BF16.
 """
 
 _USES = {
-    "default": "what `trainer fit` takes by itself; about an hour",
-    "teacher": "a network of twice the width, for others to learn from; about an hour",
-    "refine": "more of a finished run, with `--initial-weights`; about 50 minutes at width 1",
-    "trial": "what `trainer tune` takes by itself, for each of its trials; five minutes",
-    "quick": "to see the whole way for oneself; a few minutes",
+    "default": "the default of `trainer fit`; about an hour",
+    "teacher": "a teacher of twice the width for knowledge distillation; about an hour",
+    "refine": "fine-tuning of a finished run, with `--initial-weights`; about 50 minutes at width 1",
+    "trial": "the default of `trainer tune`, for each of its trials; five minutes",
+    "quick": "to try out the whole workflow; a few minutes",
 }
 """What each recipe is for."""
 
@@ -281,7 +281,7 @@ def _with_exit_code(error: type[UserError]) -> Iterator[type[UserError]]:
 def training_page() -> str:
     """`training.md`: every key of a training run, and the recipes."""
     keys = ["| key | value | default | meaning |", "|---|---|---|---|", *_fit_keys()]
-    recipes = ["| recipe | what for | other than `default` |", "|---|---|---|", *map(_recipe, RECIPES)]
+    recipes = ["| recipe | purpose | differences from `default` |", "|---|---|---|", *map(_recipe, RECIPES)]
     return "\n".join([_NOTICE, "", _TRAINING, *keys, "", _RECIPES, *recipes, ""])
 
 
@@ -289,7 +289,7 @@ def _fit_keys() -> Iterator[str]:
     meanings = _attributes(FitConfig)
     for key, default in FitConfig().to_dict().items():
         _, allowed = trainer_config._ALLOWED[key]
-        value = allowed.removesuffix(f" to {trainer_config._MUCH}")  # an end that is none
+        value = allowed.removesuffix(f" to {trainer_config._NO_LIMIT}")  # not a real limit
         yield f"| `{key}` | {value} | `{json.dumps(default)}` | {meanings[key]} |"
 
 
