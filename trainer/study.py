@@ -1,4 +1,4 @@
-"""A study: the trials of a hyperparameter search, in a storage that several workstations may share."""
+"""A study: the trials of a hyperparameter search, in storage that several workstations may share."""
 
 from __future__ import annotations
 
@@ -30,36 +30,36 @@ _Result = TypeVar("_Result")
 _Arguments = TypeVarTuple("_Arguments")
 
 SHARE_BEFORE_PRUNING: Final = 0.25
-"""Share of the epochs that every trial gets: before it, a curve says little of its end."""
+"""Share of the epochs before a trial may be pruned, as early accuracies predict little."""
 TRIALS_FOR_IMPORTANCES: Final = 10
-"""With fewer whole trials, importances are the dice's."""
+"""With fewer complete trials, importances are mostly noise."""
 
 _STATES: Final[dict[TrialState, State]] = {
     TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed",
     TrialState.RUNNING: "running", TrialState.WAITING: "running",
 }  # fmt: skip
 _CONDITIONS: Final = "conditions"
-_FAULTS: Final = (optuna.exceptions.OptunaError, SQLAlchemyError, OSError, ValueError, KeyError)
-"""Of databases, and of journals that cannot be read, written or understood."""
-_PASSING: Final = (optuna.exceptions.StorageInternalError, DBAPIError)
-"""Of databases that may be well again in a moment."""
+_STORAGE_ERRORS: Final = (optuna.exceptions.OptunaError, SQLAlchemyError, OSError, ValueError, KeyError)
+"""Errors of databases, and of journals that cannot be read, written or parsed."""
+_TRANSIENT_ERRORS: Final = (optuna.exceptions.StorageInternalError, DBAPIError)
+"""Errors of databases that may be temporary."""
 _OPENING_PAUSES_S: Final = (0.2, 0.5, 1.0)
-_PAUSES_S: Final = (1.0, 3.0, 9.0)  # in which a database starts anew
+_PAUSES_S: Final = (1.0, 3.0, 9.0)  # long enough for a database to restart
 _USER: Final = re.compile(r"(?P<name>[^:/@]*:)(?P<password>.*)@")
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One trial, as the storage has it.
+    """One trial, as stored.
 
     Attributes:
-        number: Counted from 0 over the whole study.
+        number: Number of the trial in the study, counted from 0.
         state: `pruned` trials were stopped because others were better at that epoch; `running` ones may be interrupted.
-        params: The values tried, by the name of the field of `FitConfig`.
-        curve: PublicTest accuracy, 0 to 1, by the epoch after which it was reported, in their order.
-        best: PublicTest accuracy of the whole run, 0 to 1; None while it is not complete.
+        params: Parameter values, by field of `FitConfig`.
+        curve: PublicTest accuracy, 0 to 1, by the epoch after which it was reported, in ascending order.
+        best: Best PublicTest accuracy of the run, 0 to 1; None unless the trial is complete.
         seconds: Wall time of its epochs.
-        fault: Why it failed.
+        fault: Reason of the failure; empty unless the trial failed.
     """
 
     number: int
@@ -72,25 +72,25 @@ class Trial:
 
     @property
     def accuracy(self) -> float:
-        """That of the whole run, or else the best of the curve; 0 where no epoch was finished."""
+        """Accuracy of the complete run, or else the best one so far; 0 before the first epoch."""
         return max(self.curve.values(), default=0.0) if self.best is None else self.best
 
 
 def open_study(storage: str, name: str, *, seed: int, epochs: int) -> optuna.Study:
-    """Opens a study, or begins it.
+    """Opens a study, creating it if it does not exist.
 
     Args:
-        storage: Path of a journal file, or URL of a database as SQLAlchemy takes it.
-        name: One storage holds many studies.
-        seed: Of the proposals.
-        epochs: Of a whole trial.
+        storage: Path of a journal file, or SQLAlchemy URL of a database.
+        name: Name of the study; one storage may hold several.
+        seed: Seed of the sampler.
+        epochs: Epochs of a complete trial.
 
     Raises:
         StorageError: The storage cannot be read or written.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
-        return _again(  # of two that begin with a new database, one cannot make the tables that the other is making
+        return _retry(  # two processes may create the tables of a new database at once, and one of them fails
             lambda: optuna.create_study(
                 storage=_backend(storage),
                 study_name=name,
@@ -101,38 +101,38 @@ def open_study(storage: str, name: str, *, seed: int, epochs: int) -> optuna.Stu
             ),
             _OPENING_PAUSES_S,
         )
-    except (*_FAULTS, ImportError) as error:
-        remedy = "Name a file in a folder that is there, or the address of a database, such as sqlite:///study.db"
+    except (*_STORAGE_ERRORS, ImportError) as error:
+        remedy = "Name a file in an existing folder, or the URL of a database, such as sqlite:///study.db"
         raise _unusable(storage, error, remedy) from error
 
 
 @contextmanager
-def storage_faults(storage: str) -> Iterator[None]:
-    """Tells what goes wrong with the storage of an open study inside the block as a `StorageError`."""
+def storage_errors(storage: str) -> Iterator[None]:
+    """Turns errors of the storage of an open study inside the block into a `StorageError`."""
     try:
         yield
-    except BrokenPipeError:  # of our own output
+    except BrokenPipeError:  # of standard output, not of the storage
         raise
-    except _FAULTS as error:
-        raise _unusable(storage, error, "Put that right and repeat the command, which goes on") from error
+    except _STORAGE_ERRORS as error:
+        raise _unusable(storage, error, "Fix that and repeat the command, which continues the study") from error
 
 
-def patiently(action: Callable[[*_Arguments], _Result], *arguments: *_Arguments) -> _Result:
-    """Does something with the storage of an open study, for 13 s again and again while its database fails.
+def with_retries(action: Callable[[*_Arguments], _Result], *arguments: *_Arguments) -> _Result:
+    """Calls a function that uses the storage of an open study, retrying for 13 s while its database fails.
 
     Args:
-        action: What may be done twice, as a database may fail after it was done.
-        arguments: Of the action.
+        action: An idempotent function, as a database may fail after the work is done.
+        arguments: Arguments of the function.
     """
-    return _again(lambda: action(*arguments), _PAUSES_S)
+    return _retry(lambda: action(*arguments), _PAUSES_S)
 
 
-def _again(action: Callable[[], _Result], pauses_s: Sequence[float]) -> _Result:
+def _retry(action: Callable[[], _Result], pauses_s: Sequence[float]) -> _Result:
     for pause_s in pauses_s:
         try:
             return action()
-        except _PASSING as error:
-            log.info("the storage fails (%s), and is tried again in %g s", _reason(error), pause_s)
+        except _TRANSIENT_ERRORS as error:
+            log.info("storage error (%s), retrying in %g s", _reason(error), pause_s)
             time.sleep(pause_s)
     return action()
 
@@ -145,64 +145,64 @@ def _reason(error: Exception) -> str:
 def _unusable(storage: str, error: Exception, remedy: str) -> StorageError:
     where, reason = _without_password(storage), _reason(error)
     user = _USER.match(storage.partition("://")[2])
-    if user and set(user["password"]) & set("@?"):  # the reason may name what was taken for the host
-        reason, remedy = "where its password ends cannot be told", "Write %40 for @ and %3F for ? in it"
+    if user and set(user["password"]) & set("@?"):  # the reason might quote a part of the password as the host
+        reason, remedy = "the end of its password is ambiguous", "Write %40 for @ and %3F for ? in the password"
     return StorageError(f"cannot be used as the storage of a study ({reason})", where=where, remedy=remedy)
 
 
 def _without_password(storage: str) -> str:
-    """The address of a database as it may be shown, without what may hold a password; the path of a file as it is."""
-    scheme, is_address, rest = storage.partition("://")
+    """Masks the parts of a database URL that may contain a password; returns the path of a file unchanged."""
+    scheme, separator, rest = storage.partition("://")
     user = _USER.match(rest)
     if user and set(user["password"]) & set("@?"):
         return f"{scheme}://***"
     shown = f"{user['name']}***{rest[user.end() - 1 :]}" if user else rest
-    return f"{scheme}{is_address}{re.sub(r'[?].*', '?***', shown) if is_address else rest}"
+    return f"{scheme}{separator}{re.sub(r'[?].*', '?***', shown) if separator else rest}"
 
 
-def agree(study: optuna.Study, conditions: Mapping[str, Any]) -> None:
-    """Sees to it that all who take part in a study try the same thing on the same data.
+def require_conditions(study: optuna.Study, conditions: Mapping[str, Any]) -> None:
+    """Checks that all processes of a study run the same kind of trial on the same data.
 
     Args:
-        study: New, or begun by an earlier call or another workstation.
+        study: A new study, or one started by an earlier call or another workstation.
         conditions: What must be the same, as JSON has it.
 
     Raises:
-        CheckpointError: The study was begun under other conditions; the error names them.
+        CheckpointError: The study was started with other conditions; the message names them.
     """
-    begun = _first_conditions(study, conditions)
-    other = sorted(key for key in {*begun, *conditions} if begun.get(key) != conditions.get(key))
+    original = _first_conditions(study, conditions)
+    other = sorted(key for key in {*original, *conditions} if original.get(key) != conditions.get(key))
     if other:
-        was = ", ".join(f"{key} {begun.get(key)}" for key in other)
+        differing = ", ".join(f"{key} {original.get(key)}" for key in other)
         raise CheckpointError(
-            f"was begun under other conditions ({was})", where=f"study {study.study_name}",
-            remedy="Repeat the command that began it, or name another study with --study",
+            f"was started with other conditions ({differing})", where=f"study {study.study_name}",
+            remedy="Repeat the command that started it, or name another study with --study",
         )  # fmt: skip
 
 
 def _first_conditions(study: optuna.Study, conditions: Mapping[str, Any]) -> dict[str, Any]:
-    """Under which a study was begun: `conditions` if it is new.
+    """Returns the conditions that a study was started with, which are `conditions` if it is new.
 
-    They lie with the first trial of a study beside it. Every storage gives out the numbers of trials one by one, so
-    all who begin at once find the same one's there, where of an attribute each would find what was written last.
+    They are stored with the first trial of a companion study. Every storage numbers trials atomically, so processes
+    that start at once agree on the first one; of a study attribute, the last writer would win.
     """
-    beside = optuna.create_study(
-        storage=study._storage,  # noqa: SLF001 - opened once
+    companion = optuna.create_study(
+        storage=study._storage,  # noqa: SLF001 - not opened twice
         study_name=f"{study.study_name}.{_CONDITIONS}",
         load_if_exists=True,
         direction="maximize",
     )
-    if not study.get_trials(deepcopy=False) and not beside.get_trials(deepcopy=False):
-        beside.add_trial(create_trial(value=0.0, user_attrs={_CONDITIONS: dict(conditions)}))
-    first: dict[str, Any] = next((one.user_attrs[_CONDITIONS] for one in beside.get_trials(deepcopy=False)), {})
+    if not study.get_trials(deepcopy=False) and not companion.get_trials(deepcopy=False):
+        companion.add_trial(create_trial(value=0.0, user_attrs={_CONDITIONS: dict(conditions)}))
+    first: dict[str, Any] = next((one.user_attrs[_CONDITIONS] for one in companion.get_trials(deepcopy=False)), {})
     return first
 
 
 def report(trial: optuna.Trial, curve: Mapping[int, float], seconds: float) -> None:
-    """Tells the study what it does not know yet of a trial that runs.
+    """Reports the epochs of a running trial that the study does not have yet, and their time.
 
     Args:
-        trial: That is run here.
+        trial: The running trial.
         curve: PublicTest accuracy, 0 to 1, by epoch.
         seconds: Wall time of its epochs.
     """
@@ -214,32 +214,32 @@ def report(trial: optuna.Trial, curve: Mapping[int, float], seconds: float) -> N
 
 
 def trials(study: optuna.Study) -> list[Trial]:
-    """All trials of all workstations, by number."""
+    """Returns all trials of all workstations, by number."""
     return [_trial(frozen) for frozen in study.get_trials(deepcopy=False)]
 
 
-def done(study: optuna.Study) -> int:
-    """How many trials came to a result. Failed ones did not, and running ones have not yet."""
+def count_finished(study: optuna.Study) -> int:
+    """Returns the number of complete and pruned trials."""
     return len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)))
 
 
 def ranking(all_trials: Sequence[Trial]) -> list[Trial]:
-    """The whole trials, the best first."""
+    """Returns the complete trials, the best first."""
     return sorted((trial for trial in all_trials if trial.state == "complete"), key=lambda trial: -trial.accuracy)
 
 
 def importances(study: optuna.Study) -> dict[str, float]:
-    """How much each parameter decided whether a trial was among the best (PED-ANOVA, arXiv:2304.10255).
+    """Returns how much each parameter determined whether a trial was among the best (PED-ANOVA, arXiv:2304.10255).
 
     Returns:
-        Shares that sum to 1, the largest first; empty while there are too few whole trials.
+        Shares that sum to 1, the largest first; empty while there are too few complete trials.
     """
-    whole = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    return optuna.importance.get_param_importances(study) if len(whole) >= TRIALS_FOR_IMPORTANCES else {}
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return optuna.importance.get_param_importances(study) if len(complete) >= TRIALS_FOR_IMPORTANCES else {}
 
 
 def reopen(study: optuna.Study, number: int) -> optuna.Trial | None:
-    """A trial that was interrupted; None if it has been ended since."""
+    """Returns an interrupted trial to resume it; None if it has been finished since."""
     (frozen,) = (trial for trial in study.get_trials(deepcopy=False) if trial.number == number)
     return optuna.Trial(study, frozen._trial_id) if frozen.state == TrialState.RUNNING else None  # noqa: SLF001 - its id
 
@@ -250,7 +250,7 @@ def _trial(frozen: FrozenTrial) -> Trial:
         state=_STATES[frozen.state],
         params=dict(frozen.params),
         curve=dict(sorted(frozen.intermediate_values.items())),
-        best=frozen.value if frozen.state == TrialState.COMPLETE else None,  # a pruned one has its last epoch's
+        best=frozen.value if frozen.state == TrialState.COMPLETE else None,  # of a pruned trial, it is the last epoch's
         seconds=float(frozen.user_attrs.get("seconds", 0.0)),
         fault=str(frozen.user_attrs.get("fault", "")),
     )
@@ -259,13 +259,13 @@ def _trial(frozen: FrozenTrial) -> Trial:
 def _backend(storage: str) -> BaseStorage:
     if "://" not in storage:
         return JournalStorage(JournalFileBackend(storage))
-    return RDBStorage(storage, engine_kwargs={"poolclass": NullPool})  # which keeps no connection that nobody closes
+    return RDBStorage(storage, engine_kwargs={"poolclass": NullPool})  # closes connections right after use
 
 
 class _SeededByTrial(BaseSampler):
-    """TPE whose dice follow from the seed and the number of the trial.
+    """TPE that is seeded anew for each trial, from the seed and the number of the trial.
 
-    So neither a call that goes on with a study nor a second workstation proposes again what was tried already.
+    So neither a later call nor a second workstation proposes the same parameters again.
     """
 
     def __init__(self, seed: int) -> None:
@@ -273,8 +273,8 @@ class _SeededByTrial(BaseSampler):
         self._tpe = TPESampler(seed=seed)
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        own = np.random.SeedSequence((self._seed, trial.number)).generate_state(1)
-        self._tpe = TPESampler(seed=int(own[0]))
+        state = np.random.SeedSequence((self._seed, trial.number)).generate_state(1)
+        self._tpe = TPESampler(seed=int(state[0]))
         self._tpe.before_trial(study, trial)
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:

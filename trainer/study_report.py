@@ -1,4 +1,4 @@
-"""What a study came to, as one HTML file that opens offline."""
+"""The report of a study: one HTML file that opens offline."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def study_report(
     """Renders the report.
 
     Args:
-        name: Of the study.
-        trials: All of them, by number; at least one is complete.
-        importances: Of the parameters; empty where there are too few trials to say.
-        images: Size of PublicTest.
+        name: Name of the study.
+        trials: All trials, by number; at least one is complete.
+        importances: Importances of the parameters; empty if there are too few trials.
+        images: Number of images in PublicTest.
         best: Configuration of the best trial.
-        command: What trains it.
+        command: Command that trains with it.
     """
     ranked = ranking(trials)
     return render(

@@ -89,10 +89,10 @@ def few(tmp_path: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("command", "told"),
     [
-        (["fit", "--config", "mine.json", "-o", "run"], "mine.json: holds no configuration"),
+        (["fit", "--config", "mine.json", "-o", "run"], "mine.json: is not a run configuration"),
         (["fit", "--resume", "-o", "run"], "run: is not a run folder"),
-        (["fit", "-o", str(ROOT / "models/runs/default")], "default: holds a run already"),
-        (["tune", "--config", "mine.json", "-o", "study"], "mine.json: holds no configuration"),
+        (["fit", "-o", str(ROOT / "models/runs/default")], "default: already holds a run"),
+        (["tune", "--config", "mine.json", "-o", "study"], "mine.json: is not a run configuration"),
         (["export", "run", "-o", "bundle"], "run: is not a run folder"),
         (["export", "run", "-o", str(ROOT / "docs")], "docs: is there already and no bundle"),
     ],
@@ -132,7 +132,7 @@ def test_a_number_that_is_none_is_told_in_words(
 def test_more_epochs_than_a_run_can_have(epochs: str, few: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """The option is named, without a traceback."""
     assert main([*few, "--epochs", epochs]) == 1
-    assert f"error: --epochs {epochs} is more than a run can have. Name fewer." in capsys.readouterr().err
+    assert f"error: --epochs {epochs} is more than a run can have. Use fewer." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("verbose", [False, True])
@@ -193,7 +193,9 @@ def test_a_resumed_run_takes_no_other_parameters(
     """They would be ignored, so they are refused."""
     assert main([*few, "--resume", *more]) == 1
     refused = more[0].replace("--no-", "--")
-    assert f"--resume goes on with the run as it was begun, and cannot take {refused}." in capsys.readouterr().err
+    assert (
+        f"--resume uses the configuration of the run and cannot be combined with {refused}." in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("value", ['"stages": []', '"stages": [[48, 1]], "labels": "FERPlus"'])
@@ -203,7 +205,7 @@ def test_parameters_that_make_no_sense(
     """A file that a person wrote ends with exit code 11 and names the value, before a run is begun."""
     (tmp_path / "mine.json").write_text(f"{{{value}}}")
     assert main([*few, "--config", str(tmp_path / "mine.json")]) == 11
-    assert f"error: {tmp_path / 'mine.json'}: holds no configuration of a run (" in capsys.readouterr().err
+    assert f"error: {tmp_path / 'mine.json'}: is not a run configuration (" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
@@ -213,7 +215,7 @@ def test_votes_that_nothing_would_learn_are_refused(
     """A configuration that was made without them trains no second head, which would be found out after hours."""
     (tmp_path / "mine.json").write_text('{"stages": [[48, 1]], "votes_weight": 0.0}')
     assert main([*few, "--config", str(tmp_path / "mine.json"), "--votes", "fer2013new.csv"]) == 1
-    assert "mine.json: learns no votes (votes_weight is 0), and --votes is given." in capsys.readouterr().err
+    assert "mine.json: has a votes_weight of 0, so --votes would have no effect." in capsys.readouterr().err
 
 
 def test_the_network_is_as_wide_as_its_initial_weights() -> None:

@@ -159,7 +159,9 @@ def test_what_chose_the_weights_may_not_be_moved_to_what_is_reported(
     """Images that went from PublicTest to PrivateTest since have chosen the checkpoint that they would judge."""
     validation, test = dataset.split("validation"), dataset.split("test")
     moved = Dataset(dataset.path, {**dataset.splits, "validation": test, "test": validation})
-    with pytest.raises(CheckpointError, match=r"was begun with another PublicTest, which has chosen its weights"):
+    with pytest.raises(
+        CheckpointError, match=r"was started with another PublicTest, on which its weights were selected"
+    ):
         export(run, tmp_path / "tiny", moved, OPTIONS)
     assert not (tmp_path / "tiny").exists()
 
@@ -239,7 +241,7 @@ def test_a_drop_is_allowed_up_to_the_very_share(max_drop: float, refused: bool, 
 def test_a_run_is_not_measured_on_other_data(run: Path, dataset: Dataset, tmp_path: Path) -> None:
     """Or the bundle would give figures of those as figures of what it names."""
     other = Dataset(Path("mine"), {**dataset.splits, "train": dataset.split("test")})
-    with pytest.raises(CheckpointError, match=r"tiny: was begun with other data \(stripes.csv\)\. Give that data"):
+    with pytest.raises(CheckpointError, match=r"tiny: was started with other data \(stripes.csv\)\. Use that data"):
         export(run, tmp_path / "out", other, OPTIONS)
     assert not (tmp_path / "out").exists()
 
@@ -268,7 +270,9 @@ def test_the_head_that_learned_votes_becomes_a_bundle_of_its_own(dataset: Datase
     assert set(everybody_voted_neutral.argmax(axis=1)) == {6}
 
     others = Dataset(dataset.path, {name: voted_anew(faces) for name, faces in dataset.splits.items()})
-    with pytest.raises(CheckpointError, match=r"run: was begun with other votes\. Give the --votes that it was begun"):
+    with pytest.raises(
+        CheckpointError, match=r"run: was started with other votes\. Use the --votes that it was started"
+    ):
         export(tmp_path / "run", tmp_path / "crowd", others, replace(OPTIONS, labels="ferplus"))
 
 

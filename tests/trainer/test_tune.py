@@ -43,10 +43,10 @@ from trainer.plots import study_curves
 from trainer.provenance import provenance
 from trainer.recipes import RECIPES, read_recipe
 from trainer.run import read_config, write_config
-from trainer.study import Trial, agree, importances, open_study, ranking, trials
+from trainer.study import Trial, importances, open_study, ranking, require_conditions, trials
 from trainer.study_report import study_report
 from trainer.text import percent
-from trainer.tune import Follower, Search, begin, claim, run_folder, tune
+from trainer.tune import Search, StudyListener, claim, prepare_study, run_folder, tune
 from trainer.weights import load_network
 
 BASE = FitConfig(
@@ -99,14 +99,14 @@ def as_somebody(folder: Path) -> Iterator[None]:
         os.seteuid(0)
 
 
-def run_search(dataset: Dataset, output: Path, what: Search, follower: Follower | None = None) -> list[Trial]:
+def run_search(dataset: Dataset, output: Path, what: Search, listener: StudyListener | None = None) -> list[Trial]:
     """Searches, and gives the trials."""
-    study = begin(dataset, output, what)
-    tune(study, dataset, output, what, follower)
+    study = prepare_study(dataset, output, what)
+    tune(study, dataset, output, what, listener)
     return trials(study)
 
 
-class StopAt(Follower):
+class StopAt(StudyListener):
     """Pulls the plug after an epoch of a trial."""
 
     def __init__(self, trial: int, epoch: int) -> None:
@@ -171,7 +171,7 @@ def test_only_images_with_a_majority_count(
 
     assert main(printed) == 0
     assert "on 112 images of" in (told := capsys.readouterr().out)
-    assert "choosing on 35 of PublicTest" in told
+    assert "validating on 35 of PublicTest" in told
 
 
 def test_the_report_is_one_file_and_shows_the_search(found: tuple[Path, str]) -> None:
@@ -185,7 +185,12 @@ def test_the_report_is_one_file_and_shows_the_search(found: tuple[Path, str]) ->
     assert [head for head, _ in pictures] == ["data:image/svg+xml;base64"] * 3
     for _, data in pictures:
         assert ET.fromstring(base64.b64decode(data)).tag.endswith("svg")  # noqa: S314 - our own picture
-    for expected in ("2 whole trials, 0 pruned, 0 failed", "Too few whole trials", "peak_lr", printed.splitlines()[-1]):
+    for expected in (
+        "2 complete trials, 0 pruned, 0 failed",
+        "Too few complete trials",
+        "peak_lr",
+        printed.splitlines()[-1],
+    ):
         assert expected in page.words
 
 
@@ -195,9 +200,9 @@ def test_an_interrupted_search_goes_on_as_if_it_had_never_stopped(
     """The trial in which it was stopped is taken up after its last epoch, and the next one tries what it would have."""
     with pytest.raises(KeyboardInterrupt):
         run_search(dataset, tmp_path, search(tmp_path), StopAt(trial=0, epoch=1))
-    assert [trial.state for trial in trials(begin(dataset, tmp_path, search(tmp_path)))] == ["running"]
+    assert [trial.state for trial in trials(prepare_study(dataset, tmp_path, search(tmp_path)))] == ["running"]
     broken = run_search(dataset, tmp_path, search(tmp_path))
-    unbroken = trials(begin(dataset, found[0], search(found[0])))
+    unbroken = trials(prepare_study(dataset, found[0], search(found[0])))
     assert [(t.state, t.params, len(t.curve)) for t in broken] == [(t.state, t.params, len(t.curve)) for t in unbroken]
     assert broken[0].params != broken[1].params
     history = (tmp_path / "trial-000" / "history.jsonl").read_text().splitlines()
@@ -213,17 +218,17 @@ def test_teachers_are_asked_once_for_all_trials(
     taught = search(tmp_path, base=replace(BASE, teachers=(str(teacher),), label_smoothing=smoothing))
     with caplog.at_level("INFO", "trainer"):
         assert [trial.state for trial in run_search(dataset, tmp_path, taught)] == ["complete"] * 2
-    assert caplog.text.count("asking the teacher") == 1
+    assert caplog.text.count("with the teacher") == 1
     with (teacher / "best.weights.h5").open("ab") as weights:
         weights.write(b"other")
-    with pytest.raises(CheckpointError, match=r"under other conditions \(weights of .*teacher [0-9a-f]{64}\)"):
-        begin(dataset, tmp_path, taught)
+    with pytest.raises(CheckpointError, match=r"with other conditions \(weights of .*teacher [0-9a-f]{64}\)"):
+        prepare_study(dataset, tmp_path, taught)
 
 
 def test_a_trial_that_runs_elsewhere_is_left_alone(tmp_path: Path, dataset: Dataset) -> None:
     """Two processes with one folder and one study do not take each other's trials."""
     what = search(tmp_path)
-    study = begin(dataset, tmp_path, what)
+    study = prepare_study(dataset, tmp_path, what)
     first, lock = claim(study, tmp_path, what)
     second, other_lock = claim(study, tmp_path, what)
     assert (first.number, second.number) == (0, 1)
@@ -239,7 +244,7 @@ def test_a_trial_of_another_user_is_left_alone(dataset: Dataset) -> None:
     with tempfile.TemporaryDirectory() as name:  # pytest's own is closed to others
         folder = Path(name)
         what = search(folder)
-        study = begin(dataset, folder, what)
+        study = prepare_study(dataset, folder, what)
         first, lock = claim(study, folder, what)
         lock.close()
         (run_folder(folder, first.number) / "lock").chmod(0)
@@ -254,7 +259,7 @@ def test_a_trial_that_another_process_takes_at_once_is_left_to_it(
 ) -> None:
     """Between the folder and its lock, it looks like one that was interrupted."""
     what = search(tmp_path)
-    study = begin(dataset, tmp_path, what)
+    study = prepare_study(dataset, tmp_path, what)
     taken: list[IO[bytes]] = []
 
     def lock_second(path: Path) -> IO[bytes] | None:
@@ -273,12 +278,12 @@ def test_a_trial_that_another_process_takes_at_once_is_left_to_it(
 def test_a_reader_that_fails_is_not_blamed_on_the_storage(tmp_path: Path, dataset: Dataset) -> None:
     """A log on a full disk, say."""
 
-    class FullDisk(Follower):
+    class FullDisk(StudyListener):
         def on_result(self, trial: Trial) -> None:
             raise OSError(trial.state)
 
     what = search(tmp_path, base=replace(BASE, teachers=("nobody",)))
-    study = begin(dataset, tmp_path, search(tmp_path))
+    study = prepare_study(dataset, tmp_path, search(tmp_path))
     with pytest.raises(OSError, match=r"^failed$"):
         tune(study, dataset, tmp_path, what, FullDisk())
 
@@ -286,7 +291,7 @@ def test_a_reader_that_fails_is_not_blamed_on_the_storage(tmp_path: Path, datase
 def test_a_trial_of_another_backend_is_left_for_it(tmp_path: Path, dataset: Dataset) -> None:
     """A workstation without a GPU, with the same folder, cannot go on from the checkpoints of one that has it."""
     what = search(tmp_path)
-    study = begin(dataset, tmp_path, what)
+    study = prepare_study(dataset, tmp_path, what)
     first, lock = claim(study, tmp_path, what)
     origin = replace(provenance(dataset, BASE), libraries={"jax": "0.11.0"})
     write_config(run_folder(tmp_path, first.number), BASE, origin)
@@ -299,7 +304,7 @@ def test_a_trial_of_another_backend_is_left_for_it(tmp_path: Path, dataset: Data
 def test_a_trial_without_prospects_ends_early(tmp_path: Path, dataset: Dataset) -> None:
     """Where the trials before were all better at that epoch, the run ends there, complete as far as it came."""
     what = search(tmp_path, count=6)
-    study = begin(dataset, tmp_path, what)
+    study = prepare_study(dataset, tmp_path, what)
     fill(study, what, [0.9] * 5)
     tune(study, dataset, tmp_path, what)
     last = trials(study)[-1]
@@ -311,7 +316,7 @@ def test_a_failed_trial_is_recorded_and_told_and_the_search_goes_on(tmp_path: Pa
     """What went wrong is kept with the trial; the next one is tried, and counts in its place."""
     told: list[Trial] = []
 
-    class FailFirst(Follower):
+    class FailFirst(StudyListener):
         def __init__(self) -> None:
             self._number = 0
 
@@ -332,7 +337,7 @@ def test_a_failed_trial_is_recorded_and_told_and_the_search_goes_on(tmp_path: Pa
 def test_a_trial_that_diverges_has_failed(tmp_path: Path, dataset: Dataset) -> None:
     """It does not count as a result, and says why; the next one takes its place."""
     what = search(tmp_path, count=1)
-    study = begin(dataset, tmp_path, what)
+    study = prepare_study(dataset, tmp_path, what)
     wild = {**{name: one.low for name, one in what.space.items()}, "peak_lr": 1e6, "weight_decay": 1e6}
     wide: dict[str, BaseDistribution] = {
         name: FloatDistribution(one.low, 1e6, log=one.log) for name, one in what.space.items()
@@ -347,20 +352,20 @@ def test_a_trial_that_diverges_has_failed(tmp_path: Path, dataset: Dataset) -> N
 def test_trial_after_trial_failing_ends_the_search(tmp_path: Path, dataset: Dataset) -> None:
     """A full disk does not fill the study with failures."""
 
-    class FailAll(Follower):
+    class FailAll(StudyListener):
         def on_step(self, epoch: int, step: int, steps: int, loss: float) -> None:  # noqa: ARG002
             raise UserError("no space left on device")
 
-    with pytest.raises(UserError, match=r"the last one with: no space left on device\. Put that right"):
+    with pytest.raises(UserError, match=r"the last one with: no space left on device\. Fix that"):
         run_search(dataset, tmp_path, search(tmp_path, count=9), FailAll())
-    assert [t.state for t in trials(begin(dataset, tmp_path, search(tmp_path)))] == ["failed"] * 3
+    assert [t.state for t in trials(prepare_study(dataset, tmp_path, search(tmp_path)))] == ["failed"] * 3
 
 
 def test_workstations_share_a_database(tmp_path: Path, dataset: Dataset) -> None:
     """Two searches with folders of their own and one storage never try the same."""
     storage = f"sqlite:///{tmp_path}/study.db"
     what = replace(search(tmp_path), storage=storage)
-    here, there = begin(dataset, tmp_path / "here", what), begin(dataset, tmp_path / "there", what)
+    here, there = prepare_study(dataset, tmp_path / "here", what), prepare_study(dataset, tmp_path / "there", what)
     first, second = here.ask(dict(what.space)), there.ask(dict(what.space))
     assert (first.number, second.number) == (0, 1)
     assert first.params != second.params
@@ -368,13 +373,13 @@ def test_workstations_share_a_database(tmp_path: Path, dataset: Dataset) -> None
 
 def test_a_study_is_not_mixed_with_another(tmp_path: Path, dataset: Dataset) -> None:
     """Trials under other conditions cannot be compared: the error names what differs."""
-    begin(dataset, tmp_path, search(tmp_path))
+    prepare_study(dataset, tmp_path, search(tmp_path))
     longer = replace(BASE, stages=((32, 9),))
     with pytest.raises(CheckpointError, match=r"stages \[\[16, 2\]\].*--study"):
-        begin(dataset, tmp_path, search(tmp_path, base=longer))
+        prepare_study(dataset, tmp_path, search(tmp_path, base=longer))
     judged_otherwise = Dataset(dataset.path, {**dataset.splits, "validation": stripes(70, 9)})
-    with pytest.raises(CheckpointError, match=r"begun under other conditions \(validation_sha256 [0-9a-f]{64}\)"):
-        begin(judged_otherwise, tmp_path, search(tmp_path))
+    with pytest.raises(CheckpointError, match=r"started with other conditions \(validation_sha256 [0-9a-f]{64}\)"):
+        prepare_study(judged_otherwise, tmp_path, search(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -423,10 +428,10 @@ def test_a_long_outage_of_the_database_leaves_a_trial_to_take_up(
     """The trial has not failed. The same command goes on with it, and tells what the study missed."""
     outage = Outage(monkeypatch, at=epoch, times=4)
     what = replace(search(tmp_path, count=1), storage=f"sqlite:///{tmp_path}/study.db")
-    with pytest.raises(StorageError, match=r"it starts up\)\. Put that right and repeat the command, which goes on"):
+    with pytest.raises(StorageError, match=r"it starts up\)\. Fix that and repeat the command, which continues"):
         run_search(dataset, tmp_path, what)
     assert outage.left == 0
-    assert [trial.state for trial in trials(begin(dataset, tmp_path, what))] == ["running"]
+    assert [trial.state for trial in trials(prepare_study(dataset, tmp_path, what))] == ["running"]
     (trial,) = run_search(dataset, tmp_path, what)
     history = [json.loads(line) for line in (tmp_path / "trial-000" / "history.jsonl").read_text().splitlines()]
     assert trial.state == "complete"
@@ -476,7 +481,7 @@ def test_what_no_trial_could_do_with_is_refused_before_the_first(
     assert f"error: {tmp_path / 'nobody'}: is not a run folder" in capsys.readouterr().err
     (tmp_path / "large.json").write_text(json.dumps({**BASE.to_dict(), "batch_size": 999}))
     assert main(["tune", *options[:2], "--config", str(tmp_path / "large.json"), "-o", str(output)]) == 10
-    assert "224 training images do not make a batch of 999" in capsys.readouterr().err
+    assert "224 training images are fewer than a batch of 999" in capsys.readouterr().err
     assert not output.exists()
 
 
@@ -492,13 +497,13 @@ def test_of_two_that_begin_a_study_at_once_one_is_the_first(
     def add_trial(study: optuna.Study, trial: FrozenTrial) -> None:
         if not late:
             late.append(trial)
-            agree(there, {"data": "theirs"})
+            require_conditions(there, {"data": "theirs"})
         really(study, trial)
 
     monkeypatch.setattr(optuna.Study, "add_trial", add_trial)
-    with pytest.raises(CheckpointError, match=r"begun under other conditions \(data theirs\)"):
-        agree(here, {"data": "ours"})
-    agree(there, {"data": "theirs"})
+    with pytest.raises(CheckpointError, match=r"started with other conditions \(data theirs\)"):
+        require_conditions(here, {"data": "ours"})
+    require_conditions(there, {"data": "theirs"})
 
 
 @pytest.mark.parametrize(
@@ -618,7 +623,7 @@ def test_importances_name_what_decides(tmp_path: Path) -> None:
     assert next(iter(weights)) == "dropout"
     html = study_report("tune", found, importances=weights, images=3589, best=BASE, command="trainer fit")
     words = Page(html).words
-    assert "30 whole trials, 0 pruned, 1 failed" in words
+    assert "30 complete trials, 0 pruned, 1 failed" in words
     assert "the disk <full>" in words
     assert len(Page(html).references) == 4
 

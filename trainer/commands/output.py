@@ -1,4 +1,4 @@
-"""Where results go: tables or JSON on standard output, files in the folder of the report."""
+"""Output of results: tables or JSON on standard output, and files in the report folder."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ _WIDTH_IN_FILES = 10_000
 
 
 class Console(rich.console.Console):
-    """Rich's, which prints texts as they are and leaves a closed pipe to the command line.
+    """Rich's console without markup, which leaves a closed pipe to the command line.
 
     Args:
-        width: In characters; None for that of the terminal.
+        width: Width in characters; None for that of the terminal.
     """
 
     def __init__(self, width: int | None = None) -> None:
-        # A file's name may hold [brackets] or :colons:, which would be taken for markup.
+        # File names may contain [brackets] or :colons:, which would be interpreted as markup.
         super().__init__(width=width, soft_wrap=True, highlight=False, markup=False, emoji=False)
 
     def on_broken_pipe(self) -> None:
-        raise  # what rich is handling; its own way ends the process with exit code 1
+        raise  # the BrokenPipeError being handled; rich itself would exit with code 1
 
 
 def show(content: RenderableType) -> None:
-    """Prints tables; where standard output is no terminal, so wide that none of them is folded."""
+    """Prints tables; if standard output is not a terminal, wide enough not to wrap them."""
     width = None if sys.stdout.isatty() else _WIDTH_IN_FILES
     Console(width).print(content, soft_wrap=False)
 
@@ -46,27 +46,27 @@ def show_json(document: dict[str, Any]) -> None:
 
 
 def to_json(document: dict[str, Any]) -> str:
-    """JSON as people and line-based tools can read it."""
+    """Returns indented JSON, readable for people and line-based tools."""
     return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def require_writable(folder: Path) -> None:
-    """Refuses a folder that cannot be made or written to, before any work is done whose results would be lost.
+    """Checks that a folder can be created and written to, before any work whose results would be lost.
 
     Raises:
         UserError: It cannot.
     """
     try:
-        there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-        with tempfile.TemporaryDirectory(dir=there, prefix=".trainer-"):
-            pass  # the only sure way to know
+        existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        with tempfile.TemporaryDirectory(dir=existing, prefix=".trainer-"):
+            pass  # trying is the only reliable check
     except OSError as error:
         raise UserError(f"cannot be written to ({error.strerror})", where=folder,
-                        remedy="Name a folder in a place that you may write to") from error  # fmt: skip
+                        remedy="Name a folder that you have write permission for") from error  # fmt: skip
 
 
 def write(path: Path, text: str) -> None:
-    """Writes a file of a report, and its folder where there is none."""
+    """Writes a file of a report, creating its folder if missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8", errors="backslashreplace")  # a file's name may be none in UTF-8
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")  # file names may not be valid UTF-8
     log.info("wrote %s", path)

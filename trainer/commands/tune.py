@@ -1,4 +1,4 @@
-"""`trainer tune`: runs a study, saying what each trial came to, and writes what it found."""
+"""`trainer tune`: runs a study, prints the result of each trial, and writes the best configuration and a report."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from trainer.commands.fit import requested_config
 from trainer.commands.output import Console, require_writable, show, to_json, write
 from trainer.data import load_dataset
 from trainer.labels import with_labels
-from trainer.study import Trial, done, importances, ranking, storage_faults, trials
+from trainer.study import Trial, count_finished, importances, ranking, storage_errors, trials
 from trainer.study_report import study_report
 from trainer.text import percent
-from trainer.tune import Follower, Search, begin, tune
+from trainer.tune import Search, StudyListener, prepare_study, tune
 
 BEST = "best.json"
 REPORT = "report.html"
@@ -27,22 +27,22 @@ _ROWS = 10
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Searches, tells what was found and returns 0."""
-    # TensorFlow takes it for a mistake that each trial compiles a network of its own, and would say so again and again.
+    """Runs the search, prints and writes its results, and returns 0."""
+    # Each trial compiles a network of its own, which TensorFlow would keep warning about.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     console = Console()
-    # What can be told at once, before the data are read.
+    # Errors that need no data are reported before it is read, which takes a while.
     search = _search(arguments, console)
     require_writable(arguments.output)
     dataset = load_dataset(arguments.data, arguments.votes)
-    study = begin(dataset, arguments.output, search)
+    study = prepare_study(dataset, arguments.output, search)
     _announce(console, study, search, arguments.output)
     try:
         with _Display(console, search) as display:
             tune(study, dataset, arguments.output, search, display)
-    finally:  # after Ctrl-C too: what is done is kept, and shown
-        judges = with_labels(dataset.split("validation"), search.base.labels)
-        _conclude(console, study, len(judges), search, arguments)
+    finally:  # also after Ctrl-C
+        validation = with_labels(dataset.split("validation"), search.base.labels)
+        _write_results(console, study, len(validation), search, arguments)
     return 0
 
 
@@ -54,21 +54,21 @@ def _search(arguments: argparse.Namespace, console: Console) -> Search:
 
 def _announce(console: Console, study: optuna.Study, search: Search, output: Path) -> None:
     stages = ", ".join(f"{epochs} epochs at {side} px" for side, epochs in search.base.stages)
-    with storage_faults(search.storage):
-        finished = done(study)
+    with storage_errors(search.storage):
+        finished = count_finished(study)
     console.print(
         f"Searching {', '.join(search.space)}.\n"
-        f"A trial: {stages}; those without prospects end early. Runs in {output}.\n"
+        f"Each trial: {stages}; unpromising trials are pruned. Runs in {output}.\n"
         f"Study {search.name}: {finished} of {search.trials} trials are done. "
-        f"Ctrl-C stops it at any time; the same command goes on."
+        f"Ctrl-C stops it at any time; the same command continues it."
     )
 
 
-def _conclude(
+def _write_results(
     console: Console, study: optuna.Study, images: int, search: Search, arguments: argparse.Namespace
 ) -> None:
-    """Shows the best trials; writes the best configuration and the report."""
-    with storage_faults(search.storage):
+    """Prints the best trials, and writes the best configuration and the report."""
+    with storage_errors(search.storage):
         found, weights = trials(study), importances(study)
     ranked = ranking(found)
     if not ranked:
@@ -82,16 +82,16 @@ def _conclude(
     )  # fmt: skip
     write(best_file, to_json(best.to_dict()))
     write(report_file, report)
-    console.print("The best trials")
+    console.print("The best trials:")
     show(_table(ranked))
-    console.print(f"The best is trial {ranked[0].number}: {best_file}. Report: {report_file}. This trains it again:")
+    console.print(f"The best is trial {ranked[0].number}: {best_file}. Report: {report_file}. To train it again:")
     console.print(command)
 
 
 def _fit_command(arguments: argparse.Namespace, best: Path) -> str:
     votes = ["--votes", str(arguments.votes)] if arguments.votes else []
     backend = [] if arguments.backend == "tensorflow" else ["--backend", arguments.backend]
-    # Left out, it would be what the processor is good at, whatever the file says.
+    # Explicit, as otherwise the processor decides, whatever the file says.
     bfloat16 = [] if arguments.bfloat16 is None else ["--bfloat16" if arguments.bfloat16 else "--no-bfloat16"]
     words = ["trainer", "fit", *backend, *bfloat16, "--config", str(best), "--data", str(arguments.data), *votes, "-o"]
     return shlex.join([*words, str(arguments.output / "best")])
@@ -104,8 +104,8 @@ def _table(ranked: list[Trial]) -> Table:
     return table
 
 
-class _Display(Follower):
-    """A progress bar for the epoch of the present trial, and a line for each that is done."""
+class _Display(StudyListener):
+    """Shows a progress bar for the epoch of the current trial, and a line for each finished trial."""
 
     def __init__(self, console: Console, search: Search) -> None:
         self._console = console
@@ -127,7 +127,7 @@ class _Display(Follower):
     def on_trial(self, number: int, *, resumed: bool) -> None:
         self._trial = number
         if resumed:
-            self._console.print(f"trial {number:3}  goes on after its last finished epoch")
+            self._console.print(f"trial {number:3}  resumed after its last finished epoch")
 
     def on_step(self, epoch: int, step: int, steps: int, loss: float) -> None:
         described = f"trial {self._trial}  epoch {epoch}/{self._epochs}  loss {loss:.3f}"
