@@ -1,4 +1,4 @@
-"""Learning from teachers: the same answers, kept, and only from teachers that fit."""
+"""Knowledge distillation: soft targets, their cache, and which teachers are accepted."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ TEACHER = FitConfig(
 
 @pytest.fixture(scope="module")
 def dataset() -> Dataset:
-    """Faces that anything can learn."""
+    """A data set that is easy to learn."""
     return stripe_dataset()
 
 
@@ -52,46 +52,46 @@ def teacher(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def mislabelled(dataset: Dataset) -> Dataset:
-    """The same data with training labels that mean nothing."""
+    """The same data with wrong training labels."""
     train = dataset.split("train")
     nonsense = FaceSet(train.images, np.roll(train.labels, 1), train.names, train.votes)
     return Dataset(dataset.path, {**dataset.splits, "train": nonsense})
 
 
 @pytest.fixture(scope="module")
-def wise(teacher: Path, mislabelled: Dataset) -> Path:
-    """The teacher as if it had learned from those labels, and knew better."""
-    path = teacher.with_name("wise")
+def accurate(teacher: Path, mislabelled: Dataset) -> Path:
+    """The teacher, as if it had been trained on that data, though it predicts the true labels."""
+    path = teacher.with_name("accurate")
     shutil.copytree(teacher, path)
     (path / "config.json").unlink()
     write_config(path, TEACHER, provenance(mislabelled, TEACHER))
     return path
 
 
-def asked(kept: Path, teachers: Sequence[Path | str], images: np.ndarray, **changes: Any) -> np.ndarray:
-    """What a run with these teachers would be told of these images, float32 (N, 7)."""
+def predicted(cache: Path, teachers: Sequence[Path | str], images: np.ndarray, **changes: Any) -> np.ndarray:
+    """The soft targets of these images for a run with these teachers, float32 (N, 7)."""
     config = replace(TEACHER, teachers=tuple(map(str, teachers)), **changes)
-    return np.asarray(soft_targets(kept, config, images).probabilities[0])
+    return np.asarray(soft_targets(cache, config, images).probabilities[0])
 
 
-def test_a_student_learns_what_its_teacher_knows(mislabelled: Dataset, wise: Path, tmp_path: Path) -> None:
-    """Where all labels are wrong, the teacher's answers alone make the student right, and its card declares them."""
-    config = replace(TEACHER, width=0.25, teachers=(str(wise),), teacher_weight=1.0)
+def test_a_student_learns_what_its_teacher_knows(mislabelled: Dataset, accurate: Path, tmp_path: Path) -> None:
+    """With wrong labels, the student is accurate by the soft targets alone, and its model card declares them."""
+    config = replace(TEACHER, width=0.25, teachers=(str(accurate),), teacher_weight=1.0)
     assert fit(mislabelled, tmp_path / "student", config) > 0.6
     export(tmp_path / "student", tmp_path / "bundle", mislabelled, ExportOptions(name="student", max_drop=None))
-    assert f"learned from `{wise}`" in (tmp_path / "bundle" / "MODEL_CARD.md").read_text()
+    assert f"learned from `{accurate}`" in (tmp_path / "bundle" / "MODEL_CARD.md").read_text()
 
 
-def test_a_teacher_that_is_asked_live_teaches_the_same(mislabelled: Dataset, wise: Path, tmp_path: Path) -> None:
-    """It is right about each image as the student sees it, two mixed into one too, and nothing has to be kept."""
-    config = replace(TEACHER, width=0.25, teachers=(str(wise),), teacher_weight=1.0, live_teachers=True, mixup=0.3)
+def test_a_student_learns_from_a_live_teacher(mislabelled: Dataset, accurate: Path, tmp_path: Path) -> None:
+    """It predicts each image as the student sees it, after mixup too, and nothing is cached."""
+    config = replace(TEACHER, width=0.25, teachers=(str(accurate),), teacher_weight=1.0, live_teachers=True, mixup=0.3)
     assert fit(mislabelled, tmp_path / "student", config) > 0.6
     assert not (tmp_path / "student" / SOFT_TARGETS).exists()
 
 
-def test_a_student_learns_from_copies_alone(mislabelled: Dataset, wise: Path, tmp_path: Path) -> None:
-    """What the teacher says of them is its whole target, whatever the labels are; a run that was stopped goes on."""
-    config = replace(TEACHER, width=0.25, teachers=(str(wise),), teacher_weight=0.0, copies=3, recompose_share=0.3)
+def test_a_student_learns_from_copies_alone(mislabelled: Dataset, accurate: Path, tmp_path: Path) -> None:
+    """The soft targets are its only targets, whatever the labels are; a run that was stopped resumes."""
+    config = replace(TEACHER, width=0.25, teachers=(str(accurate),), teacher_weight=0.0, copies=3, recompose_share=0.3)
     fit(mislabelled, tmp_path / "student", replace(config, stages=((48, 2),)))
     written = read_config(tmp_path / "student")
     (tmp_path / "student" / CONFIG).unlink()
@@ -104,19 +104,19 @@ def test_a_student_learns_from_copies_alone(mislabelled: Dataset, wise: Path, tm
     )
 
 
-def test_of_copies_each_head_is_told(dataset: Dataset, tmp_path: Path) -> None:
-    """The labels' and the votes', of all copies; other copies are other images."""
+def test_copies_have_soft_targets_for_each_head(dataset: Dataset, tmp_path: Path) -> None:
+    """For the labels and for the votes, of all copies; a cache of other copies is rejected."""
     fit(dataset, tmp_path / "teacher", replace(TEACHER, stages=((48, 1),), votes_weight=0.5))
-    images, kept = dataset.split("train").images[:7], tmp_path / SOFT_TARGETS
+    images, cache = dataset.split("train").images[:7], tmp_path / SOFT_TARGETS
     config = replace(TEACHER, votes_weight=0.5, teachers=(str(tmp_path / "teacher"),), copies=2)
-    taught = soft_targets(kept, config, images)
+    taught = soft_targets(cache, config, images)
     assert [answer.shape for answer in taught.probabilities] == [(14, 7), (14, 8)]
     assert taught.images.shape == (14, 48, 48)
-    for answer, again in zip(taught.probabilities, soft_targets(kept, config, images).probabilities, strict=True):
+    for answer, again in zip(taught.probabilities, soft_targets(cache, config, images).probabilities, strict=True):
         np.testing.assert_allclose(answer.sum(axis=1), 1, atol=1e-5)
         np.testing.assert_array_equal(answer, again)
     with pytest.raises(CheckpointError, match="belongs to other images"):
-        soft_targets(kept, replace(config, seed=2), images)
+        soft_targets(cache, replace(config, seed=2), images)
     assert len(soft_targets(tmp_path / "labels.npz", replace(config, votes_weight=0.0), images).probabilities) == 1
 
 
@@ -130,10 +130,10 @@ def test_of_copies_each_head_is_told(dataset: Dataset, tmp_path: Path) -> None:
         ({"recompose_share": 0.5}, "recompose_share has no effect without copies. Set copies"),
     ],
 )
-def test_what_would_have_no_effect_is_refused(
+def test_settings_without_effect_are_rejected(
     changes: dict[str, Any], message: str, dataset: Dataset, tmp_path: Path
 ) -> None:
-    """In place of a run that is not what its configuration says."""
+    """Otherwise the run would not be what its configuration says."""
     with pytest.raises(UserError, match=message):
         fit(dataset, tmp_path / "run", replace(TEACHER, **changes))
     assert not (tmp_path / "run").exists()
@@ -147,10 +147,10 @@ def test_what_would_have_no_effect_is_refused(
         ({"stages": ((32, 1), (48, 1))}, "copies are 48 px in size, and stages has smaller images"),
     ],
 )
-def test_copies_need_teachers_that_are_asked_first_at_full_size(
+def test_copies_need_teachers_that_predict_before_training_at_full_size(
     changes: dict[str, Any], message: str, dataset: Dataset, teacher: Path, tmp_path: Path
 ) -> None:
-    """Anything else is refused before a folder is made."""
+    """Anything else is rejected before a folder is created."""
     config = replace(TEACHER, **{"teachers": (str(teacher),), "copies": 2, **changes})
     with pytest.raises(UserError, match=message):
         fit(dataset, tmp_path / "student", config)
@@ -158,8 +158,10 @@ def test_copies_need_teachers_that_are_asked_first_at_full_size(
 
 
 @pytest.mark.parametrize("how", [{}, {"live_teachers": True}, {"copies": 1}], ids=["first", "live", "copies"])
-def test_label_smoothing_is_the_teachers(how: dict[str, Any], dataset: Dataset, teacher: Path, tmp_path: Path) -> None:
-    """An export takes out of the answers what the configuration says, and they have what their teachers learned."""
+def test_label_smoothing_must_be_that_of_the_teachers(
+    how: dict[str, Any], dataset: Dataset, teacher: Path, tmp_path: Path
+) -> None:
+    """An export corrects for the configured value, and the soft targets have that of the teachers."""
     config = replace(TEACHER, width=0.25, teachers=(str(teacher),), label_smoothing=0.0, **how)
     told = r'teacher: was trained with a label_smoothing of 0.1, .* has 0.0, .* Set "label_smoothing": 0.1 in --config'
     with pytest.raises(UserError, match=told):
@@ -168,29 +170,29 @@ def test_label_smoothing_is_the_teachers(how: dict[str, Any], dataset: Dataset, 
 
 
 @pytest.mark.parametrize("how", [{"live_teachers": True}, {"copies": 1}])
-def test_a_teacher_of_votes_has_to_have_learned_them(
+def test_a_teacher_needs_the_heads_of_the_student(
     how: dict[str, Any], dataset: Dataset, teacher: Path, tmp_path: Path
 ) -> None:
-    """One that learned none is refused by a run that learns them from its teachers."""
+    """One without FER+ head is rejected by a run whose FER+ head learns from it."""
     config = replace(TEACHER, votes_weight=0.5, teachers=(str(teacher),), **how)
     with pytest.raises(CheckpointError, match=r"teacher: has no FER\+ head"):
         fit(dataset, tmp_path / "student", config)
     assert not (tmp_path / "student").exists()
 
 
-def test_the_answers_are_probabilities_and_mean_over_teachers(dataset: Dataset, teacher: Path, tmp_path: Path) -> None:
-    """Two equal teachers say what one says; each row sums to 1."""
+def test_soft_targets_are_mean_probabilities_of_the_teachers(dataset: Dataset, teacher: Path, tmp_path: Path) -> None:
+    """Two equal teachers give the soft targets of one; each row sums to 1, and flips make no difference."""
     images = dataset.split("train").images[:40]
-    one = asked(tmp_path / "one.npz", [teacher], images)
-    two = asked(tmp_path / "two.npz", [teacher] * 2, images)
+    one = predicted(tmp_path / "one.npz", [teacher], images)
+    two = predicted(tmp_path / "two.npz", [teacher] * 2, images)
     np.testing.assert_allclose(one, two, atol=1e-6)
     np.testing.assert_allclose(one.sum(axis=1), 1, atol=1e-5)
-    mirrored = asked(tmp_path / "mirrored.npz", [teacher], images[:, :, ::-1])
+    mirrored = predicted(tmp_path / "mirrored.npz", [teacher], images[:, :, ::-1])
     np.testing.assert_allclose(one, mirrored, atol=1e-3)
 
 
-def test_a_resumed_run_needs_its_teacher_no_more(dataset: Dataset, teacher: Path, tmp_path: Path) -> None:
-    """What the teacher said is kept in the run."""
+def test_a_resumed_run_does_not_need_its_teacher(dataset: Dataset, teacher: Path, tmp_path: Path) -> None:
+    """The soft targets are cached in the run."""
     gone = tmp_path / "gone"
     shutil.copytree(teacher, gone)
     config = replace(TEACHER, stages=((48, 1),), teachers=(str(gone),))
@@ -198,11 +200,11 @@ def test_a_resumed_run_needs_its_teacher_no_more(dataset: Dataset, teacher: Path
     shutil.rmtree(gone)
     fit(dataset, tmp_path / "student", config, resume=True)
     with pytest.raises(CheckpointError, match="belongs to other images"):
-        asked(tmp_path / "student" / SOFT_TARGETS, [gone], dataset.split("train").images[:7])
+        predicted(tmp_path / "student" / SOFT_TARGETS, [gone], dataset.split("train").images[:7])
 
 
 class StopAt(Listener):
-    """Pulls the plug after a step, or at the end of an epoch where no step is named."""
+    """Interrupts the run after a step, or at the end of an epoch if no step is given."""
 
     def __init__(self, step: int | None = None) -> None:
         self._step = step
@@ -216,12 +218,12 @@ class StopAt(Listener):
 
 
 @pytest.mark.parametrize("role", ["teacher", "beginning"])
-def test_a_resumed_run_goes_on_with_the_weights_it_began_with(
+def test_a_resumed_run_needs_the_weights_it_was_started_with(
     role: str, dataset: Dataset, teacher: Path, tmp_path: Path
 ) -> None:
-    """A teacher that is asked live, or the run from which it begins, may have been trained on or again meanwhile.
+    """A live teacher, or the run with the initial weights, may have been trained further meanwhile.
 
-    Runs of earlier versions, which do not know, go on.
+    Runs of earlier versions, which did not record the hashes, resume.
     """
     run, behind = tmp_path / "run", tmp_path / "behind"
     shutil.copytree(teacher, behind)
@@ -245,52 +247,52 @@ def test_a_resumed_run_goes_on_with_the_weights_it_began_with(
         fit(dataset, run, config, resume=True, listener=StopAt())
 
 
-def test_answers_of_other_teachers_are_refused(dataset: Dataset, teacher: Path, tmp_path: Path) -> None:
-    """What one teacher said is not taken for what another would say."""
-    images, kept = dataset.split("train").images[:7], tmp_path / SOFT_TARGETS
-    asked(kept, [teacher], images)
+def test_a_cache_of_other_teachers_is_rejected(dataset: Dataset, teacher: Path, tmp_path: Path) -> None:
+    """The predictions of one teacher are not used as those of another."""
+    images, cache = dataset.split("train").images[:7], tmp_path / SOFT_TARGETS
+    predicted(cache, [teacher], images)
     with pytest.raises(
         CheckpointError, match=r"teaching.npz: holds the predictions of other teachers\. Name the teachers"
     ):
-        asked(kept, [tmp_path / "another"], images)
+        predicted(cache, [tmp_path / "another"], images)
 
 
-def test_answers_from_before_a_teacher_s_weights_changed_are_refused(
+def test_a_cache_from_before_a_teacher_s_weights_changed_is_rejected(
     dataset: Dataset, teacher: Path, tmp_path: Path
 ) -> None:
-    """What is kept of a teacher is of these weights, and not of others."""
-    images, kept, another = dataset.split("train").images[:7], tmp_path / SOFT_TARGETS, tmp_path / "another"
+    """It holds the predictions of the former weights."""
+    images, cache, another = dataset.split("train").images[:7], tmp_path / SOFT_TARGETS, tmp_path / "another"
     shutil.copytree(teacher, another)
-    asked(kept, [another], images)
+    predicted(cache, [another], images)
     fit(dataset, tmp_path / "run", replace(TEACHER, stages=((48, 1),)))
     (tmp_path / "run" / BEST_WEIGHTS).replace(another / BEST_WEIGHTS)
     with pytest.raises(
         CheckpointError, match=rf"{SOFT_TARGETS}: holds predictions of {another} from before its weights changed"
     ):
-        asked(kept, [another], images)
+        predicted(cache, [another], images)
 
 
 @pytest.mark.parametrize("left", [0.0, 0.5, 0.99])
-def test_damaged_answers_are_asked_for_again(left: float, dataset: Dataset, teacher: Path, tmp_path: Path) -> None:
-    """A file that a crash has cut off costs the asking, and no run."""
-    images, kept = dataset.split("train").images[:7], tmp_path / SOFT_TARGETS
-    first = asked(kept, [teacher], images)
-    whole = kept.read_bytes()
+def test_a_damaged_cache_is_computed_again(left: float, dataset: Dataset, teacher: Path, tmp_path: Path) -> None:
+    """A truncated or corrupt file costs the time of the predictions, and no run."""
+    images, cache = dataset.split("train").images[:7], tmp_path / SOFT_TARGETS
+    first = predicted(cache, [teacher], images)
+    whole = cache.read_bytes()
     named, entry = whole.replace(b"images_sha256", b"images_sha265"), whole.index(b"PK\x01\x02")
     encrypted, compressed = bytearray(whole), bytearray(whole)
     encrypted[entry + 8], compressed[entry + 10] = 1, 99  # as the archive's directory says of the first array
     for damaged in (whole[: int(left * len(whole))], named, encrypted, compressed):
-        kept.write_bytes(damaged)
-        np.testing.assert_allclose(asked(kept, [teacher], images), first, atol=1e-6)
-        assert kept.stat().st_size == len(whole)
+        cache.write_bytes(damaged)
+        np.testing.assert_allclose(predicted(cache, [teacher], images), first, atol=1e-6)
+        assert cache.stat().st_size == len(whole)
 
 
-def test_a_teacher_of_other_data_is_refused(
+def test_a_teacher_of_other_data_is_rejected(
     mislabelled: Dataset, teacher: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It may have learned what judges its pupil by heart, and so may one that began with the weights of such a run.
+    """It may have memorized validation or test images of the student, and so may one that it initialized.
 
-    A run may begin with such weights all the same; it says so when it begins, and in the bundle's card.
+    Such weights are allowed as initial weights, with a warning, and a note in the bundle's model card.
     """
     heir, told = tmp_path / "heir", "was trained on other data (stripes.csv)"
     fit(mislabelled, heir, replace(TEACHER, stages=((16, 1),), initial_weights=str(teacher)))
@@ -303,10 +305,10 @@ def test_a_teacher_of_other_data_is_refused(
     assert not (tmp_path / "student").exists()
 
 
-def test_a_teacher_of_other_labels_is_refused(dataset: Dataset, teacher: Path, tmp_path: Path) -> None:
-    """The teacher is named, with what it learned; so is one that is not there."""
+def test_a_teacher_of_other_labels_is_rejected(dataset: Dataset, teacher: Path, tmp_path: Path) -> None:
+    """The error names the teacher and its labels, or the folder that does not exist."""
     images = dataset.split("train").images
     with pytest.raises(CheckpointError, match=f"{teacher}.*fer2013, not ferplus"):
-        asked(tmp_path / SOFT_TARGETS, [teacher], images, labels="ferplus")
+        predicted(tmp_path / SOFT_TARGETS, [teacher], images, labels="ferplus")
     with pytest.raises(CheckpointError, match="is not a run folder"):
-        asked(tmp_path / SOFT_TARGETS, [tmp_path / "nobody"], images)
+        predicted(tmp_path / SOFT_TARGETS, [tmp_path / "nobody"], images)

@@ -1,4 +1,4 @@
-"""Training runs: what they write, and that stopping one costs nothing."""
+"""Training runs: their files, how they resume, and what they reject."""
 
 from __future__ import annotations
 
@@ -46,17 +46,17 @@ LEARNING = FitConfig(
 
 @pytest.fixture(scope="module")
 def dataset() -> Dataset:
-    """Faces that anything can learn."""
+    """A data set that is easy to learn."""
     return stripe_dataset()
 
 
 def begin(config: FitConfig, faces: FaceSet) -> TensorFlowTraining:
-    """A run on one device that has taken no step yet."""
+    """A run on one device before its first step."""
     return TensorFlowTraining(config, faces)
 
 
 class StopAfter(Listener):
-    """Pulls the plug when an epoch is done."""
+    """Interrupts the run after an epoch."""
 
     def __init__(self, epoch: int) -> None:
         self.epoch = epoch
@@ -72,8 +72,8 @@ SMALL = replace(TINY, stages=((16, 1),))
 
 
 @pytest.mark.parametrize("config", [TINY, replace(TINY, muon_lr=0.02), DEEPER], ids=["sgd", "muon", "deeper"])
-def test_a_stopped_run_goes_on_as_if_it_had_never_stopped(config: FitConfig, tmp_path: Path, dataset: Dataset) -> None:
-    """Stopped after any epoch and resumed, a run ends with the very weights of an unbroken one."""
+def test_a_resumed_run_is_equal_to_an_uninterrupted_one(config: FitConfig, tmp_path: Path, dataset: Dataset) -> None:
+    """Stopped after an epoch and resumed, a run ends with the weights of an uninterrupted one."""
     fit(dataset, tmp_path / "whole", config)
     with pytest.raises(KeyboardInterrupt):
         fit(dataset, tmp_path / "broken", config, listener=StopAfter(1))
@@ -89,7 +89,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_never_stopped(config: FitConfig, tmp
 def test_an_epoch_that_was_not_wholly_written_is_trained_again(
     unwritable: str, tmp_path: Path, dataset: Dataset
 ) -> None:
-    """Whichever file the disk refused, the resumed run's history has each epoch once, and so have its curves."""
+    """Whichever file could not be written, the resumed run has each epoch once in its history and its curves."""
     run, aside = tmp_path / "run", tmp_path / "aside"
 
     class FailInSecond(Listener):
@@ -110,14 +110,14 @@ def test_an_epoch_that_was_not_wholly_written_is_trained_again(
 
 
 def test_curves_that_cannot_be_written_are_a_clear_error(tmp_path: Path, dataset: Dataset) -> None:
-    """They are the first that a run writes."""
+    """They are the first files that a run writes."""
     (tmp_path / "tensorboard").write_text("a file")
     with pytest.raises(UserError, match=rf"{tmp_path.name}: cannot be written \(.*tensorboard is not a directory\)"):
         fit(dataset, tmp_path, SMALL)
 
 
 def test_a_damaged_checkpoint_costs_an_epoch_or_is_a_clear_error(tmp_path: Path, dataset: Dataset) -> None:
-    """The one before takes its place; without any the folder is named, and what is left of the run stays as it is."""
+    """The previous one is used; without any, the error names the folder, and the run is left as it is."""
     run, hopeless = tmp_path / "run", tmp_path / "hopeless"
     with pytest.raises(KeyboardInterrupt):
         fit(dataset, run, ONE_SIZE, listener=StopAfter(2))
@@ -136,8 +136,8 @@ def test_a_damaged_checkpoint_costs_an_epoch_or_is_a_clear_error(tmp_path: Path,
     assert epochs_written(hopeless) == [1, 2]
 
 
-def test_a_checkpoint_that_was_never_finished_is_none(tmp_path: Path, dataset: Dataset) -> None:
-    """Killed while it is written, a run goes on from the one before, or from the beginning where it was the first."""
+def test_an_incomplete_checkpoint_is_ignored(tmp_path: Path, dataset: Dataset) -> None:
+    """Killed while writing, a run resumes from the previous checkpoint, or starts over without one."""
     run, first = tmp_path / "run", tmp_path / "first"
     with pytest.raises(KeyboardInterrupt):
         fit(dataset, run, ONE_SIZE, listener=StopAfter(1))
@@ -165,7 +165,7 @@ write_config(Path(sys.argv[1]), FitConfig(), Provenance("data.csv", "0", "0", {}
 
 @pytest.mark.parametrize("end", ["told", "killed"])
 def test_half_a_configuration_is_no_run(end: str, tmp_path: Path, dataset: Dataset) -> None:
-    """On a disk that is full, or after a kill in the midst of writing, the folder stays free for another try."""
+    """If the disk is full or the process is killed while writing, the folder can be used for another try."""
     command = [sys.executable, "-c", HALF_A_CONFIGURATION, str(tmp_path), end]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == -signal.SIGXFSZ if end == "killed" else "File too large" in done.stderr
@@ -179,13 +179,13 @@ def epochs_written(run: Path) -> list[int]:
 
 
 def damage(file: Path) -> None:
-    """Leaves half of it, as a power cut may."""
+    """Truncates it to half, as a power cut may."""
     content = file.read_bytes()
     file.write_bytes(content[: len(content) // 2])
 
 
-def test_a_tie_with_the_best_is_no_better_after_a_stop(tmp_path: Path, dataset: Dataset) -> None:
-    """The best accuracy comes back from the checkpoint as it was, to the last digit."""
+def test_a_tie_with_the_best_is_no_improvement_after_resuming(tmp_path: Path, dataset: Dataset) -> None:
+    """The best accuracy is restored from the checkpoint in full precision."""
     training = begin(TINY, dataset.split("train"))
     assert training.record_accuracy(49 / 70)  # which single precision would make smaller
     training.save(tmp_path / "checkpoint")
@@ -195,13 +195,13 @@ def test_a_tie_with_the_best_is_no_better_after_a_stop(tmp_path: Path, dataset: 
 
 
 def test_private_test_is_not_needed(tmp_path: Path, dataset: Dataset) -> None:
-    """A run without it comes to its end: nothing was chosen on it."""
+    """A run without it completes, as nothing is selected on it."""
     fit(Dataset(dataset.path, {name: dataset.split(name) for name in ("train", "validation")}), tmp_path, ONE_SIZE)
     assert epochs_written(tmp_path) == [1, 2, 3]
 
 
 def test_the_best_weights_are_chosen_on_public_test(tmp_path: Path, dataset: Dataset) -> None:
-    """The accuracies of a run are those of PublicTest, and its best weights have the best of them."""
+    """The accuracies of a run are those on PublicTest, and the best weights have the best of them."""
     best = fit(dataset, tmp_path, ONE_SIZE)
     validation = dataset.split("validation")
     right = predict(load_network(tmp_path), validation.images).argmax(axis=1) == validation.labels
@@ -210,8 +210,8 @@ def test_the_best_weights_are_chosen_on_public_test(tmp_path: Path, dataset: Dat
     assert max(line["accuracy"] for line in lines) == best
 
 
-def test_a_run_that_diverges_ends_and_keeps_what_was_good(tmp_path: Path, dataset: Dataset) -> None:
-    """The epoch and what helps are named; best weights, history and checkpoint are those of the epoch before."""
+def test_a_diverging_run_ends_and_keeps_the_epochs_before(tmp_path: Path, dataset: Dataset) -> None:
+    """The error names the epoch and a remedy; best weights, history and checkpoint are those of the epoch before."""
     run = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
         fit(dataset, run, ONE_SIZE, listener=StopAfter(1))
@@ -226,8 +226,8 @@ def test_a_run_that_diverges_ends_and_keeps_what_was_good(tmp_path: Path, datase
     assert not list((run / "checkpoint").glob("ckpt-2*"))
 
 
-def test_a_network_that_answers_nonsense_has_diverged(tmp_path: Path, dataset: Dataset) -> None:
-    """Where the last step spoils it, of which no loss tells, it is never the best; with Muon there are two rates."""
+def test_a_network_with_logits_that_are_not_finite_has_diverged(tmp_path: Path, dataset: Dataset) -> None:
+    """It is never the best, even if only the last step, which no loss shows, made it diverge; Muon has two rates."""
     wild = replace(SMALL, batch_size=224, peak_lr=1e6, weight_decay=1e6, warmup_epochs=0, ema_decay=0.0)
     for config, rates in ((wild, "peak_lr"), (replace(wild, muon_lr=1e6), "peak_lr or muon_lr")):
         run = tmp_path / rates
@@ -239,7 +239,7 @@ def test_a_network_that_answers_nonsense_has_diverged(tmp_path: Path, dataset: D
 def test_an_epoch_that_is_always_wrong_is_better_than_none(
     tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """There are weights of the first one, as may happen where few images judge it; another is no better."""
+    """With an accuracy of 0, as may happen with few validation images, the first epoch is saved and no later one."""
     judged = []
 
     class Judge(Listener):
@@ -256,7 +256,7 @@ def test_an_epoch_that_is_always_wrong_is_better_than_none(
 
 
 def test_the_rate_rises_to_its_peak_and_falls_to_zero(dataset: Dataset) -> None:
-    """Evenly over the warm-up, then along half a cosine to the last step; the optimizer follows it."""
+    """Linear warm-up, then cosine decay to the last step; the optimizer uses it."""
     training = begin(replace(TINY, warmup_epochs=1.0), dataset.split("train"))  # three epochs of 14 steps
     rate = training._schedule()
     reached = [float(rate(step)) for step in (0, 7, 14, 21, 28, 35, 42)]
@@ -267,14 +267,14 @@ def test_the_rate_rises_to_its_peak_and_falls_to_zero(dataset: Dataset) -> None:
 
 
 def test_the_rate_falls_in_the_second_half_at_least(dataset: Dataset) -> None:
-    """In a single epoch too, which a warm-up of one would fill."""
+    """In a single epoch too, which a warm-up of one epoch would fill."""
     rate = begin(replace(SMALL, warmup_epochs=1.0), dataset.split("train"))._schedule()  # 14 steps
     assert [float(rate(step)) for step in (0, 7, 14)] == pytest.approx([0, 0.02, 0], abs=1e-7)
 
 
 @pytest.mark.parametrize("muon_lr", [0.0, 0.02])
-def test_the_weight_decay_pulls_at_kernels_alone(muon_lr: float, dataset: Dataset) -> None:
-    """By its share of each weight of those that SGD moves, and neither at biases nor at what scales a layer."""
+def test_weight_decay_applies_to_kernels_only(muon_lr: float, dataset: Dataset) -> None:
+    """Its gradient is proportional to each weight that SGD trains, and None for biases and batch normalization."""
     training = begin(replace(TINY, weight_decay=0.01, muon_lr=muon_lr), dataset.split("train"))
     weights = training.network.trainable_variables
     with tf.GradientTape() as tape:
@@ -286,8 +286,8 @@ def test_the_weight_decay_pulls_at_kernels_alone(muon_lr: float, dataset: Datase
             np.testing.assert_allclose(pull, 0.01 * weight.numpy(), rtol=1e-5)
 
 
-def test_the_weight_decay_takes_part_in_training(dataset: Dataset) -> None:
-    """With a strong one, the same epoch leaves much smaller kernels."""
+def test_weight_decay_shrinks_kernels(dataset: Dataset) -> None:
+    """With a large one, the same epoch ends with much smaller kernels."""
     lengths = []
     for weight_decay in (0.0, 1.0):
         training = begin(replace(ONE_SIZE, weight_decay=weight_decay), dataset.split("train"))
@@ -297,8 +297,8 @@ def test_the_weight_decay_takes_part_in_training(dataset: Dataset) -> None:
     assert lengths[1] < 0.9 * lengths[0]
 
 
-def test_targets_are_softened_and_blended_with_what_teachers_say(dataset: Dataset) -> None:
-    """A share of the label is spread evenly over the classes; of all that, the teachers' answer takes its share."""
+def test_targets_are_smoothed_labels_blended_with_soft_targets(dataset: Dataset) -> None:
+    """Label smoothing comes first, then the weighted mean with the teachers' probabilities."""
     train, config = dataset.split("train"), replace(TINY, label_smoothing=0.07, teacher_weight=0.6)
     training, softened = begin(config, train), np.where(np.eye(7)[train.labels], 0.94, 0.01)
     np.testing.assert_allclose(training._targets(train, None)[0], softened, atol=1e-6)
@@ -306,8 +306,8 @@ def test_targets_are_softened_and_blended_with_what_teachers_say(dataset: Datase
     np.testing.assert_allclose(training._targets(train, taught)[0], 0.4 * softened + 0.6 / 7, atol=1e-6)
 
 
-def test_each_epoch_takes_the_next_copies_as_they_are(dataset: Dataset) -> None:
-    """All images once in each, and nothing varies them a second time."""
+def test_each_epoch_trains_on_the_next_copies_unchanged(dataset: Dataset) -> None:
+    """All images once in each, and without further augmentation."""
     train, config = dataset.split("train"), replace(TINY, copies=3, dropout=0.0)
     copies = np.concatenate([train.images, train.images[:, ::-1], train.images[:, :, ::-1]])
     answers = np.full((len(copies), 7), 1 / 7, np.float32)
@@ -319,8 +319,8 @@ def test_each_epoch_takes_the_next_copies_as_they_are(dataset: Dataset) -> None:
     assert len(losses) == 1
 
 
-def test_what_it_learns_from_is_kept_once(dataset: Dataset) -> None:
-    """Copies of a whole data set fill gigabytes: what was handed over is not kept beside what the backend has."""
+def test_training_images_are_in_memory_only_once(dataset: Dataset) -> None:
+    """Copies of a whole data set take gigabytes: no reference is kept to the arrays that the backend has copied."""
     train = dataset.split("train")
     copies = train.images.copy()
     kept = weakref.ref(copies)
@@ -332,7 +332,7 @@ def test_what_it_learns_from_is_kept_once(dataset: Dataset) -> None:
 
 
 def test_the_network_learns(tmp_path: Path, dataset: Dataset) -> None:
-    """A few epochs on stripes classify them far better than chance, through both heads and all averages."""
+    """After a few epochs on stripes, the averaged network is far better than chance, with both heads."""
     config = replace(LEARNING, width=1.0, blocks=(0, 1, 1))
     assert fit(dataset, tmp_path / "run", config) > 0.6
     assert any((tmp_path / "run" / "tensorboard").iterdir())
@@ -340,7 +340,7 @@ def test_the_network_learns(tmp_path: Path, dataset: Dataset) -> None:
 
 
 def test_each_block_adds_two_layers(dataset: Dataset) -> None:
-    """One at each of the three sizes, and then two in the middle: four layers more than the two blocks of a device."""
+    """One block at each of the three sizes and a second in the middle: four layers more than the default."""
     counts = {
         blocks: len([weight for weight in begin(replace(TINY, blocks=blocks), dataset.split("train")).network.weights
                      if is_hidden_kernel(weight)])
@@ -350,7 +350,7 @@ def test_each_block_adds_two_layers(dataset: Dataset) -> None:
 
 
 def test_a_face_and_its_mirror_image_get_the_same_answer(tmp_path: Path, dataset: Dataset) -> None:
-    """With `mirror`, before and after an epoch, in little more than half the weights; without it, they do not."""
+    """With `mirror`, before and after an epoch, with little more than half the weights; without it, they do not."""
     config = LEARNING
     faces = stripes(70, seed=4).images
     faces += np.arange(48, dtype=np.uint8)  # lighter on the right
@@ -366,8 +366,8 @@ def test_a_face_and_its_mirror_image_get_the_same_answer(tmp_path: Path, dataset
     assert fit(dataset, tmp_path / "run", replace(config, mirror=True)) > 0.6
 
 
-def test_mixing_takes_part_in_training(dataset: Dataset) -> None:
-    """What half of another image is mixed into is harder to tell: the loss stays higher."""
+def test_mixup_makes_training_harder(dataset: Dataset) -> None:
+    """Blended images are harder to classify: the loss stays higher."""
     losses = {}
     for mixup in (0.0, 0.5):
         training = begin(replace(TINY, stages=((32, 4),), mixup=mixup), dataset.split("train"))
@@ -376,7 +376,7 @@ def test_mixing_takes_part_in_training(dataset: Dataset) -> None:
 
 
 def test_muon_learns_sooner_than_sgd(dataset: Dataset) -> None:
-    """Over three epochs on stripes the loss is lower, and the kernels are as long as at their beginning."""
+    """Over three epochs on stripes the loss is lower, and the kernels keep their initial norm."""
     config = FitConfig(stages=((48, 3),), batch_size=16, peak_lr=0.05, warmup_epochs=0.5, votes_weight=0.0, width=0.5)
     losses = {}
     for muon_lr in (0.0, 0.03):
@@ -390,7 +390,7 @@ def test_muon_learns_sooner_than_sgd(dataset: Dataset) -> None:
 
 
 @pytest.mark.parametrize("shape", [(40, 12), (12, 40)])
-def test_a_kernels_step_turns_all_directions_alike(shape: tuple[int, int]) -> None:
+def test_a_muon_step_changes_all_directions_equally(shape: tuple[int, int]) -> None:
     """Singular values that span three decades become nearly equal, along the same singular vectors."""
     left, _, right = np.linalg.svd(np.random.default_rng(1).normal(size=shape), full_matrices=False)
     matrix = (left * np.geomspace(1, 1e-3, 12)) @ right
@@ -401,8 +401,8 @@ def test_a_kernels_step_turns_all_directions_alike(shape: tuple[int, int]) -> No
     assert (np.diag(along) < 1.3).all()
 
 
-def test_a_run_begins_with_the_weights_of_another(tmp_path: Path, dataset: Dataset) -> None:
-    """One short epoch leaves a finished run as good as it was, with or without votes, and random weights at chance."""
+def test_a_run_starts_with_the_weights_of_another(tmp_path: Path, dataset: Dataset) -> None:
+    """After one short epoch, they are as accurate as before, with or without votes; random ones are not."""
     assert fit(dataset, tmp_path / "finished", LEARNING) > 0.6
     short = replace(LEARNING, stages=((48, 1),), peak_lr=1e-4)
     for votes_weight in (0.2, 0.0):
@@ -414,10 +414,10 @@ def test_a_run_begins_with_the_weights_of_another(tmp_path: Path, dataset: Datas
 @pytest.mark.parametrize(
     ("mirror", "wider"), [(False, {"top_channels": 32}), (False, {"width": 0.375}), (True, {"top_channels": 32})]
 )
-def test_a_wider_network_begins_with_the_answers_of_a_narrower(
+def test_a_wider_network_starts_with_the_logits_of_a_narrower(
     mirror: bool, wider: dict[str, Any], tmp_path: Path, dataset: Dataset
 ) -> None:
-    """What is added changes no answer before the first step, and learns with it."""
+    """The added channels change no logit before the first step, and are trained by it."""
     narrower = replace(TINY, votes_weight=0.2, mirror=mirror)
     fit(dataset, tmp_path / "narrow", narrower)
     training = begin(replace(narrower, **wider), dataset.split("train"))
@@ -427,12 +427,12 @@ def test_a_wider_network_begins_with_the_answers_of_a_narrower(
     for network in (training.network, training.averaged):
         np.testing.assert_allclose(predict(network, images), narrow, atol=1e-4)
     training.run_epoch(lambda _step, _loss: None)
-    listening = training.network.get_layer("logits").kernel.numpy()[0, 0, 2 if mirror else 4 :]
-    assert np.abs(listening).min() > 0
+    new_inputs = training.network.get_layer("logits").kernel.numpy()[0, 0, 2 if mirror else 4 :]
+    assert np.abs(new_inputs).min() > 0
 
 
-def test_weights_of_another_network_are_refused(tmp_path: Path, dataset: Dataset) -> None:
-    """The run is named, with what its network has; so is one that is not there."""
+def test_weights_of_another_network_are_rejected(tmp_path: Path, dataset: Dataset) -> None:
+    """The error names the run and describes both networks, or names the folder that does not exist."""
     wide = replace(TINY, stages=((16, 1),), width=1.5)
     fit(dataset, tmp_path / "wide", wide)
     begun = replace(TINY, initial_weights=str(tmp_path / "wide"))
@@ -457,15 +457,15 @@ def test_weights_of_another_network_are_refused(tmp_path: Path, dataset: Dataset
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_is_not_overwritten_unasked(tmp_path: Path, dataset: Dataset) -> None:
-    """Hours of work are not lost to a repeated command; the error says how to go on."""
+def test_a_run_is_not_overwritten(tmp_path: Path, dataset: Dataset) -> None:
+    """Hours of training are not lost to a repeated command; the error says how to resume."""
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(CheckpointError, match="--resume"):
         fit(dataset, tmp_path, TINY)
 
 
 def test_a_run_is_trained_by_one_process_at_a_time(tmp_path: Path, dataset: Dataset) -> None:
-    """A second `--resume` beside the first is refused, rather than that both write the same checkpoints."""
+    """A second `--resume` is rejected while the first is running, as both would write the same checkpoints."""
     refused = []
 
     class ResumeMeanwhile(Listener):
@@ -479,8 +479,8 @@ def test_a_run_is_trained_by_one_process_at_a_time(tmp_path: Path, dataset: Data
     fit(dataset, tmp_path / "run", TINY, resume=True)
 
 
-def test_a_run_that_cannot_begin_leaves_nothing_to_be_resumed(tmp_path: Path, dataset: Dataset) -> None:
-    """After a wrong path of a teacher, or one that has finished no epoch, the right one works in the same folder."""
+def test_a_run_that_cannot_start_leaves_no_folder(tmp_path: Path, dataset: Dataset) -> None:
+    """After a wrong path of a teacher, or one without a finished epoch, the right one works in the same folder."""
     with pytest.raises(CheckpointError, match="nobody"):
         fit(dataset, tmp_path / "run", replace(TINY, teachers=(str(tmp_path / "nobody"),)))
     (tmp_path / "begun").mkdir()
@@ -490,8 +490,8 @@ def test_a_run_that_cannot_begin_leaves_nothing_to_be_resumed(tmp_path: Path, da
     assert not (tmp_path / "run").exists()
 
 
-def test_of_two_that_begin_one_run_the_first_keeps_it(tmp_path: Path, dataset: Dataset) -> None:
-    """However close they are: what the first trains with is what the folder says."""
+def test_of_two_processes_that_start_the_same_run_the_first_wins(tmp_path: Path, dataset: Dataset) -> None:
+    """However close they are, the folder has the configuration of the first."""
     origin = provenance(dataset, TINY)
     write_config(tmp_path, TINY, origin)
     with pytest.raises(CheckpointError, match="already holds a run"):
@@ -500,7 +500,7 @@ def test_of_two_that_begin_one_run_the_first_keeps_it(tmp_path: Path, dataset: D
 
 
 def test_a_run_is_not_resumed_with_other_data(tmp_path: Path, dataset: Dataset) -> None:
-    """Half a run on one data set and half on another would be a model of neither, nor may its judge or votes change."""
+    """Images, labels, validation data and votes must be those that the run was started with."""
     with pytest.raises(KeyboardInterrupt):
         fit(dataset, tmp_path / "run", replace(TINY, votes_weight=0.5), listener=StopAfter(1))
     train = dataset.split("train")
@@ -518,9 +518,11 @@ def test_a_run_is_not_resumed_with_other_data(tmp_path: Path, dataset: Dataset) 
 
 
 def test_a_full_disk_is_a_clear_error_and_costs_an_epoch(small_disk: Path, dataset: Dataset) -> None:
-    """Found out by h5py, it would end the process. When there is room, the run goes on."""
+    """h5py would crash the process. With free space again, the run resumes."""
     config = replace(ONE_SIZE, width=1.0, top_channels=256)
-    with pytest.raises(UserError, match=r"run: cannot be written \(No space left on device\). Free some space .* --resume"):
+    with pytest.raises(
+        UserError, match=r"run: cannot be written \(No space left on device\). Free some space .* --resume"
+    ):
         fit(dataset, small_disk / "run", config)
     subprocess.run(["mount", "-o", "remount,size=100m", str(small_disk)], check=True)
     fit(dataset, small_disk / "run", config, resume=True)
@@ -528,15 +530,15 @@ def test_a_full_disk_is_a_clear_error_and_costs_an_epoch(small_disk: Path, datas
 
 
 def test_too_few_images_for_a_batch_are_a_clear_error(tmp_path: Path, dataset: Dataset) -> None:
-    """In place of a run without a step; the folder is free for another try."""
+    """A run without a step is not started; the folder can be used for another try."""
     few = Dataset(dataset.path, {**dataset.splits, "train": stripes(7, 1)})
     with pytest.raises(DataError, match=r"^7 training images are fewer than a batch"):
         fit(few, tmp_path / "run", TINY)
     assert not (tmp_path / "run").exists()
 
 
-def test_resuming_what_is_no_run_is_a_clear_error(tmp_path: Path, dataset: Dataset) -> None:
-    """A wrong folder is named."""
+def test_resuming_a_folder_without_a_run_is_a_clear_error(tmp_path: Path, dataset: Dataset) -> None:
+    """The error names the folder."""
     with pytest.raises(CheckpointError, match=str(tmp_path)):
         fit(dataset, tmp_path, TINY, resume=True)
 
@@ -546,8 +548,8 @@ def test_resuming_what_is_no_run_is_a_clear_error(tmp_path: Path, dataset: Datas
     ["", "[1]", '{"stages": [[48, 1]], "speed": 9}', '{"peak_lr": 0.1}', '{"stages": [[64, 1]]}', "[" * 200_000],
     ids=["empty", "list", "speed", "no stages", "large", "deep"],
 )
-def test_a_file_that_is_no_configuration_is_a_clear_error(content: str, tmp_path: Path) -> None:
-    """It is named, and so are the files that would do."""
+def test_a_file_that_is_not_a_configuration_is_a_clear_error(content: str, tmp_path: Path) -> None:
+    """The error names it, and the files that could be used."""
     (tmp_path / "best.json").write_text(content)
     with pytest.raises(
         CheckpointError, match=r"best.json: is not a run configuration .* Name best.json of trainer tune"
@@ -570,16 +572,16 @@ def test_a_file_that_is_no_configuration_is_a_clear_error(content: str, tmp_path
         ("bfloat16", "yes"), ("labels", "FERPlus"), ("labels", ["fer2013"]),
     ],
 )  # fmt: skip
-def test_a_value_that_no_run_can_be_made_of_is_named(name: str, value: object, tmp_path: Path) -> None:
-    """In place of a traceback, or of a run that is not what its file says."""
+def test_an_invalid_value_is_named(name: str, value: object, tmp_path: Path) -> None:
+    """The error names the key and what it allows."""
     (tmp_path / "mine.json").write_text(json.dumps({"stages": [[48, 1]], name: value}))
     with pytest.raises(CheckpointError, match=rf"mine.json: is not a run configuration \({name} must be .*, not "):
         read_recipe(tmp_path / "mine.json")
 
 
 @pytest.mark.parametrize("name", [field.name for field in fields(FitConfig)])
-def test_no_field_takes_just_anything(name: str) -> None:
-    """One that is added has to say what it takes."""
+def test_every_field_is_validated(name: str) -> None:
+    """A new field must declare its allowed values."""
     with pytest.raises(ValueError, match=f"^{name} must be "):
         replace(TINY, **{name: {}})  # type: ignore[arg-type]
 
@@ -587,23 +589,23 @@ def test_no_field_takes_just_anything(name: str) -> None:
 @pytest.mark.parametrize(
     "content", ["", "[1]", '"fit"', '{"fit": "stages"}', "[" * 200_000], ids=["empty", "list", "text", "stages", "deep"]
 )
-def test_a_run_whose_configuration_is_damaged_is_a_clear_error(content: str, tmp_path: Path) -> None:
-    """Its file is named."""
+def test_a_damaged_configuration_of_a_run_is_a_clear_error(content: str, tmp_path: Path) -> None:
+    """The error names the file."""
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(CheckpointError, match=r"config.json: cannot be read"):
         read_config(tmp_path)
 
 
-def test_data_without_a_name_get_that_of_their_folder(
+def test_data_without_a_name_are_named_after_their_folder(
     tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`--data .` would otherwise be no data at all to whoever asks what a run has learned from."""
+    """`--data .` would otherwise be recorded as an empty name, which means no other data."""
     monkeypatch.chdir(tmp_path)
     origin = provenance(Dataset(Path(), dataset.splits), TINY)
     assert origin.other_data("of another data set") == tmp_path.name
 
 
-def test_learning_votes_without_votes_is_a_clear_error(tmp_path: Path, dataset: Dataset) -> None:
+def test_training_on_votes_without_votes_is_a_clear_error(tmp_path: Path, dataset: Dataset) -> None:
     """The error names the file that is missing."""
     train = dataset.split("train")
     without = Dataset(dataset.path, {**dataset.splits, "train": FaceSet(train.images, train.labels, train.names)})
@@ -611,20 +613,20 @@ def test_learning_votes_without_votes_is_a_clear_error(tmp_path: Path, dataset: 
         fit(without, tmp_path / "run", FitConfig(votes_weight=0.5))
 
 
-def test_images_without_votes_teach_the_votes_head_nothing() -> None:
-    """An image whose raters named no emotion moves no weight of that head, in place of dragging it off without end."""
+def test_images_without_votes_do_not_affect_the_ferplus_head() -> None:
+    """An image without votes for an emotion has no gradient there."""
     faces = stripes(16, 1)
     nobody_voted = FaceSet(faces.images, faces.labels, faces.names, np.zeros((16, 10), np.int64))
     training = begin(replace(TINY, votes_weight=0.5), nobody_voted)
-    votes_head = training.network.get_layer("votes").kernel
+    kernel = training.network.get_layer("votes").kernel
     with tf.GradientTape() as tape:
         outputs = training.network(normalize(nobody_voted.images[..., np.newaxis]), training=True)
         loss = training._cross_entropy(outputs, [np.eye(7)[nobody_voted.labels], vote_shares(nobody_voted)])
-    assert not np.any(tape.gradient(loss, votes_head.value))
+    assert not np.any(tape.gradient(loss, kernel.value))
 
 
-def test_devices_that_cannot_share_a_batch_evenly_are_left_out() -> None:
-    """Two that had shares of different sizes would each count for half: an image in the smaller one for more."""
+def test_devices_that_do_not_divide_the_batch_are_left_out() -> None:
+    """With shares of different sizes, images in the smaller one would weigh more."""
     program = """
 from dataclasses import replace
 import tensorflow as tf
@@ -651,7 +653,7 @@ except ValueError as error:
 
 @pytest.mark.parametrize("muon_lr", [0.0, 0.02])
 def test_several_devices_share_a_batch(muon_lr: float) -> None:
-    """Under tf.distribute two devices take steps as long as one does."""
+    """With tf.distribute, steps of two devices have the same norm as those of one."""
     program = """
 import sys
 from dataclasses import replace

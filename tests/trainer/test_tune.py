@@ -1,4 +1,4 @@
-"""Hyperparameter search: real trials on pictures that anything learns, and what is left when one is stopped."""
+"""Hyperparameter search: real trials on images that are easy to learn, interruptions, and shared storage."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ BASE = FitConfig(
 
 @pytest.fixture(scope="module")
 def dataset() -> Dataset:
-    """Faces that anything can learn."""
+    """A data set that is easy to learn."""
     return stripe_dataset()
 
 
 @pytest.fixture(scope="module")
 def options(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Options that name the same data, and short trials."""
+    """Options for the same data set and short trials."""
     folder = tmp_path_factory.mktemp("stripes")
     write_data_set(folder / "fer2013.csv", dataset)
     (folder / "base.json").write_text(json.dumps(BASE.to_dict()))
@@ -71,7 +71,7 @@ def options(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> list[
 
 @pytest.fixture(scope="module")
 def found(options: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The folder of a search of two trials by the command, and what was printed."""
+    """The folder of a search with two trials by the command, and its output."""
     output = tmp_path_factory.mktemp("found") / "study"
     command = [*TRAINER, "tune", *options, "-o", str(output), "--trials", "2"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
@@ -79,13 +79,13 @@ def found(options: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple
 
 
 def search(output: Path, count: int = 2, base: FitConfig = BASE) -> Search:
-    """The search of the command, by hand."""
+    """The settings of the same search as by the command."""
     return Search(base=base, trials=count, storage=str(output / "study.journal"), name="tune", seed=base.seed)
 
 
 @contextmanager
 def as_somebody(folder: Path) -> Iterator[None]:
-    """Root may do everything; inside the block this process is somebody who may do only what others may in a folder."""
+    """Runs the block as an unprivileged user, with access to `folder`; without effect unless the tests run as root."""
     if os.geteuid() != 0:
         yield
         return
@@ -100,14 +100,14 @@ def as_somebody(folder: Path) -> Iterator[None]:
 
 
 def run_search(dataset: Dataset, output: Path, what: Search, listener: StudyListener | None = None) -> list[Trial]:
-    """Searches, and gives the trials."""
+    """Runs the search and returns its trials."""
     study = prepare_study(dataset, output, what)
     tune(study, dataset, output, what, listener)
     return trials(study)
 
 
 class StopAt(StudyListener):
-    """Pulls the plug after an epoch of a trial."""
+    """Interrupts the search after an epoch of a trial."""
 
     def __init__(self, trial: int, epoch: int) -> None:
         self._at = (trial, epoch)
@@ -122,7 +122,7 @@ class StopAt(StudyListener):
 
 
 def test_a_search_leaves_runs_and_the_best_configuration(found: tuple[Path, str]) -> None:
-    """Each trial is an ordinary run; the best one's parameters are in best.json and on the screen."""
+    """Each trial is an ordinary run; the parameters of the best one are in best.json, and its number is printed."""
     output, printed = found
     accuracies = []
     for name in ("trial-000", "trial-001"):
@@ -136,7 +136,7 @@ def test_a_search_leaves_runs_and_the_best_configuration(found: tuple[Path, str]
 
 
 def test_the_printed_command_trains_the_best_trial_again(found: tuple[Path, str]) -> None:
-    """It can be pasted as it stands, and gives the accuracy that the search saw."""
+    """It can be pasted unchanged, and gives the accuracy of the search."""
     output, printed = found
     program, *words = shlex.split(printed.splitlines()[-1])
     assert program == "trainer"
@@ -150,9 +150,9 @@ def test_the_printed_command_trains_the_best_trial_again(found: tuple[Path, str]
 def test_only_images_with_a_majority_count(
     options: list[str], dataset: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The interval of the best accuracy, and what is said of the run that the printed command begins, are of those.
+    """The interval of the best accuracy, and the image counts of the run by the printed command, are based on them.
 
-    That command computes as the trials did, whatever the processor is good at.
+    That command uses the precision of the trials, whatever the processor supports.
     """
     usages = {"train": "Training", "validation": "PublicTest", "test": "PrivateTest"}
     write_votes(tmp_path / "votes.csv", [usages[name] for name, faces in dataset.splits.items() for _ in faces.labels])
@@ -175,7 +175,7 @@ def test_only_images_with_a_majority_count(
 
 
 def test_the_report_is_one_file_and_shows_the_search(found: tuple[Path, str]) -> None:
-    """It opens offline: every plot is inside it. Few trials give no importances, and it says so."""
+    """It opens offline, with all plots inside. With few trials, it says that there are no importances."""
     output, printed = found
     html = (output / "report.html").read_text()
     page = Page(html)
@@ -194,10 +194,10 @@ def test_the_report_is_one_file_and_shows_the_search(found: tuple[Path, str]) ->
         assert expected in page.words
 
 
-def test_an_interrupted_search_goes_on_as_if_it_had_never_stopped(
+def test_a_resumed_search_is_equal_to_an_uninterrupted_one(
     tmp_path: Path, dataset: Dataset, found: tuple[Path, str]
 ) -> None:
-    """The trial in which it was stopped is taken up after its last epoch, and the next one tries what it would have."""
+    """The interrupted trial resumes after its last epoch, and the next one has the same parameters."""
     with pytest.raises(KeyboardInterrupt):
         run_search(dataset, tmp_path, search(tmp_path), StopAt(trial=0, epoch=1))
     assert [trial.state for trial in trials(prepare_study(dataset, tmp_path, search(tmp_path)))] == ["running"]
@@ -209,10 +209,10 @@ def test_an_interrupted_search_goes_on_as_if_it_had_never_stopped(
     assert [json.loads(line)["epoch"] for line in history] == [1, 2]
 
 
-def test_teachers_are_asked_once_for_all_trials(
+def test_soft_targets_are_computed_once_for_all_trials(
     tmp_path: Path, dataset: Dataset, found: tuple[Path, str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The second trial learns from what they said in the first."""
+    """The second trial uses the cache of the first."""
     teacher = shutil.copytree(found[0] / "trial-000", tmp_path / "teacher")
     smoothing = read_config(teacher)[0].label_smoothing
     taught = search(tmp_path, base=replace(BASE, teachers=(str(teacher),), label_smoothing=smoothing))
@@ -226,7 +226,7 @@ def test_teachers_are_asked_once_for_all_trials(
 
 
 def test_a_trial_that_runs_elsewhere_is_left_alone(tmp_path: Path, dataset: Dataset) -> None:
-    """Two processes with one folder and one study do not take each other's trials."""
+    """Two processes with the same folder and study do not run each other's trials."""
     what = search(tmp_path)
     study = prepare_study(dataset, tmp_path, what)
     first, lock = claim(study, tmp_path, what)
@@ -240,7 +240,7 @@ def test_a_trial_that_runs_elsewhere_is_left_alone(tmp_path: Path, dataset: Data
 
 
 def test_a_trial_of_another_user_is_left_alone(dataset: Dataset) -> None:
-    """One whose files may not be opened is for its own user to go on with."""
+    """Only the user who can open its files can resume it."""
     with tempfile.TemporaryDirectory() as name:  # pytest's own is closed to others
         folder = Path(name)
         what = search(folder)
@@ -257,7 +257,7 @@ def test_a_trial_of_another_user_is_left_alone(dataset: Dataset) -> None:
 def test_a_trial_that_another_process_takes_at_once_is_left_to_it(
     tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the folder and its lock, it looks like one that was interrupted."""
+    """Between creating its folder and locking it, it looks like an interrupted one."""
     what = search(tmp_path)
     study = prepare_study(dataset, tmp_path, what)
     taken: list[IO[bytes]] = []
@@ -275,8 +275,8 @@ def test_a_trial_that_another_process_takes_at_once_is_left_to_it(
     taken[0].close()
 
 
-def test_a_reader_that_fails_is_not_blamed_on_the_storage(tmp_path: Path, dataset: Dataset) -> None:
-    """A log on a full disk, say."""
+def test_an_error_of_the_listener_is_not_reported_as_a_storage_error(tmp_path: Path, dataset: Dataset) -> None:
+    """Such as a log on a full disk."""
 
     class FullDisk(StudyListener):
         def on_result(self, trial: Trial) -> None:
@@ -288,8 +288,8 @@ def test_a_reader_that_fails_is_not_blamed_on_the_storage(tmp_path: Path, datase
         tune(study, dataset, tmp_path, what, FullDisk())
 
 
-def test_a_trial_of_another_backend_is_left_for_it(tmp_path: Path, dataset: Dataset) -> None:
-    """A workstation without a GPU, with the same folder, cannot go on from the checkpoints of one that has it."""
+def test_a_trial_of_another_backend_is_left_alone(tmp_path: Path, dataset: Dataset) -> None:
+    """A workstation without a GPU cannot read the JAX checkpoints of another one in the same folder."""
     what = search(tmp_path)
     study = prepare_study(dataset, tmp_path, what)
     first, lock = claim(study, tmp_path, what)
@@ -301,8 +301,8 @@ def test_a_trial_of_another_backend_is_left_for_it(tmp_path: Path, dataset: Data
     other_lock.close()
 
 
-def test_a_trial_without_prospects_ends_early(tmp_path: Path, dataset: Dataset) -> None:
-    """Where the trials before were all better at that epoch, the run ends there, complete as far as it came."""
+def test_an_unpromising_trial_is_pruned(tmp_path: Path, dataset: Dataset) -> None:
+    """If all earlier trials were better at that epoch, the run ends there, with usable weights."""
     what = search(tmp_path, count=6)
     study = prepare_study(dataset, tmp_path, what)
     fill(study, what, [0.9] * 5)
@@ -312,8 +312,8 @@ def test_a_trial_without_prospects_ends_early(tmp_path: Path, dataset: Dataset) 
     assert load_network(tmp_path / "trial-005").count_params() > 0
 
 
-def test_a_failed_trial_is_recorded_and_told_and_the_search_goes_on(tmp_path: Path, dataset: Dataset) -> None:
-    """What went wrong is kept with the trial; the next one is tried, and counts in its place."""
+def test_a_failed_trial_is_recorded_and_reported_and_the_search_continues(tmp_path: Path, dataset: Dataset) -> None:
+    """The error is stored with the trial; another one takes its place."""
     told: list[Trial] = []
 
     class FailFirst(StudyListener):
@@ -335,7 +335,7 @@ def test_a_failed_trial_is_recorded_and_told_and_the_search_goes_on(tmp_path: Pa
 
 
 def test_a_trial_that_diverges_has_failed(tmp_path: Path, dataset: Dataset) -> None:
-    """It does not count as a result, and says why; the next one takes its place."""
+    """It does not count as a result, and has the reason; another one takes its place."""
     what = search(tmp_path, count=1)
     study = prepare_study(dataset, tmp_path, what)
     wild = {**{name: one.low for name, one in what.space.items()}, "peak_lr": 1e6, "weight_decay": 1e6}
@@ -349,7 +349,7 @@ def test_a_trial_that_diverges_has_failed(tmp_path: Path, dataset: Dataset) -> N
     assert "diverged in epoch" in trials(study)[0].fault
 
 
-def test_trial_after_trial_failing_ends_the_search(tmp_path: Path, dataset: Dataset) -> None:
+def test_several_failures_in_a_row_end_the_search(tmp_path: Path, dataset: Dataset) -> None:
     """A full disk does not fill the study with failures."""
 
     class FailAll(StudyListener):
@@ -362,7 +362,7 @@ def test_trial_after_trial_failing_ends_the_search(tmp_path: Path, dataset: Data
 
 
 def test_workstations_share_a_database(tmp_path: Path, dataset: Dataset) -> None:
-    """Two searches with folders of their own and one storage never try the same."""
+    """Two searches with separate folders and the same storage never try the same parameters."""
     storage = f"sqlite:///{tmp_path}/study.db"
     what = replace(search(tmp_path), storage=storage)
     here, there = prepare_study(dataset, tmp_path / "here", what), prepare_study(dataset, tmp_path / "there", what)
@@ -372,7 +372,7 @@ def test_workstations_share_a_database(tmp_path: Path, dataset: Dataset) -> None
 
 
 def test_a_study_is_not_mixed_with_another(tmp_path: Path, dataset: Dataset) -> None:
-    """Trials under other conditions cannot be compared: the error names what differs."""
+    """Trials with other conditions cannot be compared: the error names what differs."""
     prepare_study(dataset, tmp_path, search(tmp_path))
     longer = replace(BASE, stages=((32, 9),))
     with pytest.raises(CheckpointError, match=r"stages \[\[16, 2\]\].*--study"):
@@ -388,7 +388,7 @@ def test_a_study_is_not_mixed_with_another(tmp_path: Path, dataset: Dataset) -> 
      "sqlite:///{folder}/not.journal", "postgres://host/study", "what://ever"],
 )  # fmt: skip
 def test_unusable_storage(storage: str, tmp_path: Path, options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """It is named, without a traceback, and the exit code is that of runs that cannot be read."""
+    """The error names it, without a traceback, and has the exit code of runs that cannot be read."""
     (tmp_path / "not.journal").write_text("a shopping list\nand more\nof it\n")
     address = storage.format(folder=tmp_path)
     assert main(["tune", *options, "-o", str(tmp_path / "out"), "--storage", address]) == 11
@@ -396,7 +396,7 @@ def test_unusable_storage(storage: str, tmp_path: Path, options: list[str], caps
 
 
 class Outage:
-    """A database that is away for some reports of the epoch `at`, counted from 1."""
+    """A database that fails for `times` reports of the epoch `at`, counted from 1."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, at: int, times: int) -> None:
         self.left = times
@@ -415,17 +415,17 @@ class Outage:
 def test_a_short_outage_of_the_database_costs_nothing(
     tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is asked again a few times, and the trial goes on."""
+    """The report is retried a few times, and the trial continues."""
     Outage(monkeypatch, at=1, times=3)
     what = replace(search(tmp_path, count=1), storage=f"sqlite:///{tmp_path}/study.db")
     assert [(trial.state, list(trial.curve)) for trial in run_search(dataset, tmp_path, what)] == [("complete", [1, 2])]
 
 
 @pytest.mark.parametrize("epoch", [1, 2])
-def test_a_long_outage_of_the_database_leaves_a_trial_to_take_up(
+def test_a_trial_can_be_resumed_after_a_long_outage_of_the_database(
     tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch, epoch: int
 ) -> None:
-    """The trial has not failed. The same command goes on with it, and tells what the study missed."""
+    """The trial has not failed. The same command resumes it, and reports the missing epochs."""
     outage = Outage(monkeypatch, at=epoch, times=4)
     what = replace(search(tmp_path, count=1), storage=f"sqlite:///{tmp_path}/study.db")
     with pytest.raises(StorageError, match=r"it starts up\)\. Fix that and repeat the command, which continues"):
@@ -441,7 +441,7 @@ def test_a_long_outage_of_the_database_leaves_a_trial_to_take_up(
 
 
 def test_a_new_database_that_another_workstation_prepares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of two that begin at once, neither gives up as the other makes the tables."""
+    """Of two processes that start at once, neither fails while the other creates the tables."""
     storage = f"sqlite:///{tmp_path}/study.db"
     refused: list[str] = []
 
@@ -455,8 +455,10 @@ def test_a_new_database_that_another_workstation_prepares(tmp_path: Path, monkey
     assert trials(open_study(storage, "tune", seed=1, epochs=2)) == []
 
 
-def test_storage_that_fails_on_the_way(options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """It is told as if it had been unusable from the start, whatever the conclusion finds there."""
+def test_storage_that_fails_during_the_search(
+    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The error is the same as if it had been unusable from the start, also when the results are read at the end."""
     output = tmp_path / "out"
 
     def spoil() -> None:
@@ -472,10 +474,10 @@ def test_storage_that_fails_on_the_way(options: list[str], tmp_path: Path, capsy
     assert f"error: {output}/study.journal: cannot be used as the storage of a study (" in capsys.readouterr().err
 
 
-def test_what_no_trial_could_do_with_is_refused_before_the_first(
+def test_invalid_inputs_are_rejected_before_the_first_trial(
     options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A slip of the pen in the path of a teacher leaves no study that knows only this teacher."""
+    """A mistyped path of a teacher does not leave a study that requires this teacher."""
     output = tmp_path / "out"
     assert main(["tune", *options, "-o", str(output), "--teacher", str(tmp_path / "nobody")]) == 11
     assert f"error: {tmp_path / 'nobody'}: is not a run folder" in capsys.readouterr().err
@@ -486,10 +488,10 @@ def test_what_no_trial_could_do_with_is_refused_before_the_first(
 
 
 @pytest.mark.parametrize("storage", ["{folder}/study.journal", "sqlite:///{folder}/study.db"])
-def test_of_two_that_begin_a_study_at_once_one_is_the_first(
+def test_of_two_processes_that_start_a_study_at_once_the_first_wins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, storage: str
 ) -> None:
-    """The other, whose conditions differ, is refused, though it saw a study without any."""
+    """The other, whose conditions differ, is rejected, though it saw a study without any."""
     here, there = (open_study(storage.format(folder=tmp_path), "tune", seed=1, epochs=2) for _ in range(2))
     really = optuna.Study.add_trial
     late: list[FrozenTrial] = []
@@ -539,7 +541,7 @@ def test_numbers_that_make_no_sense(
 
 
 def test_crowd_labels_need_votes(options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """It is told before a study begins."""
+    """The error comes before a study is created."""
     output = tmp_path / "out"
     assert main(["tune", *options, "-o", str(output), "--labels", "ferplus"]) == 10
     assert "--votes" in capsys.readouterr().err
@@ -547,9 +549,9 @@ def test_crowd_labels_need_votes(options: list[str], tmp_path: Path, capsys: pyt
 
 
 def test_only_what_has_an_effect_is_searched(tmp_path: Path) -> None:
-    """No weight of a second head where there is none, no rate of Muon under SGD; crowd labels are not smoothed.
+    """No votes_weight without a second head, no muon_lr with SGD, no label_smoothing with FER+ labels.
 
-    The smoothing of labels is that of the teachers.
+    With teachers, label_smoothing is theirs.
     """
     assert {"votes_weight", "label_smoothing"} <= search(tmp_path, base=RECIPES["quick"]).space.keys()
     assert "votes_weight" not in search(tmp_path).space
@@ -563,13 +565,13 @@ def test_only_what_has_an_effect_is_searched(tmp_path: Path) -> None:
     ("epochs", "stages"), [(1, ((48, 1),)), (2, ((32, 1), (48, 1))), (6, ((32, 5), (48, 1))), (12, ((32, 10), (48, 2)))]
 )
 def test_stages_scale_with_the_epochs(epochs: int, stages: tuple[tuple[int, int], ...]) -> None:
-    """A shorter trial has the recipe's proportions, and ends at full size all the same."""
+    """A shorter trial has the proportions of the recipe, and still ends at full size."""
     assert RECIPES["quick"].with_epochs(epochs).stages == stages
     assert RECIPES["default"].with_epochs(epochs).epochs == epochs
 
 
 def test_every_trial_has_a_quarter_of_the_epochs(tmp_path: Path) -> None:
-    """Of ten, three: the second epoch ends before the quarter does."""
+    """Three of ten, as two would be less than a quarter."""
     what = search(tmp_path)
     study = open_study(what.storage, what.name, seed=1, epochs=10)
     fill(study, what, [0.9] * 5, epochs=10)
@@ -581,8 +583,8 @@ def test_every_trial_has_a_quarter_of_the_epochs(tmp_path: Path) -> None:
     assert pruned == [False, False, True]
 
 
-def test_a_whole_trial_is_as_good_as_its_run(tmp_path: Path) -> None:
-    """Where it was stopped between the end of its best epoch and the report of it, the curve lacks that epoch."""
+def test_the_accuracy_of_a_complete_trial_is_that_of_its_run(tmp_path: Path) -> None:
+    """If it was stopped between its best epoch and the report of it, the curve lacks that epoch."""
     what = search(tmp_path)
     study = open_study(what.storage, what.name, seed=1, epochs=3)
     for curve, told in (((0.5, 0.6, 0.7), 0.7), ((0.5, 0.6), 0.9), ((0.8, 0.7), None)):
@@ -595,7 +597,7 @@ def test_a_whole_trial_is_as_good_as_its_run(tmp_path: Path) -> None:
 
 
 def test_an_epoch_that_was_never_reported_is_a_gap_in_the_curve(tmp_path: Path) -> None:
-    """The others stay where they are, in the study and in its picture."""
+    """The others keep their position in the study and in its plot."""
     what = search(tmp_path)
     study = open_study(what.storage, what.name, seed=1, epochs=3)
     trial = study.ask(dict(what.space))
@@ -607,8 +609,8 @@ def test_an_epoch_that_was_never_reported_is_a_gap_in_the_curve(tmp_path: Path) 
     assert np.array_equal(line.get_xdata(), [1, 3])
 
 
-def test_importances_name_what_decides(tmp_path: Path) -> None:
-    """With enough trials the report ranks the parameters, and shows pruned and failed trials for what they are."""
+def test_importances_rank_the_parameters(tmp_path: Path) -> None:
+    """With enough trials, the report ranks the parameters, and lists failed trials with their errors."""
     what = search(tmp_path)
     study = open_study(str(tmp_path / "study.journal"), "tune", seed=1, epochs=2)
     for _ in range(30):
@@ -629,7 +631,7 @@ def test_importances_name_what_decides(tmp_path: Path) -> None:
 
 
 def fill(study: optuna.Study, what: Search, accuracies: list[float], epochs: int = 2) -> None:
-    """Adds trials as other workstations would."""
+    """Adds complete trials, as other workstations would."""
     ranges: dict[str, BaseDistribution] = dict(what.space)
     for number, accuracy in enumerate(accuracies):
         params = {name: one.low + (one.high - one.low) * number / 9 for name, one in what.space.items()}
