@@ -111,40 +111,40 @@ The keys of `edge classify --format json`, one object a face and line, in the or
 _TRAINING = """\
 # Configuration of a training run
 
-`trainer fit --config FILE` and `trainer tune --config FILE` read a JSON object with the keys below, of which only
-`stages` is required:
+`trainer fit --config FILE` and `trainer tune --config FILE` read a JSON object with these keys. Only `stages` is
+required; all other keys have defaults:
 
 ```json
 {"stages": [[48, 95]], "batch_size": 256, "peak_lr": 0.15}
 ```
 
-`best.json` of `trainer tune` is such a file, and so is `config.json` of a run, which has the keys under `fit`. Unknown
-keys and invalid values are errors that name the key.
+`best.json` of `trainer tune` is such a file, and so is `config.json` of a run, which has the keys under `fit`.
+Unknown keys and invalid values are errors.
 
-- `--labels`, `--teacher`, `--initial-weights`, `--epochs` and `--seed` override the file. `--epochs` scales all stages
-  and the warm-up in proportion.
-- `bfloat16` in the file has no effect: `--bfloat16` or `--no-bfloat16` decides, and without either, whether the
-  processor or GPU supports it.
-- The second head, which predicts FER+ votes, needs a `votes_weight` above 0. It is left out without `--votes`, and with
-  the labels `ferplus`, as the main head is trained on the votes then.
-- With `--initial-weights`, `width` and `top_channels` are raised to those of that run if they are less. Its `blocks`
-  and `mirror` must be the same as in the file.
+- `--labels`, `--teacher`, `--initial-weights`, `--epochs` and `--seed` take precedence over the file. `--epochs`
+  stretches or shortens all stages and the warm-up alike.
+- `bfloat16` of the file is ignored: `--bfloat16` or `--no-bfloat16` applies, or by default what the CPU or GPU
+  supports.
+- The second head, which is trained on the FER+ votes, requires `--votes` and a `votes_weight` above 0. There is none
+  without `--votes`, nor with the labels `ferplus`, with which the main head is trained on the votes.
+- `--initial-weights` raises `width` and `top_channels` to those of the run; its `blocks` and `mirror` must be equal to
+  those of the file.
 """
 
 _RECIPES = """\
 ## Recipes
 
-`--recipe NAME` uses one of these instead of a file. Times are for two cores with AVX512-BF16.
+`--recipe NAME` selects one of these instead of a file. Times are for two cores with AVX512-BF16.
 """
 
 _USES = {
-    "default": "the default of `trainer fit`; about an hour",
-    "teacher": "a teacher of twice the width for knowledge distillation; about an hour",
+    "default": "default of `trainer fit`; about an hour",
+    "teacher": "a network of twice the width, as a teacher for knowledge distillation; about an hour",
     "refine": "fine-tuning of a finished run, with `--initial-weights`; about 50 minutes at width 1",
-    "trial": "the default of `trainer tune`, for each of its trials; five minutes",
-    "quick": "to try out the whole workflow; a few minutes",
+    "trial": "default of `trainer tune` for each trial; five minutes",
+    "quick": "to try the whole workflow; a few minutes",
 }
-"""What each recipe is for."""
+"""Purpose of each recipe."""
 
 _METRICS = """\
 # Metrics
