@@ -1,4 +1,4 @@
-"""How long to wait before something that failed is tried again."""
+"""Exponential backoff with jitter."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import random
 
 
 class Backoff:
-    """Waiting times that double up to a limit, each shortened at random so that a fleet does not return as one.
+    """Delays between retries that double up to a limit, with jitter so that a fleet does not retry all at once.
 
     Args:
-        first_s: The first waiting time.
-        limit_s: The longest.
+        first_s: The first delay.
+        limit_s: The longest delay.
     """
 
     def __init__(self, *, first_s: float = 1.0, limit_s: float = 60.0) -> None:
@@ -20,15 +20,15 @@ class Backoff:
         self._next_s = first_s
 
     def reset(self) -> None:
-        """To be called after success."""
+        """Starts over with the first delay; to be called after a success."""
         self._next_s = self._first_s
 
     def delay_s(self, *, at_most_s: float = math.inf) -> float:
-        """The next waiting time, between half and the whole of what the doubling gives.
+        """Returns the next delay, drawn at random between half and all of the doubled one.
 
         Args:
-            at_most_s: A limit for this time, where it is to be shorter; the doubling goes on from there.
+            at_most_s: A lower limit on this delay; the doubling continues from the limited delay.
         """
-        whole_s = min(self._next_s, self._limit_s, at_most_s)
-        self._next_s = 2 * whole_s
-        return whole_s * random.uniform(0.5, 1.0)  # noqa: S311  # jitter keeps no secret
+        delay_s = min(self._next_s, self._limit_s, at_most_s)
+        self._next_s = 2 * delay_s
+        return delay_s * random.uniform(0.5, 1.0)  # noqa: S311  # jitter keeps no secret

@@ -69,7 +69,7 @@ def open_agent(config: Config) -> Iterator[Agent]:
         install = None
         if config.update.url is not None:
             install = stack.enter_context(assembly.updater(publisher, agent)).install
-        publisher.obey(assembly.controls(workers, agent, install).handlers)
+        publisher.set_command_handlers(assembly.controls(workers, agent, install).handlers)
         stack.enter_context(publisher)  # the last: commands may have been waiting for the connection
         yield agent
 

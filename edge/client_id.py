@@ -1,4 +1,4 @@
-"""The MQTT client id: the name by which the broker knows a client, and who knows it can take the client's place."""
+"""The MQTT client id. It is not published: who knows it can take over the client's session."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import secrets
 
 
 def new_client_id() -> str:
-    """A random one, within the 23 characters that every broker must accept."""
+    """Returns a random client id, within the 23 characters that every broker must accept."""
     return f"edge-{secrets.token_hex(8)}"
 
 
 def fingerprint(client_id: str) -> str:
-    """What others may know of a client id, to tell two clients apart."""
+    """Returns a hash of a client id, which may be published to tell two clients apart."""
     return hashlib.sha256(client_id.encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""From payloads to MQTT messages: with which quality of service, for how long, and whether the broker keeps them."""
+"""Builds MQTT messages from payloads: their QoS, expiry, retain flag and user properties."""
 
 from __future__ import annotations
 
@@ -11,49 +11,49 @@ from edge.payloads import Health, Info, Payload, Status, Update
 from edge.topics import Topics
 
 CLIENT: Final = "client"
-"""The user property (MQTT 5) that tells who is there by `fingerprint`."""
+"""The user property (MQTT 5) with the `fingerprint` of the client id."""
 
 
 def expiry_s(interval_s: float) -> int:
-    """After how many seconds without news what is said every `interval_s` counts as unknown."""
+    """Returns the expiry of a message that is published every `interval_s`: three missed ones make it unknown."""
     return max(1, round(3 * interval_s))
 
 
 def state_expiry_s(heartbeat_s: float) -> int:
-    """The same for a camera's state, which is sent with a frame: no less than at the lowest rate of frames."""
+    """Returns the expiry of a camera's state, which is only sent with a frame: allows for the lowest frame rate."""
     return expiry_s(max(heartbeat_s, 1 / LOWEST_FPS))
 
 
 def status_message(topics: Topics, status: Status, *, session: int, client_id: str) -> Message:
-    """Says whether the device is there. As `offline` it is also the last will, tied to its birth by the session.
+    """Returns the device's status. As `offline` it is also the last will, matched to its birth by the session number.
 
-    The client id's fingerprint tells two devices apart that were given one name.
+    The fingerprint of the client id distinguishes two devices with the same name.
     """
     return _status(topics.status, status, session, (CLIENT, fingerprint(client_id)))
 
 
 def camera_status_message(topics: Topics, camera: str, status: Status, *, session: int) -> Message:
-    """Says whether a camera works."""
+    """Returns the status of a camera."""
     return _status(topics.camera_status(camera), status, session)
 
 
 def info_message(topics: Topics, info: Info) -> Message:
-    """Says what the device is."""
+    """Returns the description of the device."""
     return json_message(topics.info, info, qos=1, retain=True)
 
 
 def health_message(topics: Topics, health: Health, *, interval_s: float) -> Message:
-    """Says how the device fares, as it does every `interval_s`."""
+    """Returns the health report, which is published every `interval_s`."""
     return json_message(topics.health, health, retain=True, expiry_s=expiry_s(interval_s))
 
 
 def update_message(topics: Topics, update: Update) -> Message:
-    """Says which model is installed, and whether there is a newer one."""
+    """Returns which model is installed, and whether a newer one is available."""
     return json_message(topics.update, update, qos=1, retain=True)
 
 
 def clearing_message(topic: str) -> Message:
-    """Makes the broker forget what was retained on a topic."""
+    """Returns a message that makes the broker clear the retained message of a topic."""
     return Message(topic, b"", qos=1, retain=True)
 
 
@@ -66,7 +66,7 @@ def json_message(
     expiry_s: int | None = None,
     durable: bool = False,
 ) -> Message:
-    """A message whose user property `schema` (MQTT 5) names its schema without the payload being opened."""
+    """Returns a JSON message, with the schema id of its payload as the user property `schema` (MQTT 5)."""
     return Message(
         topic,
         payload.encode(),

@@ -1,14 +1,14 @@
-"""Where events wait until the broker has acknowledged them: a bounded queue on disk that survives a crash.
+"""The queue of events that the broker has not acknowledged: bounded, on disk, and safe against crashes.
 
-The queue is a SQLite database in WAL mode with `synchronous=NORMAL`. Each `put` is committed before it returns, which
-hands it to the operating system: a killed agent loses nothing. Only the first one after a flush waits for the disk: to
-flush every event would wear an SD card out. Flushed (by a checkpoint) is what has been waiting for
-`flush_interval_s`, so a power cut costs at most the events of that time, and only while the broker is away; events
-that are delivered at once are hardly ever flushed. Deletions ride along with the next `put`: a crash may deliver an
-event twice, and never loses one.
+It is a SQLite database in WAL mode with `synchronous=NORMAL`. Each `put` is committed before it returns, which hands it
+to the operating system: a killed agent loses nothing. Only the first commit after a flush waits for the disk, because
+flushing every event would wear out an SD card. Instead, a checkpoint flushes pending events every `flush_interval_s`:
+a power cut loses at most the events of that time, and only while the broker is away; events that are delivered at once
+are hardly ever flushed. Deletions are batched with the next `put`: a crash may cause an event to be delivered twice,
+but never loses one.
 
-A disk that is full or read-only while the agent runs does not stop it: events wait in memory, in a smaller queue,
-until the disk takes them again.
+A disk that becomes full or read-only at run time does not stop the agent: events are kept in memory, in a smaller
+queue, until they can be written to disk again.
 """
 
 from __future__ import annotations
@@ -28,28 +28,28 @@ from edge.outbox_file import Entry, OutboxFile, is_damage
 
 log = logging.getLogger(__name__)
 
-_MOST_UNDELETED = 200
-"""Acknowledged messages that may wait for their deletion to ride along with a `put`."""
-_MOST_UNFLUSHED = 250
-"""Changes after which the write-ahead log is folded into the database even if no message waits."""
+_MAX_UNDELETED = 200
+"""How many acknowledged messages may wait to be deleted together with the next `put`."""
+_MAX_UNFLUSHED = 250
+"""How many commits may pass until the write-ahead log is checkpointed even if no message is pending."""
 _NOTHING_UNREAD = sys.maxsize
-"""Where to go back to after a read that failed, when there was none."""
+"""The value of `_unread_after` when no read has failed."""
 
 
 class Outbox:
     """A first-in, first-out queue of durable messages. Thread-safe.
 
-    While its context is open, a thread of its own brings to disk what is due, whatever the network does meanwhile.
+    While its context is open, a thread of its own flushes it to disk, independently of the network.
 
     Args:
-        folder: The state folder; it is made if it is not there.
-        capacity: How many messages it holds. When it is full, the oldest are dropped, and counted.
-        memory_capacity: How many it holds while the disk refuses.
-        flush_interval_s: For how long waiting events may be at risk of a power cut, and how often a disk that
-            refused is tried again.
+        folder: The state folder; created if missing.
+        capacity: How many messages it holds. When it is full, the oldest are dropped and counted.
+        memory_capacity: How many it holds in memory while the disk cannot be written.
+        flush_interval_s: How long pending events may be at risk of a power cut, and how often to retry a disk that
+            could not be written.
 
     Raises:
-        StateError: The folder cannot be used, or a newer agent has written the file.
+        StateError: The folder cannot be used, or the file was written by a newer agent.
     """
 
     def __init__(
@@ -69,13 +69,13 @@ class Outbox:
         self._in_memory: deque[Entry] = deque()
         self._dropped = 0
         self._unflushed = 0
-        self._refusal: sqlite3.Error | None = None
-        self._unread_after = _NOTHING_UNREAD
+        self._disk_error: sqlite3.Error | None = None
+        self._unread_after = _NOTHING_UNREAD  # after this id, reading has failed
         self._file = OutboxFile(self._path)
         self._last_id = self._file.last_id()
         self._closed = False
         self._closing = threading.Event()
-        self._housekeeper = threading.Thread(target=self._keep_house, name="outbox", daemon=True)
+        self._housekeeper = threading.Thread(target=self._run_housekeeping, name="outbox", daemon=True)
 
     def __enter__(self) -> Self:
         self._housekeeper.start()
@@ -85,9 +85,9 @@ class Outbox:
         self.close()
 
     def put(self, message: Message) -> None:
-        """Adds a message. When it returns, a crash of this process cannot lose it (unless the disk refused it).
+        """Adds a message. Once this returns, a crash of this process cannot lose it (unless the disk failed).
 
-        Once the outbox is closed, it is lost, and said to be.
+        If the outbox is closed, the message is lost, which is logged.
         """
         with self._lock:
             if self._closed:
@@ -95,135 +95,140 @@ class Outbox:
                 return
             self._last_id += 1
             entry = Entry(self._last_id, message)
-            # What is put into a damaged file would be lost with it.
-            if self._in_memory or is_damage(self._refusal) or not self._commit([entry]):
+            # A message in a damaged file would be lost with it.
+            if self._in_memory or is_damage(self._disk_error) or not self._commit([entry]):
                 self._keep_in_memory(entry)
 
-    def pending(self, *, after: int, limit: int, without: Collection[str] = ()) -> tuple[list[Entry], int]:
-        """The oldest `limit` unacknowledged messages with an id greater than `after`, in order.
+    def pending(self, *, after: int, limit: int, exclude: Collection[str] = ()) -> tuple[list[Entry], int]:
+        """Returns the oldest unacknowledged messages, in order.
 
         Args:
-            after: Where to begin.
-            limit: How many at the most.
-            without: Topics whose messages are passed over.
+            after: Only messages with a greater id are returned.
+            limit: The maximum number of messages.
+            exclude: Topics whose messages are skipped.
 
         Returns:
-            The messages, and the id up to which there are no others.
+            The messages, and the id up to which there are no others: `after` for the next call.
         """
         with self._lock:
-            on_disk = self._read(min(after, self._unread_after), limit, without)
+            on_disk = self._read(min(after, self._unread_after), limit, exclude)
             if on_disk is None:
                 self._unread_after = min(after, self._unread_after)
-                if self._waiting_on_disk() and not is_damage(self._refusal):
-                    return [], after  # those in memory are newer: their turn is after what cannot be read just now
+                if self._pending_on_disk() and not is_damage(self._disk_error):
+                    return (
+                        [],
+                        after,
+                    )  # messages in memory are newer, so they must not overtake those that cannot be read
             else:
                 self._unread_after = _NOTHING_UNREAD
-            in_memory = [entry for entry in self._in_memory if entry.id > after and entry.message.topic not in without]
+            in_memory = [entry for entry in self._in_memory if entry.id > after and entry.message.topic not in exclude]
             entries = ((on_disk or []) + in_memory)[:limit]
             return entries, entries[-1].id if len(entries) == limit else self._last_id
 
     def ack(self, entry_id: int) -> None:
-        """Forgets a message that the broker has taken. An unknown id is no error: it may have been dropped."""
+        """Deletes a message that the broker has acknowledged. Ignores an unknown id: it may have been dropped."""
         with self._lock:
             in_memory = deque(entry for entry in self._in_memory if entry.id != entry_id)
             if len(in_memory) < len(self._in_memory):
                 self._in_memory = in_memory
                 return
             self._acknowledged.add(entry_id)
-            # While the disk refuses, `housekeep` tries again: it would take longer each time.
-            if len(self._acknowledged) >= _MOST_UNDELETED and self._refusal is None:
+            # While the disk fails, only `housekeep` retries: a growing transaction for each message would be slow.
+            if len(self._acknowledged) >= _MAX_UNDELETED and self._disk_error is None:
                 self._commit([])
 
     def housekeep(self) -> None:
-        """Brings to disk what is due. Nobody else has to wait for the flush; only one thread at a time may call it."""
+        """Writes and flushes what is due, without blocking other methods by the flush. For one thread at a time."""
         with self._lock:
-            self._tidy()
-            if self._unflushed == 0 or (self._file.count == 0 and self._unflushed < _MOST_UNFLUSHED):
+            self._write_due()
+            if self._unflushed == 0 or (self._file.count == 0 and self._unflushed < _MAX_UNFLUSHED):
                 return
             self._unflushed = 0
         try:
             self._file.flush()
         except sqlite3.Error as error:
             with self._lock:
-                self._note_refusal(error)
+                self._note_disk_error(error)
 
     def close(self) -> None:
-        """Deletes what is acknowledged, writes what is in memory, and closes the file."""
+        """Deletes acknowledged messages, writes those in memory, and closes the file."""
         self._closing.set()
         if self._housekeeper.ident is not None:
             self._housekeeper.join()
         with self._lock:
-            self._tidy()
+            self._write_due()
             if self._in_memory:
-                log.error("%s: %d events are lost: the disk still refuses them", self._path, len(self._in_memory))
+                log.error(
+                    "%s: %d events are lost: they still cannot be written to disk", self._path, len(self._in_memory)
+                )
             self._file.close()
             self._closed = True
 
     @property
     def depth(self) -> int:
-        """How many messages wait."""
+        """How many messages are pending."""
         with self._lock:
-            return self._waiting_on_disk() + len(self._in_memory)
+            return self._pending_on_disk() + len(self._in_memory)
 
     @property
     def dropped(self) -> int:
-        """How many messages were lost since the start because there was no room, or with a damaged file."""
+        """How many messages were lost since the start because the queue was full or the file damaged."""
         with self._lock:
             return self._dropped
 
     @property
     def last_id(self) -> int:
-        """The id of the newest message: put since the start, or found in the file then; 0 without either."""
+        """The id of the newest message that was put or found in the file at the start; 0 if there was none."""
         with self._lock:
             return self._last_id
 
-    def _keep_house(self) -> None:
+    def _run_housekeeping(self) -> None:
         while not self._closing.wait(self._flush_interval_s):
             try:
                 self.housekeep()
             except Exception:
-                log.exception("%s: what waits cannot be brought to disk. Trying again", self._path)
+                log.exception("%s: pending events cannot be flushed to disk; trying again", self._path)
 
-    def _tidy(self) -> None:
-        if self._refusal is not None:
-            self._retry_disk(self._refusal)
+    def _write_due(self) -> None:
+        if self._disk_error is not None:
+            self._retry_disk(self._disk_error)
         if self._acknowledged:
             self._commit([])
 
     def _commit(self, entries: Sequence[Entry]) -> bool:
-        """Adds entries and deletes what was acknowledged, in one transaction; False if the disk refuses."""
+        """Adds entries and deletes acknowledged ones in one transaction. Returns False if the disk fails."""
         try:
             dropped = self._file.change(delete=self._acknowledged, insert=entries, capacity=self._capacity)
         except sqlite3.Error as error:
-            self._note_refusal(error)
+            self._note_disk_error(error)
             return False
         self._count_dropped(dropped)
         self._acknowledged.clear()
         self._unflushed += 1
         return True
 
-    def _waiting_on_disk(self) -> int:
+    def _pending_on_disk(self) -> int:
         return max(0, self._file.count - len(self._acknowledged))
 
-    def _read(self, after: int, limit: int, without: Collection[str]) -> list[Entry] | None:
-        """The same as `pending`, of what is on the disk; None if it cannot be read."""
-        waiting: list[Entry] = []
-        while len(waiting) < limit:
+    def _read(self, after: int, limit: int, exclude: Collection[str]) -> list[Entry] | None:
+        """Does the same as `pending` for the messages on disk. Returns None if they cannot be read."""
+        pending: list[Entry] = []
+        while len(pending) < limit:
             try:
-                entries, rotten = self._file.read(after=after, limit=limit, without=without)
+                entries, corrupt = self._file.read(after=after, limit=limit, exclude=exclude)
             except sqlite3.Error as error:
-                self._note_refusal(error)
+                self._note_disk_error(error)
                 return None
-            waiting += [entry for entry in entries if entry.id not in self._acknowledged]
-            self._give_up(rotten)
-            if len(entries) + len(rotten) < limit:
+            pending += [entry for entry in entries if entry.id not in self._acknowledged]
+            self._drop_corrupt(corrupt)
+            if len(entries) + len(corrupt) < limit:
                 break
-            after = max([*rotten, *(entry.id for entry in entries)])
-        return waiting[:limit]
+            after = max([*corrupt, *(entry.id for entry in entries)])
+        return pending[:limit]
 
-    def _give_up(self, rotten: Collection[int]) -> None:
-        """Counts what cannot be read any more as lost, and has it deleted."""
-        lost = set(rotten) - self._acknowledged
+    def _drop_corrupt(self, corrupt: Collection[int]) -> None:
+        """Counts corrupt messages as lost, and deletes them with the next commit."""
+        lost = set(corrupt) - self._acknowledged
         if lost:
             log.error("%s: %d events are damaged and lost", self._path, len(lost))
             self._dropped += len(lost)
@@ -235,22 +240,22 @@ class Outbox:
             self._count_dropped(1)
         self._in_memory.append(entry)
 
-    def _retry_disk(self, refusal: sqlite3.Error) -> None:
-        if is_damage(refusal) and not self._reopen():
+    def _retry_disk(self, error: sqlite3.Error) -> None:
+        if is_damage(error) and not self._reopen():
             return
         if self._commit(list(self._in_memory)):
             self._in_memory.clear()
-            self._refusal = None
-            log.warning("%s: the disk takes events again", self._path)
+            self._disk_error = None
+            log.warning("%s: events are written to disk again", self._path)
 
     def _reopen(self) -> bool:
-        """Opens the file anew, by which a damaged one is replaced."""
+        """Opens the file again, which replaces a damaged one. Returns False if that is not possible yet."""
         count = self._file.count
         self._file.close()
         try:
             self._file = OutboxFile(self._path)
         except StateError as error:
-            log.debug("not yet: %s", error)
+            log.debug("cannot reopen the outbox yet: %s", error)
             return False
         lost = count - len(self._acknowledged) - self._file.count
         if lost > 0:
@@ -258,21 +263,21 @@ class Outbox:
             self._dropped += lost
         return True
 
-    def _note_refusal(self, error: sqlite3.Error) -> None:
-        """Remembers it until the disk takes events again. That the file is damaged is not forgotten over the rest."""
+    def _note_disk_error(self, error: sqlite3.Error) -> None:
+        """Remembers an error until the disk can be written again. None replaces that of a damaged file."""
         if self._closed:
-            return  # a publisher that was left behind asks, and the disk is not to blame
-        if self._refusal is None:
+            return  # the caller is a publisher that failed to stop in time; the disk is not the cause
+        if self._disk_error is None:
             log.error(
-                "%s: %s. Up to %d events are kept in memory until the disk takes them again",
+                "%s: %s. Up to %d events are kept in memory until they can be written to disk again",
                 self._path,
                 error,
                 self._memory_capacity,
             )
-        if self._refusal is None or not is_damage(self._refusal):
-            self._refusal = error
+        if self._disk_error is None or not is_damage(self._disk_error):
+            self._disk_error = error
 
     def _count_dropped(self, count: int) -> None:
         if count > 0 and self._dropped == 0:
-            log.warning("%s: events are dropped from now on, the oldest first, and counted", self._path)
+            log.warning("%s: the queue is full; from now on the oldest events are dropped and counted", self._path)
         self._dropped += max(0, count)

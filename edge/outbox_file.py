@@ -1,4 +1,4 @@
-"""The outbox's file: a SQLite table of messages, how it is opened, repaired, read and written."""
+"""The file of the outbox: a SQLite table of messages."""
 
 from __future__ import annotations
 
@@ -27,39 +27,39 @@ CREATE TABLE IF NOT EXISTS outbox (
 """
 
 
-# As bytes, for SQLite's own decoding would fail for the whole batch.
+# Texts are read as bytes: one that SQLite cannot decode would fail the whole batch.
 _SELECT = """
 SELECT id, CAST(topic AS BLOB), payload, qos, retain, expiry_s, CAST(content_type AS BLOB),
        CAST(user_properties AS BLOB) FROM outbox
 """
 
 
-_UNSENDABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+_FORBIDDEN_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A message in the outbox. Ids grow with time."""
+    """A message in the outbox. Ids are ascending."""
 
     id: int
     message: Message
 
 
 class OutboxFile:
-    """The table on disk. Every method but `close` raises `sqlite3.Error` if the disk refuses.
+    """The table on disk. Every method but `close` raises `sqlite3.Error` if the disk fails.
 
     Args:
-        path: The database; its folder is made if it is not there. One that cannot be read is moved aside.
+        path: The database; its folder is created if missing. A file that is not a sound database is moved aside.
 
     Raises:
-        StateError: Nothing can be written there, or a newer agent has written the file.
+        StateError: The file cannot be written, or was written by a newer agent.
     """
 
     def __init__(self, path: Path) -> None:
         try:
             path.parent.mkdir(PRIVATE_FOLDER, parents=True, exist_ok=True)
             self._db = _open_or_replace(path)
-            # A connection of its own, so that nobody who writes has to wait for a checkpoint.
+            # A connection of its own, so that a checkpoint does not block writers.
             self._flusher = _connect(path)
             self._count: int = self._db.execute("SELECT count(*) FROM outbox").fetchone()[0]
         except (OSError, sqlite3.Error) as error:
@@ -71,19 +71,19 @@ class OutboxFile:
 
     @property
     def count(self) -> int:
-        """How many messages there are."""
+        """The number of messages."""
         return self._count
 
     def last_id(self) -> int:
-        """The greatest id, 0 if there are no messages."""
+        """Returns the greatest id, 0 if there are no messages."""
         (last_id,) = self._db.execute("SELECT coalesce(max(id), 0) FROM outbox").fetchone()
         return int(last_id)
 
     def change(self, *, delete: Collection[int], insert: Sequence[Entry], capacity: int) -> int:
-        """Deletes ids, adds entries, and deletes the oldest that are too many then: all or nothing.
+        """Deletes ids, inserts entries, and then deletes the oldest beyond the capacity, in one transaction.
 
         Returns:
-            How many were too many.
+            How many were beyond the capacity.
         """
         with _transaction(self._db):
             deleted = self._db.executemany("DELETE FROM outbox WHERE id = ?", [(i,) for i in delete]).rowcount
@@ -95,25 +95,25 @@ class OutboxFile:
         self._count = count - excess
         return excess
 
-    def read(self, *, after: int, limit: int, without: Collection[str] = ()) -> tuple[list[Entry], list[int]]:
-        """The oldest `limit` rows with an id greater than `after` that are not on the topics `without`, in order.
+    def read(self, *, after: int, limit: int, exclude: Collection[str] = ()) -> tuple[list[Entry], list[int]]:
+        """Reads the oldest `limit` rows with an id greater than `after`, except those on topics in `exclude`, in order.
 
         Returns:
-            Those that are messages, and the ids of those that are none any more: SQLite has no checksums, and a dying
-            card returns other bits than were written.
+            The messages, and the ids of corrupt rows: SQLite has no checksums, and a failing SD card may return other
+            bits than were written.
         """
-        others = ", ".join("?" * len(without))
-        query = f"{_SELECT} WHERE id > ? AND topic NOT IN ({others}) ORDER BY id LIMIT ?"
-        entries, rotten = [], []
-        for entry_id, *fields in self._db.execute(query, (after, *without, limit)):
+        topics = ", ".join("?" * len(exclude))
+        query = f"{_SELECT} WHERE id > ? AND topic NOT IN ({topics}) ORDER BY id LIMIT ?"
+        entries, corrupt = [], []
+        for entry_id, *fields in self._db.execute(query, (after, *exclude, limit)):
             try:
                 entries.append(Entry(entry_id, _message(*fields)))
             except (ValueError, TypeError):
-                rotten.append(entry_id)
-        return entries, rotten
+                corrupt.append(entry_id)
+        return entries, corrupt
 
     def flush(self) -> None:
-        """Waits until what was committed is on disk. May run beside the other methods, in another thread."""
+        """Waits until all commits are on disk. May run in parallel with the other methods."""
         self._flusher.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     def close(self) -> None:
@@ -122,7 +122,7 @@ class OutboxFile:
 
 
 def is_damage(error: sqlite3.Error | None) -> bool:
-    """Whether the file itself is broken, rather than the disk full or read-only."""
+    """Whether the error means a damaged file, rather than a disk that is full or read-only."""
     return type(error) is sqlite3.DatabaseError
 
 
@@ -132,24 +132,24 @@ def _open_or_replace(path: Path) -> sqlite3.Connection:
     except sqlite3.DatabaseError as error:
         if not is_damage(error):
             raise
-        _set_aside(path, error)
+        _move_aside(path, error)
     return _open(path)
 
 
-def _set_aside(path: Path, error: sqlite3.DatabaseError) -> None:
+def _move_aside(path: Path, error: sqlite3.DatabaseError) -> None:
     aside = path.with_suffix(".corrupt")
-    log.error("%s: %s. It is moved to %s, and an empty outbox takes its place", path, error, aside.name)
+    log.error("%s: %s. It is moved to %s; starting with an empty outbox", path, error, aside.name)
     path.replace(aside)
     wal, wal_aside = (file.with_name(f"{file.name}-wal") for file in (path, aside))
     wal_aside.unlink(missing_ok=True)
     with contextlib.suppress(FileNotFoundError):
-        wal.replace(wal_aside)  # the newest events are in it
+        wal.replace(wal_aside)  # it contains the newest events
     path.with_name(f"{path.name}-shm").unlink(missing_ok=True)
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    """A connection to a file that is sound, with the table in it."""
-    path.touch(PRIVATE_FILE)  # its mode is that of the files which SQLite makes beside it
+    """Returns a connection to a file that passed the check, with the table in it."""
+    path.touch(PRIVATE_FILE)  # SQLite creates the files beside it with the same mode
     with contextlib.ExitStack() as on_error:
         db = _connect(path)
         on_error.callback(db.close)
@@ -167,7 +167,7 @@ def _connect(path: Path) -> sqlite3.Connection:
         db = sqlite3.connect(path, timeout=1.0, isolation_level=None, check_same_thread=False)
         on_error.callback(db.close)
         db.execute("PRAGMA synchronous=NORMAL")
-        db.execute("PRAGMA wal_autocheckpoint=0").fetchall()  # `flush` does it, at a better moment
+        db.execute("PRAGMA wal_autocheckpoint=0").fetchall()  # `flush` does that, at a better moment
         on_error.pop_all()
     return db
 
@@ -178,7 +178,7 @@ def _check(db: sqlite3.Connection, path: Path) -> None:
         raise StateError(
             f"a newer agent has written this (version {version}; this agent knows {_VERSION})",
             where=path,
-            remedy="Install the newer agent again, or move the file away with the events that wait in it",
+            remedy="Install the newer agent again, or move the file away, with the pending events in it",
         )
     (finding,) = db.execute("PRAGMA quick_check(1)").fetchone()
     if finding != "ok":
@@ -209,16 +209,16 @@ def _message(
     """The inverse of `_row`.
 
     Raises:
-        ValueError: It is none that a broker takes.
-        TypeError: A field is of another type.
+        ValueError: A broker would not accept it.
+        TypeError: A field has the wrong type.
     """
     if not isinstance(payload, bytes) or not isinstance(expiry_s, int | None):
-        raise TypeError("the payload, or for how long it holds, is of another type")
+        raise TypeError("the payload or the expiry has the wrong type")
     if not 0 <= (expiry_s or 0) < 1 << 32:
-        raise ValueError("it would hold for too long")
+        raise ValueError("the expiry is out of range")
     name = _text(topic)
     if not name or set(name) & {"+", "#"}:
-        raise ValueError("nothing can be published on that topic")
+        raise ValueError("not a valid topic to publish on")
     return Message(
         name,
         payload,
@@ -227,18 +227,18 @@ def _message(
         expiry_s=expiry_s,
         durable=True,
         content_type=_text(content_type),
-        user_properties=tuple((_sendable(key), _sendable(value)) for key, value in json.loads(_text(more))),
+        user_properties=tuple((_checked(key), _checked(value)) for key, value in json.loads(_text(more))),
     )
 
 
 def _text(content: bytes) -> str:
     if not isinstance(content, bytes):
-        raise TypeError("a text is of another type")
-    return _sendable(content.decode())
+        raise TypeError("a text has the wrong type")
+    return _checked(content.decode())
 
 
-def _sendable(text: str) -> str:
-    """The text, if it has none of the characters for which brokers close the connection (MQTT 5, 1.5.4)."""
-    if _UNSENDABLE.search(text):
-        raise ValueError("a text holds characters that MQTT forbids")
+def _checked(text: str) -> str:
+    """Returns the text unless it has characters over which brokers close the connection (MQTT 5, 1.5.4)."""
+    if _FORBIDDEN_CHARACTERS.search(text):
+        raise ValueError("a text contains characters that MQTT forbids")
     return text

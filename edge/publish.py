@@ -1,7 +1,7 @@
-"""The way to the broker: one thread that connects, keeps the connection, and starts anew for ever.
+"""The MQTT publisher: one thread that connects to the broker, delivers messages, and reconnects forever.
 
-Events go through the outbox, so that none is lost; of everything else only the newest message of each topic counts.
-Whatever happens to the broker, `publish` returns at once and raises nothing.
+Events go through the outbox, so that none is lost; of all other messages only the newest of each topic is sent.
+Whatever happens to the broker, `publish` returns at once and does not raise.
 """
 
 from __future__ import annotations
@@ -20,42 +20,42 @@ from edge.domain import Message
 from edge.errors import BrokerUnreachable
 from edge.message import status_message
 from edge.mqtt import BrokerSettings, CommandHandler, PublisherStats
-from edge.mqtt.bell import Bell
-from edge.mqtt.caution import Caution
 from edge.mqtt.commands import Commands
+from edge.mqtt.connect import CONNECT_TIMEOUT_S, connect, supports_mqtt5
 from edge.mqtt.connection import Connection
-from edge.mqtt.dial import CONNECT_TIMEOUT_S, connect, speaks_mqtt5
-from edge.mqtt.faults import Unanswered, Unwanted
-from edge.mqtt.hearing import Hearing
-from edge.mqtt.logbook import Logbook
-from edge.mqtt.mqtt5_trial import Mqtt5Trial
+from edge.mqtt.faults import ConnectCancelled, NoConnack
+from edge.mqtt.inbound import Inbound
+from edge.mqtt.monitor import Monitor
+from edge.mqtt.mqtt5_probe import Mqtt5Probe
+from edge.mqtt.quarantine import Quarantine
+from edge.mqtt.retained import RetainedMessages
 from edge.mqtt.session import Session
-from edge.mqtt.states import States
+from edge.mqtt.waker import Waker
 from edge.outbox import Outbox
 from edge.payloads import Status
 from edge.topics import Topics
 
 log = logging.getLogger(__name__)
 
-_LONGEST_WAIT_S = 1.0
-_LONGEST_PAUSE_AWAY_S = 8.0
-"""A broker that was away is to be found soon after its return; one that says no would only be annoyed."""
+_MAX_WAIT_S = 1.0
+_MAX_DELAY_UNREACHABLE_S = 8.0
+"""So that a broker is found soon after it comes back. One that refuses connections is not bothered that often."""
 
 
 class MqttPublisher:
-    """Publishes messages and answers commands for one device, for as long as its context is open.
+    """Publishes messages and responds to commands for one device while its context is open.
 
     Args:
-        settings: The broker's.
-        topics: The device's.
+        settings: The broker settings.
+        topics: The device's topics.
         session: Number of the agent's start.
-        outbox: Where durable messages wait. It stays open until the publisher's context is left.
-        groups: The groups of the fleet whose commands the device follows too.
-        home_assistant_status: The topic on which Home Assistant says that it started, to announce everything again.
-        on_delivered: Told the topic of each message with QoS 1 that the broker has taken.
-        announce_within_s: Over how long devices spread their announcements then.
-        backoff: How long to wait between attempts; while nobody answers, eight seconds at the most.
-        stop_timeout_s: How long leaving the context may take to deliver what is left and to say goodbye.
+        outbox: The queue of durable messages. Has to stay open until the publisher's context is left.
+        groups: The fleet groups whose commands the device follows too.
+        home_assistant_status: The topic of Home Assistant's birth, after which everything is announced again.
+        on_delivered: Called with the topic of each QoS 1 message that the broker has accepted.
+        announce_within_s: The random delay of that announcement, so that a fleet does not announce at once.
+        backoff: Delays between attempts to connect; limited to eight seconds while the broker is unreachable.
+        stop_timeout_s: How long leaving the context may take to deliver what is left and to disconnect cleanly.
 
     Raises:
         ConfigError: A TLS file cannot be used.
@@ -81,20 +81,20 @@ class MqttPublisher:
         self._outbox = outbox
         self._on_delivered = on_delivered
         self._backoff = backoff or Backoff()
-        self._mqtt5 = Mqtt5Trial(partial(speaks_mqtt5, settings, timeout_s=CONNECT_TIMEOUT_S))
+        self._mqtt5 = Mqtt5Probe(partial(supports_mqtt5, settings, timeout_s=CONNECT_TIMEOUT_S))
         self._stop_timeout_s = stop_timeout_s
         self._online = status_message(topics, Status.ONLINE, session=session, client_id=settings.client_id)
         self._offline = status_message(topics, Status.OFFLINE, session=session, client_id=settings.client_id)
-        self._states = States(rank=self._rank)
-        self._states.put(self._online, now_s=time.monotonic())
-        self._bell = Bell()
+        self._retained = RetainedMessages(rank=self._rank)
+        self._retained.put(self._online, now_s=time.monotonic())
+        self._waker = Waker()
         self._stopping = threading.Event()
-        self._abandoned = threading.Event()
+        self._abandoned = threading.Event()  # set when the thread did not stop in time
         self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
-        self._logbook = Logbook(settings)
-        self._caution = Caution()
+        self._monitor = Monitor(settings)
+        self._quarantine = Quarantine()
         self._handlers: dict[str, CommandHandler] = {}
-        self._hearing = Hearing(
+        self._inbound = Inbound(
             topics=topics,
             commands=Commands(topics=topics, handlers=self._handlers),
             groups=groups,
@@ -103,126 +103,126 @@ class MqttPublisher:
             client_id=settings.client_id,
             birth=self._online,
             will=self._offline,
-            states=self._states,
-            logbook=self._logbook,
+            retained=self._retained,
+            monitor=self._monitor,
         )
 
     def __enter__(self) -> Self:
-        """Starts to connect, and does not wait for it."""
+        """Starts to connect, without waiting for the connection."""
         self._thread.start()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         self._stopping.set()
-        self._bell.ring()
-        self._thread.join(self._stop_timeout_s + _LONGEST_WAIT_S)
+        self._waker.wake()
+        self._thread.join(self._stop_timeout_s + _MAX_WAIT_S)
         if self._thread.is_alive():
             self._abandoned.set()
-            log.warning("%s: stopping without a goodbye: the network does not answer", self._settings.address)
+            log.warning("%s: stopping without a clean disconnect: the network does not respond", self._settings.address)
 
-    def obey(self, handlers: Mapping[str, CommandHandler]) -> None:
-        """Says what each command does, before the context is entered.
+    def set_command_handlers(self, handlers: Mapping[str, CommandHandler]) -> None:
+        """Sets the command handlers, by command name. Has to be called before the context is entered.
 
-        The handlers run on the publisher's thread and are to be quick.
+        The handlers run on the publisher's thread, so they must not block for long.
         """
         self._handlers.update(handlers)
 
     def publish(self, message: Message) -> None:
-        """Takes a message: a durable one into the outbox, any other in place of the last one on its topic."""
+        """Queues a message for sending: a durable one in the outbox; any other replaces the last one on its topic."""
         if message.durable:
             self._outbox.put(message)
         else:
-            self._states.put(message, now_s=time.monotonic())
-        self._bell.ring()
+            self._retained.put(message, now_s=time.monotonic())
+        self._waker.wake()
 
     @property
     def stats(self) -> PublisherStats:
-        """How delivery fares now."""
-        return self._logbook.stats(queue_depth=self._outbox.depth, dropped=self._outbox.dropped)
+        """Health of the delivery."""
+        return self._monitor.stats(queue_depth=self._outbox.depth, dropped=self._outbox.dropped)
 
     @property
     def link(self) -> str:
-        """Whether the broker is reached, for people. May be asked several times a second."""
-        return self._logbook.link
+        """The connection status in words. Cheap: may be read several times a second."""
+        return self._monitor.link
 
     def _rank(self, topic: str) -> int:
-        """The birth, then what the device is, its announcement to Home Assistant, and how things stand."""
+        """Returns a topic's place in the order of sending: status, info, Home Assistant's discovery, then states."""
         if topic in (self._topics.status, self._topics.info):
             return int(topic == self._topics.info)
         return 3 if topic.startswith(f"{self._topics.root}/") else 2
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            refused = True
+            unreachable = False
             try:
                 self._connect_and_serve()
-            except Unwanted as error:
+            except ConnectCancelled as error:
                 log.debug("%s", error)
             except UserError as error:
-                refused = not isinstance(error, BrokerUnreachable | Unanswered)
-                self._logbook.trouble(error, explained=self._caution.explains)
-            except Exception as error:  # noqa: BLE001  # logged there with its traceback; the thread must not die
-                self._logbook.surprise(error)
-            self._stopping.wait(self._backoff.delay_s(at_most_s=math.inf if refused else _LONGEST_PAUSE_AWAY_S))
-        self._bell.close()
+                unreachable = isinstance(error, BrokerUnreachable | NoConnack)
+                self._monitor.connection_failed(error, explained=self._quarantine.explains_drops)
+            except Exception as error:  # noqa: BLE001  # logged with its traceback; the thread must survive
+                self._monitor.connection_crashed(error)
+            self._stopping.wait(self._backoff.delay_s(at_most_s=_MAX_DELAY_UNREACHABLE_S if unreachable else math.inf))
+        self._waker.close()
 
     def _connect_and_serve(self) -> None:
         with connect(
             self._settings,
             will=self._offline,
-            bell=self._bell,
-            mqtt5=self._mqtt5.promising,
-            wanted=lambda: not self._abandoned.is_set(),
+            waker=self._waker,
+            mqtt5=self._mqtt5.try_mqtt5,
+            cancelled=self._abandoned.is_set,
             timeout_s=CONNECT_TIMEOUT_S,
         ) as connection:
             if self._abandoned.is_set():
-                return  # the device's next agent may be at work already: nothing is said in its name
-            # Before the connection counts as one: what is published from then on has not waited.
+                return  # a successor with the same topics and client id may be running already
+            # First, so that events published once `stats` says connected do not count as historical.
             session = self._begin(connection)
-            self._logbook.connected(connection.protocol)
+            self._monitor.connected(connection.protocol)
             try:
                 self._serve(connection, session)
             finally:
-                self._logbook.disconnected(held_s=session.held_s)
+                self._monitor.disconnected(lifetime_s=session.lifetime_s)
 
     def _begin(self, connection: Connection) -> Session:
         self._mqtt5.connected(connection)
         return Session(
             connection=connection,
             outbox=self._outbox,
-            states=self._states,
-            hearing=self._hearing,
-            caution=self._caution,
-            logbook=self._logbook,
+            retained=self._retained,
+            inbound=self._inbound,
+            quarantine=self._quarantine,
+            monitor=self._monitor,
             on_delivered=self._on_delivered,
             abandoned=self._abandoned.is_set,
         )
 
     def _serve(self, connection: Connection, session: Session) -> None:
-        """Talks until the connection breaks, the broker turns out to speak MQTT 5, or the publisher is to stop.
+        """Sends and receives until the connection ends, a better one with MQTT 5 is possible, or the publisher stops.
 
         Raises:
-            BrokerError: The connection broke.
+            BrokerError: The connection ended.
         """
         while connection.fault is None:
             if self._stopping.is_set():
-                heard = session.say_goodbye(self._offline, timeout_s=self._stop_timeout_s)
-                doubt = "" if heard else "; the broker did not confirm it"
+                confirmed = session.disconnect(self._offline, timeout_s=self._stop_timeout_s)
+                doubt = "" if confirmed else "; the broker did not confirm it"
                 log.info("%s: disconnected%s", self._settings.address, doubt)
                 return
-            session.listen()
-            session.settle()
-            session.speak()
-            if self._logbook.steady(session.held_s):
+            session.handle_received()
+            session.process_acks()
+            session.send_due()
+            if self._monitor.check_stable(session.lifetime_s):
                 self._backoff.reset()
-            if connection.protocol != "MQTT 5" and self._mqtt5.succeeded() and session.delivered:
-                log.info("%s: changing over to MQTT 5", self._settings.address)
-                self._caution = Caution()
+            if connection.protocol != "MQTT 5" and self._mqtt5.poll() and session.delivered:
+                log.info("%s: switching to MQTT 5", self._settings.address)
+                self._quarantine = Quarantine()
                 connection.close()
                 return
-            connection.wait(min(_LONGEST_WAIT_S, self._hearing.patience_s))
-        session.listen()  # the broker takes what came just before the end for heard
-        session.settle()  # and that need not be sent again
-        if session.find_out_why():
+            connection.wait(min(_MAX_WAIT_S, self._inbound.announcement_in_s))
+        session.handle_received()  # the broker will not send again what arrived just before the end
+        session.process_acks()  # nor does this client have to send again what was acknowledged
+        if session.diagnose_drop():
             self._backoff.reset()
         raise connection.fault

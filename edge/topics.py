@@ -1,4 +1,4 @@
-"""The map of the device's topics: every name is built here. Those of Home Assistant's side are in `homeassistant`."""
+"""The topics of a device. Those of Home Assistant are in `homeassistant`."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 _SEGMENT = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
-_NOT_A_DEVICE = frozenset({"fleet"})
-_NOT_A_CAMERA = frozenset({"cmd", "health", "info", "probe", "status", "update"})
+_RESERVED_DEVICES = frozenset({"fleet"})
+_RESERVED_CAMERAS = frozenset({"cmd", "health", "info", "probe", "status", "update"})
 
 
 def check_segment(name: str) -> str:
-    """Returns `name` if it can stand between two slashes of a topic.
+    """Returns `name` if it is a valid segment of a topic, between two slashes.
 
     Raises:
-        ValueError: It is empty, too long, or holds anything but lower-case letters, digits, `-` and `_`.
+        ValueError: It is empty, too long, or contains anything but lower-case letters, digits, `-` and `_`.
     """
     if not _SEGMENT.fullmatch(name):
         raise ValueError(
@@ -37,26 +37,26 @@ def check_prefix(prefix: str) -> str:
 
 
 def check_device(name: str) -> str:
-    """Returns `name` if a device can bear it.
+    """Returns `name` if it is a valid device name.
 
     Raises:
-        ValueError: It is no topic segment, or it is the name of another branch of the topic tree.
+        ValueError: It is not a topic segment, or is reserved for another branch of the topic tree.
     """
-    return _check_free(name, _NOT_A_DEVICE, "device")
+    return _check_not_reserved(name, _RESERVED_DEVICES, "device")
 
 
 def check_camera(name: str) -> str:
-    """Returns `name` if a camera can bear it.
+    """Returns `name` if it is a valid camera name.
 
     Raises:
-        ValueError: It is no topic segment, or it is the name of one of the device's own topics.
+        ValueError: It is not a topic segment, or is reserved for one of the device's own topics.
     """
-    return _check_free(name, _NOT_A_CAMERA, "camera")
+    return _check_not_reserved(name, _RESERVED_CAMERAS, "camera")
 
 
-def _check_free(name: str, taken: frozenset[str], kind: str) -> str:
-    if name in taken:
-        raise ValueError(f"no {kind} can be called {name!r}: the topics have another use for that name")
+def _check_not_reserved(name: str, reserved: frozenset[str], kind: str) -> str:
+    if name in reserved:
+        raise ValueError(f"{name!r} cannot be the name of a {kind}: it is reserved for another topic")
     return check_segment(name)
 
 
@@ -81,7 +81,7 @@ class Topics:
 
     @property
     def root(self) -> str:
-        """What all topics of the device begin with."""
+        """The common prefix of the device's topics."""
         return f"{self.prefix}/{self.device}"
 
     @property
@@ -102,15 +102,15 @@ class Topics:
 
     @property
     def probe(self) -> str:
-        """Where `edge doctor` tries whether this device may publish."""
+        """The topic on which `edge doctor` tests the right to publish."""
         return f"{self.root}/probe"
 
     def retained(self, cameras: Iterable[str], *, updates: bool = False) -> tuple[str, ...]:
-        """Where the broker keeps messages of a device with these cameras. The device's own status comes last.
+        """Returns the topics on which a device publishes retained messages, its own status last.
 
         Args:
-            cameras: Their names.
-            updates: Whether it looks for newer models.
+            cameras: The names of its cameras.
+            updates: Whether it checks for newer models.
         """
         of_cameras = (topic for camera in cameras for topic in (self.emotion(camera), self.camera_status(camera)))
         own = (self.health, *([self.update] if updates else []), self.info, self.status)
@@ -132,7 +132,7 @@ class Topics:
         return f"{self.command(command)}/response"
 
     def commands(self, groups: Iterable[str] = ()) -> list[str]:
-        """The filters of all that the device is to obey, as a member of these groups too."""
+        """Returns the topic filters of the commands to the device and to these groups."""
         return [self.command("+"), *(self.fleet_command(group, "+") for group in groups)]
 
     def fleet_command(self, group: str, name: str) -> str:

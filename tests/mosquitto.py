@@ -1,4 +1,4 @@
-"""A real mosquitto on a port of its own, and an independent client that hears what passes through it."""
+"""A real mosquitto on a port of its own, and an independent client that receives all messages."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ PROGRAM = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin
 """None where mosquitto is not installed."""
 
 DYNAMIC_SECURITY = Path(f"/usr/lib/{sysconfig.get_config_var('MULTIARCH')}/mosquitto_dynamic_security.so")
-"""A plugin of Debian's mosquitto that refuses subscriptions, where its access list would only filter messages."""
+"""A plugin of Debian's mosquitto that rejects subscriptions, where its access list would only filter messages."""
 
 
-def listening_only_to(topic_filter: str, rights: Path) -> list[str]:
-    """Settings of a broker that refuses all other subscriptions. Skips the test where it cannot.
+def allow_only_subscription(topic_filter: str, rights: Path) -> list[str]:
+    """Returns settings of a broker that rejects all other subscriptions. Skips the test without the plugin.
 
     Args:
-        topic_filter: What anybody may listen to.
-        rights: The plugin's file, which is written.
+        topic_filter: The only filter that clients may subscribe to.
+        rights: Where to write the plugin's configuration.
     """
     if not DYNAMIC_SECURITY.exists():
         pytest.skip("mosquitto has no plugin for dynamic security here")
@@ -53,37 +53,37 @@ def listening_only_to(topic_filter: str, rights: Path) -> list[str]:
 
 
 PATIENT = ("max_queued_messages 0", "max_inflight_messages 0")
-"""Settings of a broker that passes on at once what a burst brings, and drops nothing of it for a slow subscriber."""
+"""Settings of a broker that forwards a burst of messages at once, and drops none of them for a slow subscriber."""
 
 
 PATIENCE_S = 60.0
-"""How long a test waits for what must come. Only a failure takes so long, so that a busy machine is no failure."""
+"""How long tests wait for a condition. Only a failing test takes this long, so a busy machine makes none fail."""
 
 
 def wait_until(condition: Callable[[], object], timeout_s: float = PATIENCE_S) -> None:
-    """Waits until a condition holds that nobody announces."""
+    """Polls a condition until it holds."""
     give_up_s = time.monotonic() + timeout_s
     while not condition():
-        assert time.monotonic() < give_up_s, "it did not come about"
+        assert time.monotonic() < give_up_s, "the condition did not become true"
         time.sleep(0.01)
 
 
 def free_port() -> int:
-    """A port on which nobody listens, and which the system gives to no connection by itself."""
-    draw = random.SystemRandom()  # others would draw the same as a test beside them, where a training has set the seed
+    """Returns an unused port outside the range of ephemeral ports."""
+    draw = random.SystemRandom()  # the shared generator may have been seeded, so that parallel tests draw the same port
     while True:
         port = draw.randrange(10_000, 32_768)
-        with socket.socket() as probe, contextlib.suppress(OSError):  # somebody has it
+        with socket.socket() as probe, contextlib.suppress(OSError):  # in use
             probe.bind(("127.0.0.1", port))
             return port
 
 
 class Mosquitto:
-    """A broker that can be stopped and started again on the same port. Without persistence, it forgets everything.
+    """A broker that can be stopped and started again on the same port. It has no persistence.
 
     Args:
         folder: For its configuration and log.
-        settings: Lines of its configuration. Without any, everybody may connect.
+        settings: Lines of its configuration. By default, anybody may connect.
         port: A free one if not given.
     """
 
@@ -93,7 +93,7 @@ class Mosquitto:
         self.port = port or free_port()
         self._folder = folder
         self._config = folder / f"mosquitto-{self.port}.conf"
-        # As root it would change to a user who cannot read the test's files.
+        # As root, it would switch to a user who cannot read the test's files.
         user = ["user root"] if os.geteuid() == 0 else []
         lines = [*user, f"listener {self.port} 127.0.0.1", "log_type all", *settings]
         self._config.write_text("\n".join(lines) + "\n")
@@ -108,12 +108,12 @@ class Mosquitto:
 
     @property
     def log(self) -> str:
-        """What it has logged so far."""
+        """Its log so far."""
         return self._config.with_suffix(".log").read_text()
 
     @property
     def pid(self) -> int:
-        """The running broker's process."""
+        """The process id of the running broker."""
         assert self._process is not None
         return self._process.pid
 
@@ -139,9 +139,9 @@ class Mosquitto:
             self._process = None
 
     def start_again(self, listener: Listener) -> None:
-        """Starts it after its death, and waits until it sends messages to the listener again.
+        """Starts it after `kill`, and waits until the listener has subscribed again.
 
-        What others publish before that reaches nobody; who must not be first is to be kept away until this returns.
+        The listener misses what is published before that, so other clients should not connect until this returns.
         """
         listener.wait_lost()
         self.start()
@@ -149,8 +149,8 @@ class Mosquitto:
 
 
 @dataclass(frozen=True)
-class Heard:
-    """One message as the independent client received it."""
+class ReceivedMessage:
+    """A message that the independent client received."""
 
     topic: str
     payload: str
@@ -160,7 +160,7 @@ class Heard:
 
 
 class Listener:
-    """An independent MQTT 5 client that subscribes to everything, reconnects within milliseconds, and remembers.
+    """An independent MQTT 5 client that records all messages, and reconnects within milliseconds.
 
     Args:
         port: The broker's.
@@ -168,10 +168,10 @@ class Listener:
     """
 
     def __init__(self, port: int, *, login: tuple[str, str] | None = None, topic_filter: str = "#") -> None:
-        self.heard: list[Heard] = []
+        self.received: list[ReceivedMessage] = []
         self._port = port
         self._topic_filter = topic_filter
-        self._news = threading.Condition()
+        self._changed = threading.Condition()
         self._subscribed = threading.Event()
         self._client = paho.Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5)
         if login:
@@ -195,27 +195,27 @@ class Listener:
         self._client.loop_stop()
 
     def wait_subscribed(self) -> None:
-        """Waits until the broker sends it messages (again)."""
+        """Waits until it has subscribed (again)."""
         assert self._subscribed.wait(PATIENCE_S)
 
     def wait_lost(self) -> None:
-        """Waits until it has noticed that the broker is gone."""
+        """Waits until it has noticed that the connection is lost."""
         wait_until(lambda: not self._subscribed.is_set())
 
     def wait_for(self, condition: Callable[[], object], timeout_s: float = PATIENCE_S) -> None:
-        """Waits until a condition on what was heard holds."""
-        with self._news:
-            assert self._news.wait_for(condition, timeout_s), f"heard only {self.heard}"
+        """Waits until a condition on the received messages holds."""
+        with self._changed:
+            assert self._changed.wait_for(condition, timeout_s), f"received only {self.received}"
 
-    def take(self) -> list[Heard]:
-        """What was heard since the last call, in order; it is forgotten here."""
-        with self._news:
-            heard, self.heard = self.heard, []
-        return heard
+    def take(self) -> list[ReceivedMessage]:
+        """Returns and forgets the messages received since the last call, in order."""
+        with self._changed:
+            received, self.received = self.received, []
+        return received
 
-    def on(self, topic: str) -> list[Heard]:
-        """What was heard on a topic, in order."""
-        return [message for message in self.heard if message.topic == topic]
+    def on(self, topic: str) -> list[ReceivedMessage]:
+        """Returns the messages received on a topic, in order."""
+        return [message for message in self.received if message.topic == topic]
 
     def publish(
         self,
@@ -227,7 +227,7 @@ class Listener:
         correlation_data: bytes | None = None,
         user_properties: Sequence[tuple[str, str]] = (),
     ) -> None:
-        """Publishes a message and waits until the broker has it."""
+        """Publishes a message and waits until the broker has acknowledged it."""
         properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
         if response_topic is not None:
             properties.ResponseTopic = response_topic
@@ -242,7 +242,9 @@ class Listener:
 
     def _on_message(self, _client: object, _data: object, message: paho.MQTTMessage) -> None:
         properties = message.properties.json() if message.properties else {}  # type: ignore[no-untyped-call]
-        heard = Heard(message.topic, message.payload.decode(errors="replace"), message.qos, message.retain, properties)
-        with self._news:
-            self.heard.append(heard)
-            self._news.notify_all()
+        received = ReceivedMessage(
+            message.topic, message.payload.decode(errors="replace"), message.qos, message.retain, properties
+        )
+        with self._changed:
+            self.received.append(received)
+            self._changed.notify_all()

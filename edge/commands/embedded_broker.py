@@ -1,4 +1,4 @@
-"""A broker for the time of a demonstration, on a port of this machine that nobody else uses."""
+"""A temporary broker for `edge demo`, on a free port of the loopback interface."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from edge.errors import BrokerUnreachable, RuntimeMissing
 
 _READY_WITHIN_S = 10.0
 
-# rumqttd's own file: with keyword arguments, iotcore would open a listener for MQTT 3.1.1 only. There is none here,
-# because rumqttd 0.20 breaks off when a message with MQTT 5 properties is to go to a 3.1.1 client.
+# rumqttd's own file: with keyword arguments, iotcore would open a listener for MQTT 3.1.1 only. There is no such
+# listener here, as rumqttd 0.20 fails when it forwards a message with MQTT 5 properties to a 3.1.1 client.
 _RUMQTTD: Final = """
 id = 0
 
@@ -49,7 +49,7 @@ allow_anonymous true
 
 @contextmanager
 def embedded_broker() -> Iterator[int]:
-    """Starts a broker that speaks MQTT 5, and stops it at the end.
+    """Runs a broker with MQTT 5 while the context is open.
 
     Yields:
         Its port on the loopback address.
@@ -89,17 +89,17 @@ def _mosquitto(folder: Path, port: int) -> Iterator[None]:
         )
     config = folder / "mosquitto.conf"
     config.write_text(_MOSQUITTO.format(port=port), encoding="utf-8")
-    # In a session of its own, Ctrl-C does not end it before the agent has said goodbye.
+    # In a session of its own, so that Ctrl-C does not end it before the agent has disconnected.
     command = [program, "-c", str(config)]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True) as process:  # noqa: S603 - our own
         try:
-            _wait_until_it_listens(process, port)
+            _wait_until_listening(process, port)
             yield
         finally:
             process.terminate()
 
 
-def _wait_until_it_listens(process: subprocess.Popen[bytes], port: int) -> None:
+def _wait_until_listening(process: subprocess.Popen[bytes], port: int) -> None:
     until_s = time.monotonic() + _READY_WITHIN_S
     while time.monotonic() < until_s and process.poll() is None:
         with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from edge.errors import BrokerError, BrokerRefused
 from edge.mqtt import BrokerSettings
 from edge.mqtt.connection import Connection
-from edge.mqtt.dial import CONNECT_TIMEOUT_S, connect
+from edge.mqtt.connect import CONNECT_TIMEOUT_S, connect
 from edge.mqtt.packets import Ack, Received, Subscription
 
 log = logging.getLogger(__name__)
@@ -62,12 +62,12 @@ def _subscribe(connection: Connection, subscriptions: Sequence[Subscription], se
     deadline_s = time.monotonic() + CONNECT_TIMEOUT_S
     while len(acks) < len(subscriptions) and connection.fault is None and time.monotonic() < deadline_s:
         connection.wait(_TICK_S)
-        acks += connection.take_subscribed()
+        acks += connection.take_subacks()
     if connection.fault is not None:
         raise connection.fault
-    rejected = [ack for ack in acks if ack.refusal is not None]
+    rejected = [ack for ack in acks if ack.rejection is not None]
     for ack in rejected:
-        log.warning("the broker rejected the subscription to %s (%s)", ack.topic, ack.refusal)
+        log.warning("the broker rejected the subscription to %s (%s)", ack.topic, ack.rejection)
     if acks and len(rejected) == len(acks):
         raise BrokerRefused("the broker rejected all subscriptions", where=settings.address,
                             remedy="Allow them in the broker's access list")  # fmt: skip

@@ -1,7 +1,7 @@
-"""The parts of the MQTT session: settings, one connection, what travels over it, and its faults in plain words."""
+"""The MQTT client: broker settings, the connection and the session on it, and broker faults as readable errors."""
 
 from edge.mqtt.commands import CommandHandler
-from edge.mqtt.logbook import PublisherStats
+from edge.mqtt.monitor import PublisherStats
 from edge.mqtt.probe import probe_broker
 from edge.mqtt.settings import BrokerSettings, Tls
 

@@ -1,4 +1,4 @@
-"""Requests from the broker and their answers: whatever comes in, an answer goes out, and nothing breaks."""
+"""Commands: parses requests, calls their handlers, and always produces a response."""
 
 from __future__ import annotations
 
@@ -18,44 +18,51 @@ from edge.topics import Topics
 log = logging.getLogger(__name__)
 
 CommandHandler = Callable[[CommandRequest], JsonValue]
-"""Carries a command out and returns what to answer. Raises `UserError` to say why it does not."""
+"""Carries a command out and returns the result. Raises `UserError` if it cannot."""
 
-_LONGEST_REQUEST = 4096
+_MAX_REQUEST_BYTES = 4096
 _RESPONSE_EXPIRY_S = 60
-"""A broker may keep answers for somebody who is away; nobody needs them later, and they may hold a picture."""
+"""A broker may queue responses for a client that is offline; they are useless later, and may contain a picture."""
 
 
 class Commands:
-    """Answers requests. It raises nothing.
+    """Responds to requests. Never raises.
 
     Args:
         topics: The device's topics.
-        handlers: What each command does. A handler is to be done within a second or two: the publisher waits for it.
+        handlers: By command name. A handler should return within a second or two, as the publisher's thread runs it.
     """
 
     def __init__(self, *, topics: Topics, handlers: Mapping[str, CommandHandler]) -> None:
         self._topics = topics
         self._handlers = handlers
 
-    def answer(self, topic: str, payload: bytes, *, wall_s: float, why_not: str | None = None) -> Message:
-        """Carries out the request that came on `topic`, unless there is a reason not to, and returns the response."""
+    def respond(self, topic: str, payload: bytes, *, wall_s: float, refusal: str | None = None) -> Message:
+        """Carries out a request and returns the response.
+
+        Args:
+            topic: The topic of the request.
+            payload: The request.
+            wall_s: The time for the response's timestamp.
+            refusal: If given, the request is not carried out but answered with this error.
+        """
         name = topic.rpartition("/")[2]
         try:
-            request = _read(payload)
+            request = _parse(payload)
         except _Malformed as malformed:
             return self._response(name, malformed.request_id, wall_s, error=str(malformed))
-        if why_not is not None:
-            return self._response(name, request.id, wall_s, error=why_not)
-        return self._carry_out(name, request, wall_s)
+        if refusal is not None:
+            return self._response(name, request.id, wall_s, error=refusal)
+        return self._execute(name, request, wall_s)
 
-    def _carry_out(self, name: str, request: CommandRequest, wall_s: float) -> Message:
+    def _execute(self, name: str, request: CommandRequest, wall_s: float) -> Message:
         try:
             return self._response(name, request.id, wall_s, result=self._handler(name)(request))
-        except UserError as refusal:
-            error = str(refusal)
+        except UserError as user_error:
+            error = str(user_error)
         except Exception:
             log.exception("the command %s failed", name)
-            error = "the agent failed to carry this out; its log says more"
+            error = "the command failed; see the agent's log"
         return self._response(name, request.id, wall_s, error=error)
 
     def _response(
@@ -85,24 +92,24 @@ class Commands:
             return self._handlers[name]
         except KeyError:
             known = ", ".join(sorted(self._handlers)) or "none"
-            raise UserError(f"no command is called {name}", remedy=f"Commands here: {known}") from None
+            raise UserError(f"unknown command {name}", remedy=f"Available commands: {known}") from None
 
 
-def without_result(response: Message, *, why: str) -> Message:
-    """The same answer with an error in place of what it has to say."""
-    answer = CommandResponse.model_validate_json(response.payload)
-    return replace(response, payload=answer.model_copy(update={"ok": False, "error": why, "result": None}).encode())
+def without_result(response: Message, *, error: str) -> Message:
+    """Returns the response with an error in place of its result."""
+    payload = CommandResponse.model_validate_json(response.payload)
+    return replace(response, payload=payload.model_copy(update={"ok": False, "error": error, "result": None}).encode())
 
 
-class _Malformed(Exception):  # it is an answer on its way, not an error
+class _Malformed(Exception):  # not an error of the agent: its text becomes the response
     def __init__(self, what: str, request_id: str | int | None = None) -> None:
         super().__init__(what)
         self.request_id = request_id
 
 
-def _read(payload: bytes) -> CommandRequest:
-    if len(payload) > _LONGEST_REQUEST:
-        raise _Malformed(f"the request has {len(payload)} bytes; at most {_LONGEST_REQUEST} are read")
+def _parse(payload: bytes) -> CommandRequest:
+    if len(payload) > _MAX_REQUEST_BYTES:
+        raise _Malformed(f"the request has {len(payload)} bytes; the limit is {_MAX_REQUEST_BYTES}")
     try:
         return CommandRequest.model_validate_json(payload)
     except ValidationError as error:
@@ -112,11 +119,11 @@ def _read(payload: bytes) -> CommandRequest:
 
 
 def _salvage_id(payload: bytes) -> str | int | None:
-    """The id of a request that is wrong in some other way, if it can be sent back."""
+    """Returns the id of a request that is otherwise invalid, if it can be echoed in the response."""
     try:
         request = json.loads(payload)
         found = request.get("id") if isinstance(request, dict) else None
-        str(found).encode()  # half of a surrogate pair has no UTF-8
+        str(found).encode()  # fails for a lone surrogate
     except (ValueError, RecursionError):
         return None
     return found if isinstance(found, str | int) and not isinstance(found, bool) else None

@@ -1,4 +1,4 @@
-"""The outbox's way through one connection: in order, a few at a time, each forgotten only when acknowledged."""
+"""Sends the outbox over one connection: in order, within the send quota, deleting only what is acknowledged."""
 
 from __future__ import annotations
 
@@ -13,71 +13,72 @@ from edge.payloads import mark_historical
 
 
 class Delivery:
-    """Sends what waits in the outbox, and marks as historical what had to wait.
+    """Sends the events in the outbox, and marks those that had to wait as historical.
 
-    That is what was put there before this connection, and what comes while that is being sent, which may take minutes.
-    An event that the broker refuses for the moment stays in the outbox, as do those on topics that are left alone; when
-    they are not any more, the topic's events are sent in order, marked as historical. Other topics do not wait.
+    Those are the backlog from before this connection, and what is added while the backlog is being sent, which may take
+    minutes. An event that the broker rejects temporarily stays in the outbox, like all events on a topic that is held
+    back. When the topic is released, its events are sent in order, marked as historical. Other topics do not wait.
 
     Args:
-        outbox: Where the messages are.
-        connection: Newly made.
+        outbox: The events.
+        connection: A new connection.
     """
 
     def __init__(self, *, outbox: Outbox, connection: Connection) -> None:
         self._outbox = outbox
         self._connection = connection
-        self._newest_historical = outbox.last_id
-        self._newest_left_alone: dict[str, int] = {}
-        self._left_alone: set[str] = set()
+        self._last_historical_id = outbox.last_id
+        self._last_held_ids: dict[str, int] = {}  # by topic
+        self._held_topics: set[str] = set()
         self._caught_up = outbox.depth == 0
-        self._seen = 0
-        self._under_way: dict[int, int] = {}
+        self._cursor = 0  # the entry id up to which the outbox has been read
+        self._in_flight: dict[int, int] = {}  # entry ids by send id
 
-    def send(self, *, without: Collection[str] = ()) -> None:
-        """Sends as many messages as there is room for, but for those on topics to leave alone."""
-        for topic in self._left_alone.difference(without):
-            self._newest_left_alone[topic] = self._outbox.last_id
-            self._seen = 0  # those under way are passed over
-        self._left_alone = set(without)
+    def send(self, *, exclude: Collection[str] = ()) -> None:
+        """Sends as many events as the send quota allows, leaving out those on topics in `exclude`, which are held."""
+        for topic in self._held_topics.difference(exclude):
+            self._last_held_ids[topic] = self._outbox.last_id
+            self._cursor = 0  # entries in flight are skipped below
+        self._held_topics = set(exclude)
         if not self._caught_up:
-            self._newest_historical = self._outbox.last_id
-        while room := self._connection.room:
-            entries, self._seen = self._outbox.pending(after=self._seen, limit=room, without=without)
+            self._last_historical_id = self._outbox.last_id
+        while quota := self._connection.send_quota:
+            entries, self._cursor = self._outbox.pending(after=self._cursor, limit=quota, exclude=exclude)
             for entry in entries:
-                if entry.id not in self._under_way.values():
+                if entry.id not in self._in_flight.values():
                     self._send(entry)
-            if len(entries) < room:
+            if len(entries) < quota:
                 self._caught_up = True
                 return
 
-    def settle(self, ack: Ack) -> bool:
-        """Forgets a message that the broker took, or would not take at any time.
+    def process_ack(self, ack: Ack) -> bool:
+        """Deletes an event from the outbox if it was accepted or permanently rejected.
 
         Returns:
-            Whether it was about an event.
+            Whether the acknowledgement is that of an event.
         """
-        entry_id = self._under_way.pop(ack.number, None)
+        entry_id = self._in_flight.pop(ack.send_id, None)
         if entry_id is None:
             return False
-        if ack.refusal is None or ack.hopeless:
+        if ack.rejection is None or ack.permanent:
             self._outbox.ack(entry_id)
         else:
-            self._left_alone.add(ack.topic)  # at least until the next call of `send`, which finds it again
+            # So that the next `send` reads the event again, even if the topic is not in its `exclude`.
+            self._held_topics.add(ack.topic)
         return True
 
     @property
     def idle(self) -> bool:
-        """Whether everything is delivered but on topics that are left alone."""
-        if self._under_way:
+        """Whether all events are acknowledged, apart from those on topics that are held."""
+        if self._in_flight:
             return False
-        entries, _ = self._outbox.pending(after=self._seen, limit=1, without=self._left_alone)
+        entries, _ = self._outbox.pending(after=self._cursor, limit=1, exclude=self._held_topics)
         if entries:
-            self._seen = entries[0].id - 1  # further back where it could not be read before
+            self._cursor = entries[0].id - 1  # may be further back, where the disk could not be read before
         return not entries
 
     def _send(self, entry: Entry) -> None:
         message = entry.message
-        if entry.id <= max(self._newest_historical, self._newest_left_alone.get(message.topic, 0)):
+        if entry.id <= max(self._last_historical_id, self._last_held_ids.get(message.topic, 0)):
             message = replace(message, payload=mark_historical(message.payload))
-        self._under_way[self._connection.send(message)] = entry.id
+        self._in_flight[self._connection.send(message)] = entry.id

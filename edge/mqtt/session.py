@@ -1,4 +1,4 @@
-"""What is said and heard over one connection, from the birth to the goodbye."""
+"""The exchange over one connection: subscriptions, commands, retained messages and events, until the disconnect."""
 
 from __future__ import annotations
 
@@ -9,40 +9,44 @@ from functools import partial
 
 from edge.backoff import Backoff
 from edge.domain import Message
-from edge.mqtt.caution import Caution
 from edge.mqtt.commands import without_result
 from edge.mqtt.connection import Connection
 from edge.mqtt.delivery import Delivery
-from edge.mqtt.faults import BrokenOff, Unanswering
-from edge.mqtt.hearing import Answer, Hearing
-from edge.mqtt.logbook import Logbook
-from edge.mqtt.packets import Ack, Said, is_topic
-from edge.mqtt.pauses import Pauses
-from edge.mqtt.states import States
+from edge.mqtt.faults import AckTimeout, ConnectionDropped
+from edge.mqtt.holdoffs import Holdoffs
+from edge.mqtt.inbound import Inbound, Response
+from edge.mqtt.monitor import Monitor
+from edge.mqtt.packets import Ack, Operation, is_valid_topic
+from edge.mqtt.quarantine import Quarantine
+from edge.mqtt.retained import RetainedMessages
 from edge.outbox import Outbox
 
 log = logging.getLogger(__name__)
 
-_LONGEST_PAUSE_S = 60.0
-_LONGEST_PAUSE_OF_STATES_S = 3600.0
-"""After which something is said again that the broker has refused: a quota is free, a right was given. States for which
-there is no right are said again seldom."""
-_MOST_ANSWERS_HELD_BACK = 50
-"""Each may hold a picture."""
+_MAX_HOLDOFF_S = 60.0
+_MAX_HOLDOFF_FORBIDDEN_S = 3600.0
+"""The longest time before a rejected message is sent again, as a quota may be free or a right granted by then. Retained
+messages that the device has no right to publish are retried less often."""
+_MAX_QUEUED_RESPONSES = 50
+"""Each may contain a picture."""
 
 
 class Session:
-    """One connection's. For one thread.
+    """Sends and receives over one connection. Not thread-safe.
+
+    A topic on which the broker rejects a message is held back, longer after each further rejection, while all other
+    topics go on. The exceptions are events that are rejected permanently, which are discarded, and topics that the
+    device may not clear, which are given up.
 
     Args:
-        connection: Newly made.
-        outbox: Where the events wait.
-        states: How things stand.
-        hearing: What is listened to.
-        caution: Kept from connection to connection.
-        logbook: Told what the broker refuses.
-        on_delivered: Told the topic of each message with QoS 1 that the broker has taken.
-        abandoned: Whether outbox and states are another's by now.
+        connection: A new connection.
+        outbox: The events to deliver.
+        retained: The retained messages.
+        inbound: Handles what is received.
+        quarantine: Outlives the connection.
+        monitor: Notified of rejections.
+        on_delivered: Called with the topic of each QoS 1 message that the broker has accepted.
+        abandoned: Returns whether the publisher failed to stop in time: outbox and topics then belong to its successor.
     """
 
     def __init__(
@@ -50,187 +54,192 @@ class Session:
         *,
         connection: Connection,
         outbox: Outbox,
-        states: States,
-        hearing: Hearing,
-        caution: Caution,
-        logbook: Logbook,
+        retained: RetainedMessages,
+        inbound: Inbound,
+        quarantine: Quarantine,
+        monitor: Monitor,
         on_delivered: Callable[[str], None],
         abandoned: Callable[[], bool],
     ) -> None:
         self._connection = connection
         self._delivery = Delivery(outbox=outbox, connection=connection)
-        self._states = states
-        self._hearing = hearing
-        self._caution = caution
-        self._logbook = logbook
+        self._retained = retained
+        self._inbound = inbound
+        self._quarantine = quarantine
+        self._monitor = monitor
         self._on_delivered = on_delivered
         self._abandoned = abandoned
-        self._unheard = hearing.subscriptions
-        self._refused: Pauses[str] = Pauses(partial(Backoff, limit_s=_LONGEST_PAUSE_S))
-        self._forbidden_states: Pauses[str] = Pauses(partial(Backoff, limit_s=_LONGEST_PAUSE_OF_STATES_S))
-        self._flooded = False
+        self._not_subscribed = inbound.subscriptions
+        self._rejected: Holdoffs[str] = Holdoffs(partial(Backoff, limit_s=_MAX_HOLDOFF_S))
+        self._forbidden: Holdoffs[str] = Holdoffs(partial(Backoff, limit_s=_MAX_HOLDOFF_FORBIDDEN_S))
+        self._overloaded = False
         self._started_s = time.monotonic()
-        caution.begin()
-        states.resend()
+        quarantine.connected()
+        retained.resend_all()
 
     @property
-    def held_s(self) -> float:
-        """For how long the connection has held."""
+    def lifetime_s(self) -> float:
+        """For how long the connection has been established."""
         return time.monotonic() - self._started_s
 
     @property
     def delivered(self) -> bool:
-        """Whether no event waits that the broker takes."""
+        """Whether all events are acknowledged, apart from those on topics that are held back."""
         return self._delivery.idle
 
-    def listen(self, *, why_not: str | None = None) -> None:
-        """Does what was asked for; no command, if there is a reason not to."""
+    def handle_received(self, *, refusal: str | None = None) -> None:
+        """Handles the messages received. If `refusal` is given, commands are answered with it as their error."""
         for received in self._connection.take_received():
-            if self._hearing.is_command(received.topic) and self._connection.held_back > _MOST_ANSWERS_HELD_BACK:
-                self._pass_over(received.topic)
+            if self._inbound.is_command(received.topic) and self._connection.queued > _MAX_QUEUED_RESPONSES:
+                self._skip_command(received.topic)
                 continue
-            for answer in self._hearing.hear(received, why_not=why_not):
-                self._reply(answer)
+            for response in self._inbound.handle(received, refusal=refusal):
+                self._respond(response)
 
-    def settle(self) -> list[Ack]:
-        """Takes notice of the broker's answers. Returns those to messages."""
+    def process_acks(self) -> list[Ack]:
+        """Processes the broker's acknowledgements. Returns those of messages."""
         acks = self._connection.take_acks()
         for ack in acks:
             if self._abandoned():
                 return []
-            self._note(ack)
-            self._settle(ack)
-        for answer in self._connection.take_subscribed():
-            self._note(answer)
-            if answer.refusal is not None:
-                self._logbook.deaf(answer.topic, answer.refusal)
+            self._inform_quarantine(ack)
+            self._process_ack(ack)
+        for suback in self._connection.take_subacks():
+            self._inform_quarantine(suback)
+            if suback.rejection is not None:
+                self._monitor.subscription_rejected(suback.topic, suback.rejection)
         return acks
 
-    def speak(self) -> None:
-        """Says what is due, as far as there is room."""
-        self._hearing.announce()
-        self._connection.careful = self._caution.needed
+    def send_due(self) -> None:
+        """Sends what is due, as far as the send quota allows: subscriptions, retained messages, then events."""
+        self._inbound.announce_if_due()
+        self._connection.serial = self._quarantine.needs_serial
         self._subscribe()
-        left_alone = self._left_alone
-        for message in self._states.take(self._connection.room, now_s=time.monotonic(), without=left_alone):
+        held = self._held_topics
+        for message in self._retained.take_due(self._connection.send_quota, now_s=time.monotonic(), exclude=held):
             self._connection.send(message)
-        self._delivery.send(without=left_alone)
-        if self._connection.careful and not self._connection.unanswered and self._delivery.idle:
-            self._caution.all_answered()
+        self._delivery.send(exclude=held)
+        if self._connection.serial and not self._connection.unacknowledged and self._delivery.idle:
+            self._quarantine.all_acknowledged()
 
-    def find_out_why(self) -> bool:
-        """After the connection broke off: finds out whether that was because of what was said.
+    def diagnose_drop(self) -> bool:
+        """Infers, after the connection has ended, whether the broker dropped it over an operation.
 
         Returns:
-            Whether something is left alone from now on, and the next connection may hold, as this one did so far.
+            Whether an operation has been put into quarantine, and the broker accepted others over this connection: the
+            next one may last, so there is no need to wait before it.
         """
-        fault, unanswered = self._connection.fault, self._connection.unanswered
-        if not isinstance(fault, BrokenOff):
+        fault, unacknowledged = self._connection.fault, self._connection.unacknowledged
+        if not isinstance(fault, ConnectionDropped):
             return False
-        tried_again = [said for said in unanswered if self._caution.blames(said)]
-        guilty = self._caution.broken_off(
-            unanswered,
-            careful=self._connection.careful,
-            held_s=self.held_s,
-            unanswering=isinstance(fault, Unanswering),
+        retried = [operation for operation in unacknowledged if self._quarantine.is_offender(operation)]
+        offender = self._quarantine.connection_dropped(
+            unacknowledged,
+            serial=self._connection.serial,
+            lifetime_s=self.lifetime_s,
+            unresponsive=isinstance(fault, AckTimeout),
         )
-        if guilty is None:
+        if offender is None:
             return False
-        if guilty.listening:
-            self._logbook.deaf(guilty.topic, fault.how)
-        elif guilty in tried_again and self._states.clears(guilty.topic):
-            self._forsake(guilty.topic)
+        if offender.subscribe:
+            self._monitor.subscription_rejected(offender.topic, fault.behavior)
+        elif offender in retried and self._retained.clears(offender.topic):
+            self._give_up_clearing(offender.topic)
         else:
-            self._logbook.rejection(Ack(0, guilty, fault.how, forbidden=True), lost=False)
-        return self._caution.heard
+            self._monitor.message_rejected(Ack(0, offender, fault.behavior, forbidden=True), lost=False)
+        return self._quarantine.any_acknowledged
 
-    def say_goodbye(self, goodbye: Message, *, timeout_s: float) -> bool:
-        """Delivers what is left, says goodbye and waits until the broker has heard it, all within limits.
+    def disconnect(self, offline: Message, *, timeout_s: float) -> bool:
+        """Delivers what is left, publishes the `offline` status, and disconnects once it is acknowledged.
 
         Returns:
-            Whether it has. Where it has not, the connection is left open, so that its end publishes the last will.
+            Whether it was acknowledged in time. If not, no DISCONNECT is sent, so that the broker publishes the will.
         """
         give_up_s = time.monotonic() + timeout_s
-        last_call_s = give_up_s - timeout_s / 3
-        while self._may_go_on and time.monotonic() < last_call_s:
-            self.listen(why_not="the agent is just ending; ask again")
-            self.settle()
-            if self._delivery.idle and self._states.idle(without=self._left_alone):
+        last_send_s = give_up_s - timeout_s / 3
+        while self._usable and time.monotonic() < last_send_s:
+            self.handle_received(refusal="the agent is shutting down; try again")
+            self.process_acks()
+            if self._delivery.idle and self._retained.idle(exclude=self._held_topics):
                 break
-            self.speak()
+            self.send_due()
             self._connection.wait(0.1)
         if self._abandoned():
             return False
-        number = self._connection.send(goodbye)
-        heard = False
-        while self._may_go_on and not heard and time.monotonic() < give_up_s:
+        send_id = self._connection.send(offline)
+        acknowledged = False
+        while self._usable and not acknowledged and time.monotonic() < give_up_s:
             self._connection.wait(0.1)
-            heard = any(ack.number == number and ack.refusal is None for ack in self.settle())
-        if heard:
+            acknowledged = any(ack.send_id == send_id and ack.rejection is None for ack in self.process_acks())
+        if acknowledged:
             self._connection.close()
-        return heard
+        return acknowledged
 
     @property
-    def _may_go_on(self) -> bool:
+    def _usable(self) -> bool:
         return self._connection.fault is None and not self._abandoned()
 
     @property
-    def _left_alone(self) -> set[str]:
-        """The topics not to publish on, for the moment."""
-        return {*self._caution.left_alone, *self._refused.held, *self._forbidden_states.held}
+    def _held_topics(self) -> set[str]:
+        """The topics not to publish on now."""
+        return {*self._quarantine.held_topics, *self._rejected.held, *self._forbidden.held}
 
     def _subscribe(self) -> None:
-        """To all that it has not yet, but for what the broker is known to refuse."""
-        shunned = [wanted for wanted in self._unheard if self._caution.shuns(Said(wanted.topic_filter, listening=True))]
-        self._connection.subscribe([wanted for wanted in self._unheard if wanted not in shunned])
-        self._unheard = shunned
+        """Sends all subscriptions that have not been sent, apart from those in quarantine."""
+        held = [
+            subscription
+            for subscription in self._not_subscribed
+            if self._quarantine.holds(Operation(subscription.topic_filter, subscribe=True))
+        ]
+        self._connection.subscribe([subscription for subscription in self._not_subscribed if subscription not in held])
+        self._not_subscribed = held
 
-    def _settle(self, ack: Ack) -> None:
-        of_event = self._delivery.settle(ack)
-        refused = self._forbidden_states if ack.forbidden and not of_event else self._refused
-        if ack.refusal is None:
-            self._refused.taken(ack.topic)
-            self._forbidden_states.taken(ack.topic)
-            self._deliver(ack.topic)
-        elif ack.forbidden and self._states.clears(ack.topic):
-            self._forsake(ack.topic)
+    def _process_ack(self, ack: Ack) -> None:
+        of_event = self._delivery.process_ack(ack)
+        holdoffs = self._forbidden if ack.forbidden and not of_event else self._rejected
+        if ack.rejection is None:
+            self._rejected.accepted(ack.topic)
+            self._forbidden.accepted(ack.topic)
+            self._mark_delivered(ack.topic)
+        elif ack.forbidden and self._retained.clears(ack.topic):
+            self._give_up_clearing(ack.topic)
         else:
-            self._logbook.rejection(ack, lost=of_event and ack.hopeless)
-            if not ack.hopeless and (of_event or self._states.refused(ack.topic)):
-                refused.begin(ack.topic)
+            self._monitor.message_rejected(ack, lost=of_event and ack.permanent)
+            if not ack.permanent and (of_event or self._retained.rejected(ack.topic)):
+                holdoffs.start(ack.topic)
 
-    def _note(self, answer: Ack) -> None:
-        if answer.refusal is None:
-            self._caution.answered(answer.said)
-        elif not answer.unsent:
-            self._caution.denied(answer.said)
+    def _inform_quarantine(self, ack: Ack) -> None:
+        if ack.rejection is None:
+            self._quarantine.acknowledged(ack.operation)
+        elif not ack.unsent:
+            self._quarantine.rejected(ack.operation)
 
-    def _forsake(self, topic: str) -> None:
-        """Gives up clearing a topic, or it would be tried at each connection."""
-        self._logbook.left_behind(topic)
-        self._deliver(topic)
+    def _give_up_clearing(self, topic: str) -> None:
+        """Stops trying to clear a topic, which would otherwise be retried over each connection."""
+        self._monitor.clearing_forbidden(topic)
+        self._mark_delivered(topic)
 
-    def _deliver(self, topic: str) -> None:
-        self._states.delivered(topic)
+    def _mark_delivered(self, topic: str) -> None:
+        self._retained.acknowledged(topic)
         self._on_delivered(topic)
 
-    def _pass_over(self, topic: str) -> None:
-        if not self._flooded:
-            log.warning("%s: more commands come than can be answered; some are passed over", topic)
-        self._flooded = True
+    def _skip_command(self, topic: str) -> None:
+        if not self._overloaded:
+            log.warning("%s: commands arrive faster than the broker accepts the responses; some are skipped", topic)
+        self._overloaded = True
 
-    def _reply(self, answer: Answer) -> None:
+    def _respond(self, response: Response) -> None:
         if self._connection.fault is not None:
-            return  # it was carried out, and there is no way to say so
-        message, correlation_data = answer.message, answer.correlation_data
-        if not is_topic(message.topic):
-            log.warning("%.60s: a command is not answered there: that is no topic to publish on", message.topic)
+            return  # the command was carried out, but there is no connection for the response
+        message, correlation_data = response.message, response.correlation_data
+        if not is_valid_topic(message.topic):
+            log.warning("%.60s: no response to a command is sent: not a valid topic to publish on", message.topic)
             return
-        if self._caution.shuns(answer.said):
-            log.debug("%s: a command is not answered there: the broker breaks off over it", message.topic)
+        if self._quarantine.holds(response.operation):
+            log.debug("%s: no response to a command is sent: the broker drops the connection over it", message.topic)
             return
         if not self._connection.fits(message, correlation_data=correlation_data):
-            why = f"the answer is too large for the broker, which takes {self._connection.largest_bytes} bytes"
-            log.warning("%s: %s", message.topic, why)
-            message = without_result(message, why=why)
-        self._connection.send(message, correlation_data=correlation_data, said=answer.said)
+            error = f"the response exceeds the broker's limit of {self._connection.maximum_packet_size} bytes"
+            log.warning("%s: %s", message.topic, error)
+            message = without_result(message, error=error)
+        self._connection.send(message, correlation_data=correlation_data, operation=response.operation)

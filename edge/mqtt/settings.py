@@ -1,4 +1,4 @@
-"""Where the broker is and how to be let in."""
+"""The broker's address, credentials and TLS settings."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from edge.tls import client_context
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tls:
-    """An encrypted connection.
+    """Settings of an encrypted connection.
 
     Attributes:
-        ca_file: The authority that signed the broker's certificate; those of the system if None.
-        cert_file: The client's own certificate, where the broker asks for one.
+        ca_file: The authority that signed the broker's certificate; the system's authorities if None.
+        cert_file: The client certificate, if the broker requires one.
         key_file: Its private key, if it is not in `cert_file`.
     """
 
@@ -26,19 +26,19 @@ class Tls:
     key_file: Path | None = None
 
     def context(self) -> ssl.SSLContext:
-        """The files, read anew, so that a renewed certificate counts from the next connection on.
+        """Returns a context with the files as they are now, so that the next connection uses a renewed certificate.
 
         Raises:
-            ConfigError: A file is not there, or is not what it should be.
+            ConfigError: A file is missing or invalid.
         """
         context = _context(self.ca_file)
-        context.sslsocket_class = _TidySocket
+        context.sslsocket_class = _ClosingSocket
         if self.cert_file is not None:
             _load_certificate(context, self.cert_file, self.key_file)
         return context
 
 
-class _TidySocket(ssl.SSLSocket):
+class _ClosingSocket(ssl.SSLSocket):
     """Closes itself when the handshake fails; paho would leave it open."""
 
     def do_handshake(self, block: bool = False) -> None:  # noqa: FBT001, FBT002  # as inherited
@@ -62,7 +62,7 @@ def _context(ca_file: Path | None) -> ssl.SSLContext:
 
 def _load_certificate(context: ssl.SSLContext, cert_file: Path, key_file: Path | None) -> None:
     try:
-        # The callback refuses to ask for a passphrase on the terminal, where nobody would be.
+        # Without `password`, OpenSSL would ask for a passphrase on the terminal. `str` returns an empty one.
         context.load_cert_chain(cert_file, key_file, password=str)
     except OSError as error:
         raise ConfigError(
@@ -77,17 +77,17 @@ class BrokerSettings:
     """How to reach the broker.
 
     Attributes:
-        host: Name or address.
-        port: 1883 without TLS and 8883 with it, as a rule.
-        client_id: Unlike that of every other client of the broker.
+        host: Host name or IP address.
+        port: Usually 1883 without TLS, and 8883 with TLS.
+        client_id: Must be unique among the broker's clients.
         username: None for an anonymous client.
         password: Never shown in logs.
         tls: None for an unencrypted connection.
-        keepalive_s: After how long a silent connection is tested.
+        keepalive_s: MQTT's keep alive interval.
         allow_plaintext_password: Whether the password may cross a network unencrypted.
 
     Raises:
-        ConfigError: The password would cross a network unencrypted, and nobody allowed that.
+        ConfigError: The password would cross a network unencrypted, and `allow_plaintext_password` is not set.
     """
 
     host: str = "localhost"
@@ -109,15 +109,15 @@ class BrokerSettings:
             )
 
     def check_files(self) -> None:
-        """Reads the TLS files once, so that a wrong one is known before a connection is tried.
+        """Reads the TLS files, so that a faulty one is reported before the first connection.
 
         Raises:
-            ConfigError: One cannot be used.
+            ConfigError: A file cannot be used.
         """
         if self.tls is not None:
             self.tls.context()
 
     @property
     def address(self) -> str:
-        """Host and port as people write them."""
+        """Host and port, with brackets around an IPv6 address."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"

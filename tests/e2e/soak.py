@@ -26,7 +26,7 @@ from edge.payloads import timestamp
 from tests.e2e import hall
 from tests.e2e.hall import Vitals
 from tests.e2e.process import Edge, frozen
-from tests.mosquitto import PATIENT, Heard, Listener, Mosquitto
+from tests.mosquitto import PATIENT, Listener, Mosquitto, ReceivedMessage
 
 DOWN_S = 2.0
 """For how long the broker stays away."""
@@ -52,7 +52,7 @@ class Ledger:
     missing: int = 0
     standing: dict[str, str] = field(default_factory=dict)
 
-    def note(self, heard: Sequence[Heard]) -> None:
+    def note(self, heard: Sequence[ReceivedMessage]) -> None:
         """Takes down what was heard. An event may come twice after a bounce, and never out of order."""
         for message in heard:
             if message.topic != _EVENT:
@@ -151,7 +151,7 @@ class Soak:
         """Works until the time is over."""
         recoveries_s: list[float] = []
         with self._broker, Listener(self._broker.port) as listener, Edge("run", "--config", self._config) as agent:
-            listener.wait_for(lambda: any(message.topic == _EVENT for message in listener.heard))
+            listener.wait_for(lambda: any(message.topic == _EVENT for message in listener.received))
             self._started_s = time.monotonic()
             while self._elapsed_s < self._run_s:
                 self._watch(agent, listener, for_s=self._bounce_s)

@@ -85,7 +85,7 @@ def test_the_status_line_says_how_things_stand(unit: Machine, broker: Mosquitto,
     listener.publish("emotion/hall/cmd/pause", '{"id": 1}')
     wait_until(lambda: "door paused" in unit.show(UNIT, "StatusText"))
     broker.kill()
-    wait_until(lambda: "without the broker" in unit.show(UNIT, "StatusText"))
+    wait_until(lambda: "not connected to the broker" in unit.show(UNIT, "StatusText"))
 
 
 def test_a_reload_takes_another_configuration(unit: Machine, broker: Mosquitto, listener: Listener) -> None:
@@ -206,7 +206,7 @@ def test_the_doctor_has_the_password_and_the_state_of_the_service(unit: Machine,
     assert "OK    agent           running, as client " in found
     assert "OK    state folder    /var/lib/emotion-edge, writable" in found
     assert "FAIL  broker" in found_later
-    assert "a systemd credential is there only while its service runs" in found_later
+    assert "a systemd credential is available only while its service runs" in found_later
 
 
 def test_the_doctor_tells_strangers_who_may_ask(unit: Machine) -> None:

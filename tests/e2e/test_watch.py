@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.process import EDGE, Edge
-from tests.mosquitto import PATIENCE_S, PROGRAM, Listener, Mosquitto, free_port, listening_only_to
+from tests.mosquitto import PATIENCE_S, PROGRAM, Listener, Mosquitto, allow_only_subscription, free_port
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="mosquitto is not installed")
 
@@ -85,7 +85,7 @@ def test_a_proxy_without_its_broker_is_waited_for(tmp_path: Path) -> None:
             proxy.settimeout(PATIENCE_S)
             for _ in ("MQTT 5", "MQTT 3.1.1"):
                 proxy.accept()[0].close()
-            watch.wait_for("before the broker had let the client in")
+            watch.wait_for("before the broker sent an MQTT reply")
         broker.start()
         watch.wait_for("connected to localhost")
 
@@ -95,12 +95,12 @@ def test_a_refusal_is_an_error(tmp_path: Path) -> None:
     with Mosquitto(tmp_path, ["allow_anonymous false"]) as broker:
         done = subprocess.run([EDGE, "watch", "--port", str(broker.port)], capture_output=True, text=True, check=False)
     assert done.returncode == 6
-    assert "the broker lets no anonymous client in. Configure a user name and a password." in done.stderr
+    assert "the broker does not accept anonymous clients. Configure a user name and a password." in done.stderr
 
 
 def test_a_broker_that_lets_nobody_listen_is_told(tmp_path: Path) -> None:
     """If all subscriptions are rejected, the command fails."""
-    with Mosquitto(tmp_path, listening_only_to("elsewhere", tmp_path / "rights.json")) as broker:
+    with Mosquitto(tmp_path, allow_only_subscription("elsewhere", tmp_path / "rights.json")) as broker:
         done = subprocess.run([EDGE, "watch", "--port", str(broker.port)], capture_output=True, text=True, check=False)
     assert done.returncode == 6
     assert "the broker rejected all subscriptions. Allow them in the broker's access list." in done.stderr

@@ -5,15 +5,15 @@ from itertools import pairwise
 from edge.backoff import Backoff
 
 
-def test_waiting_times_double_up_to_a_limit() -> None:
-    """What does not answer is asked ever more rarely, for ever."""
+def test_delays_double_up_to_a_limit() -> None:
+    """A server that does not respond is retried less and less often, forever."""
     backoff = Backoff(first_s=1.0, limit_s=60.0)
     for whole_s in (1, 2, 4, 8, 16, 32, 60, 60):
         assert whole_s / 2 <= backoff.delay_s() <= whole_s
 
 
-def test_one_time_may_be_limited_further() -> None:
-    """A broker that is away is soon found again; once it is there and refuses, the doubling goes on from that."""
+def test_a_single_delay_may_be_limited_further() -> None:
+    """A broker that is away is found soon; when it comes back and refuses, the doubling continues from there."""
     backoff = Backoff(first_s=1.0, limit_s=60.0)
     for whole_s in (1, 2, 4, 8, 8, 8):
         assert whole_s / 2 <= backoff.delay_s(at_most_s=8.0) <= whole_s
@@ -22,8 +22,8 @@ def test_one_time_may_be_limited_further() -> None:
     assert backoff.delay_s(at_most_s=8.0) <= 8
 
 
-def test_success_starts_anew() -> None:
-    """After a good connection, the next break is mended within a second."""
+def test_success_starts_over() -> None:
+    """After a stable connection, the first reconnect comes within a second."""
     backoff = Backoff()
     for _ in range(10):
         backoff.delay_s()
@@ -31,8 +31,8 @@ def test_success_starts_anew() -> None:
     assert backoff.delay_s() <= 1
 
 
-def test_a_fleet_does_not_return_as_one() -> None:
-    """A thousand devices whose broker restarts spread over the waiting time."""
+def test_a_fleet_does_not_reconnect_at_once() -> None:
+    """The reconnects of a thousand devices spread over the delay after the broker restarts."""
     delays = sorted(Backoff(first_s=8.0).delay_s() for _ in range(1000))
     assert max(later - sooner for sooner, later in pairwise(delays)) < 0.2
     assert delays[-1] - delays[0] > 3

@@ -165,7 +165,7 @@ fps = 999
         (CAMERA + CAMERA, ":5: camera[1].name: is already the name of camera[0]."),
         (
             CAMERA.replace("door", "status"),
-            (":2: camera[0].name: no camera can be called 'status': the topics have another use for that name."),
+            (":2: camera[0].name: 'status' cannot be the name of a camera: it is reserved for another topic."),
         ),
         (
             CAMERA + "[publish]\nmin_interval_s = 60\n",

@@ -34,13 +34,13 @@ MODEL = ModelInfo(name="default", version="1.2.0", sha256="ab" * 32)
 
 
 @pytest.mark.parametrize(("heartbeat_s", "expiry_s"), [(30.0, 90), (1.0, 30)])
-def test_a_state_lasts_until_the_next_one_can_come(heartbeat_s: float, expiry_s: int) -> None:
-    """Also where a frame comes once in ten seconds only, which is the lowest rate that can be asked for."""
+def test_a_state_does_not_expire_before_the_next_one(heartbeat_s: float, expiry_s: int) -> None:
+    """Even at the lowest frame rate that can be configured, one frame in ten seconds."""
     assert state_expiry_s(heartbeat_s) == expiry_s
 
 
 def test_device_messages_are_as_published() -> None:
-    """Status is a plain word with its session; info and health validate against their schemas."""
+    """The status is plain text with the session as a user property; info and health match their schemas."""
     online = status_message(TOPICS, Status.ONLINE, session=3, client_id="edge-1")
     assert (online.topic, online.payload, online.qos, online.retain) == ("emotion/hall/status", b"online", 1, True)
     assert online.content_type == "text/plain"

@@ -23,7 +23,7 @@ from tests.mosquitto import PATIENCE_S, wait_until
 
 
 def open_outbox(folder: Path, *, capacity: int = 10_000, flush_interval_s: float = 3600, **more: int) -> Outbox:
-    """An outbox that brings to disk what is due only when it is told to, if no interval is given."""
+    """Opens an outbox that by default flushes only when `housekeep` is called."""
     return Outbox(folder=folder, capacity=capacity, flush_interval_s=flush_interval_s, **more)
 
 
@@ -40,7 +40,7 @@ def message(number: int, size: int = 0) -> Message:
 
 
 def waiting(outbox: Outbox, *, after: int = 0, limit: int = 100_000) -> list[int]:
-    """The numbers of the messages that wait."""
+    """The numbers of the pending messages."""
     return [int(entry.message.payload) for entry in outbox.pending(after=after, limit=limit)[0]]
 
 
@@ -67,20 +67,20 @@ def no_disk_space(limit_bytes: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_topics_that_have_to_wait_are_passed_over_at_once(tmp_path: Path) -> None:
-    """Behind thousands of events that the broker refuses, another topic's are found, and no others looked for again."""
+def test_excluded_topics_are_skipped_at_once(tmp_path: Path) -> None:
+    """Another topic's events are found behind many that the broker rejects, without reading those again."""
     with open_outbox(tmp_path) as outbox:
         fill(outbox, range(1000))
         outbox.put(replace(message(1000), topic="emotion/hall/yard/event"))
         fill(outbox, range(1001, 1005))
-        entries, seen = outbox.pending(after=0, limit=20, without=["emotion/hall/door/event"])
+        entries, seen = outbox.pending(after=0, limit=20, exclude=["emotion/hall/door/event"])
         assert [int(entry.message.payload) for entry in entries] == [1000]
         assert seen == outbox.last_id
         assert outbox.pending(after=seen, limit=20) == ([], seen)
 
 
-def test_what_is_acknowledged_hides_nothing_that_waits(tmp_path: Path) -> None:
-    """Acknowledged events may lie in the file for a while yet; whoever begins anew passes over them alone."""
+def test_acknowledged_messages_hide_no_pending_ones(tmp_path: Path) -> None:
+    """Acknowledged events stay in the file for a while; only those are skipped when reading from the start."""
     with open_outbox(tmp_path) as outbox:
         fill(outbox, range(30))
         deliver(outbox, 20)
@@ -88,8 +88,8 @@ def test_what_is_acknowledged_hides_nothing_that_waits(tmp_path: Path) -> None:
         assert outbox.pending(after=0, limit=20)[1] == outbox.last_id
 
 
-def test_whoever_is_left_behind_is_told_the_truth(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A camera or a publisher that hangs may come back after a reload: its event is lost, and no disk is blamed."""
+def test_a_closed_outbox_logs_lost_events_and_blames_no_disk(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A camera or a publisher that hung may still use it after a reload: its event is lost, which is logged."""
     with open_outbox(tmp_path) as outbox:
         fill(outbox, range(250))
         entries, seen = outbox.pending(after=0, limit=250)
@@ -97,14 +97,14 @@ def test_whoever_is_left_behind_is_told_the_truth(tmp_path: Path, caplog: pytest
     assert outbox.pending(after=seen, limit=20) == ([], seen)
     for entry in entries:
         outbox.ack(entry.id)
-    told = [record.getMessage() for record in caplog.records]
-    assert told == [f"{tmp_path}/outbox.sqlite: an event is lost: the outbox is closed"]
+    logged = [record.getMessage() for record in caplog.records]
+    assert logged == [f"{tmp_path}/outbox.sqlite: an event is lost: the outbox is closed"]
     with open_outbox(tmp_path) as outbox:
         assert waiting(outbox) == list(range(250))
 
 
-def test_nobody_else_may_read_what_waits(tmp_path: Path) -> None:
-    """Emotions are nobody's business while they wait, in whatever file SQLite keeps them, nor is a damaged outbox."""
+def test_other_users_may_not_read_the_outbox(tmp_path: Path) -> None:
+    """Pending events are private, in every file that SQLite creates, and in a damaged outbox too."""
     umask = os.umask(0o022)
     try:
         (tmp_path / "state").mkdir()
@@ -134,7 +134,7 @@ def test_first_in_first_out(tmp_path: Path) -> None:
 
 
 def test_a_crash_loses_nothing(tmp_path: Path) -> None:
-    """What was put before a crash is there after it, in order."""
+    """Messages put before a crash are there after it, in order."""
     with open_outbox(tmp_path / "before") as outbox:
         fill(outbox, range(100))
         deliver(outbox, 10)
@@ -146,8 +146,8 @@ def test_a_crash_loses_nothing(tmp_path: Path) -> None:
         assert waiting(outbox)[-1] == 101
 
 
-def test_a_stop_keeps_what_is_not_delivered(tmp_path: Path) -> None:
-    """After a clean stop, delivered messages are gone and the others are there."""
+def test_a_stop_keeps_undelivered_messages(tmp_path: Path) -> None:
+    """After a clean stop, delivered messages are deleted and the others are kept."""
     with open_outbox(tmp_path) as outbox:
         fill(outbox, range(5))
         deliver(outbox, 3)
@@ -156,13 +156,13 @@ def test_a_stop_keeps_what_is_not_delivered(tmp_path: Path) -> None:
 
 
 def power_cut(folder: Path, after: Path) -> Outbox:
-    """What would be left of the outbox if the power failed: only what was flushed."""
+    """Opens what would be left of the outbox after a power cut: only what was flushed."""
     after.mkdir()
     shutil.copy(folder / "outbox.sqlite", after)
     return open_outbox(after)
 
 
-def test_waiting_messages_survive_a_power_cut(tmp_path: Path) -> None:
+def test_pending_messages_survive_a_power_cut(tmp_path: Path) -> None:
     """In an outage of the broker, events are flushed to the disk every few seconds."""
     with open_outbox(tmp_path / "state") as outbox:
         fill(outbox, range(5))
@@ -171,27 +171,27 @@ def test_waiting_messages_survive_a_power_cut(tmp_path: Path) -> None:
             assert waiting(left) == [0, 1, 2, 3, 4]
 
 
-def test_waiting_messages_are_flushed_whatever_the_network_does(tmp_path: Path) -> None:
-    """The outbox sees to it by itself, so that a publisher that hangs puts nothing at risk."""
+def test_pending_messages_are_flushed_independently_of_the_network(tmp_path: Path) -> None:
+    """A thread of the outbox does it, so that a publisher that hangs puts nothing at risk."""
     with open_outbox(tmp_path, flush_interval_s=0.01) as outbox:
         fill(outbox, range(5))
         wait_until(lambda: b"emotion.event/1" in (tmp_path / "outbox.sqlite").read_bytes())
     assert "outbox" not in {thread.name for thread in threading.enumerate()}
 
 
-def test_nobody_waits_for_a_flush(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While a slow card takes its time, cameras put events and the publisher delivers them."""
-    begun, done = threading.Event(), threading.Event()
+def test_a_flush_does_not_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a slow SD card is being flushed, cameras put events and the publisher delivers them."""
+    started, done = threading.Event(), threading.Event()
     in_time: list[bool] = []
 
     def flush_slowly(_file: OutboxFile) -> None:
-        begun.set()
+        started.set()
         in_time.append(done.wait(PATIENCE_S))
 
     monkeypatch.setattr(OutboxFile, "flush", flush_slowly)
     with open_outbox(tmp_path, flush_interval_s=0.01) as outbox:
         fill(outbox, range(1))
-        assert begun.wait(PATIENCE_S)
+        assert started.wait(PATIENCE_S)
         fill(outbox, range(1, 5))
         deliver(outbox, 2)
         assert waiting(outbox) == [2, 3, 4]
@@ -199,8 +199,8 @@ def test_nobody_waits_for_a_flush(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert all(in_time)
 
 
-def test_delivered_messages_do_not_wear_the_card_out(tmp_path: Path) -> None:
-    """Events that are delivered at once do not cause a flush each; the log is folded in now and then."""
+def test_delivered_messages_do_not_wear_out_the_card(tmp_path: Path) -> None:
+    """Events that are delivered at once do not cause a flush each; a checkpoint bounds the write-ahead log."""
     database, log = tmp_path / "outbox.sqlite", tmp_path / "outbox.sqlite-wal"
     with open_outbox(tmp_path) as outbox:
         written_at = database.stat().st_mtime_ns
@@ -218,22 +218,22 @@ def test_delivered_messages_do_not_wear_the_card_out(tmp_path: Path) -> None:
         assert outbox.depth == 0
 
 
-def test_when_full_the_oldest_go_first(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """In a long outage the newest events are kept; how many were lost is counted, and said once."""
+def test_when_full_the_oldest_are_dropped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """In a long outage the newest events are kept; the lost ones are counted, which is logged once."""
     with open_outbox(tmp_path, capacity=10) as outbox:
         fill(outbox, range(25))
         assert waiting(outbox) == list(range(15, 25))
         assert (outbox.depth, outbox.dropped) == (10, 15)
-    assert sum("events are dropped from now on" in record.message for record in caplog.records) == 1
+    assert sum("the oldest events are dropped" in record.message for record in caplog.records) == 1
 
 
 def test_a_dropped_message_may_still_be_acknowledged(tmp_path: Path) -> None:
-    """The broker's answer to an event that had to make room meanwhile does no harm."""
+    """The acknowledgement of an event that was dropped meanwhile does no harm."""
     with open_outbox(tmp_path, capacity=3) as outbox:
         fill(outbox, range(3))
-        under_way = outbox.pending(after=0, limit=1)[0]
+        in_flight = outbox.pending(after=0, limit=1)[0]
         fill(outbox, range(3, 6))
-        outbox.ack(under_way[0].id)
+        outbox.ack(in_flight[0].id)
         outbox.ack(999)
         assert waiting(outbox) == [3, 4, 5]
         fill(outbox, range(6, 7))
@@ -242,7 +242,7 @@ def test_a_dropped_message_may_still_be_acknowledged(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [100, 100_000])
 def test_a_corrupt_file_is_moved_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture, size: int) -> None:
-    """A file that is no database, or a damaged one, does not stop the agent; it is kept for who wants to look."""
+    """A file that is no database, or a damaged one, does not stop the agent; it is kept for inspection."""
     path = tmp_path / "outbox.sqlite"
     if size > 1000:
         with open_outbox(tmp_path) as outbox:
@@ -261,7 +261,7 @@ def test_a_corrupt_file_is_moved_aside(tmp_path: Path, caplog: pytest.LogCapture
 
 
 def test_a_damaged_file_takes_its_log_along(tmp_path: Path) -> None:
-    """The newest events may stand in the write-ahead log alone; who looks for them finds both."""
+    """The newest events may be in the write-ahead log only, so that is kept too."""
     path = tmp_path / "outbox.sqlite"
     with open_outbox(tmp_path / "first") as outbox:
         fill(outbox, range(500), size=200)
@@ -269,8 +269,8 @@ def test_a_damaged_file_takes_its_log_along(tmp_path: Path) -> None:
         fill(outbox, range(500, 501), size=200)
         for part in (tmp_path / "first").iterdir():
             shutil.copy(part, tmp_path)
-    with closing(sqlite3.connect(path)) as onlooker:  # while it looks, SQLite leaves the log where it is
-        assert onlooker.execute("SELECT count(*) FROM outbox").fetchone() == (501,)
+    with closing(sqlite3.connect(path)) as reader:  # while it is open, SQLite keeps the write-ahead log
+        assert reader.execute("SELECT count(*) FROM outbox").fetchone() == (501,)
         with path.open("r+b") as file:
             file.seek(8192)
             file.write(b"\xff" * 50_000)
@@ -280,7 +280,7 @@ def test_a_damaged_file_takes_its_log_along(tmp_path: Path) -> None:
 
 
 def test_a_file_of_a_newer_agent_is_left_alone(tmp_path: Path) -> None:
-    """After a downgrade the events that wait are neither misread nor put away: the start ends with what to do."""
+    """After a downgrade the pending events are neither misread nor moved: the start fails with a remedy."""
     path = tmp_path / "outbox.sqlite"
     with open_outbox(tmp_path) as outbox:
         fill(outbox, range(3))
@@ -294,7 +294,7 @@ def test_a_file_of_a_newer_agent_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_the_file_is_read_once_at_the_start(tmp_path: Path) -> None:
-    """A large outbox on a slow card does not keep the agent from starting for longer than it must."""
+    """A large outbox on a slow card does not delay the start more than necessary."""
 
     def read_bytes() -> int:
         return int(Path("/proc/self/io").read_text().split()[1])  # rchar
@@ -309,20 +309,20 @@ def test_the_file_is_read_once_at_the_start(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_written_stops_the_start(tmp_path: Path) -> None:
-    """The error names the file and what to do."""
+    """The error names the file and a remedy."""
     (tmp_path / "file").touch()
     with pytest.raises(StateError, match=r"outbox\.sqlite: the outbox cannot be opened .* Make the state folder"):
         open_outbox(tmp_path / "file")
 
 
 def test_a_full_disk_at_the_start_stops_the_start(tmp_path: Path) -> None:
-    """An agent that could not keep its events says so at once."""
+    """An agent that could not store its events fails at once."""
     with no_disk_space(0), pytest.raises(StateError, match="see that the disk is not full"):
         open_outbox(tmp_path)
 
 
-def test_a_full_disk_at_run_time_stops_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """While the disk is full, events wait in memory, the newest of them at least; afterwards they reach the disk."""
+def test_a_full_disk_at_run_time_does_not_stop_the_agent(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """While the disk is full, the newest events are kept in memory; afterwards they are written to disk."""
     with open_outbox(tmp_path, memory_capacity=20) as outbox:
         fill(outbox, range(10), size=100)
         with no_disk_space((tmp_path / "outbox.sqlite-wal").stat().st_size):
@@ -336,24 +336,24 @@ def test_a_full_disk_at_run_time_stops_nothing(tmp_path: Path, caplog: pytest.Lo
         outbox.housekeep()
         shutil.copytree(tmp_path, tmp_path / "copy")
     assert sum("are kept in memory" in record.message for record in caplog.records) == 1
-    assert sum("the disk takes events again" in record.message for record in caplog.records) == 1
+    assert sum("events are written to disk again" in record.message for record in caplog.records) == 1
     with open_outbox(tmp_path / "copy") as outbox:
         assert waiting(outbox) == list(range(22, 41))
 
 
-def test_a_disk_is_tried_again_whatever_the_network_does(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """What waits in memory reaches a disk that takes events again, though nobody publishes or delivers any."""
+def test_a_disk_is_retried_independently_of_the_network(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Events in memory are written once the disk works again, even if none is published or delivered."""
     with open_outbox(tmp_path, flush_interval_s=0.01) as outbox:
         with no_disk_space(0):
             fill(outbox, range(5))
             assert waiting(outbox) == list(range(5))
-        wait_until(lambda: "the disk takes events again" in caplog.text)
+        wait_until(lambda: "events are written to disk again" in caplog.text)
 
 
-def test_a_housekeeper_that_fails_goes_on(
+def test_housekeeping_survives_errors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A fault that nobody foresaw is told, and ends no flushing for good."""
+    """An unexpected error is logged, and does not stop flushing for good."""
     faults = iter([ZeroDivisionError(), ZeroDivisionError()])
     flushed = threading.Event()
 
@@ -365,21 +365,21 @@ def test_a_housekeeper_that_fails_goes_on(
     monkeypatch.setattr(OutboxFile, "flush", flush)
     with open_outbox(tmp_path, flush_interval_s=0.01) as outbox:
         wait_until(lambda: outbox.put(message(1)) or flushed.is_set())  # type: ignore[func-returns-value]
-    assert caplog.text.count("cannot be brought to disk") == 2
+    assert caplog.text.count("cannot be flushed to disk") == 2
 
 
-def limits_of_reads(told: list[str]) -> list[int]:
-    """How many rows each statement asked for that read some."""
-    return [int(statement.split("LIMIT")[1]) for statement in told if "WHERE id > " in statement]
+def limits_of_reads(statements: list[str]) -> list[int]:
+    """The row limit of each statement that reads messages."""
+    return [int(statement.split("LIMIT")[1]) for statement in statements if "WHERE id > " in statement]
 
 
-def test_a_full_disk_makes_delivery_no_slower(tmp_path: Path) -> None:
-    """What is acknowledged meanwhile is neither read again for each delivery nor brought to the disk at each."""
+def test_a_full_disk_does_not_slow_down_delivery(tmp_path: Path) -> None:
+    """Acknowledged events are neither read again nor deleted again for each delivery."""
     with open_outbox(tmp_path) as outbox:
         fill(outbox, range(1000), size=100)
         outbox.housekeep()
-        told: list[str] = []
-        outbox._file._db.set_trace_callback(told.append)
+        statements: list[str] = []
+        outbox._file._db.set_trace_callback(statements.append)
         with no_disk_space(0):
             after, numbers = 0, []
             while entries := outbox.pending(after=after, limit=20)[0]:
@@ -388,15 +388,15 @@ def test_a_full_disk_makes_delivery_no_slower(tmp_path: Path) -> None:
                 for entry in entries:
                     outbox.ack(entry.id)
         assert numbers == list(range(1000))
-        assert sum(statement.startswith("BEGIN") for statement in told) == 1
-        limits = limits_of_reads(told)
+        assert sum(statement.startswith("BEGIN") for statement in statements) == 1
+        limits = limits_of_reads(statements)
         assert (len(limits), set(limits)) == (51, {20})
     with open_outbox(tmp_path) as outbox:
         assert outbox.depth == 0
 
 
-def test_what_cannot_be_read_just_now_is_not_overtaken(tmp_path: Path) -> None:
-    """While the disk gives nothing back, the newer events in memory wait for their turn."""
+def test_unreadable_messages_are_not_overtaken(tmp_path: Path) -> None:
+    """While the disk cannot be read, the newer events in memory are not sent before those on disk."""
     with open_outbox(tmp_path) as outbox:
         fill(outbox, range(5))
         with closing(sqlite3.connect(tmp_path / "outbox.sqlite")) as db:
@@ -428,8 +428,8 @@ def test_what_cannot_be_read_just_now_is_not_overtaken(tmp_path: Path) -> None:
         "payload = 7",
     ],
 )
-def test_one_damaged_event_holds_up_no_other(tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str) -> None:
-    """Bits that rot on a card in a long outage cost the event that they belong to, which is counted and said once."""
+def test_a_corrupt_event_blocks_no_other(tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str) -> None:
+    """Bit rot on a card in a long outage loses only the events that it hits, which is counted and logged once."""
     with open_outbox(tmp_path) as outbox:
         fill(outbox, range(60))
         with closing(sqlite3.connect(tmp_path / "outbox.sqlite", isolation_level=None)) as db:
@@ -443,8 +443,8 @@ def test_one_damaged_event_holds_up_no_other(tmp_path: Path, caplog: pytest.LogC
         assert outbox.depth == 0
 
 
-def test_what_waits_in_memory_alone_is_delivered_from_there(tmp_path: Path) -> None:
-    """A card that gives nothing back and takes nothing more is no reason to keep what has nothing older before it."""
+def test_messages_in_memory_are_delivered_if_none_is_on_disk(tmp_path: Path) -> None:
+    """A card that can be neither read nor written does not delay events that have no older ones before them."""
     with open_outbox(tmp_path) as outbox:
         fill(outbox, range(3))
         deliver(outbox, 3)
@@ -454,10 +454,10 @@ def test_what_waits_in_memory_alone_is_delivered_from_there(tmp_path: Path) -> N
         assert waiting(outbox) == [3, 4, 5]
 
 
-def test_a_broken_file_that_cannot_be_replaced_yet_holds_up_nothing_new(
+def test_a_damaged_file_that_cannot_be_replaced_yet_blocks_no_new_events(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What waited in it is lost with it; what came since is delivered from memory, whatever the disk does."""
+    """The events in it are lost; newer ones are delivered from memory, whatever the disk does."""
     with open_outbox(tmp_path) as outbox:
         fill(outbox, range(300), size=200)
         break_schema(tmp_path / "outbox.sqlite")
@@ -473,8 +473,10 @@ def test_a_broken_file_that_cannot_be_replaced_yet_holds_up_nothing_new(
         assert (outbox.depth, outbox.dropped) == (3, 300)
 
 
-def test_what_could_not_be_read_for_a_moment_comes_in_its_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a card has misread once, what lies there is delivered over the same connection, older ones first."""
+def test_messages_that_were_unreadable_for_a_moment_are_delivered_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After one failed read, the events on disk are delivered over the same connection, oldest first."""
     with open_outbox(tmp_path) as outbox:
         fill(outbox, range(5))
         with monkeypatch.context() as misread:
@@ -487,11 +489,11 @@ def test_what_could_not_be_read_for_a_moment_comes_in_its_turn(tmp_path: Path, m
         assert (outbox.depth, outbox.dropped) == (7, 0)
 
 
-def test_what_could_not_be_read_for_a_moment_is_sent_before_the_end(
+def test_messages_that_were_unreadable_for_a_moment_are_sent_before_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever asks whether all is delivered does not lose the place from which it is to be read again."""
-    connection = TakesAll()
+    """`Delivery.idle` does not lose the position from which to read again."""
+    connection = AcceptingConnection()
     with open_outbox(tmp_path) as outbox:
         fill(outbox, range(5))
         delivery = Delivery(outbox=outbox, connection=connection)  # type: ignore[arg-type]
@@ -504,27 +506,27 @@ def test_what_could_not_be_read_for_a_moment_is_sent_before_the_end(
         assert connection.sent == list(range(5))
 
 
-class TakesAll:
-    """A connection with room for everything."""
+class AcceptingConnection:
+    """A connection with send quota for everything."""
 
-    room = 20
+    send_quota = 20
 
     def __init__(self) -> None:
         self.sent: list[int] = []
 
     def send(self, message: Message) -> int:
-        """Notes the message, and gives it a number."""
+        """Records the message, and returns its send id."""
         self.sent.append(int(message.payload))
         return len(self.sent)
 
 
 def fail_to_read(_file: OutboxFile, **_: object) -> None:
-    """What SQLite says of a page that makes no sense."""
+    """Raises SQLite's error for a corrupt page."""
     raise sqlite3.DatabaseError("database disk image is malformed")
 
 
 def break_schema(path: Path) -> None:
-    """Damages a database that is open elsewhere so that nothing in it can be found any more."""
+    """Damages a database that is open elsewhere so that its tables cannot be found any more."""
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.execute("PRAGMA writable_schema=ON")
         db.execute("UPDATE sqlite_master SET rootpage = 9999")
@@ -532,24 +534,24 @@ def break_schema(path: Path) -> None:
 
 
 def refuse_to_open(path: Path) -> OutboxFile:
-    """What a full disk answers."""
+    """Raises the error of a full disk."""
     raise StateError("the outbox cannot be opened for writing", where=path)
 
 
-def test_what_is_delivered_and_not_deleted_is_read_in_small_parts(tmp_path: Path) -> None:
-    """After an outage on a card that takes no more changes, a new connection begins anew without reading it whole."""
+def test_delivered_messages_that_are_not_deleted_are_read_in_batches(tmp_path: Path) -> None:
+    """On a card that can no longer be written, a new connection does not read the whole file at once."""
     with open_outbox(tmp_path) as outbox:
         fill(outbox, range(1000), size=100)
         with no_disk_space(0):
             deliver(outbox, 990)
-            told: list[str] = []
-            outbox._file._db.set_trace_callback(told.append)
+            statements: list[str] = []
+            outbox._file._db.set_trace_callback(statements.append)
             assert waiting(outbox, limit=20) == list(range(990, 1000))
-    assert set(limits_of_reads(told)) == {20}
+    assert set(limits_of_reads(statements)) == {20}
 
 
-def test_a_file_that_breaks_at_run_time_is_replaced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """When a dying card corrupts the file, the agent goes on with a new one, and counts what waited in the old."""
+def test_a_file_that_is_damaged_at_run_time_is_replaced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """When a failing card corrupts the file, the agent goes on with a new one, and counts the lost events."""
     with open_outbox(tmp_path) as outbox:
         fill(outbox, range(300), size=200)
         deliver(outbox, 100)
@@ -560,7 +562,7 @@ def test_a_file_that_breaks_at_run_time_is_replaced(tmp_path: Path, caplog: pyte
         assert waiting(outbox) == list(range(300, 312))
         assert outbox.dropped == 200
     assert (tmp_path / "outbox.corrupt").exists()
-    assert any("the disk takes events again" in record.message for record in caplog.records)
+    assert any("events are written to disk again" in record.message for record in caplog.records)
 
 
 def test_several_threads_may_use_it(tmp_path: Path) -> None:

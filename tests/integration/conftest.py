@@ -1,4 +1,4 @@
-"""What the integration tests share: brokers, and certificates for them."""
+"""Fixtures of the integration tests: brokers, certificates for them, and publishers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ StartBroker = Callable[[Sequence[str]], Mosquitto]
 
 @pytest.fixture
 def start_broker(tmp_path: Path) -> Iterator[StartBroker]:
-    """Starts brokers with the given lines of configuration, and ends them after the test."""
+    """Starts brokers with the given configuration lines, and stops them after the test."""
     if PROGRAM is None:
         pytest.skip("mosquitto is not installed")
     with ExitStack() as stack:
@@ -33,13 +33,13 @@ def start_broker(tmp_path: Path) -> Iterator[StartBroker]:
 
 @pytest.fixture
 def broker(start_broker: StartBroker) -> Mosquitto:
-    """A broker that lets everybody in."""
+    """A broker that accepts anonymous clients."""
     return start_broker(["allow_anonymous true"])
 
 
 @pytest.fixture
 def listener(broker: Mosquitto) -> Iterator[Listener]:
-    """Hears everything that passes through `broker`."""
+    """Receives all messages of `broker`."""
     with Listener(broker.port) as listener:
         yield listener
 
@@ -52,7 +52,7 @@ def outbox(tmp_path: Path) -> Iterator[Outbox]:
 
 
 class Build(Protocol):
-    """Makes a publisher for the device `hall` that loses no time between its attempts to connect."""
+    """Creates a publisher for the device `hall` with short delays between its attempts to connect."""
 
     def __call__(
         self,
@@ -70,7 +70,7 @@ class Build(Protocol):
 
 @pytest.fixture
 def build(outbox: Outbox) -> Build:
-    """How the tests get a publisher."""
+    """Creates publishers."""
 
     def build(
         settings: BrokerSettings, *, commands: Mapping[str, CommandHandler] | None = None, **changes: Any
@@ -83,7 +83,7 @@ def build(outbox: Outbox) -> Build:
             "backoff": Backoff(first_s=0.1, limit_s=0.2),
         }
         publisher = MqttPublisher(settings=settings, **arguments | changes)
-        publisher.obey(commands or {})
+        publisher.set_command_handlers(commands or {})
         return publisher
 
     return build
@@ -91,7 +91,7 @@ def build(outbox: Outbox) -> Build:
 
 @pytest.fixture
 def password_file(tmp_path: Path) -> Path:
-    """A password file for mosquitto in which `camera` has the password `right`, and `watcher` too."""
+    """A password file for mosquitto with the users `camera` and `watcher`, both with the password `right`."""
     path = tmp_path / "passwords"
     path.touch(mode=0o600)
     for user in ("camera", "watcher"):
@@ -101,7 +101,7 @@ def password_file(tmp_path: Path) -> Path:
 
 @dataclass(frozen=True)
 class Certificates:
-    """A certificate authority, and what it signed: for the broker (as localhost) and for a client."""
+    """A certificate authority, and certificates that it signed for the broker (as localhost) and for a client."""
 
     ca: Path
     broker: Path
@@ -112,7 +112,7 @@ class Certificates:
 
 @pytest.fixture(scope="session")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    """Made with openssl, as the owner of a broker would."""
+    """Certificates made with openssl, as for a real broker."""
     need("openssl", "openssl")
     folder = tmp_path_factory.mktemp("certificates")
     _new_certificate(folder, "ca", subject="/CN=Test authority")

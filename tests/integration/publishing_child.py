@@ -1,8 +1,8 @@
-"""An agent in small, as a process that can be killed: publishes numbered events and says how far it came.
+"""A minimal agent as a process that can be killed: publishes numbered events, and prints each number.
 
     python publishing_child.py PORT STATE_FOLDER FIRST LAST
 
-After the last event it stays connected; when its standard input is closed, it stops cleanly.
+After the last event it stays connected. When its standard input is closed, it disconnects cleanly.
 """
 
 from __future__ import annotations

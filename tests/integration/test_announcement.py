@@ -1,4 +1,4 @@
-"""What a starting agent tells Home Assistant, beside a real broker."""
+"""What a starting agent announces to Home Assistant over a real broker."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.mosquitto import Listener, Mosquitto
 
 
 @pytest.mark.parametrize("raspberry", [True, False])
-def test_home_assistant_is_told_what_the_device_is(
+def test_the_announcement_describes_the_device(
     broker: Mosquitto,
     listener: Listener,
     bundle_path: Path,
@@ -22,7 +22,7 @@ def test_home_assistant_is_told_what_the_device_is(
     monkeypatch: pytest.MonkeyPatch,
     raspberry: bool,
 ) -> None:
-    """A Raspberry Pi is shown with its model and serial number; a machine that does not tell has neither."""
+    """A Raspberry Pi has its model and serial number; a machine without a device tree has neither."""
     if raspberry:
         (tmp_path / "model").write_bytes(b"Raspberry Pi 4 Model B Rev 1.4\0")
         (tmp_path / "serial-number").write_bytes(b"10000000abcdef01\0")
@@ -43,6 +43,6 @@ source = "demo"
     with open_agent(load_config(tmp_path / "config.toml", {})):
         listener.wait_for(lambda: listener.on(topic))
     device = json.loads(listener.on(topic)[0].payload)["device"]
-    told = {key: device[key] for key in ("model", "serial_number") if key in device}
+    described = {key: device[key] for key in ("model", "serial_number") if key in device}
     pi = {"model": "Raspberry Pi 4 Model B Rev 1.4", "serial_number": "10000000abcdef01"}
-    assert told == (pi if raspberry else {})
+    assert described == (pi if raspberry else {})

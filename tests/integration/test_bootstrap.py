@@ -160,7 +160,7 @@ def test_the_status_line_says_why_there_is_no_broker(
 
         with open_agent(configure(port=free_port())) as agent:
             agent.run(until=told)
-    assert "; without the broker (127.0.0.1:" in heard[-1]
+    assert "; not connected to the broker (127.0.0.1:" in heard[-1]
 
 
 HELD_ELSEWHERE = {
@@ -275,7 +275,7 @@ def kept(broker: Mosquitto) -> set[str]:
     with Listener(broker.port) as newcomer:
         newcomer.publish("the/end", "-")
         newcomer.wait_for(lambda: newcomer.on("the/end"))
-        return {message.topic for message in newcomer.heard if message.payload} - {"the/end"}
+        return {message.topic for message in newcomer.received if message.payload} - {"the/end"}
 
 
 def leave_everything(listener: Listener, config: Config) -> None:

@@ -199,7 +199,7 @@ def test_the_largest_answer_arrives(broker: Broker) -> None:
     """A picture of as many bytes as `snapshot` allows reaches who asked for it."""
     picture = base64.b64encode(bytes(MOST_BYTES)).decode()
     commands = Commands(topics=Topics("emotion", "pi-door"), handlers={"snapshot": lambda _: {"jpeg": picture}})
-    answer = commands.answer("emotion/pi-door/cmd/snapshot", b'{"id": 1}', wall_s=0.0)
+    answer = commands.respond("emotion/pi-door/cmd/snapshot", b'{"id": 1}', wall_s=0.0)
     with Client(broker, "nodered") as asker, Client(broker, "pi-door") as device:
         asker.subscribe("emotion/#")
         assert device.may_publish(answer.topic, answer.payload)

@@ -17,7 +17,7 @@ from edge.mqtt.probe import probe_retained
 from edge.state import DeviceState
 from tests.e2e.process import AS_ANYBODY, EDGE
 from tests.integration.conftest import Build, Certificates, StartBroker
-from tests.mosquitto import Listener, Mosquitto, free_port, listening_only_to, wait_until
+from tests.mosquitto import Listener, Mosquitto, allow_only_subscription, free_port, wait_until
 from tests.network import NO_MQTT5, Relay
 
 STEPS = ["broker name", "broker port", "broker", "MQTT publish", "MQTT subscribe", "Home Assistant"]
@@ -61,8 +61,8 @@ def test_a_working_broker_passes_every_step(broker: Mosquitto, tmp_path: Path) -
     assert found["Home Assistant"].detail == "discovery is allowed on homeassistant/..."
     with Listener(broker.port) as listener:
         listener.publish("first", "")
-        listener.wait_for(lambda: listener.heard)
-    assert [message.topic for message in listener.heard] == ["first"]
+        listener.wait_for(lambda: listener.received)
+    assert [message.topic for message in listener.received] == ["first"]
     client_ids = re.findall(r"New client connected from \S+ as (edge-\S+)", broker.log)
     assert len(client_ids) == 8
     assert max(map(len, client_ids)) <= 23  # the most that every broker must accept
@@ -105,7 +105,7 @@ def test_a_missing_permission_to_publish_is_found(
 
 def test_a_missing_permission_to_subscribe_is_found(start_broker: StartBroker, tmp_path: Path) -> None:
     """Rejected subscriptions are listed, including those of the device's groups."""
-    broker = start_broker(listening_only_to("emotion/hall/#", tmp_path / "rights.json"))
+    broker = start_broker(allow_only_subscription("emotion/hall/#", tmp_path / "rights.json"))
     found = check_broker(tmp_path, broker.port)["MQTT subscribe"]
     assert found.status is Outcome.WARN
     assert "rejected for emotion/fleet/shop/cmd/+, homeassistant/status: commands" in found.detail
@@ -113,7 +113,7 @@ def test_a_missing_permission_to_subscribe_is_found(start_broker: StartBroker, t
 
 def test_missing_permissions_are_found_at_a_broker_that_disconnects(broker: Mosquitto, tmp_path: Path) -> None:
     """An MQTT 3.1.1 broker can only reject by disconnecting; it is reported by topic, and later steps are still run."""
-    with Relay(broker.port, last_word_to_mqtt5=NO_MQTT5, forbidden=["homeassistant/", "emotion/fleet/"]) as relay:
+    with Relay(broker.port, mqtt5_reply=NO_MQTT5, forbidden=["homeassistant/", "emotion/fleet/"]) as relay:
         found = check_broker(tmp_path, relay.port)
         assert list(found) == STEPS
         relay.forbidden = ["emotion/hall/probe"]
@@ -122,9 +122,9 @@ def test_missing_permissions_are_found_at_a_broker_that_disconnects(broker: Mosq
         assert found[step].status is Outcome.WARN
         assert "Allow" in (found[step].remedy or "")
     assert "rejected for emotion/fleet/shop/cmd/+, homeassistant/status: commands" in found["MQTT subscribe"].detail
-    assert "emotion_hall-probe/config are rejected (it hangs up)" in found["Home Assistant"].detail
+    assert "emotion_hall-probe/config are rejected (it drops the connection)" in found["Home Assistant"].detail
     assert (refused.status, refused.remedy) == (Outcome.FAIL, "Allow them in the broker's access list")
-    assert "emotion/hall/probe are rejected (it hangs up)" in refused.detail
+    assert "emotion/hall/probe are rejected (it drops the connection)" in refused.detail
 
 
 def test_tls_is_a_step_of_its_own(start_broker: StartBroker, certificates: Certificates, tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_another_device_with_the_same_name_is_found_before_the_first_start(
 def test_an_mqtt_3_broker_does_not_identify_the_device_online(broker: Mosquitto, build: Build, tmp_path: Path) -> None:
     """Over MQTT 3.1.1, the online device is assumed to be this one only if an agent runs here."""
     with (
-        Relay(broker.port, last_word_to_mqtt5=NO_MQTT5) as old,
+        Relay(broker.port, mqtt5_reply=NO_MQTT5) as old,
         build(BrokerSettings(port=old.port, client_id="e")) as device,
     ):
         wait_until(lambda: device.stats.connected)
@@ -232,7 +232,7 @@ def test_an_mqtt_3_broker_reports_less(broker: Mosquitto, tmp_path: Path) -> Non
     """What MQTT 3.1.1 does not report is not reported as working."""
     with DeviceState(tmp_path / "state"):
         pass
-    with Relay(broker.port, last_word_to_mqtt5=NO_MQTT5) as old:
+    with Relay(broker.port, mqtt5_reply=NO_MQTT5) as old:
         found = check_broker(tmp_path, old.port)
     assert found["MQTT publish"].detail == "cannot be checked: an MQTT 3.1.1 broker does not report rejected messages"
     assert found["Home Assistant"].detail == "cannot be checked: an MQTT 3.1.1 broker does not report rejected messages"

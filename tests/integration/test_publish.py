@@ -18,14 +18,14 @@ from edge import publish
 from edge.client_id import fingerprint
 from edge.domain import Message
 from edge.message import clearing_message
-from edge.mqtt import BrokerSettings, mqtt5_trial
-from edge.mqtt.dial import connect
+from edge.mqtt import BrokerSettings, mqtt5_probe
+from edge.mqtt.connect import connect
 from edge.outbox import Outbox
 from edge.payloads import CommandRequest
 from edge.publish import MqttPublisher
 from tests.integration.conftest import Build, StartBroker
 from tests.mosquitto import PATIENCE_S, Listener, Mosquitto, wait_until
-from tests.network import NO_MQTT5, Relay, acknowledge
+from tests.network import NO_MQTT5, Relay, puback
 
 STATUS = "emotion/hall/status"
 INFO = "emotion/hall/info"
@@ -37,7 +37,7 @@ CHILD = Path(__file__).with_name("publishing_child.py")
 
 
 def settings(port: int) -> BrokerSettings:
-    """How to reach a broker on this machine."""
+    """Settings for a broker on this machine."""
     return BrokerSettings(host="127.0.0.1", port=port, client_id="edge-test")
 
 
@@ -48,12 +48,12 @@ def event(number: int) -> Message:
 
 
 def state(text: str, topic: str = STATE) -> Message:
-    """A retained message of which only the newest counts."""
+    """A retained message."""
     return Message(topic, text.encode(), retain=True, expiry_s=60)
 
 
 def payloads(listener: Listener, topic: str) -> list[str]:
-    """What was heard on a topic."""
+    """The payloads received on a topic."""
     return [message.payload for message in listener.on(topic)]
 
 
@@ -69,18 +69,18 @@ def historical(listener: Listener) -> list[int]:
 
 
 def test_birth_then_info_then_discovery_then_states(broker: Mosquitto, listener: Listener, build: Build) -> None:
-    """A subscriber learns that the device is there, what it is, and how things stand, in this order."""
+    """A subscriber receives the status, the device information, the discovery and the states, in this order."""
     publisher = build(settings(broker.port))
     for topic in (STATE, DISCOVERY, INFO):
         publisher.publish(state("{}", topic))
     with publisher:
-        listener.wait_for(lambda: len(listener.heard) == 4)
-    assert [message.topic for message in listener.heard[:4]] == [STATUS, INFO, DISCOVERY, STATE]
-    assert listener.heard[0].payload == "online"
-    assert all(message.retain for message in listener.heard)
+        listener.wait_for(lambda: len(listener.received) == 4)
+    assert [message.topic for message in listener.received[:4]] == [STATUS, INFO, DISCOVERY, STATE]
+    assert listener.received[0].payload == "online"
+    assert all(message.retain for message in listener.received)
 
 
-def test_a_clean_stop_says_offline_once(broker: Mosquitto, listener: Listener, build: Build) -> None:
+def test_a_clean_stop_publishes_offline_once(broker: Mosquitto, listener: Listener, build: Build) -> None:
     """After a clean stop the device is offline at once, and no last will follows."""
     with build(settings(broker.port)):
         listener.wait_for(lambda: listener.on(STATUS))
@@ -90,7 +90,7 @@ def test_a_clean_stop_says_offline_once(broker: Mosquitto, listener: Listener, b
     assert "Received DISCONNECT from edge-test" in broker.log
 
 
-def test_what_was_published_just_before_the_stop_arrives(broker: Mosquitto, listener: Listener, build: Build) -> None:
+def test_messages_published_just_before_the_stop_arrive(broker: Mosquitto, listener: Listener, build: Build) -> None:
     """The last events and states of a stopping agent reach the subscriber before its `offline`."""
     with build(settings(broker.port), stop_timeout_s=PATIENCE_S) as publisher:
         wait_until(lambda: publisher.stats.connected)
@@ -100,11 +100,11 @@ def test_what_was_published_just_before_the_stop_arrives(broker: Mosquitto, list
     listener.wait_for(lambda: len(listener.on(STATUS)) == 2)
     assert numbers(listener) == list(range(1, 101))
     assert payloads(listener, STATE)[-1] == "nobody"
-    assert listener.heard[-1].payload == "offline"
+    assert listener.received[-1].payload == "offline"
 
 
-def test_the_messages_are_dressed_for_mqtt5(broker: Mosquitto, listener: Listener, build: Build) -> None:
-    """An ingester reads content type, schema, session and expiry without opening the payload."""
+def test_messages_have_mqtt_5_properties(broker: Mosquitto, listener: Listener, build: Build) -> None:
+    """A consumer reads content type, schema, session and expiry without parsing the payload."""
     with build(settings(broker.port)) as publisher:
         publisher.publish(state("{}"))
         publisher.publish(event(1))
@@ -118,8 +118,8 @@ def test_the_messages_are_dressed_for_mqtt5(broker: Mosquitto, listener: Listene
     assert (incident.qos, incident.retain) == (1, False)
 
 
-def test_of_a_state_only_the_newest_counts(broker: Mosquitto, listener: Listener, build: Build) -> None:
-    """States that changed while the broker was away are not played back: only the last one arrives."""
+def test_only_the_newest_state_is_sent(broker: Mosquitto, listener: Listener, build: Build) -> None:
+    """States that changed while the broker was away are not replayed: only the last one arrives."""
     publisher = build(settings(broker.port))
     for text in ("happy", "sad", "neutral"):
         publisher.publish(state(text))
@@ -128,8 +128,8 @@ def test_of_a_state_only_the_newest_counts(broker: Mosquitto, listener: Listener
     assert payloads(listener, STATE) == ["neutral"]
 
 
-def test_an_expired_state_is_not_said_again(broker: Mosquitto, listener: Listener, build: Build) -> None:
-    """What was true before a long outage does not look fresh after it."""
+def test_an_expired_state_is_not_sent_again(broker: Mosquitto, listener: Listener, build: Build) -> None:
+    """A state from before a long outage does not look fresh after it."""
     publisher = build(settings(broker.port))
     publisher.publish(replace(state("happy"), expiry_s=0))
     publisher.publish(state("{}", INFO))
@@ -138,8 +138,10 @@ def test_an_expired_state_is_not_said_again(broker: Mosquitto, listener: Listene
     assert payloads(listener, STATE) == []
 
 
-def test_after_a_restart_of_the_broker_all_is_as_before(broker: Mosquitto, listener: Listener, build: Build) -> None:
-    """A broker that forgot everything gets status and states again, and every event of the outage in order."""
+def test_everything_is_restored_after_a_restart_of_the_broker(
+    broker: Mosquitto, listener: Listener, build: Build
+) -> None:
+    """A broker without persistence gets status and states again, and every event of the outage in order."""
     with Relay(broker.port) as relay, build(settings(relay.port)) as publisher:
         wait_until(lambda: publisher.stats.connected)
         publisher.publish(state("happy"))
@@ -164,17 +166,19 @@ def test_after_a_restart_of_the_broker_all_is_as_before(broker: Mosquitto, liste
     assert payloads(listener, STATE) == ["happy", "happy"]
 
 
-def test_what_comes_while_a_backlog_is_sent_has_waited_too(broker: Mosquitto, listener: Listener, build: Build) -> None:
-    """An automation that leaves out what is late does not start minutes after the smile."""
+def test_events_added_while_a_backlog_is_sent_are_historical(
+    broker: Mosquitto, listener: Listener, build: Build
+) -> None:
+    """They may arrive minutes late, so that automations have to ignore them."""
 
-    def smile_when_the_first_passes(packet: bytes) -> bytes | None:
-        if b"/event" in packet and not smiled:
-            smiled.append(True)
+    def publish_when_the_first_passes(packet: bytes) -> bytes | None:
+        if b"/event" in packet and not published:
+            published.append(True)
             publisher.publish(event(61))
         return None
 
-    smiled: list[bool] = []
-    with Relay(broker.port, answer=smile_when_the_first_passes) as relay:
+    published: list[bool] = []
+    with Relay(broker.port, intercept=publish_when_the_first_passes) as relay:
         publisher = build(settings(relay.port))
         for number in range(1, 61):
             publisher.publish(event(number))
@@ -200,7 +204,7 @@ def test_events_survive_a_broken_network(broker: Mosquitto, listener: Listener, 
 
 
 def test_a_short_break_does_not_flap(broker: Mosquitto, listener: Listener, build: Build) -> None:
-    """A connection that breaks and comes back within seconds is never reported as offline."""
+    """A device that reconnects within seconds is never reported as offline."""
     with Relay(broker.port) as relay, build(settings(relay.port)) as publisher:
         listener.wait_for(lambda: listener.on(STATUS))
         relay.cut()
@@ -210,7 +214,7 @@ def test_a_short_break_does_not_flap(broker: Mosquitto, listener: Listener, buil
     assert payloads(listener, STATUS) == ["online", "online", "offline"]
 
 
-def test_broken_connections_leave_nothing_open(broker: Mosquitto, build: Build) -> None:
+def test_broken_connections_leak_nothing(broker: Mosquitto, build: Build) -> None:
     """After many broken connections the agent has no more open files and threads than after the first."""
     files = Path("/proc/self/fd")
     if not files.is_dir():
@@ -226,7 +230,7 @@ def test_broken_connections_leave_nothing_open(broker: Mosquitto, build: Build) 
 
 
 def test_a_late_will_is_corrected(broker: Mosquitto, listener: Listener, build: Build) -> None:
-    """If the will of an earlier connection arrives late, the device does not stay offline."""
+    """If the will of an earlier connection arrives late, the device publishes that it is online again."""
     with build(settings(broker.port)):
         listener.wait_for(lambda: listener.on(STATUS))
         listener.publish(STATUS, "offline", retain=True)
@@ -234,8 +238,10 @@ def test_a_late_will_is_corrected(broker: Mosquitto, listener: Listener, build: 
         assert payloads(listener, STATUS) == ["online", "offline", "online"]
 
 
-def test_two_devices_with_one_name_are_told(broker: Mosquitto, build: Build, caplog: pytest.LogCaptureFixture) -> None:
-    """Cards that were copied without another host name: the log says so once."""
+def test_two_devices_with_one_name_are_logged(
+    broker: Mosquitto, build: Build, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An SD card that was copied without changing the host name is logged once."""
     mine = settings(broker.port)
     with build(mine) as first:
         wait_until(lambda: first.stats.connected)
@@ -246,10 +252,10 @@ def test_two_devices_with_one_name_are_told(broker: Mosquitto, build: Build, cap
     assert caplog.text.count(f"(client {fingerprint('edge-other')}, {fingerprint('edge-test')} here)") == 1
 
 
-def test_the_will_of_a_forgotten_client_id_is_no_other_device(
+def test_the_will_of_a_former_client_id_is_no_other_device(
     broker: Mosquitto, listener: Listener, build: Build, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A device that lost its state and started anew within the keepalive hears its own end, and corrects it."""
+    """A device that lost its state and restarted within the keep alive receives its own will, and corrects it."""
     with build(settings(broker.port)):
         listener.wait_for(lambda: listener.on(STATUS))
         listener.publish(STATUS, "offline", retain=True, user_properties=[("client", "former")])
@@ -257,8 +263,8 @@ def test_the_will_of_a_forgotten_client_id_is_no_other_device(
     assert "another device" not in caplog.text
 
 
-def test_a_device_that_takes_over_a_name_is_not_wiped_out(broker: Mosquitto, listener: Listener, build: Build) -> None:
-    """When the device that had this name before clears its topics late, this one says everything again."""
+def test_a_device_that_takes_over_a_name_is_not_cleared(broker: Mosquitto, listener: Listener, build: Build) -> None:
+    """When the device that had this name before clears its topics, this one publishes everything again."""
     with build(settings(broker.port)) as publisher:
         for topic in (INFO, DISCOVERY, STATE):
             publisher.publish(state("{}", topic))
@@ -267,11 +273,11 @@ def test_a_device_that_takes_over_a_name_is_not_wiped_out(broker: Mosquitto, lis
             listener.publish(topic, "", retain=True)
         listener.wait_for(lambda: all(listener.on(t)[-1].payload for t in (STATUS, INFO, DISCOVERY, STATE)))
     with Listener(broker.port) as newcomer:
-        newcomer.wait_for(lambda: {INFO, DISCOVERY, STATE} <= {message.topic for message in newcomer.heard})
+        newcomer.wait_for(lambda: {INFO, DISCOVERY, STATE} <= {message.topic for message in newcomer.received})
 
 
-def test_what_is_cleared_is_cleared_once(broker: Mosquitto, listener: Listener, build: Build) -> None:
-    """After the broker has acknowledged it, whoever has the topic now is left in peace."""
+def test_a_topic_is_cleared_once(broker: Mosquitto, listener: Listener, build: Build) -> None:
+    """After the acknowledgement it is not cleared again, as it may belong to another device by then."""
     delivered: list[str] = []
     with Relay(broker.port) as relay, build(settings(relay.port), on_delivered=delivered.append) as publisher:
         publisher.publish(clearing_message("emotion/old/status"))
@@ -283,10 +289,10 @@ def test_what_is_cleared_is_cleared_once(broker: Mosquitto, listener: Listener, 
     assert payloads(listener, "emotion/old/status") == ["", "online"]
 
 
-def test_what_may_not_be_cleared_is_told_and_left(
+def test_a_topic_that_may_not_be_cleared_is_logged_and_given_up(
     start_broker: StartBroker, build: Build, password_file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A renamed device without its former rights says who can clear its topics, and does not try for ever."""
+    """A renamed device without its former rights logs how to clear its topics, and does not retry forever."""
     acl, delivered = tmp_path / "acl", list[str]()
     acl.touch(mode=0o600)
     acl.write_text("user camera\ntopic readwrite emotion/hall/#\n")
@@ -299,21 +305,26 @@ def test_what_may_not_be_cleared_is_told_and_left(
     assert "mosquitto_sub -t 'emotion/old/status' --retained-only --remove-retained" in caplog.text
 
 
-def test_a_topic_that_the_broker_calls_invalid_is_left_like_any_that_is_forbidden(
+def test_an_invalid_topic_name_counts_as_forbidden(
     broker: Mosquitto, build: Build, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """With ejabberd that is whatever the device has no right to."""
+    """That is how ejabberd rejects topics that the device has no right to."""
     delivered = list[str]()
-    refuse = partial(acknowledge, topic_end="emotion/old/status", reason=0x90)
-    with Relay(broker.port, answer=refuse) as relay, build(settings(relay.port), on_delivered=delivered.append) as it:
+    reject = partial(puback, topic_end="emotion/old/status", reason=0x90)
+    with (
+        Relay(broker.port, intercept=reject) as relay,
+        build(settings(relay.port), on_delivered=delivered.append) as it,
+    ):
         it.publish(clearing_message("emotion/old/status"))
         wait_until(lambda: "emotion/old/status" in delivered)
         assert it.stats.rejected == 0
     assert "mosquitto_sub -t 'emotion/old/status' --retained-only --remove-retained" in caplog.text
 
 
-def test_home_assistant_is_told_everything_again(broker: Mosquitto, listener: Listener, build: Build) -> None:
-    """When Home Assistant starts, the device announces itself, its availability and its states anew."""
+def test_everything_is_announced_again_when_home_assistant_starts(
+    broker: Mosquitto, listener: Listener, build: Build
+) -> None:
+    """When Home Assistant starts, the device publishes its discovery, its availability and its states again."""
     with build(settings(broker.port), home_assistant_status=HOME_ASSISTANT) as publisher:
         for topic in (INFO, DISCOVERY, STATE):
             publisher.publish(state("{}", topic))
@@ -326,55 +337,55 @@ def test_home_assistant_is_told_everything_again(broker: Mosquitto, listener: Li
     assert payloads(listener, STATUS) == ["online", "online", "offline"]
 
 
-def let_go(publisher: MqttPublisher) -> threading.Thread:
-    """Stops a publisher that hangs. Returns its thread, which was left behind."""
+def abandon(publisher: MqttPublisher) -> threading.Thread:
+    """Stops a publisher that hangs. Returns its abandoned thread."""
     publisher.__exit__()
     [thread] = [thread for thread in threading.enumerate() if thread.name == "mqtt"]
     return thread
 
 
-def test_a_publisher_that_was_left_behind_does_not_push_its_successor_off(
+def test_an_abandoned_publisher_does_not_disconnect_its_successor(
     broker: Mosquitto, build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A name server that answers after a reload has ended brings no old agent back, under the new one's client id."""
-    asked, answered = threading.Event(), threading.Event()
+    """When DNS responds only after a reload, the old publisher does not connect with the new one's client id."""
+    requested, responding = threading.Event(), threading.Event()
     resolve = socket.getaddrinfo
 
     def resolve_late(*arguments: Any, **more: Any) -> Any:
-        asked.set()
-        assert answered.wait(PATIENCE_S)
+        requested.set()
+        assert responding.wait(PATIENCE_S)
         return resolve(*arguments, **more)
 
     with monkeypatch.context() as patch:
         patch.setattr(socket, "getaddrinfo", resolve_late)
         old = build(settings(broker.port), stop_timeout_s=-1).__enter__()
-        assert asked.wait(PATIENCE_S)
-        left_behind = let_go(old)
+        assert requested.wait(PATIENCE_S)
+        abandoned = abandon(old)
     with build(settings(broker.port)) as new:
         wait_until(lambda: new.stats.connected)
-        answered.set()
-        left_behind.join(PATIENCE_S)
-        assert not left_behind.is_alive()
+        responding.set()
+        abandoned.join(PATIENCE_S)
+        assert not abandoned.is_alive()
     assert new.stats.reconnects == 0
     assert broker.log.count("as edge-test") == 1
 
 
-def test_a_publisher_that_was_left_behind_says_nothing_more(build: Build) -> None:
-    """A broker that lets it in after a reload has ended hears neither its status nor its subscriptions."""
+def test_an_abandoned_publisher_sends_nothing_more(build: Build) -> None:
+    """When the broker accepts the connection only after a reload, no status and no subscriptions are sent."""
     with closing(socket.create_server(("127.0.0.1", 0))) as server:
         publisher = build(settings(server.getsockname()[1]), stop_timeout_s=-1).__enter__()
         with closing(server.accept()[0]) as link:
             assert b"edge-test" in link.recv(4096)
-            left_behind = let_go(publisher)
-            link.sendall(b"\x20\x03\x00\x00\x00")  # welcome
-            left_behind.join(PATIENCE_S)
+            abandoned = abandon(publisher)
+            link.sendall(b"\x20\x03\x00\x00\x00")  # CONNACK
+            abandoned.join(PATIENCE_S)
             assert link.recv(4096) == b""
 
 
-def test_a_publisher_that_was_left_behind_at_a_command_leaves_all_to_its_successor(
+def test_a_publisher_abandoned_during_a_command_leaves_everything_to_its_successor(
     broker: Mosquitto, listener: Listener, build: Build
 ) -> None:
-    """It settles nothing more, and does not say goodbye for the device."""
+    """It processes no more acknowledgements, and does not publish the offline status of the device."""
     begun, done = threading.Event(), threading.Event()
     delivered: list[str] = []
 
@@ -388,25 +399,25 @@ def test_a_publisher_that_was_left_behind_at_a_command_leaves_all_to_its_success
     wait_until(lambda: STATUS in delivered)
     listener.publish("emotion/hall/cmd/hang", '{"id": 1}')
     assert begun.wait(PATIENCE_S)
-    left_behind = let_go(publisher)
+    abandoned = abandon(publisher)
     done.set()
-    left_behind.join(PATIENCE_S)
+    abandoned.join(PATIENCE_S)
     listener.publish("the/end", "")
     listener.wait_for(lambda: listener.on("the/end"))
     assert payloads(listener, STATUS) == ["online"]
     assert delivered == [STATUS]
 
 
-def test_a_publisher_that_was_left_behind_at_the_disk_leaves_all_to_its_successor(
+def test_a_publisher_abandoned_during_an_acknowledgement_leaves_the_rest_to_its_successor(
     broker: Mosquitto, build: Build, outbox: Outbox
 ) -> None:
-    """Of four events that the broker acknowledges at once, it settles only the one at which it hung."""
+    """Of four events that the broker acknowledges at once, it processes only the one at which it hung."""
     begun, done = threading.Event(), threading.Event()
     acknowledgements: list[bytes] = []
     delivered: list[str] = []
 
     def acknowledge_four_at_once(packet: bytes) -> bytes | None:
-        acknowledgement = acknowledge(packet, reason=0)
+        acknowledgement = puback(packet, reason=0)
         if acknowledgement is None:
             return None
         acknowledgements.append(acknowledgement)
@@ -420,20 +431,20 @@ def test_a_publisher_that_was_left_behind_at_the_disk_leaves_all_to_its_successo
 
     for number in range(4):
         outbox.put(event(number))
-    with Relay(broker.port, answer=acknowledge_four_at_once) as relay:
+    with Relay(broker.port, intercept=acknowledge_four_at_once) as relay:
         publisher = build(settings(relay.port), on_delivered=hang, stop_timeout_s=-1).__enter__()
         assert begun.wait(PATIENCE_S)
-        left_behind = let_go(publisher)
+        abandoned = abandon(publisher)
         done.set()
-        left_behind.join(PATIENCE_S)
+        abandoned.join(PATIENCE_S)
     assert delivered.index(EVENT) == len(delivered) - 1
     assert outbox.depth == 3
 
 
-def test_it_starts_without_a_broker_and_finds_it_later(
+def test_it_starts_without_a_broker_and_connects_later(
     tmp_path: Path, build: Build, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The agent may run before the broker does: it says so once, and connects when the broker has come."""
+    """The agent may start before the broker: it logs that once, and connects when the broker is up."""
     with ExitStack() as stack:
         broker = Mosquitto(tmp_path)
         stack.callback(broker.kill)
@@ -447,9 +458,9 @@ def test_it_starts_without_a_broker_and_finds_it_later(
     assert sum("no MQTT connection" in record.message for record in caplog.records) == 1
 
 
-def test_mqtt_3_1_1_is_spoken_to_an_old_broker(broker: Mosquitto, listener: Listener, build: Build) -> None:
-    """With a broker that knows no MQTT 5, birth, states, events and goodbye work all the same."""
-    with Relay(broker.port, last_word_to_mqtt5=NO_MQTT5) as relay, build(settings(relay.port)) as publisher:
+def test_an_old_broker_is_used_with_mqtt_3_1_1(broker: Mosquitto, listener: Listener, build: Build) -> None:
+    """With a broker without MQTT 5, birth, states, events and clean disconnect work too."""
+    with Relay(broker.port, mqtt5_reply=NO_MQTT5) as relay, build(settings(relay.port)) as publisher:
         publisher.publish(state("happy"))
         publisher.publish(event(1))
         listener.wait_for(lambda: listener.on(EVENT))
@@ -459,84 +470,82 @@ def test_mqtt_3_1_1_is_spoken_to_an_old_broker(broker: Mosquitto, listener: List
 
 
 @pytest.fixture
-def hanging_up(broker: Mosquitto, monkeypatch: pytest.MonkeyPatch) -> Iterator[Relay]:
-    """The way to a broker that hangs up at MQTT 5, which is tried again soon."""
-    monkeypatch.setattr(mqtt5_trial, "_FIRST_PAUSE_S", 0.1)
-    with Relay(broker.port, last_word_to_mqtt5=b"") as relay:
+def dropping_mqtt5(broker: Mosquitto, monkeypatch: pytest.MonkeyPatch) -> Iterator[Relay]:
+    """The way to a broker that drops connections with MQTT 5; the first retry comes soon."""
+    monkeypatch.setattr(mqtt5_probe, "_FIRST_DELAY_S", 0.1)
+    with Relay(broker.port, mqtt5_reply=b"") as relay:
         yield relay
 
 
-def test_mqtt_5_is_tried_again_after_a_weak_moment(hanging_up: Relay, listener: Listener, build: Build) -> None:
-    """A broker that hung up while it started does not cost expiry and refusals for as long as the connection holds."""
-    with build(settings(hanging_up.port)) as publisher:
+def test_mqtt_5_is_retried(dropping_mqtt5: Relay, listener: Listener, build: Build) -> None:
+    """After a broker dropped MQTT 5 while it was starting, MQTT 5 is used later; no will is published for that."""
+    with build(settings(dropping_mqtt5.port)) as publisher:
         wait_until(lambda: publisher.stats.protocol == "MQTT 3.1.1")
-        hanging_up.last_word_to_mqtt5 = None
+        dropping_mqtt5.mqtt5_reply = None
         wait_until(lambda: publisher.stats.protocol == "MQTT 5")
         publisher.publish(event(1))
         listener.wait_for(lambda: listener.on(EVENT))
     assert set(payloads(listener, STATUS)[:-1]) == {"online"}
 
 
-def test_trying_mqtt_5_costs_no_connection(
-    hanging_up: Relay, broker: Mosquitto, listener: Listener, build: Build
+def test_retrying_mqtt_5_keeps_the_connection(
+    dropping_mqtt5: Relay, broker: Mosquitto, listener: Listener, build: Build
 ) -> None:
-    """A broker that hangs up at it each time keeps the connection that works."""
-    with build(settings(hanging_up.port)) as publisher:
-        wait_until(lambda: hanging_up.mqtt5_tried >= 4)
+    """With a broker that drops MQTT 5 each time, the working connection stays."""
+    with build(settings(dropping_mqtt5.port)) as publisher:
+        wait_until(lambda: dropping_mqtt5.mqtt5_attempts >= 4)
         publisher.publish(event(1))
         listener.wait_for(lambda: listener.on(EVENT))
         assert publisher.stats.reconnects == 0
     assert broker.log.count("as edge-test") == 1
 
 
-def test_a_broker_that_is_silent_to_mqtt_5_is_not_waited_for_each_time(
+def test_a_broker_that_ignores_mqtt_5_costs_one_timeout_only(
     broker: Mosquitto, build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its connection is back at once after a break; it is asked again beside that, and changed over when it answers."""
+    """Reconnects use MQTT 3.1.1 at once; MQTT 5 is retried in the background, and used once it works."""
     monkeypatch.setattr(publish, "CONNECT_TIMEOUT_S", 0.5)
-    monkeypatch.setattr(mqtt5_trial, "_FIRST_PAUSE_S", 4.0)
+    monkeypatch.setattr(mqtt5_probe, "_FIRST_DELAY_S", 4.0)
     with Relay(broker.port) as relay:
-        relay.silent_to_mqtt5 = True
+        relay.ignores_mqtt5 = True
         with build(settings(relay.port)) as publisher:
             wait_until(lambda: publisher.stats.protocol == "MQTT 3.1.1")
             relay.cut()
             wait_until(lambda: publisher.stats.connected and publisher.stats.reconnects == 1)
-            assert (publisher.stats.protocol, relay.mqtt5_tried) == ("MQTT 3.1.1", 1)
-            wait_until(lambda: relay.mqtt5_tried == 2)
-            relay.silent_to_mqtt5 = False
+            assert (publisher.stats.protocol, relay.mqtt5_attempts) == ("MQTT 3.1.1", 1)
+            wait_until(lambda: relay.mqtt5_attempts == 2)
+            relay.ignores_mqtt5 = False
             wait_until(lambda: publisher.stats.protocol == "MQTT 5")
             assert publisher.stats.reconnects == 2
 
 
-def test_a_stop_does_not_wait_for_the_answer_to_mqtt_5(
+def test_a_stop_does_not_wait_for_the_mqtt_5_probe(
     broker: Mosquitto, listener: Listener, build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The goodbye is said while the broker is being asked, and it is not the will that says it."""
-    monkeypatch.setattr(mqtt5_trial, "_FIRST_PAUSE_S", 0.1)
-    with Relay(broker.port, last_word_to_mqtt5=b"") as relay:
+    """The agent disconnects cleanly while a probe is running, so no will is published."""
+    monkeypatch.setattr(mqtt5_probe, "_FIRST_DELAY_S", 0.1)
+    with Relay(broker.port, mqtt5_reply=b"") as relay:
         with build(settings(relay.port)) as publisher:
             wait_until(lambda: publisher.stats.protocol == "MQTT 3.1.1")
-            relay.silent_to_mqtt5 = True
-            tried = relay.mqtt5_tried
-            wait_until(lambda: relay.mqtt5_tried > tried)
+            relay.ignores_mqtt5 = True
+            attempts = relay.mqtt5_attempts
+            wait_until(lambda: relay.mqtt5_attempts > attempts)
         listener.wait_for(lambda: payloads(listener, STATUS)[-1] == "offline")
     assert "edge-test disconnected" in broker.log
 
 
-@pytest.mark.parametrize(("last_word", "makeshift"), [(b"", True), (b"\x20\x02\x00\x01", False)])
-def test_only_a_broker_that_says_that_it_knows_no_mqtt_5_is_believed(
-    broker: Mosquitto, last_word: bytes, *, makeshift: bool
-) -> None:
-    """One that hangs up instead is to be asked again before long."""
+@pytest.mark.parametrize(("reply", "provisional"), [(b"", True), (b"\x20\x02\x00\x01", False)])
+def test_only_an_explicit_refusal_of_mqtt_5_is_final(broker: Mosquitto, reply: bytes, *, provisional: bool) -> None:
+    """With a broker that drops the connection instead, it is retried."""
     with (
-        Relay(broker.port, last_word_to_mqtt5=last_word) as relay,
+        Relay(broker.port, mqtt5_reply=reply) as relay,
         connect(settings(relay.port), timeout_s=PATIENCE_S) as connection,
     ):
-        assert (connection.protocol, connection.makeshift) == ("MQTT 3.1.1", makeshift)
+        assert (connection.protocol, connection.provisional) == ("MQTT 3.1.1", provisional)
 
 
 def test_a_full_outbox_keeps_the_newest(tmp_path: Path, build: Build) -> None:
-    """In an outage that is too long for the outbox, the oldest events go first, and are counted."""
+    """In an outage that is too long for the outbox, the oldest events are dropped and counted."""
     with Outbox(folder=tmp_path / "small", capacity=10) as small, build(settings(1), outbox=small) as publisher:
         for number in range(1, 31):
             publisher.publish(event(number))
@@ -545,7 +554,7 @@ def test_a_full_outbox_keeps_the_newest(tmp_path: Path, build: Build) -> None:
 
 @contextmanager
 def child(broker: Mosquitto, folder: Path, first: int, last: int) -> Iterator[subprocess.Popen[str]]:
-    """An agent as a process of its own, publishing events; it stops cleanly unless it is killed."""
+    """A publisher in a process of its own, which stops cleanly unless it is killed."""
     command: list[str | Path] = [sys.executable, CHILD, str(broker.port), str(folder), str(first), str(last)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -557,7 +566,7 @@ def child(broker: Mosquitto, folder: Path, first: int, last: int) -> Iterator[su
 
 
 def test_a_killed_agent_is_reported_by_its_last_will(broker: Mosquitto, listener: Listener, tmp_path: Path) -> None:
-    """When the agent dies without a word, the broker says `offline` for it."""
+    """When the agent is killed, the broker publishes `offline` for it."""
     with child(broker, tmp_path / "child", 1, 1) as process:
         listener.wait_for(lambda: listener.on(EVENT))
         process.kill()
@@ -566,7 +575,7 @@ def test_a_killed_agent_is_reported_by_its_last_will(broker: Mosquitto, listener
 
 
 def test_kill_9_loses_no_event(broker: Mosquitto, listener: Listener, tmp_path: Path) -> None:
-    """Of an agent that is killed in full flight, the next run delivers every event that it had taken."""
+    """When an agent is killed while publishing, the next run delivers every event that it had accepted."""
     with child(broker, tmp_path / "child", 1, 10_000) as process:
         assert process.stdout is not None
         listener.wait_for(lambda: len(listener.on(EVENT)) > 100)

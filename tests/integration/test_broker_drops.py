@@ -1,4 +1,4 @@
-"""A broker that refuses by breaking off the connection, as MQTT 3.1.1 allows it to [MQTT-3.3.5-2] and others do too."""
+"""Brokers that drop the connection instead of rejecting an operation, as MQTT 3.1.1 allows [MQTT-3.3.5-2]."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ import pytest
 
 from edge.domain import Message
 from edge.message import clearing_message
-from edge.mqtt import BrokerSettings, caution, connection
+from edge.mqtt import BrokerSettings, connection, quarantine
 from edge.outbox import Outbox
 from edge.payloads import CommandRequest
 from edge.publish import MqttPublisher
 from tests.integration.conftest import Build, StartBroker
 from tests.mosquitto import Listener, Mosquitto, wait_until
-from tests.network import NO_MQTT5, Relay, acknowledge, refuse_subscription
+from tests.network import NO_MQTT5, Relay, puback, suback
 
 DISCOVERY = "homeassistant/device/hall/config"
 HOME_ASSISTANT = "homeassistant/status"
 OLD = "emotion/old/status"
 PINGRESP = b"\xd0\x00"
-"""An answer that says nothing."""
+"""A reply that is no acknowledgement."""
 NOT_AUTHORIZED = b"\xe0\x02\x87\x00"
-"""A broker's DISCONNECT (MQTT 5)."""
-REMEDY = "check its access list and limits; they wait for that"
+"""A DISCONNECT of the broker (MQTT 5)."""
+OUTCOME = "they are retried; check its access list and limits"
 
 
 @pytest.fixture
 def relay(broker: Mosquitto) -> Iterator[Relay]:
-    """The way to such a broker."""
-    with Relay(broker.port, last_word_to_mqtt5=NO_MQTT5) as relay:
+    """The way to such a broker, without MQTT 5."""
+    with Relay(broker.port, mqtt5_reply=NO_MQTT5) as relay:
         yield relay
 
 
 def settings(way: Relay | Mosquitto) -> BrokerSettings:
-    """How to reach it."""
+    """The settings for reaching it."""
     return BrokerSettings(host="127.0.0.1", port=way.port, client_id="edge-test")
 
 
@@ -49,24 +49,24 @@ def event(number: int, camera: str = "door") -> Message:
 
 
 def state(topic: str) -> Message:
-    """A retained message, which the broker need not acknowledge."""
+    """A retained message with QoS 0, which is not acknowledged."""
     return Message(topic, b"{}", retain=True)
 
 
 def numbers(listener: Listener, camera: str = "door") -> list[int]:
-    """Those of a camera's events that arrived, each once."""
-    return list(dict.fromkeys(json.loads(heard.payload)["seq"] for heard in listener.on(event(0, camera).topic)))
+    """The numbers of a camera's events that arrived, without duplicates."""
+    return list(dict.fromkeys(json.loads(message.payload)["seq"] for message in listener.on(event(0, camera).topic)))
 
 
 def all_delivered(publisher: MqttPublisher) -> bool:
-    """Whether no event waits."""
+    """Whether no event is pending."""
     return publisher.stats.connected and publisher.stats.queue_depth == 0
 
 
-def test_a_missing_right_to_speak_to_home_assistant_costs_no_event(
+def test_a_missing_right_to_publish_to_home_assistant_loses_no_event(
     relay: Relay, listener: Listener, build: Build, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What the broker hangs up upon is found out, told with its remedy and left alone; all else flows."""
+    """The offending topics are found, logged with a remedy and held back; everything else is delivered."""
     relay.forbidden = ["homeassistant/"]
     with build(settings(relay), home_assistant_status=HOME_ASSISTANT) as publisher:
         for topic in (DISCOVERY, "emotion/hall/info", "emotion/hall/door/emotion"):
@@ -75,7 +75,7 @@ def test_a_missing_right_to_speak_to_home_assistant_costs_no_event(
             publisher.publish(event(number))
         wait_until(lambda: all_delivered(publisher))
         listener.wait_for(lambda: listener.on("emotion/hall/door/emotion"))
-        hung_up, reconnects = list(relay.hung_up), publisher.stats.reconnects
+        dropped_over, reconnects = list(relay.dropped_over), publisher.stats.reconnects
         publisher.publish(event(101))
         publisher.publish(state(DISCOVERY))
         listener.wait_for(lambda: numbers(listener)[-1] == 101)
@@ -83,20 +83,20 @@ def test_a_missing_right_to_speak_to_home_assistant_costs_no_event(
     assert numbers(listener) == list(range(1, 102))
     assert listener.on("emotion/hall/info")
     assert listener.on("emotion/hall/status")[-1].payload == "offline"
-    assert relay.hung_up == hung_up == [HOME_ASSISTANT] * 4 + [DISCOVERY] * 2
-    complaints = [record.getMessage() for record in caplog.records if "hangs up" in record.getMessage()]
-    reason = "(it hangs up)"
-    assert complaints == [
-        f"the broker does not let this client listen to {HOME_ASSISTANT} {reason}; check its access list",
-        f"{DISCOVERY}: the broker rejects messages on this topic {reason}; {REMEDY}",
+    assert relay.dropped_over == dropped_over == [HOME_ASSISTANT] * 4 + [DISCOVERY] * 2
+    warnings = [record.getMessage() for record in caplog.records if "(it drops" in record.getMessage()]
+    reason = "(it drops the connection)"
+    assert warnings == [
+        f"the broker rejected the subscription to {HOME_ASSISTANT} {reason}; check its access list",
+        f"{DISCOVERY}: the broker rejects messages on this topic {reason}; {OUTCOME}",
     ]
 
 
-def test_events_upon_which_it_hangs_up_wait_for_the_right(
+def test_events_over_which_it_drops_the_connection_are_retried(
     relay: Relay, listener: Listener, build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They hold no others up, are tried again one hang-up at a time, and all arrive when the right is there."""
-    monkeypatch.setattr(caution, "_PAUSE_S", 0.5)
+    """They do not block others, each retry costs one connection, and all arrive once the right is granted."""
+    monkeypatch.setattr(quarantine, "_HOLDOFF_S", 0.5)
     relay.forbidden = ["emotion/hall/cellar/event"]
     with build(settings(relay)) as publisher:
         for number in range(1, 31):
@@ -105,7 +105,7 @@ def test_events_upon_which_it_hangs_up_wait_for_the_right(
         listener.wait_for(lambda: len(numbers(listener)) == 30)
         wait_until(lambda: publisher.stats.rejected >= 3)
         assert (publisher.stats.queue_depth, publisher.stats.lost) == (30, 0)
-        assert len(relay.hung_up) == publisher.stats.rejected + 3
+        assert len(relay.dropped_over) == publisher.stats.rejected + 3
         relay.forbidden = []
         listener.wait_for(lambda: len(numbers(listener, "cellar")) == 30)
         wait_until(lambda: all_delivered(publisher))
@@ -113,15 +113,15 @@ def test_events_upon_which_it_hangs_up_wait_for_the_right(
         listener.wait_for(lambda: len(numbers(listener, "cellar")) == 31)
     assert numbers(listener) == list(range(1, 31))
     assert numbers(listener, "cellar") == list(range(1, 32))
-    historical = [json.loads(heard.payload)["historical"] for heard in listener.on("emotion/hall/cellar/event")]
+    historical = [json.loads(message.payload)["historical"] for message in listener.on("emotion/hall/cellar/event")]
     assert historical == [True] * 30 + [False]
 
 
-def test_what_it_may_listen_to_later_is_listened_to(
+def test_a_subscription_is_retried(
     relay: Relay, listener: Listener, build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A right that is given helps while the connection stands."""
-    monkeypatch.setattr(caution, "_PAUSE_S", 0.5)
+    """A right that is granted later takes effect while the connection stands."""
+    monkeypatch.setattr(quarantine, "_HOLDOFF_S", 0.5)
     relay.forbidden = [HOME_ASSISTANT]
     with build(settings(relay), home_assistant_status=HOME_ASSISTANT) as publisher:
         publisher.publish(state("emotion/hall/info"))
@@ -138,11 +138,11 @@ def test_what_it_may_listen_to_later_is_listened_to(
         wait_until(announced_again)
 
 
-def test_a_former_topic_that_may_not_be_cleared_is_given_up(
+def test_clearing_a_former_topic_is_given_up(
     relay: Relay, listener: Listener, build: Build, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Only after it was tried again, and with the way to clear it by hand."""
-    monkeypatch.setattr(caution, "_PAUSE_S", 0.2)
+    """Only after a retry, and with instructions for clearing it by hand."""
+    monkeypatch.setattr(quarantine, "_HOLDOFF_S", 0.2)
     relay.forbidden = ["emotion/old/"]
     delivered: list[str] = []
     with build(settings(relay), on_delivered=delivered.append) as publisher:
@@ -152,12 +152,12 @@ def test_a_former_topic_that_may_not_be_cleared_is_given_up(
         wait_until(lambda: OLD in delivered)
         publisher.publish(event(2))
         listener.wait_for(lambda: numbers(listener) == [1, 2])
-    assert relay.hung_up == [OLD] * 5
+    assert relay.dropped_over == [OLD] * 5
     assert f"mosquitto_sub -t '{OLD}' --retained-only --remove-retained" in caplog.text
 
 
-def test_a_bad_network_is_blamed_on_no_topic(relay: Relay, listener: Listener, build: Build) -> None:
-    """However often a connection breaks, and however carefully it speaks then, nothing is left alone."""
+def test_a_bad_network_makes_no_topic_an_offender(relay: Relay, listener: Listener, build: Build) -> None:
+    """However often the connection breaks, also in serial mode, nothing is held back."""
     with build(settings(relay)) as publisher:
         for number in range(1, 301):
             publisher.publish(event(number))
@@ -169,10 +169,10 @@ def test_a_bad_network_is_blamed_on_no_topic(relay: Relay, listener: Listener, b
     assert numbers(listener) == list(range(1, 301))
 
 
-def test_devices_with_one_client_id_deliver_all_the_same(
+def test_devices_with_one_client_id_still_deliver(
     relay: Relay, listener: Listener, build: Build, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """With MQTT 3.1.1 nobody is told that another device pushed it out; both reasons for it are named."""
+    """With MQTT 3.1.1 a client is not told that another took over; the log names both possible causes."""
     with (
         Outbox(folder=tmp_path / "twin", capacity=1_000) as outbox,
         build(settings(relay)) as publisher,
@@ -184,26 +184,26 @@ def test_devices_with_one_client_id_deliver_all_the_same(
         listener.wait_for(lambda: len(numbers(listener)) == len(numbers(listener, "cellar")) == 100)
         wait_until(lambda: "another device has the client id edge-test too" in str(publisher.stats.last_error))
         assert (publisher.stats.rejected, twin.stats.rejected) == (0, 0)
-    assert "refuses so what this device says or listens to: check its access list" in caplog.text
+    assert "does not allow a topic that this device publishes or subscribes to: check its access list" in caplog.text
 
 
 @pytest.mark.parametrize(
-    ("answer", "how"),
-    [(NOT_AUTHORIZED, "it hangs up: not authorized"), (b"", "it hangs up")],
+    ("reply", "behavior"),
+    [(NOT_AUTHORIZED, "it drops the connection: not authorized"), (b"", "it drops the connection")],
 )
-def test_a_broker_of_mqtt_5_that_hangs_up_costs_no_event_either(
-    broker: Mosquitto, listener: Listener, build: Build, caplog: pytest.LogCaptureFixture, answer: bytes, how: str
+def test_an_mqtt_5_broker_that_drops_connections_loses_no_event(
+    broker: Mosquitto, listener: Listener, build: Build, caplog: pytest.LogCaptureFixture, reply: bytes, behavior: str
 ) -> None:
-    """With or without a word, where that protocol has a better way to refuse a message."""
+    """With or without a DISCONNECT, though that protocol has negative acknowledgements."""
 
-    def refuse(packet: bytes) -> bytes | None:
-        if acknowledge(packet, DISCOVERY, reason=0) is None:
+    def reject(packet: bytes) -> bytes | None:
+        if puback(packet, DISCOVERY, reason=0) is None:
             return None
-        if not answer:
+        if not reply:
             raise ConnectionAbortedError
-        return answer
+        return reply
 
-    with Relay(broker.port, answer=refuse) as relay, build(settings(relay)) as publisher:
+    with Relay(broker.port, intercept=reject) as relay, build(settings(relay)) as publisher:
         publisher.publish(replace(state(DISCOVERY), qos=1))
         for number in range(1, 101):
             publisher.publish(event(number))
@@ -211,21 +211,21 @@ def test_a_broker_of_mqtt_5_that_hangs_up_costs_no_event_either(
         assert publisher.stats.protocol == "MQTT 5"
         assert publisher.stats.rejected == 1
     assert numbers(listener) == list(range(1, 101))
-    assert f"{DISCOVERY}: the broker rejects messages on this topic ({how}); {REMEDY}" in caplog.text
+    assert f"{DISCOVERY}: the broker rejects messages on this topic ({behavior}); {OUTCOME}" in caplog.text
     assert "another device" not in caplog.text
 
 
-def test_a_broker_that_says_no_and_hangs_up_is_understood_at_once(
+def test_a_rejection_followed_by_a_drop_is_understood_at_once(
     broker: Mosquitto, listener: Listener, build: Build, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As RabbitMQ 4 does. What it has not answered by then is not to blame."""
+    """As RabbitMQ 4 does. Other operations that are in flight then are no suspects."""
 
-    def refuse(packet: bytes) -> bytes | None:
-        no = refuse_subscription(packet, HOME_ASSISTANT, reason=0x87) or acknowledge(packet, DISCOVERY, reason=0x87)
-        return no + NOT_AUTHORIZED if no is not None else None
+    def reject(packet: bytes) -> bytes | None:
+        rejection = suback(packet, HOME_ASSISTANT, reason=0x87) or puback(packet, DISCOVERY, reason=0x87)
+        return rejection + NOT_AUTHORIZED if rejection is not None else None
 
     with (
-        Relay(broker.port, answer=refuse) as relay,
+        Relay(broker.port, intercept=reject) as relay,
         build(settings(relay), home_assistant_status=HOME_ASSISTANT) as publisher,
     ):
         publisher.publish(replace(state(DISCOVERY), qos=1))
@@ -234,15 +234,17 @@ def test_a_broker_that_says_no_and_hangs_up_is_understood_at_once(
         wait_until(lambda: all_delivered(publisher))
         listener.wait_for(lambda: len(numbers(listener)) == 100)
         assert publisher.stats.reconnects == 2
-    told = [record.getMessage().split(" (")[0] for record in caplog.records if "does not let" in record.getMessage()]
-    assert told == [f"the broker does not let this client listen to {HOME_ASSISTANT}"]
+    warnings = [
+        record.getMessage().split(" (")[0] for record in caplog.records if "subscription" in record.getMessage()
+    ]
+    assert warnings == [f"the broker rejected the subscription to {HOME_ASSISTANT}"]
     assert caplog.text.count("the broker rejects messages on this topic") == 1
 
 
-def test_what_mosquitto_answers_to_a_large_message_holds_up_nothing(
+def test_mosquittos_invalid_puback_for_a_large_message_blocks_nothing(
     start_broker: StartBroker, build: Build, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """With `message_size_limit` it does not say which limit there is, and its PUBACK is none that MQTT 5 has."""
+    """With `message_size_limit` it does not announce the limit, and its PUBACK is not valid MQTT 5."""
     broker = start_broker(["allow_anonymous true", "message_size_limit 1000"])
     with Listener(broker.port) as listener, build(settings(broker)) as publisher:
         publisher.publish(replace(state(DISCOVERY), payload=b"x" * 1001, qos=1))
@@ -251,22 +253,24 @@ def test_what_mosquitto_answers_to_a_large_message_holds_up_nothing(
         wait_until(lambda: all_delivered(publisher))
         listener.wait_for(lambda: len(numbers(listener)) == 100)
         assert publisher.stats.rejected == 1
-    assert f"{DISCOVERY}: the broker rejects messages on this topic (its answer is none that MQTT has)" in caplog.text
+    assert (
+        f"{DISCOVERY}: the broker rejects messages on this topic (its acknowledgement is not valid MQTT)" in caplog.text
+    )
     assert "another device" not in caplog.text
 
 
 @pytest.mark.parametrize("mqtt5", [True, False])
-def test_a_subscription_that_is_not_answered_holds_up_nothing(
+def test_a_subscription_without_suback_blocks_nothing(
     broker: Mosquitto, listener: Listener, build: Build, monkeypatch: pytest.MonkeyPatch, *, mqtt5: bool
 ) -> None:
-    """Also where connections break off and one thing is said at a time: in the end, all else is said without it."""
-    monkeypatch.setattr(connection, "_ANSWER_TIMEOUT_S", 0.5)
+    """Not even in serial mode after dropped connections: in the end, everything else is sent without it."""
+    monkeypatch.setattr(connection, "_ACK_TIMEOUT_S", 0.5)
 
     def ignore(packet: bytes) -> bytes | None:
-        return PINGRESP if refuse_subscription(packet, HOME_ASSISTANT, reason=0) else None
+        return PINGRESP if suback(packet, HOME_ASSISTANT, reason=0) else None
 
     with (
-        Relay(broker.port, answer=ignore, last_word_to_mqtt5=None if mqtt5 else NO_MQTT5) as relay,
+        Relay(broker.port, intercept=ignore, mqtt5_reply=None if mqtt5 else NO_MQTT5) as relay,
         build(settings(relay), home_assistant_status=HOME_ASSISTANT) as publisher,
     ):
         for number in (1, 2):
@@ -279,16 +283,16 @@ def test_a_subscription_that_is_not_answered_holds_up_nothing(
         wait_until(lambda: all_delivered(publisher))
 
 
-def test_messages_that_are_not_answered_hold_up_no_others(
+def test_messages_without_puback_block_no_others(
     broker: Mosquitto, listener: Listener, build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A broker that drops what it does not allow without a word delivers what it allows."""
-    monkeypatch.setattr(connection, "_ANSWER_TIMEOUT_S", 0.5)
+    """A broker that silently discards messages that it does not allow still gets those that it allows."""
+    monkeypatch.setattr(connection, "_ACK_TIMEOUT_S", 0.5)
 
     def ignore(packet: bytes) -> bytes | None:
-        return PINGRESP if acknowledge(packet, "/event", reason=0) and b"/door/" not in packet else None
+        return PINGRESP if puback(packet, "/event", reason=0) and b"/door/" not in packet else None
 
-    with Relay(broker.port, answer=ignore) as relay, build(settings(relay)) as publisher:
+    with Relay(broker.port, intercept=ignore) as relay, build(settings(relay)) as publisher:
         for number in range(1, 25):
             publisher.publish(event(number, "attic"))
             publisher.publish(event(number, "cellar"))
@@ -297,23 +301,23 @@ def test_messages_that_are_not_answered_hold_up_no_others(
         assert publisher.stats.queue_depth >= 48
 
 
-def test_answers_upon_which_it_hangs_up_are_given_no_more(
+def test_responses_over_which_it_drops_the_connection_are_sent_no_more(
     relay: Relay, listener: Listener, build: Build, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A command is carried out all the same, and does not cost the connection each time."""
+    """The commands are still carried out, without costing the connection each time."""
     relay.forbidden = ["emotion/hall/cmd/blink/response", "emotion/hall/cmd/wink/response"]
-    asked: list[str | int | None] = []
+    requests: list[str | int | None] = []
 
     def note(request: CommandRequest) -> None:
-        asked.append(request.id)
+        requests.append(request.id)
 
     with build(settings(relay), commands={"blink": note, "wink": note}) as publisher:
         wait_until(lambda: publisher.stats.connected)
         for number in range(1, 7):
             wait_until(lambda: all_delivered(publisher))
-            while number not in asked:
+            while number not in requests:
                 listener.publish(f"emotion/hall/cmd/{'blink' if number % 2 else 'wink'}", json.dumps({"id": number}))
                 time.sleep(0.3)
-        assert relay.hung_up == relay.forbidden
+        assert relay.dropped_over == relay.forbidden
         assert publisher.stats.rejected == 1
     assert "emotion/hall/cmd/+/response: the broker rejects messages on this topic" in caplog.text
