@@ -70,7 +70,7 @@ class Outbox:
         self._dropped = 0
         self._unflushed = 0
         self._disk_error: sqlite3.Error | None = None
-        self._unread_after = _NOTHING_UNREAD  # after this id, reading has failed
+        self._unread_after = _NOTHING_UNREAD  # where the earliest failed read started
         self._file = OutboxFile(self._path)
         self._last_id = self._file.last_id()
         self._closed = False
@@ -115,10 +115,7 @@ class Outbox:
             if on_disk is None:
                 self._unread_after = min(after, self._unread_after)
                 if self._pending_on_disk() and not is_damage(self._disk_error):
-                    return (
-                        [],
-                        after,
-                    )  # messages in memory are newer, so they must not overtake those that cannot be read
+                    return [], after  # those in memory are newer, and must not overtake those that cannot be read
             else:
                 self._unread_after = _NOTHING_UNREAD
             in_memory = [entry for entry in self._in_memory if entry.id > after and entry.message.topic not in exclude]
@@ -264,7 +261,7 @@ class Outbox:
         return True
 
     def _note_disk_error(self, error: sqlite3.Error) -> None:
-        """Remembers an error until the disk can be written again. None replaces that of a damaged file."""
+        """Remembers an error until the disk can be written again. The error of a damaged file is never replaced."""
         if self._closed:
             return  # the caller is a publisher that failed to stop in time; the disk is not the cause
         if self._disk_error is None:

@@ -207,8 +207,8 @@ class MqttPublisher:
         while connection.fault is None:
             if self._stopping.is_set():
                 confirmed = session.disconnect(self._offline, timeout_s=self._stop_timeout_s)
-                doubt = "" if confirmed else "; the broker did not confirm it"
-                log.info("%s: disconnected%s", self._settings.address, doubt)
+                suffix = "" if confirmed else "; the broker did not confirm it"
+                log.info("%s: disconnected%s", self._settings.address, suffix)
                 return
             session.handle_received()
             session.process_acks()

@@ -7,11 +7,12 @@ that is not valid. So the client has to infer which operation the broker dropped
 1. If the connection drops within 2 s of a negative acknowledgement, the rejected operation is the offender.
 2. Otherwise an operation is a suspect if it alone is unacknowledged when the connection drops, leaving out those that
    the broker has accepted before over the same connection. If that happens to a suspect again, it is the offender.
-3. To get there, operations are sent in serial mode after two connections in a row that dropped within 10 s: one at a
-   time, each when the one before it has been acknowledged.
+3. To get there, operations are sent in serial mode after two connections in a row that dropped within 10 s, or were
+   given up for lack of an acknowledgement: one at a time, with QoS 1, each when the one before it is acknowledged.
 
 An offender is put into quarantine: it is held back for up to a minute, and twice as long after each further drop, up
-to an hour. After that it is retried in serial mode, and one more drop is enough.
+to an hour. After that it is retried in serial mode, and one more drop is enough. A response to a command is not
+retried: the next one is sent for the next command.
 
 Connections also drop because the network is bad, because the broker restarts, or because another device uses the same
 client id. So an acknowledgement clears its operation at once; a connection that drops early with nothing
