@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 from edge.errors import BrokerError, BrokerRefused
 from edge.mqtt import BrokerSettings
-from edge.mqtt.connection import Connection
 from edge.mqtt.connect import CONNECT_TIMEOUT_S, connect
+from edge.mqtt.connection import Connection
 from edge.mqtt.packets import Ack, Received, Subscription
 
 log = logging.getLogger(__name__)

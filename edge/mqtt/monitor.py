@@ -141,7 +141,7 @@ class Monitor:
         if other not in self._duplicates and len(self._duplicates) < _MAX_REPORTED:
             self._duplicates.add(other)
             log.warning(
-                "another device is called %s too (client %s, %s here): their messages and commands get mixed up. "
+                "another device is also named %s (client %s, %s here): their messages and commands get mixed up. "
                 "Give each its own device.name",
                 device,
                 other,

@@ -248,7 +248,7 @@ def test_two_devices_with_one_name_are_logged(
         for _ in range(2):
             with build(replace(mine, client_id="edge-other")) as second:
                 wait_until(lambda second=second: second.stats.connected)  # type: ignore[misc]
-                wait_until(lambda: "another device is called hall too" in caplog.text)
+                wait_until(lambda: "another device is also named hall" in caplog.text)
     assert caplog.text.count(f"(client {fingerprint('edge-other')}, {fingerprint('edge-test')} here)") == 1
 
 
