@@ -103,7 +103,7 @@ class BrokerSettings:
         exposed = self.password is not None and self.tls is None and not is_loopback(self.host)
         if exposed and not self.allow_plaintext_password:
             raise ConfigError(
-                "the password would cross the network unencrypted",
+                "the password would be sent unencrypted over the network",
                 where=self.address,
                 remedy="Set up TLS, or set allow_plaintext_password if you trust every machine on that network",
             )

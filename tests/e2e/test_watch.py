@@ -114,7 +114,7 @@ def test_a_password_does_not_travel_in_the_clear(tmp_path: Path) -> None:
     command.append(str(tmp_path / "password"))
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 3
-    assert "would cross the network unencrypted" in done.stderr
+    assert "would be sent unencrypted over the network" in done.stderr
     assert "swordfish" not in done.stderr
 
 

@@ -621,7 +621,7 @@ def test_a_missing_tls_file(tmp_path: Path, build: Build, tls: Callable[[Path], 
 @pytest.mark.parametrize("host", ["broker.example.org", "192.168.1.10", "2001:db8::1"])
 def test_a_password_does_not_cross_the_network_unencrypted(host: str) -> None:
     """A password for a remote broker without TLS is rejected, unless that is allowed explicitly."""
-    with pytest.raises(ConfigError, match="the password would cross the network unencrypted"):
+    with pytest.raises(ConfigError, match="the password would be sent unencrypted over the network"):
         BrokerSettings(host=host, client_id="x", username="u", password="secret")  # noqa: S106
     BrokerSettings(host=host, client_id="x", username="u", password="secret", allow_plaintext_password=True)  # noqa: S106
     BrokerSettings(host=host, client_id="x", username="u", password="secret", tls=Tls())  # noqa: S106
