@@ -1,4 +1,4 @@
-"""From the configuration to each part that it asks for: for the agent, and for whoever needs one part alone."""
+"""Builds single parts, such as a detector or a source, from the configuration; used by the agent and the checks."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from edge.config import CameraConfig, Config
 from edge.contract import BundleIncompatible, UserError, load_bundle
 from edge.contract.manifest import read_manifest
 from edge.detect import BlazeFaceDetector, HaarDetector, create_detector
-from edge.disk import require_room
+from edge.disk import require_writable
 from edge.mqtt import BrokerSettings, Tls
-from edge.pace import Pace
 from edge.ports import Source
+from edge.rate_limit import RateLimiter
 from edge.releases import OnSkipped, Releases, log_skipped
 from edge.source import open_source
 from edge.update import UpdateServer
@@ -23,16 +23,16 @@ log = logging.getLogger(__name__)
 
 
 def newest_classifier(config: Config, *, on_skipped: OnSkipped = log_skipped) -> BundleClassifier:
-    """The model that the configuration names, or a newer release of it that came by update and works here.
+    """Loads the newest usable model: the configured one, or a newer release installed by an update.
 
-    Releases count for as long as their keys are trusted, also while no server is asked for more.
+    Releases are used as long as their keys are trusted, even if no update server is configured.
 
     Args:
-        config: Names the model, the state folder and the keys.
+        config: Names the model, the state folder and the trusted keys.
         on_skipped: Called with the error of each newer release that does not work here.
 
     Raises:
-        BundleError: The model that the configuration names cannot be used.
+        BundleError: The configured model cannot be used.
         RuntimeMissing: No runtime is installed.
     """
     if config.update.public_keys:
@@ -42,33 +42,33 @@ def newest_classifier(config: Config, *, on_skipped: OnSkipped = log_skipped) ->
             except UserError as error:
                 on_skipped(error)
             except Exception as error:
-                # Of a runtime that has changed since, say: what came from afar keeps no agent from starting.
-                log.info("nobody foresaw this:", exc_info=error)
+                # For example after a change of the runtime: a downloaded release must not keep the agent from starting.
+                log.info("unexpected error while loading a release:", exc_info=error)
                 on_skipped(BundleIncompatible(f"does not run on this device ({error})", where=path,
                                                   remedy="Publish a release that does"))  # fmt: skip
     return _classifier(config, config.model.path)
 
 
 def require_usable(config: Config) -> None:
-    """Tries what an agent with this configuration needs to be opened, as far as files go.
+    """Checks the files that an agent with this configuration needs.
 
     Raises:
-        BundleError: The model that it names cannot be used.
-        ConfigError: A file that it names cannot.
-        StateError: The disk under the state folder takes nothing.
+        BundleError: The configured model cannot be used.
+        ConfigError: A file named in the configuration cannot be used.
+        StateError: The state folder is not writable.
     """
     load_bundle(config.model.path)
     broker_settings(config, new_client_id()).check_files()
-    require_room(config.device.state_dir)
+    require_writable(config.device.state_dir)
 
 
 def update_server(config: Config, url: str) -> UpdateServer:
-    """The server that newer models come from."""
+    """Returns the client of the update server."""
     return UpdateServer(url, config.update.public_keys, ca_file=config.update.ca_file)
 
 
 def releases(config: Config) -> Releases:
-    """The models that came by update."""
+    """Returns the releases installed by updates."""
     return Releases(config.device.state_dir / "models", config.update.public_keys)
 
 
@@ -77,7 +77,7 @@ def _classifier(config: Config, path: Path) -> BundleClassifier:
 
 
 def broker_settings(config: Config, client_id: str) -> BrokerSettings:
-    """How to reach the broker that the configuration names."""
+    """Returns the connection settings of the configured broker."""
     mqtt = config.mqtt
     return BrokerSettings(
         host=mqtt.host,
@@ -91,7 +91,7 @@ def broker_settings(config: Config, client_id: str) -> BrokerSettings:
 
 
 def face_detector(config: Config) -> BlazeFaceDetector | HaarDetector:
-    """A detector as the configuration wants it."""
+    """Returns the configured face detector."""
     detector, model = config.detector, config.model
     return create_detector(
         detector.name,
@@ -102,11 +102,11 @@ def face_detector(config: Config) -> BlazeFaceDetector | HaarDetector:
     )
 
 
-def camera_source(camera: CameraConfig, pace: Pace | None = None) -> Source:
-    """The source of a camera, not yet open. `pace` says how often it will be read."""
+def camera_source(camera: CameraConfig, limiter: RateLimiter | None = None) -> Source:
+    """Returns the source of a camera, not open yet. `limiter` tells it how often it will be read."""
     return open_source(
         camera.source,
-        pace=pace,
+        limiter=limiter,
         realtime=camera.realtime,
         loop=camera.loop,
         width=camera.width_px,

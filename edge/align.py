@@ -1,4 +1,4 @@
-"""From faces in a frame to the crops that the model was trained on."""
+"""Crops faces from a frame the way the model's training images were cropped."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from edge.contract.crop import CropSquare, extract_crop, square_from_box, square
 from edge.contract.manifest import Framing
 from edge.domain import Face, Frame
 
-_LEAST_EYE_DISTANCE = 0.15
-"""Of the box's width. Eyes closer together are a profile's or a mistake: they do not tell how the face is turned."""
+_MIN_EYE_DISTANCE = 0.15
+"""As a fraction of the box width. Eyes closer together belong to a profile view or are wrong, so they do not show how
+the face is rotated."""
 
 
 def align(frame: Frame, faces: Sequence[Face], framing: Framing, size_px: int) -> tuple[NDArray[np.uint8], list[float]]:
-    """Cuts out each face.
+    """Crops each face.
 
     Returns:
-        uint8 (N, size_px, size_px) gray crops, and for each its quality, 0 to 1: a face that fills the crop with
-        its own pixels and lies wholly in the frame has 1.
+        Gray crops, uint8 (N, size_px, size_px), and the quality of each, 0 to 1: it is 1 if the crop did not have to
+        be upscaled and lies completely inside the frame.
     """
     squares = [crop_square(face, framing) for face in faces]
     crops = np.empty((len(faces), size_px, size_px), np.uint8)
@@ -31,10 +32,10 @@ def align(frame: Frame, faces: Sequence[Face], framing: Framing, size_px: int) -
 
 
 def crop_square(face: Face, framing: Framing) -> CropSquare:
-    """The square to cut out: placed and turned by the eyes where they say how, and sized by them and the box."""
+    """Returns the crop square: positioned and rotated by the eyes if they are usable, and sized by eyes and box."""
     box = face.box
     around_box = square_from_box(box.left, box.top, box.right, box.bottom, framing)
-    if face.eyes is not None and math.dist(*face.eyes) > _LEAST_EYE_DISTANCE * box.width:
+    if face.eyes is not None and math.dist(*face.eyes) > _MIN_EYE_DISTANCE * box.width:
         return square_from_eyes(*face.eyes, framing, min_side=around_box.side)
     return around_box
 

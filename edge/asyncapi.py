@@ -1,4 +1,4 @@
-"""The published description of the MQTT interface: an AsyncAPI 3 document made from the payload models.
+"""Generates the AsyncAPI 3 document and the JSON schemas of the MQTT interface from the payload models.
 
     python -m edge.asyncapi docs
 
@@ -29,13 +29,13 @@ PAYLOADS: dict[str, type[BaseModel]] = {
     "request": CommandRequest,
     "response": CommandResponse,
 }
-"""Every JSON payload by its short name."""
+"""All JSON payloads by short name."""
 
 _PARAMETERS: _Json = {
-    "prefix": {"description": "One or more segments, as configured.", "default": "emotion"},
+    "prefix": {"description": "Topic prefix of one or more segments, as configured.", "default": "emotion"},
     "device": {"description": "The device's name, as configured."},
     "camera": {"description": "The camera's name, as configured."},
-    "command": {"description": "What is to be done; docs/commands.md lists it.", "examples": ["pause", "rate"]},
+    "command": {"description": "The name of the command, see docs/commands.md.", "examples": ["pause", "rate"]},
     "group": {"description": "A group of devices, as configured."},
 }
 
@@ -46,12 +46,13 @@ class _Channel:
 
     Attributes:
         name: Key in the document.
-        address: The topic, with its parameters in braces.
+        address: Topic, with its parameters in braces.
         message: Key of the payload in `PAYLOADS`, or `status`.
-        action: What the agent does there.
-        summary: For people.
-        qos, retain: How the message is sent.
-        expires: Whether the broker forgets it after a while (MQTT 5).
+        action: Whether the agent sends or receives there.
+        summary: Description of the channel.
+        qos: Quality of service.
+        retain: Whether messages are retained.
+        expires: Whether messages have an expiry interval (MQTT 5).
     """
 
     name: str
@@ -70,46 +71,48 @@ class _Channel:
 
 _CHANNELS = (
     _Channel("deviceStatus", "{prefix}/{device}/status", "status", "send",
-             "Whether the device is there, `online` or `offline`: birth, last will, and goodbye.", retain=True),
-    _Channel("deviceInfo", "{prefix}/{device}/info", "info", "send", "What the device is.", retain=True),
-    _Channel("deviceHealth", "{prefix}/{device}/health", "health", "send", "How the device fares.",
+             "Status of the device, `online` or `offline`: birth message, last will, and sent on a clean disconnect.",
+             retain=True),
+    _Channel("deviceInfo", "{prefix}/{device}/info", "info", "send", "Description of the device.", retain=True),
+    _Channel("deviceHealth", "{prefix}/{device}/health", "health", "send", "Health report of the device.",
              qos=0, retain=True, expires=True),
     _Channel("deviceUpdate", "{prefix}/{device}/update", "update", "send",
-             "Which model is installed, and whether there is a newer one. Only where an update server is configured.",
+             "The installed model and the newest one available. Only if an update server is configured.",
              retain=True),
     _Channel("cameraStatus", "{prefix}/{device}/{camera}/status", "status", "send",
-             "Whether the camera works; it holds while the device's own status is `online`.", retain=True),
+             "Status of the camera; valid only while the status of the device is `online`.", retain=True),
     _Channel("cameraEmotion", "{prefix}/{device}/{camera}/emotion", "state", "send",
-             "What the camera sees now; nobody is said too. At most once in `publish.min_interval_s`: a second, unless "
-             "configured.",
+             "Current state of the camera, also if no face is in view. Sent at most once per `publish.min_interval_s` "
+             "(1 s by default).",
              qos=0, retain=True, expires=True),
     _Channel("cameraEvent", "{prefix}/{device}/{camera}/event", "event", "send",
-             "An emotion that began, changed or ended on a face. Delivered at least once and in order, also after an "
-             "outage; ordered by session and seq. One that the broker refuses for want of a right or a quota is sent "
-             "again, perhaps after newer ones; one that it would refuse at any time, as it is larger than the broker's "
-             "maximum packet size, is given up and counted in the health report, and so are the oldest of a full queue "
-             "(`publish.outbox_limit`) and those that a failing disk has damaged: a gap in seq is a loss. Ingesters "
-             "that subscribe to `$share/<group>/{prefix}/+/+/event` share the work: each event goes to one of them."),
+             "Start, change or end of an emotion on a face. Delivered at least once and in order of `session` and "
+             "`seq`, also after an outage. An event that the broker rejects because of missing permissions or a quota "
+             "is retried, possibly after newer events. An event that the broker would always reject, for exceeding "
+             "the maximum packet size, is given up; so are the oldest events of a full queue (`publish.outbox_limit`) "
+             "and events damaged on disk. Each is counted in the health report, and a gap in `seq` shows the loss. "
+             "Consumers that subscribe to `$share/<group>/{prefix}/+/+/event` share the load: each event is delivered "
+             "to one of them."),
     _Channel("command", "{prefix}/{device}/cmd/{command}", "request", "receive",
-             "Asks one device to do something. Ignored if retained."),
+             "Command to one device. Ignored if retained."),
     _Channel("fleetCommand", "{prefix}/fleet/{group}/cmd/{command}", "request", "receive",
-             "Asks all devices of a group. Ignored if retained."),
+             "Command to all devices of a group. Ignored if retained."),
     _Channel("commandResponse", "{prefix}/{device}/cmd/{command}/response", "response", "send",
-             "The answer of one device, also on the response topic of the request (MQTT 5). Where the "
-             "broker's maximum packet size is too small for it, an error takes its place.", expires=True),
+             "Response of one device, also sent to the response topic of the request (MQTT 5). If it exceeds the "
+             "broker's maximum packet size, an error response is sent instead.", expires=True),
 )  # fmt: skip
 
 
 def document() -> _Json:
-    """The AsyncAPI 3.0 document, ready to be written as JSON."""
+    """Returns the AsyncAPI 3.0 document, ready to be written as JSON."""
     return {
         "asyncapi": "3.0.0",
         "info": {
             "title": "edge-emotion",
             "version": "1.0.0",
-            "description": "Which emotions the faces in front of a small camera show. Version 1 grows only by "
-            "addition: ignore fields that you do not know. When a device or a camera gets another name or is removed, "
-            "the retained messages on its old topics are cleared, each by an empty one.",
+            "description": "Emotions of the faces in view of a camera. Within version 1, fields are only added: ignore "
+            "fields that you do not know. When a device or a camera is renamed or removed, the retained messages on "
+            "its old topics are cleared by empty ones.",
             "license": {"name": "Apache-2.0"},
         },
         "defaultContentType": "application/json",
@@ -131,7 +134,7 @@ def write(folder: Path) -> list[Path]:
 
 
 def json_schema(model: type[BaseModel]) -> dict[str, Any]:
-    """The JSON schema (draft 2020-12) of a payload as it appears on the wire."""
+    """Returns the JSON schema (draft 2020-12) of a payload as sent over MQTT."""
     schema = model.model_json_schema(mode=_schema_mode(model))
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
@@ -154,7 +157,7 @@ def _operation(channel: _Channel) -> _Json:
         "bindings": {"mqtt": binding},
     }
     if channel.expires:
-        operation["description"] = "Sent with a message expiry (MQTT 5)."
+        operation["description"] = "Sent with a message expiry interval (MQTT 5)."
     if channel.action == "receive":
         operation["reply"] = {"channel": {"$ref": "#/channels/commandResponse"}}
     return operation
@@ -175,17 +178,17 @@ def _messages() -> _Json:
     messages["status"] = {
         "name": "status",
         "title": "Status",
-        "summary": "One word, not JSON.",
+        "summary": "Plain text, not JSON.",
         "contentType": "text/plain",
         "payload": {"$ref": "#/components/schemas/Status"},
         "headers": _user_properties(
             session={
                 "type": "string",
-                "description": "Number of the agent's start, in birth and will alike.",
+                "description": "Session number of the agent, the same in birth and will.",
             },
             client={
                 "type": "string",
-                "description": "Fingerprint of the device's client id; not of cameras.",
+                "description": "Fingerprint of the device's client id; only in the status of a device.",
             },
         ),
     }
@@ -193,11 +196,11 @@ def _messages() -> _Json:
 
 
 def _headers(model: type[BaseModel]) -> _Json:
-    """What an agent's message says beside its payload; a request, which is not an agent's, says nothing."""
+    """Returns the user properties of a message of the agent; a request has none."""
     if not issubclass(model, Payload):
         return {}
     schema_id = model.model_fields["schema_id"].default
-    return {"headers": _user_properties(schema={"const": schema_id, "description": "That of the payload."})}
+    return {"headers": _user_properties(schema={"const": schema_id, "description": "The `schema` of the payload."})}
 
 
 def _user_properties(**properties: _Json) -> _Json:
@@ -205,7 +208,7 @@ def _user_properties(**properties: _Json) -> _Json:
 
 
 def _schema_mode(model: type[BaseModel]) -> Literal["validation", "serialization"]:
-    """Whether a payload's schema tells what the agent accepts or what it sends."""
+    """Returns whether a payload's schema describes what the agent accepts or what it sends."""
     return "validation" if model is CommandRequest else "serialization"
 
 

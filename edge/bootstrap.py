@@ -1,4 +1,4 @@
-"""The one place that knows which adapter stands behind which port: from a configuration to an agent ready to run."""
+"""The composition root: builds an agent, with its concrete adapters, from a configuration."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from edge.classify import BundleClassifier
 from edge.compose import Composer
 from edge.config import CameraConfig, Config
 from edge.controls import Controls
+from edge.device_messages import DeviceMessages
 from edge.governor import Governor
 from edge.health import HealthReporter
-from edge.introduction import Introduction
 from edge.message import camera_status_message
 from edge.outbox import Outbox
-from edge.pace import Pace
 from edge.payloads import ModelInfo, Sender, Status
 from edge.pipeline import Pipeline
 from edge.ports import Publisher
 from edge.publish import MqttPublisher
+from edge.rate_limit import RateLimiter
 from edge.smooth import Smoother, SmoothingRules
 from edge.state import DeviceState
 from edge.system import Clock
@@ -43,39 +43,39 @@ from edge.update import Updater, UpdateStatus
 
 @contextmanager
 def open_agent(config: Config) -> Iterator[Agent]:
-    """Opens everything that the agent needs but the cameras, and closes it after.
+    """Opens an agent, except for its cameras, and closes it on exit.
 
     Raises:
         BundleError: The model bundle cannot be used.
-        RuntimeMissing: A part is not installed.
+        RuntimeMissing: A required package is not installed.
         StateError: The state folder cannot be used.
-        ConfigError: A file that the configuration names cannot be used, or its port for metrics.
+        ConfigError: A file named in the configuration, or the metrics port, cannot be used.
     """
     classifier = newest_classifier(config)
     with ExitStack() as stack:
         state = stack.enter_context(DeviceState(config.device.state_dir))
-        releases(config).remove_incomplete()  # now that no other agent is at work there
+        releases(config).remove_incomplete()  # safe now that the state folder is locked
         outbox = stack.enter_context(Outbox(folder=config.device.state_dir, capacity=config.publish.outbox_limit))
         assembly = _Assembly(config, classifier, state)
         publisher = assembly.publisher(outbox)
-        for message in assembly.introduction.messages():
+        for message in assembly.device_messages.at_startup():
             publisher.publish(message)
         workers = {camera.name: assembly.worker(camera, publisher) for camera in config.camera}
         agent = assembly.agent(workers, publisher)
         if config.metrics.port is not None:
-            from edge.metrics import serve_metrics  # costs time and memory, and few ask for it
+            from edge.metrics import serve_metrics  # slow to import and rarely enabled
 
             stack.enter_context(serve_metrics(agent.health, host=config.metrics.host, port=config.metrics.port))
         install = None
         if config.update.url is not None:
             install = stack.enter_context(assembly.updater(publisher, agent)).install
         publisher.set_command_handlers(assembly.controls(workers, agent, install).handlers)
-        stack.enter_context(publisher)  # the last: commands may have been waiting for the connection
+        stack.enter_context(publisher)  # last, as commands may arrive with the connection
         yield agent
 
 
 class _Assembly:
-    """What the parts of one agent have in common."""
+    """Builds the parts of one agent from what they share."""
 
     def __init__(self, config: Config, classifier: BundleClassifier, state: DeviceState) -> None:
         bundle = classifier.bundle
@@ -86,7 +86,7 @@ class _Assembly:
         self._model = ModelInfo(name=bundle.manifest.name, version=bundle.manifest.version, sha256=bundle.model_sha256)
         self._now = Clock().now
         self._topics = Topics(config.mqtt.prefix, config.device.name)
-        self.introduction = Introduction(
+        self.device_messages = DeviceMessages(
             config=config,
             state=state,
             topics=self._topics,
@@ -112,14 +112,14 @@ class _Assembly:
         def publish_status(name: str, status: Status) -> None:
             publisher.publish(camera_status_message(self._topics, name, status, session=self._state.session))
 
-        pace = Pace(self._state.rates.get(camera.name))
+        limiter = RateLimiter(self._state.rates.get(camera.name))
         return CameraWorker(
             name=camera.name,
-            source=camera_source(camera, pace),
+            source=camera_source(camera, limiter),
             pipeline=self._pipeline(camera, publisher),
             on_status=publish_status,
             paused=camera.name in self._state.paused,
-            pace=pace,
+            limiter=limiter,
         )
 
     def _pipeline(self, camera: CameraConfig, publisher: Publisher) -> Pipeline:
@@ -127,7 +127,7 @@ class _Assembly:
         detector, smoothing = config.detector, config.smoothing
         unknown_below = smoothing.unknown_below
         return Pipeline(
-            # One for each camera: a detector keeps its buffers between frames.
+            # One per camera, because a detector has buffers.
             detector=face_detector(config),
             classifier=self._classifier,
             framing=manifest.preprocessing.framing,
@@ -158,7 +158,7 @@ class _Assembly:
         update, running = self._config.update, self._classifier.bundle.manifest
 
         def publish(status: UpdateStatus) -> None:
-            publisher.publish(self.introduction.update(status))
+            publisher.publish(self.device_messages.update(status))
 
         return Updater(
             server=update_server(self._config, str(update.url)),
@@ -167,7 +167,7 @@ class _Assembly:
             try_out=partial(try_out, runtime=self._config.model.runtime, threads=self._config.model.threads),
             require_reopenable=partial(require_usable, self._config),
             on_status=publish,
-            on_installed=agent.renew,
+            on_installed=agent.reopen,
             interval_s=update.interval_h * 3600,
             automatic=update.automatic,
         )

@@ -1,4 +1,4 @@
-"""The emotion model on the device: a checked bundle behind whichever TFLite runtime is installed."""
+"""The emotion classifier: a verified model bundle run by the installed TFLite runtime."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from edge.runtime import RuntimeChoice, load_interpreter
 
 
 class BundleClassifier:
-    """A bundle's model, ready to classify. Several cameras may share one: a lock serves them in turn.
+    """Classifies face crops with the model of a bundle. Thread-safe, so that several cameras can share one.
 
     Args:
         path: The bundle's folder.
-        runtime: Which TFLite runtime shall run it.
+        runtime: The TFLite runtime to use.
         threads: Threads for one inference.
 
     Raises:
-        BundleError: The bundle is missing, corrupt, of another version, or fails its self-test.
+        BundleError: The bundle is missing, corrupt or incompatible, or its self-test failed.
         RuntimeMissing: No runtime is installed.
     """
 
@@ -33,7 +33,7 @@ class BundleClassifier:
             raise BundleIncompatible(
                 f"has the labels {', '.join(labels)}", where=path, remedy=f"The agent needs {', '.join(EMOTIONS)}"
             )
-        # Without the others, such as FER+'s contempt, the probabilities are those among the seven.
+        # Other labels, such as contempt of FER+, are left out, so the probabilities are relative to these seven.
         self._columns = [labels.index(emotion) for emotion in EMOTIONS]
         self._model = EmotionModel(
             load_interpreter(self.bundle.model, runtime=runtime, threads=threads), self.bundle.manifest
@@ -42,6 +42,6 @@ class BundleClassifier:
         self.bundle.self_test(self._model)
 
     def classify(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Calibrated logits float32 (N, 7) in label order for uint8 (N, 48, 48) gray crops; N may be 0."""
+        """Returns calibrated logits, float32 (N, 7) in label order, for gray crops, uint8 (N, 48, 48); N may be 0."""
         with self._lock:
             return self._model.logits(crops)[:, self._columns]

@@ -1,4 +1,4 @@
-"""What is said of a frame, and when: from readings and transitions to MQTT messages."""
+"""Composes the MQTT messages of a camera from readings and transitions, and decides when its state is due."""
 
 from __future__ import annotations
 
@@ -23,20 +23,21 @@ from edge.payloads import (
 from edge.topics import Topics, check_camera
 
 _TAKEOVER: Final = 1.25
-"""How many times larger another face must be before it counts as the most prominent one instead."""
+"""Factor by which another face must be larger to replace the most prominent one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Moment:
-    """When something is said, and of what frame.
+class FrameContext:
+    """Size and timing of the frame that messages are about.
 
-    All that is said of times goes back from `now`: the wall clock may have been set since the picture was taken.
+    Wall clock times are computed back from `now`, because the clock may have been set since the capture.
 
     Attributes:
-        width, height: The frame's, in pixels.
-        time_s: The frame's `time_s`, the clock of `Reading.since_s`.
-        mono_s: The frame's `mono_s`, at capture.
-        now: When it is said; its monotonic clock paces the states, also when a file runs faster than time.
+        width, height: Size of the frame in pixels.
+        time_s: `Frame.time_s`, the clock of `Reading.since_s`.
+        mono_s: `Frame.mono_s`, the time of capture.
+        now: Time of composition. States are rate-limited by its monotonic clock, also while a recording is processed
+            faster than real time.
     """
 
     width: int
@@ -47,18 +48,18 @@ class Moment:
 
     @property
     def wall_s(self) -> float:
-        """UTC seconds since 1970 at capture."""
+        """Time of capture, in Unix seconds."""
         return self.now.wall_at(self.mono_s)
 
     @property
     def latency_ms(self) -> float:
-        """From capture to now."""
+        """Time from capture to composition."""
         return max(0.0, round((self.now.mono_s - self.mono_s) * 1000, 1))
 
     def face(self, reading: Reading) -> FaceReading:
         return FaceReading(
             track_id=reading.track_id,
-            emotion=reading.emotion,  # type: ignore[arg-type]  # the model checks it
+            emotion=reading.emotion,  # type: ignore[arg-type]  # validated by the model
             confidence=fraction(reading.confidence),
             probs=Probabilities(**dict(zip(EMOTIONS, map(fraction, reading.probabilities), strict=True))),
             since=timestamp(self.wall_s - (self.time_s - reading.since_s)),
@@ -76,22 +77,22 @@ class Moment:
 
 
 class Composer:
-    """Turns one camera's readings into messages.
+    """Composes the messages of one camera.
 
-    Every transition becomes an event. The camera's state is published when it changes (who is there, and what each
-    face shows; not each wobble of a probability), again as a heartbeat when it does not, and never more often than
-    `min_interval_s`: what changes sooner waits, and when the interval is over the newest state is sent.
+    Every transition becomes an event. The state is published when it changes (the tracks in view and their emotions;
+    not the probabilities), and as a heartbeat when it does not, but at most once per `min_interval_s`: changes within
+    the interval are coalesced, and the newest state is sent at its end.
 
     Args:
-        topics: The device's topics.
+        topics: The topics of the device.
         camera: The camera's name.
-        sender: The agent.
+        sender: The device and session named in the payloads.
         model: The model bundle in use.
-        heartbeat_s: After how long an unchanged state is sent again.
-        min_interval_s: Least time between two states.
+        heartbeat_s: Time after which an unchanged state is sent again.
+        min_interval_s: Minimum time between two states.
 
     Raises:
-        ValueError: The camera's name cannot be part of a topic.
+        ValueError: The camera's name is not a valid topic segment.
     """
 
     def __init__(
@@ -116,67 +117,69 @@ class Composer:
         self._sent_view: frozenset[tuple[int, str, bool]] | None = None
         self._sent_s = float("-inf")
 
-    def compose(self, readings: Sequence[Reading], transitions: Sequence[Transition], moment: Moment) -> list[Message]:
-        """The messages that one frame gives rise to. To be called for every frame, also when nobody is on it.
+    def compose(
+        self, readings: Sequence[Reading], transitions: Sequence[Transition], context: FrameContext
+    ) -> list[Message]:
+        """Composes the messages of one frame. To be called for every frame, including those without faces.
 
         Args:
             readings: One for each face in view.
-            transitions: What began, changed or ended with this frame, in order.
-            moment: The frame's.
+            transitions: Emotions that started, changed or ended with this frame, in order.
+            context: Size and timing of the frame.
 
         Returns:
             The events in the order of `transitions`, then the state if it is due.
         """
-        messages = [self._event(transition, moment) for transition in transitions]
+        messages = [self._event(transition, context) for transition in transitions]
         ordered = self._by_prominence(readings)
-        if self._due(ordered, moment.now.mono_s):
-            messages.append(self._state(ordered, moment))
+        if self._due(ordered, context.now.mono_s):
+            messages.append(self._state(ordered, context))
         return messages
 
-    def vacate(self, now: Instant) -> Message:
-        """The state of a camera that stops looking: nobody is there. It does not wait for its turn.
+    def empty_state(self, now: Instant) -> Message:
+        """Returns a state without faces, for a camera that is closed. It is not subject to the minimum interval.
 
-        Without it, the last emotion would stand on the topic until it expires while the camera is paused or broken.
+        Without it, the last emotion would remain retained until it expires while the camera is paused or offline.
         """
-        return self._state((), Moment(width=1, height=1, time_s=0.0, mono_s=now.mono_s, now=now))
+        return self._state((), FrameContext(width=1, height=1, time_s=0.0, mono_s=now.mono_s, now=now))
 
     def _due(self, ordered: Sequence[Reading], mono_s: float) -> bool:
-        waited_s = mono_s - self._sent_s
-        if waited_s < self._min_interval_s:
+        elapsed_s = mono_s - self._sent_s
+        if elapsed_s < self._min_interval_s:
             return False
-        return _view(ordered) != self._sent_view or waited_s >= self._heartbeat_s
+        return _view(ordered) != self._sent_view or elapsed_s >= self._heartbeat_s
 
     def _by_prominence(self, readings: Sequence[Reading]) -> list[Reading]:
-        """Largest face first; the one that was first stays so until another is clearly larger."""
+        """Sorts by size, largest first; the first face stays first until another one is clearly larger."""
 
         def prominence(reading: Reading) -> tuple[float, int]:
-            favour = _TAKEOVER if reading.track_id == self._prominent_id else 1.0
-            return -favour * reading.box.area, reading.track_id
+            factor = _TAKEOVER if reading.track_id == self._prominent_id else 1.0
+            return -factor * reading.box.area, reading.track_id
 
         ordered = sorted(readings, key=prominence)
         self._prominent_id = ordered[0].track_id if ordered else None
         return ordered
 
-    def _event(self, transition: Transition, moment: Moment) -> Message:
+    def _event(self, transition: Transition, context: FrameContext) -> Message:
         self._seq += 1
         event = Event(
-            **self._envelope(moment),
-            **dict(moment.face(transition.reading)),
+            **self._envelope(context),
+            **dict(context.face(transition.reading)),
             event=transition.kind,
-            previous=transition.previous,  # type: ignore[arg-type]  # the model checks it
+            previous=transition.previous,  # type: ignore[arg-type]  # validated by the model
             historical=False,
             model=self._model,
-            latency_ms=moment.latency_ms,
+            latency_ms=context.latency_ms,
         )
         return json_message(self._topics.event(self._camera), event, qos=1, durable=True)
 
-    def _state(self, ordered: Sequence[Reading], moment: Moment) -> Message:
+    def _state(self, ordered: Sequence[Reading], context: FrameContext) -> Message:
         self._sent_view = _view(ordered)
-        self._sent_s = moment.now.mono_s
-        faces = tuple(moment.face(reading) for reading in ordered)
+        self._sent_s = context.now.mono_s
+        faces = tuple(context.face(reading) for reading in ordered)
         first = faces[0] if faces else None
         state = CameraState(
-            **self._envelope(moment),
+            **self._envelope(context),
             emotion=first.emotion if first else None,
             confidence=first.confidence if first else None,
             track_id=first.track_id if first else None,
@@ -184,19 +187,19 @@ class Composer:
             face_count=len(faces),
             faces=faces,
             model=self._model,
-            latency_ms=moment.latency_ms,
+            latency_ms=context.latency_ms,
         )
         return json_message(self._topics.emotion(self._camera), state, retain=True, expiry_s=self._expiry_s)
 
-    def _envelope(self, moment: Moment) -> dict[str, Any]:
+    def _envelope(self, context: FrameContext) -> dict[str, Any]:
         return {
-            **self._sender.envelope(moment.now),
+            **self._sender.envelope(context.now),
             "camera": self._camera,
             "seq": self._seq,
-            "ts": timestamp(moment.wall_s),
+            "ts": timestamp(context.wall_s),
         }
 
 
 def _view(ordered: Sequence[Reading]) -> frozenset[tuple[int, str, bool]]:
-    """What makes one state differ from another: each face's number and emotion, and which is first."""
+    """The part of a state whose change makes it due: tracks and emotions, and which face is first."""
     return frozenset((r.track_id, r.emotion, rank == 0) for rank, r in enumerate(ordered))

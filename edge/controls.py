@@ -1,4 +1,4 @@
-"""The commands that the device obeys, as requests on `<prefix>/<device>/cmd/<name>`."""
+"""Handlers of the commands that arrive as requests on `<prefix>/<device>/cmd/<name>`."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from edge.camera import CameraWorker
 from edge.contract.errors import UserError
 from edge.domain import Instant
 from edge.mqtt import CommandHandler
-from edge.pace import LOWEST_FPS
 from edge.payloads import CommandRequest, timestamp
+from edge.rate_limit import MIN_FPS
 from edge.snapshot import as_jpeg
 from edge.state import DeviceState
 
 
 class Controls:
-    """What each command does.
+    """Executes the commands.
 
     Args:
         workers: The cameras by name.
-        state: Remembers over a restart which cameras are paused, and how many frames they may analyse.
-        now: Reads the machine's clocks.
-        snapshots: Whether pictures may be asked for.
-        on_report: Publishes the health report.
-        on_restart: Ends the agent, which its service starts again.
-        on_update: Has the newest model installed; None where no server is asked for any.
+        state: Persists which cameras are paused, and their frame rate limits.
+        now: Returns the current time on both clocks.
+        snapshots: Whether snapshots are allowed.
+        on_report: Publishes a health report.
+        on_restart: Stops the agent; its service starts it again.
+        on_update: Installs the newest model; None if no update server is configured.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Controls:
 
     @property
     def handlers(self) -> dict[str, CommandHandler]:
-        """Every command by its name."""
+        """The handler of each command by name."""
         return {
             "pause": self._pause,
             "resume": self._resume,
@@ -64,42 +64,43 @@ class Controls:
         }
 
     def _pause(self, request: CommandRequest) -> JsonValue:
-        """`value: false` takes a pause back, so that one topic serves a switch with two positions."""
+        """Pauses cameras, or resumes them if `value` is false, so that a switch needs only one topic."""
         if request.value is False:
             return self._resume(request)
         if request.value not in (None, True):
             raise UserError(f"{request.value!r} is neither true nor false",
-                            remedy="Leave `value` out to pause, or give false to resume")  # fmt: skip
-        for worker in self._meant(request):
+                            remedy="Omit `value` to pause, or set it to false to resume")  # fmt: skip
+        for worker in self._targets(request):
             self._state.pause(worker.name)
             worker.pause()
         return self._paused()
 
     def _resume(self, request: CommandRequest) -> JsonValue:
-        for worker in self._meant(request):
+        for worker in self._targets(request):
             self._state.resume(worker.name)
             worker.resume()
         return self._paused()
 
     def _rate(self, request: CommandRequest) -> JsonValue:
-        """`value` is the most frames to analyse a second; 0 or null lifts the limit."""
-        max_fps = _frames_a_second(request)
-        for worker in self._meant(request):
+        """Limits the frames processed per second to `value`; 0 or null lifts the limit."""
+        max_fps = _requested_fps(request)
+        for worker in self._targets(request):
             self._state.limit(worker.name, max_fps)
             worker.limit(max_fps)
         return {"max_fps": {name: self._state.rates.get(name) for name in self._workers}}
 
     def _snapshot(self, request: CommandRequest) -> JsonValue:
-        """The newest frame of one camera. It is made for this answer, and kept nowhere."""
+        """Returns the newest frame of one camera as a JPEG. It is encoded in memory and not stored."""
         if not self._snapshots:
-            raise UserError("this device gives no pictures", where="publish.snapshots",
-                            remedy="Set that key to true in the agent's configuration to allow it")  # fmt: skip
-        worker, *more = self._meant(request)
+            raise UserError("snapshots are disabled on this device", where="publish.snapshots",
+                            remedy="Set this key to true in the agent's configuration to allow them")  # fmt: skip
+        worker, *more = self._targets(request)
         if more:
-            raise UserError("several cameras are here", remedy=f"Name one as `camera`: {', '.join(self._workers)}")
+            raise UserError("this device has several cameras",
+                            remedy=f"Name one as `camera`: {', '.join(self._workers)}")  # fmt: skip
         frame = worker.pipeline.newest
         if frame is None:
-            raise UserError(f"camera {worker.name} shows nothing now: it is {worker.status}")
+            raise UserError(f"camera {worker.name} has no current frame: it is {worker.status}")
         jpeg, width, height = as_jpeg(frame)
         return {
             "camera": worker.name,
@@ -118,30 +119,30 @@ class Controls:
         return None
 
     def _update(self, _request: CommandRequest) -> JsonValue:
-        """What comes of it is told on the device's topic `update`."""
+        """Installs the newest model. The outcome is published on the device's `update` topic."""
         if self._on_update is None:
-            raise UserError("this device looks for no updates", where="update.url",
-                            remedy="Set that key in the agent's configuration")  # fmt: skip
+            raise UserError("no update server is configured on this device", where="update.url",
+                            remedy="Set this key in the agent's configuration")  # fmt: skip
         self._on_update()
         return None
 
     def _paused(self) -> JsonValue:
         return {"paused": [name for name in self._workers if name in self._state.paused]}
 
-    def _meant(self, request: CommandRequest) -> list[CameraWorker]:
+    def _targets(self, request: CommandRequest) -> list[CameraWorker]:
         if request.camera is None:
             return list(self._workers.values())
         if request.camera not in self._workers:
             known = ", ".join(self._workers)
-            raise UserError(f"no camera is called {request.camera}", remedy=f"Cameras here: {known}")
+            raise UserError(f"there is no camera {request.camera}", remedy=f"The device has: {known}")
         return [self._workers[request.camera]]
 
 
-def _frames_a_second(request: CommandRequest) -> float | None:
+def _requested_fps(request: CommandRequest) -> float | None:
     value = request.value
     if value is None or (value == 0 and value is not False):
         return None
-    if isinstance(value, bool | str) or not LOWEST_FPS <= value < math.inf:
-        raise UserError(f"{value!r} is no frame rate", remedy="Give `value` as frames a second, at least "
-                        f"{LOWEST_FPS}, or 0 to lift the limit; `pause` stops a camera")  # fmt: skip
+    if isinstance(value, bool | str) or not MIN_FPS <= value < math.inf:
+        raise UserError(f"{value!r} is not a valid frame rate", remedy="Set `value` to frames per second, at least "
+                        f"{MIN_FPS}, or to 0 to lift the limit; use `pause` to stop a camera")  # fmt: skip
     return value

@@ -1,4 +1,4 @@
-"""The language between the stages: frames, faces, tracks, readings and messages, all immutable."""
+"""Immutable data types passed between the stages: frames, faces, tracks, readings and messages."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class Instant:
-    """One moment on both clocks of the machine.
+    """A moment on both the wall clock and the monotonic clock.
 
     Attributes:
-        wall_s: UTC seconds since 1970, for people to read. It jumps when the clock is set.
-        mono_s: The machine's monotonic clock, which never jumps.
-        synced: Whether `wall_s` can be trusted.
+        wall_s: Unix seconds (UTC). It jumps when the clock is set.
+        mono_s: Monotonic clock of the machine, which never jumps.
+        synced: Whether the wall clock is synchronized.
     """
 
     wall_s: float
@@ -27,20 +27,20 @@ class Instant:
     synced: bool
 
     def wall_at(self, mono_s: float) -> float:
-        """What the wall clock, as it is set now, shows or would have shown at another moment of the monotonic clock."""
+        """Returns the wall clock time, by its current setting, of another moment on the monotonic clock."""
         return self.wall_s + (mono_s - self.mono_s)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Frame:
-    """One picture from a source.
+    """One image from a source.
 
     Attributes:
-        image_bgr: uint8 (H, W, 3), blue-green-red 0-255, as OpenCV gives it.
-        index: Position in the source, counted from 0; dropped frames count too.
-        time_s: Seconds on a clock that never jumps: the machine's monotonic clock for a live source,
-            the position in the recording for a file. Stages measure durations with it.
-        mono_s: The machine's monotonic clock at capture; of a file, when it was read.
+        image_bgr: uint8 (H, W, 3) in BGR order, as OpenCV provides it.
+        index: Position in the source, counted from 0 and including dropped frames.
+        time_s: Seconds on a clock that never jumps: the monotonic clock for a live source, the position in the
+            recording for a file. The stages measure durations with it.
+        mono_s: Monotonic time of capture; for a recording, of reading.
     """
 
     image_bgr: NDArray[np.uint8]
@@ -59,7 +59,7 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A rectangle in pixels of the frame; it may reach over the frame's edge."""
+    """A rectangle in pixels of the frame; it may extend beyond the frame."""
 
     left: float
     top: float
@@ -79,7 +79,7 @@ class Box:
         return max(0.0, self.width) * max(0.0, self.height)
 
     def iou(self, other: Box) -> float:
-        """Intersection over union with `other`, 0 to 1."""
+        """Returns the intersection over union with `other`, 0 to 1."""
         overlap_width = min(self.right, other.right) - max(self.left, other.left)
         overlap_height = min(self.bottom, other.bottom) - max(self.top, other.top)
         if overlap_width <= 0 or overlap_height <= 0:
@@ -90,13 +90,12 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Face:
-    """A face as a detector found it.
+    """A detected face.
 
     Attributes:
-        box: Forehead to chin, ear to ear, as the detector draws it.
+        box: Bounding box from forehead to chin and ear to ear, as defined by the detector.
         score: The detector's confidence, 0 to 1.
-        eyes: Centres of the eye on the left and the eye on the right of the picture, where the
-            detector gives them.
+        eyes: Centers of the left and the right eye as seen in the image; None if the detector provides none.
     """
 
     box: Box
@@ -106,12 +105,12 @@ class Face:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Observation:
-    """A face together with what the classifier says of it.
+    """A face and its classification on one frame.
 
     Attributes:
-        face: Where it was found.
-        logits: float32 (7,), calibrated log-odds in label order.
-        quality: 0 to 1, how far the crop can be trusted (its size, how much of it lies in the frame).
+        face: The detected face.
+        logits: Calibrated logits, float32 (7,) in label order.
+        quality: Quality of the crop, 0 to 1 (its resolution, and how much of it lies inside the frame).
     """
 
     face: Face
@@ -121,13 +120,13 @@ class Observation:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Track:
-    """One face followed through time.
+    """One face tracked over time.
 
     Attributes:
-        id: Ephemeral number, counted from 1 for each run of a camera; it identifies nobody.
+        id: Ephemeral number, counted from 1 per camera and session; it does not identify a person.
         observation: The newest observation.
-        last_seen_s: When, on the frames' clock (`Frame.time_s`).
-        missed: How many detections in a row have not found it.
+        last_seen_s: Time of that observation, on the clock of `Frame.time_s`.
+        missed: Number of consecutive detections that missed it.
     """
 
     id: int
@@ -141,12 +140,12 @@ class Reading:
     """The smoothed emotion of one track at one moment.
 
     Attributes:
-        track_id: The track's number.
+        track_id: The id of the track.
         emotion: One of the labels, or `unknown`.
-        confidence: Probability of `emotion`, 0 to 1 (of the likeliest label while it is `unknown`).
-        probabilities: One a label, in label order, sum 1.
-        since_s: Since when `emotion` holds, on the frames' clock.
-        box: Where the face is.
+        confidence: Probability of `emotion`, 0 to 1; while it is `unknown`, that of the most likely label.
+        probabilities: One per label, in label order; they sum to 1.
+        since_s: Start of `emotion`, on the clock of `Frame.time_s`.
+        box: Position of the face.
         quality: 0 to 1, as in `Observation`.
     """
 
@@ -161,12 +160,12 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """An emotion that began, changed or ended on a track.
+    """The start, change or end of an emotion on a track.
 
     Attributes:
-        kind: `start` with a track's first emotion, `change` when another takes over, `end` when the track is gone.
+        kind: `start` with the first emotion of a track, `change` when another replaces it, `end` when the track ends.
         reading: The reading at that moment; for `end` the last one.
-        previous: The emotion before, None at `start`.
+        previous: The emotion before; None for `start`.
     """
 
     kind: Literal["start", "change", "end"]
@@ -176,18 +175,18 @@ class Transition:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One MQTT message, ready to be sent.
+    """One MQTT message, ready to be published.
 
     Attributes:
         topic: Full topic name.
-        payload: UTF-8 text, mostly JSON; empty clears a retained topic.
+        payload: UTF-8 text, mostly JSON; an empty payload clears a retained message.
         qos: 0 or 1.
-        retain: Whether the broker keeps it for later subscribers.
-        expiry_s: After how many seconds the broker forgets it (MQTT 5), None for never.
-        durable: True for events: kept on disk until the broker has acknowledged them. Otherwise only
-            the newest message of a topic counts.
+        retain: Whether the broker retains it for later subscribers.
+        expiry_s: Message expiry interval in seconds (MQTT 5); None for no expiry.
+        durable: True for events: kept on disk until the broker has acknowledged them. Otherwise only the newest
+            message of a topic matters.
         content_type: MIME type (MQTT 5).
-        user_properties: Pairs of name and value that travel beside the payload (MQTT 5).
+        user_properties: Name-value pairs sent along with the payload (MQTT 5).
     """
 
     topic: str

@@ -17,8 +17,8 @@
 
 2 is argparse's exit code for an invalid command line.
 
-More specific errors are defined where they are used: subclasses of `BrokerError` in `edge.mqtt.faults`, `AddressAbsent`
-in `edge.metrics`, and `CheckWarning`, which is no failure, in `edge.checks.check`.
+More specific errors are defined where they are used: subclasses of `BrokerError` in `edge.mqtt.faults`,
+`AddressUnavailable` in `edge.metrics`, and `CheckWarning`, which is no failure, in `edge.checks.check`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Keeps an eye on how hard the device works, and lets its cameras do less for as long as it is too hard."""
+"""Monitors the load of the device and reduces the work of its cameras while it is overloaded."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ from collections.abc import Mapping
 
 from edge import system
 from edge.adapt import LADDER, Adaptation, Condition, Level, Load
-from edge.camera import CameraWorker, Work
+from edge.camera import CameraWorker, WorkStats
 from edge.payloads import AdaptationHealth
 
 log = logging.getLogger(__name__)
 
-_LOOK_EVERY_S = 5.0
+_INTERVAL_S = 5.0
 
 
 class Governor:
-    """Looks at machine and cameras every five seconds, and passes the level on which it settles to all cameras.
+    """Checks device and cameras every five seconds, and applies the resulting adaptation level to all cameras.
 
     Args:
         workers: The cameras by name.
-        hot_c: From this temperature on, in degrees Celsius, the device is given less to do.
-        cool_c: Below this one it may do more again.
+        hot_c: Temperature in degrees Celsius from which the load is reduced.
+        cool_c: Temperature in degrees Celsius below which the load may be restored.
     """
 
     def __init__(self, *, workers: Mapping[str, CameraWorker], hot_c: float, cool_c: float) -> None:
         self._workers = workers
-        self._seen: dict[str, Work] = {}
-        self._looked_s = time.monotonic()
-        self._adaptation = Adaptation(hot_c=hot_c, cool_c=cool_c, now_s=self._looked_s)
+        self._last_stats: dict[str, WorkStats] = {}
+        self._checked_s = time.monotonic()
+        self._adaptation = Adaptation(hot_c=hot_c, cool_c=cool_c, now_s=self._checked_s)
 
     def report(self) -> AdaptationHealth:
-        """The level in force, for the health report."""
+        """Returns the level in force, for the health report."""
         adaptation = self._adaptation
         return AdaptationHealth(
             level=adaptation.number,
@@ -41,46 +41,46 @@ class Governor:
             max_fps=adaptation.level.max_fps,
         )
 
-    def look(self, now_s: float) -> bool:
-        """To be called often; looks when it is time.
+    def update(self, now_s: float) -> bool:
+        """Checks the load if five seconds have passed since the last check. May be called at any rate.
 
         Args:
-            now_s: On the machine's monotonic clock.
+            now_s: Current time on the monotonic clock.
 
         Returns:
             Whether the level changed.
         """
-        past_s = now_s - self._looked_s
-        if past_s < _LOOK_EVERY_S:
+        elapsed_s = now_s - self._checked_s
+        if elapsed_s < _INTERVAL_S:
             return False
-        self._looked_s = now_s
-        condition = Condition(system.throttling(), system.temperature_c(), self._loads(past_s))
+        self._checked_s = now_s
+        condition = Condition(system.throttling(), system.temperature_c(), self._loads(elapsed_s))
         if not self._adaptation.update(condition, now_s):
             return False
-        self._pass_on(condition)
+        self._apply(condition)
         return True
 
-    def _loads(self, past_s: float) -> list[Load]:
-        before, self._seen = self._seen, {name: worker.work for name, worker in self._workers.items()}
-        return [_load(work, before[name], past_s) for name, work in self._seen.items() if name in before]
+    def _loads(self, elapsed_s: float) -> list[Load]:
+        before, self._last_stats = self._last_stats, {name: worker.stats for name, worker in self._workers.items()}
+        return [_load(stats, before[name], elapsed_s) for name, stats in self._last_stats.items() if name in before]
 
-    def _pass_on(self, condition: Condition) -> None:
+    def _apply(self, condition: Condition) -> None:
         adaptation = self._adaptation
         for worker in self._workers.values():
             worker.adapt(adaptation.level)
-        why = ", ".join(adaptation.reasons) or "the device is well again"
+        why = ", ".join(adaptation.reasons) or "the device has recovered"
         celsius = f", {condition.temperature_c:.0f} °C" if condition.temperature_c is not None else ""
-        log.info("level %d of %d: %s (%s%s)", adaptation.number, len(LADDER) - 1, _in_words(adaptation.level), why,
-                 celsius)  # fmt: skip
+        log.info("adaptation level %d of %d: %s (%s%s)", adaptation.number, len(LADDER) - 1,
+                 _describe(adaptation.level), why, celsius)  # fmt: skip
 
 
-def _load(now: Work, before: Work, past_s: float) -> Load:
+def _load(now: WorkStats, before: WorkStats, elapsed_s: float) -> Load:
     frames = now.frames - before.frames
-    dropped = max(0, now.dropped - before.dropped)  # it counts from 0 again when the source is opened again
-    return Load(busy=(now.busy_s - before.busy_s) / past_s, dropped=dropped / max(1, frames + dropped))
+    dropped = max(0, now.dropped - before.dropped)  # restarts from 0 when the source is reopened
+    return Load(busy=(now.busy_s - before.busy_s) / elapsed_s, dropped=dropped / max(1, frames + dropped))
 
 
-def _in_words(level: Level) -> str:
-    searched = f"faces are looked for {level.detection_factor} times more seldom" if level.detection_factor > 1 else ""
-    limited = f"at most {level.max_fps:g} frames a second" if level.max_fps is not None else ""
-    return ", ".join(filter(None, (searched, limited))) or "all as configured"
+def _describe(level: Level) -> str:
+    detection = f"detecting faces {level.detection_factor} times less often" if level.detection_factor > 1 else ""
+    frame_rate = f"at most {level.max_fps:g} frames per second" if level.max_fps is not None else ""
+    return ", ".join(filter(None, (detection, frame_rate))) or "running as configured"

@@ -1,4 +1,4 @@
-"""How the device fares, gathered from the cameras, the publisher and the machine into one payload."""
+"""Builds the health report from the cameras, the publisher and the machine."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from edge.payloads import AdaptationHealth, CameraHealth, Health, ModelInfo, Mqt
 
 
 class HealthReporter:
-    """Writes health reports of one agent.
+    """Builds the health reports of one agent.
 
     Args:
-        sender: The agent.
-        model: The bundle in use.
-        now: Reads the machine's clocks.
+        sender: The device and session named in the payload.
+        model: The model bundle in use.
+        now: Returns the current time on both clocks.
     """
 
     def __init__(self, *, sender: Sender, model: ModelInfo, now: Callable[[], Instant]) -> None:
@@ -30,7 +30,7 @@ class HealthReporter:
     def report(
         self, workers: Mapping[str, CameraWorker], delivery: PublisherStats, adaptation: AdaptationHealth | None = None
     ) -> Health:
-        """The health of this moment."""
+        """Returns the current health."""
         now = self._now()
         return Health(
             **self._sender.envelope(now),

@@ -1,4 +1,4 @@
-"""How the device introduces itself to Home Assistant: one retained message that describes all its entities."""
+"""Home Assistant MQTT discovery: one retained message that describes the device and all its entities."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from edge.payloads import Status
 from edge.topics import Topics
 
 Announced = Mapping[str, Mapping[str, str]]
-"""What Home Assistant was told of: for each discovery topic, the platform of each component."""
+"""What was announced to Home Assistant: for each discovery topic, the platform of each component."""
 
 _NAME = "edge-emotion"
 _NOBODY = "none"
@@ -24,7 +24,7 @@ _Component = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """What to publish, and what to remember of it until the next time."""
+    """The discovery messages to publish, and what to store until the next announcement."""
 
     messages: tuple[Message, ...]
     announced: Announced
@@ -43,19 +43,19 @@ def announce(
     hardware: str | None = None,
     serial_number: str | None = None,
 ) -> Announcement:
-    """Describes the device, and takes back components that were announced earlier and are no more.
+    """Describes the device, and removes components that were announced earlier but no longer exist.
 
     Args:
-        topics: The device's topics.
-        cameras: The cameras' names.
-        agent_version: Shown as the device's software.
-        state_expiry_s: After how long without news the readings count as unknown.
-        health_expiry_s: The same for the figures of the health report.
-        announced: What was remembered from the last time.
-        updates: Whether the device looks for newer models, and installs one when it is told to.
-        discovery_prefix: As it is set in Home Assistant.
-        hardware: The machine's model.
-        serial_number: The machine's.
+        topics: The topics of the device.
+        cameras: The names of the cameras.
+        agent_version: Shown as the software version of the device.
+        state_expiry_s: Time without an update after which readings become unavailable.
+        health_expiry_s: The same for values of the health report.
+        announced: What was stored from the last announcement.
+        updates: Whether the device checks for model updates and can install them on command.
+        discovery_prefix: The discovery prefix set in Home Assistant.
+        hardware: Model of the machine.
+        serial_number: Serial number of the machine.
     """
     object_id = _object_id(topics)
     topic = f"{discovery_prefix}/device/{object_id}/config"
@@ -63,11 +63,12 @@ def announce(
     for camera in cameras:
         components |= _camera_components(topics, camera, state_expiry_s, health_expiry_s)
     for key, component in components.items():
-        component["unique_id"] = f"{object_id}.{key}"  # no name holds a dot: a device `a_b` is not camera `b` of `a`
+        # Names contain no dot, so device `a_b` cannot clash with camera `b` of device `a`.
+        component["unique_id"] = f"{object_id}.{key}"
         component["default_entity_id"] = f"{component['platform']}.{topics.device}_{key}".replace("-", "_")
     platforms = {key: component["platform"] for key, component in components.items()}
-    # A component of which only the platform is told is one that Home Assistant removes.
-    gone = {key: {"platform": was} for key, was in announced.get(topic, {}).items() if key not in platforms}
+    # Home Assistant removes a component of which only the platform is given.
+    removed = {key: {"platform": was} for key, was in announced.get(topic, {}).items() if key not in platforms}
     payload = {
         "device": _without_none(
             identifiers=[object_id],
@@ -78,19 +79,19 @@ def announce(
             serial_number=serial_number,
         ),
         "origin": {"name": _NAME, "sw_version": agent_version},
-        "components": gone | components,
+        "components": removed | components,
     }
     message = Message(topic, json.dumps(payload, ensure_ascii=False).encode(), qos=1, retain=True)
     return Announcement((message,), {topic: platforms})
 
 
 def status_topic(discovery_prefix: str) -> str:
-    """Where Home Assistant says that it has started."""
+    """Returns the topic on which Home Assistant publishes that it has started."""
     return f"{discovery_prefix}/status"
 
 
 def probe_topic(topics: Topics, discovery_prefix: str) -> str:
-    """Where `edge doctor` tries whether the device may announce itself: Home Assistant knows no such device."""
+    """Returns a discovery topic for the permission test of `edge doctor`; it belongs to no real device."""
     return f"{discovery_prefix}/device/{_object_id(topics)}-probe/config"
 
 
@@ -132,22 +133,22 @@ def _model_component(topics: Topics, *, updates: bool) -> _Component:
         **_available(topics),
     }
     if not updates:
-        # Both versions are the installed one: such an agent only tells what it runs.
+        # Without an update server only the installed version is known, so it is also given as the latest.
         template = (
             "{{ {'title': value_json.model.name, 'installed_version': value_json.model.version, "
             "'latest_version': value_json.model.version} | to_json }}"
         )
         return {**component, "state_topic": topics.info, "value_template": template}
-    # Releases, for those are what the agent compares: an earlier version that is published anew is an update too.
-    # Before the server has answered nothing is said of the newest, so that Home Assistant keeps what it knows of it.
-    told = (
+    # Compares release numbers, as the agent does: an earlier version published again is an update too. Until the server
+    # has responded, the latest release is omitted, so that Home Assistant keeps the one it knows.
+    common = (
         "'title': value_json.installed.name, 'installed_version': value_json.installed.release | string, "
         "'in_progress': value_json.installing, 'release_summary': value_json.error or "
     )
     newest = "'Version ' ~ value_json.latest.version, 'latest_version': value_json.latest.release | string"
     template = (
-        f"{{% if value_json.latest %}}{{{{ {{{told}{newest}}} | to_json }}}}"
-        f"{{% else %}}{{{{ {{{told}''}} | to_json }}}}{{% endif %}}"
+        f"{{% if value_json.latest %}}{{{{ {{{common}{newest}}} | to_json }}}}"
+        f"{{% else %}}{{{{ {{{common}''}} | to_json }}}}{{% endif %}}"
     )
     return {
         **component,
@@ -174,7 +175,7 @@ def _camera_components(topics: Topics, camera: str, state_expiry_s: int, health_
             "icon": "mdi:emoticon-outline",
             "device_class": "enum",
             "options": [*EMOTIONS, _UNCLEAR, _NOBODY],
-            "value_template": f"{{{{ {_told('emotion')} or '{_NOBODY}' }}}}",
+            "value_template": f"{{{{ {_emotion('emotion')} or '{_NOBODY}' }}}}",
         },
         f"{camera}_confidence": {
             **seen,
@@ -191,12 +192,12 @@ def _camera_components(topics: Topics, camera: str, state_expiry_s: int, health_
             "icon": "mdi:emoticon-outline",
             "event_types": ["start", "change", "end"],
             "state_topic": topics.event(camera),
-            # What had to wait is told to those who count, and starts no automation long after.
+            # Delayed events must not trigger automations: an empty result is ignored.
             "value_template": "{% if not value_json.historical %}{{ {'event_type': value_json.event, "
-            f"'emotion': {_told('emotion')}, 'previous': {_told('previous')}, 'confidence': value_json.confidence, "
-            "'track_id': value_json.track_id} | to_json }}{% endif %}",
+            f"'emotion': {_emotion('emotion')}, 'previous': {_emotion('previous')}, "
+            "'confidence': value_json.confidence, 'track_id': value_json.track_id} | to_json }}{% endif %}",
             "qos": 1,
-            # Always available: coming back, an event entity shows its last event again, which would start automations.
+            # No availability: an event entity that becomes available again repeats its last event.
         },
         f"{camera}_faces": {
             **seen,
@@ -222,7 +223,7 @@ def _camera_components(topics: Topics, camera: str, state_expiry_s: int, health_
             "unit_of_measurement": "fps",
             "entity_category": "diagnostic",
             "state_topic": topics.health,
-            # A report of before the camera was added may be the newest yet.
+            # The newest report may be from before the camera was added.
             "value_template": f"{{{{ (value_json.cameras['{camera}'] | default({{}})).fps | default(none) }}}}",
             "expire_after": health_expiry_s,
             **_available(topics, camera),
@@ -244,18 +245,18 @@ def _camera_components(topics: Topics, camera: str, state_expiry_s: int, health_
     }
 
 
-def _told(field: str) -> str:
-    """Template of an emotion in Home Assistant's words, where the state `unknown` is that nothing was heard yet."""
+def _emotion(field: str) -> str:
+    """Returns the template of an emotion. `unknown` is renamed, because for Home Assistant it means no state at all."""
     return f"('{_UNCLEAR}' if value_json.{field} == '{UNKNOWN}' else value_json.{field})"
 
 
 def _available(topics: Topics, camera: str | None = None) -> _Component:
-    """Available while the device is online and, where it matters, the camera too (and not paused)."""
-    needed = [{"topic": topics.status}]
+    """Makes a component available while the device and, if given, the camera are online."""
+    availability = [{"topic": topics.status}]
     if camera is not None:
         template = "{{ 'online' if value == 'online' else 'offline' }}"
-        needed.append({"topic": topics.camera_status(camera), "value_template": template})
-    return {"availability": needed, "availability_mode": "all"}
+        availability.append({"topic": topics.camera_status(camera), "value_template": template})
+    return {"availability": availability, "availability_mode": "all"}
 
 
 def _pause(camera: str, *, on: bool) -> str:

@@ -6,8 +6,8 @@ from typing import Final, Literal
 
 from edge.client_id import fingerprint
 from edge.domain import Message
-from edge.pace import LOWEST_FPS
 from edge.payloads import Health, Info, Payload, Status, Update
+from edge.rate_limit import MIN_FPS
 from edge.topics import Topics
 
 CLIENT: Final = "client"
@@ -21,7 +21,7 @@ def expiry_s(interval_s: float) -> int:
 
 def state_expiry_s(heartbeat_s: float) -> int:
     """Returns the expiry of a camera's state, which is only sent with a frame: allows for the lowest frame rate."""
-    return expiry_s(max(heartbeat_s, 1 / LOWEST_FPS))
+    return expiry_s(max(heartbeat_s, 1 / MIN_FPS))
 
 
 def status_message(topics: Topics, status: Status, *, session: int, client_id: str) -> Message:

@@ -1,4 +1,4 @@
-"""The health report as Prometheus metrics on a local port, for those who asked for it. Only then is this imported."""
+"""Serves the health report as Prometheus metrics over HTTP. Imported only if metrics are enabled."""
 
 from __future__ import annotations
 
@@ -24,48 +24,46 @@ log = logging.getLogger(__name__)
 _PREFIX = "emotion_edge"
 _RETRY_S = 5.0
 _STOP_TIMEOUT_S = 1.0
-_PATIENCE_S = 10.0
-_MOST_AT_ONCE = 24
+_REQUEST_TIMEOUT_S = 10.0
+_MAX_CONNECTIONS = 24
+_CONNECTION_SLOTS: Final = threading.BoundedSemaphore(_MAX_CONNECTIONS)
 
 
-_TURNS: Final = threading.BoundedSemaphore(_MOST_AT_ONCE)
-
-
-class AddressAbsent(UserError):
-    """This device does not have the address, and may get it yet: before DHCP has answered, it has hardly any."""
+class AddressUnavailable(UserError):
+    """The device does not have the address, or not yet, for example before DHCP has completed."""
 
 
 @contextmanager
 def serve_metrics(report: Callable[[], Health], *, host: str, port: int) -> Iterator[None]:
-    """Answers scrapes on `http://host:port/metrics` for as long as the context is open.
+    """Serves metrics on `http://host:port/metrics` while the context is open.
 
-    An address that the device does not have yet is waited for, on a thread of its own.
+    If the device does not have the address yet, a background thread keeps trying.
 
     Args:
-        report: The health of this moment; called for each scrape, on the server's thread.
+        report: Returns the current health; called for each scrape, on a thread of the server.
         host: Address to listen on.
         port: Port to listen on.
 
     Raises:
-        ConfigError: Nobody can listen there.
+        ConfigError: The server cannot listen there.
     """
     registry = CollectorRegistry()
     registry.register(HealthCollector(report))
     with ExitStack() as stack:
         try:
             stack.enter_context(_serve(registry, host, port))
-        except AddressAbsent as error:
-            log.warning("%s Trying again until it is there", error)
+        except AddressUnavailable as error:
+            log.warning("%s Retrying until it is available", error)
             stack.enter_context(_serve_when_possible(registry, host, port))
         yield
 
 
-def try_to_serve(*, host: str, port: int) -> None:
-    """Serves nothing there, for a moment.
+def check_listening(*, host: str, port: int) -> None:
+    """Checks that a metrics server can listen on an address, by starting one for a moment.
 
     Raises:
-        ConfigError: Nobody can listen there.
-        AddressAbsent: Nobody can for the time being.
+        ConfigError: It cannot.
+        AddressUnavailable: It cannot at present.
     """
     with _serve(CollectorRegistry(), host, port):
         pass
@@ -76,15 +74,15 @@ def _serve_when_possible(registry: CollectorRegistry, host: str, port: int) -> I
     stopping = threading.Event()
 
     def serve() -> None:
-        told = ""
+        logged = ""
         while not stopping.wait(_RETRY_S):
             try:
                 with _serve(registry, host, port):
                     stopping.wait()
             except UserError as error:
-                if not isinstance(error, AddressAbsent) and str(error) != told:
-                    told = str(error)
-                    log.warning("%s Trying again", told)
+                if not isinstance(error, AddressUnavailable) and str(error) != logged:
+                    logged = str(error)
+                    log.warning("%s Retrying", logged)
 
     thread = threading.Thread(target=serve, name="metrics", daemon=True)
     thread.start()
@@ -92,7 +90,7 @@ def _serve_when_possible(registry: CollectorRegistry, host: str, port: int) -> I
         yield
     finally:
         stopping.set()
-        thread.join(_STOP_TIMEOUT_S)  # a host's name that is just being looked up is not waited for
+        thread.join(_STOP_TIMEOUT_S)  # does not wait for a pending DNS lookup
 
 
 @contextmanager
@@ -100,9 +98,9 @@ def _serve(registry: CollectorRegistry, host: str, port: int) -> Iterator[None]:
     try:
         server, thread = start_http_server(port, addr=host, registry=registry)
     except (OSError, UnicodeError) as error:
-        raise _fault(error, host, port) from error
-    server.RequestHandlerClass = _Scrape
-    log.info("metrics are on http://%s:%d/metrics", host, port)
+        raise _bind_error(error, host, port) from error
+    server.RequestHandlerClass = _RequestHandler
+    log.info("serving metrics on http://%s:%d/metrics", host, port)
     try:
         yield
     finally:
@@ -111,92 +109,98 @@ def _serve(registry: CollectorRegistry, host: str, port: int) -> Iterator[None]:
         thread.join()
 
 
-class _Scrape(WSGIRequestHandler):
-    """Hangs up on those who take their time, and on all beyond a few at once.
+class _RequestHandler(WSGIRequestHandler):
+    """Closes connections that take too long, and those that exceed the maximum number.
 
-    Each has a thread, of which the service may have only so many, and may send 6 MB of headers.
+    Each connection occupies a thread, of which the service has a limited number, and may send 6 MB of headers.
     """
 
     def handle(self) -> None:
-        """Answers one request."""
-        if not _TURNS.acquire(blocking=False):
+        """Handles one request."""
+        if not _CONNECTION_SLOTS.acquire(blocking=False):
             return
-        hang_up = threading.Timer(_PATIENCE_S, self._hang_up)
+        timeout = threading.Timer(_REQUEST_TIMEOUT_S, self._drop_connection)
         try:
-            hang_up.start()
-            with suppress(OSError):  # the peer has gone, or was hung up on
+            timeout.start()
+            with suppress(OSError):  # the peer disconnected, or the request timed out
                 super().handle()
         finally:
-            hang_up.cancel()
-            _TURNS.release()
+            timeout.cancel()
+            _CONNECTION_SLOTS.release()
 
-    def _hang_up(self) -> None:
-        with suppress(OSError):  # it may have ended by itself
+    def _drop_connection(self) -> None:
+        with suppress(OSError):  # it may be closed already
             self.connection.shutdown(socket.SHUT_RDWR)
 
     def log_message(self, *_: object) -> None:
-        """Nobody wants a line for each scrape."""
+        """Does nothing: scrapes are not logged."""
 
 
-def _fault(error: OSError | UnicodeError, host: str, port: int) -> UserError:
-    """What keeps a port from being listened on, as an error of the configuration or of the moment."""
+def _bind_error(error: OSError | UnicodeError, host: str, port: int) -> UserError:
+    """Converts the reason why a port cannot be used into a permanent or a temporary error."""
     what = f"metrics cannot be served on {host}:{port} ({getattr(error, 'strerror', None) or error})"
     if isinstance(error, socket.gaierror) or getattr(error, "errno", None) == errno.EADDRNOTAVAIL:
-        return AddressAbsent(what, where="metrics.host", remedy="Name an address of this device")
-    remedy = "Name a free port above 1023 and an address of this device, or leave metrics.port out"
+        return AddressUnavailable(what, where="metrics.host", remedy="Name an address of this device")
+    remedy = "Choose a free port above 1023 and an address of this device, or remove metrics.port"
     return ConfigError(what, where="metrics.port", remedy=remedy)
 
 
 class HealthCollector(Collector):
-    """Tells a health report in Prometheus's words; it keeps no figures of its own.
+    """Converts health reports to Prometheus metrics. It has no state of its own.
 
     Args:
-        report: The health of this moment.
+        report: Returns the current health.
     """
 
     def __init__(self, report: Callable[[], Health]) -> None:
         self._report = report
 
     def collect(self) -> Iterator[Metric]:
-        """Every metric."""
+        """Yields all metrics of the current health report."""
         health = self._report()
-        yield from _of_device(health)
-        yield from _of_delivery(health.mqtt)
-        yield from _of_cameras(health.cameras)
+        yield from _device_metrics(health)
+        yield from _delivery_metrics(health.mqtt)
+        yield from _camera_metrics(health.cameras)
 
 
-def _of_device(health: Health) -> Iterator[Metric]:
+def _device_metrics(health: Health) -> Iterator[Metric]:
     about = {"device": health.device, "model": health.model.name, "model_version": health.model.version}
     yield InfoMetricFamily(_PREFIX, "The device and its model.", value=about)
-    yield _gauge("uptime_seconds", "Since the agent's start.", health.uptime_s)
-    yield _gauge("resident_memory_bytes", "Resident memory.", health.rss_bytes)
-    yield _gauge("time_synced", "Whether the wall clock can be trusted.", health.time_synced)
+    yield _gauge("uptime_seconds", "Time since the start of the agent.", health.uptime_s)
+    yield _gauge("resident_memory_bytes", "Resident memory of the agent.", health.rss_bytes)
+    yield _gauge("time_synced", "Whether the wall clock is synchronized.", health.time_synced)
     if health.temperature_c is not None:
-        yield _gauge("temperature_celsius", "Of the processor.", health.temperature_c)
+        yield _gauge("temperature_celsius", "Temperature of the processor.", health.temperature_c)
     if health.throttling is not None:
-        yield _gauge("throttled", "Whether the firmware slows the processor down.", bool(health.throttling))
+        yield _gauge("throttled", "Whether the firmware throttles the processor.", bool(health.throttling))
     if health.adaptation is not None:
-        yield _gauge("adaptation_level", "0 as configured; more to spare the device.", health.adaptation.level)
+        yield _gauge(
+            "adaptation_level",
+            "Adaptation level: 0 as configured, higher the more the load is reduced.",
+            health.adaptation.level,
+        )
 
 
-def _of_delivery(mqtt: MqttHealth) -> Iterator[Metric]:
-    yield _gauge("mqtt_connected", "Whether the broker has let the agent in.", mqtt.connected)
-    yield _gauge("queue_depth", "Events that the broker has not acknowledged.", mqtt.queue_depth)
+def _delivery_metrics(mqtt: MqttHealth) -> Iterator[Metric]:
+    yield _gauge("mqtt_connected", "Whether the agent is connected to the broker.", mqtt.connected)
+    yield _gauge("queue_depth", "Events not acknowledged by the broker yet.", mqtt.queue_depth)
     yield _count("events_dropped", "Events lost because the outbox was full or its file damaged.", mqtt.dropped)
-    yield _count("events_lost", "Events given up because the broker would refuse them at any time.", mqtt.lost)
-    yield _count("messages_rejected", "Refusals by the broker.", mqtt.rejected)
-    yield _count("reconnects", "Connections to the broker after the first.", mqtt.reconnects)
+    yield _count("events_lost", "Events given up because the broker would always reject them.", mqtt.lost)
+    yield _count("messages_rejected", "Messages rejected by the broker.", mqtt.rejected)
+    yield _count("reconnects", "Reconnections to the broker.", mqtt.reconnects)
 
 
-def _of_cameras(cameras: dict[str, CameraHealth]) -> Iterator[Metric]:
-    status = GaugeMetricFamily(f"{_PREFIX}_camera_status", "1 for the one that holds.", labels=("camera", "status"))
-    fps = GaugeMetricFamily(f"{_PREFIX}_camera_fps", "Frames analysed a second.", labels=("camera",))
+def _camera_metrics(cameras: dict[str, CameraHealth]) -> Iterator[Metric]:
+    status = GaugeMetricFamily(f"{_PREFIX}_camera_status", "1 for the current status.", labels=("camera", "status"))
+    fps = GaugeMetricFamily(f"{_PREFIX}_camera_fps", "Frames processed per second.", labels=("camera",))
     dropped = CounterMetricFamily(
-        f"{_PREFIX}_camera_frames_dropped", "Passed over since the source was opened.", labels=("camera",)
+        f"{_PREFIX}_camera_frames_dropped", "Frames dropped since the source was opened.", labels=("camera",)
     )
-    faults = CounterMetricFamily(f"{_PREFIX}_camera_faults", "How often it had to be opened again.", labels=("camera",))
-    # Only a summary may have quantiles, and the library's own has none.
-    latency = Metric(f"{_PREFIX}_stage_latency_seconds", "Of each stage, over its newest 500 times.", "summary")
+    faults = CounterMetricFamily(
+        f"{_PREFIX}_camera_faults", "Failures after which the camera had to be reopened.", labels=("camera",)
+    )
+    # Only summaries may have quantiles, and SummaryMetricFamily does not support them.
+    latency = Metric(f"{_PREFIX}_stage_latency_seconds", "Latency of each stage, over its last 500 runs.", "summary")
     for name, camera in cameras.items():
         status.add_metric((name, camera.status), 1)
         fps.add_metric((name,), camera.fps)

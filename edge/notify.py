@@ -1,4 +1,4 @@
-"""Word to the service manager: ready, alive, reloading, stopping. Says nothing where there is no manager to hear it.
+"""Notifications to systemd: ready, watchdog, status, reloading, stopping. No-ops without a service manager.
 
 The protocol is sd_notify(3): one datagram of `KEY=value` lines to the socket named in `NOTIFY_SOCKET`.
 """
@@ -14,37 +14,37 @@ log = logging.getLogger(__name__)
 
 
 def ready(text: str) -> None:
-    """The agent does its work, after a start or after a reload."""
+    """Reports that the agent is running, after a start or a reload."""
     _send("READY=1", _status(text))
 
 
 def status(text: str) -> None:
-    """One line for `systemctl status` to show."""
+    """Sets the status line that `systemctl status` shows."""
     _send(_status(text))
 
 
-def alive() -> None:
-    """The watchdog may wait another interval. To be called only when work was done, or is known to be waiting."""
+def ping_watchdog() -> None:
+    """Restarts the watchdog timer. To be called only while the agent is known to make progress or to be idle."""
     _send("WATCHDOG=1")
 
 
 def reloading() -> None:
-    """The configuration is being read again; `ready` ends it, whichever configuration is then in force."""
+    """Reports that the configuration is being reloaded. `ready` ends the reload, whether or not it succeeded."""
     _send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
 
 def stopping(text: str) -> None:
-    """The agent is on its way out."""
+    """Reports that the agent is shutting down."""
     _send("STOPPING=1", _status(text))
 
 
 def watchdog_interval_s() -> float | None:
-    """How often to call `alive`, in seconds: half of what the watchdog allows. None if no watchdog waits for us."""
+    """Returns how often to call `ping_watchdog`, in seconds: half the timeout. None without a watchdog."""
     allowed_us = os.environ.get("WATCHDOG_USEC", "")
-    meant_for = os.environ.get("WATCHDOG_PID", "")
+    watched_pid = os.environ.get("WATCHDOG_PID", "")
     if not allowed_us.isdecimal() or int(allowed_us) == 0:
         return None
-    if meant_for and meant_for != str(os.getpid()):
+    if watched_pid and watched_pid != str(os.getpid()):
         return None
     return int(allowed_us) / 2 / 1_000_000
 
@@ -58,11 +58,11 @@ def _send(*assignments: str) -> None:
     if not address:
         return
     if address.startswith("@"):
-        address = "\0" + address[1:]  # Linux's abstract namespace, written with @ where a NUL cannot be
+        address = "\0" + address[1:]  # abstract socket: @ stands for the leading NUL byte
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as to_manager:
             to_manager.connect(address)
             to_manager.send("\n".join(assignments).encode())
     except OSError as error:
-        # The manager decides what a missing word means; work does not stop for it.
-        log.warning("The service manager at %r was not told %s: %s", address, assignments[0], error)
+        # How to handle a missing notification is up to the manager; the agent keeps running.
+        log.warning("cannot notify the service manager at %r of %s: %s", address, assignments[0], error)

@@ -1,7 +1,7 @@
-"""What is said on the topics: one frozen model for each payload, from which the published JSON schemas are made.
+"""The MQTT payloads: one frozen model per payload, from which the published JSON schemas are generated.
 
-Version 1 grows only by addition. The models themselves are closed, so that nothing undocumented is ever sent;
-the published schemas are open, so that a consumer who validates with an older one does not reject a newer agent.
+Within version 1, fields are only added. The models forbid extra fields, so that nothing undocumented is ever sent; the
+published schemas allow them, so that a consumer that validates with an older schema accepts a newer agent.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from edge.adapt import Reason
 from edge.domain import Instant
 
 Emotion = Literal["angry", "disgust", "fear", "happy", "sad", "surprise", "neutral", "unknown"]
-"""The contract's labels and `unknown`, spelled out because a type cannot be computed; a test compares the two."""
+"""The labels of the contract and `unknown`. Literal types must be static; a test compares them with the contract."""
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
@@ -31,19 +31,19 @@ Timestamp = Annotated[
 
 
 def timestamp(wall_s: float) -> str:
-    """Seconds since 1970 as `2026-01-31T23:59:59.123Z`."""
+    """Formats Unix seconds as `2026-01-31T23:59:59.123Z`."""
     return datetime.fromtimestamp(wall_s, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def fraction(value: float) -> float:
-    """`value` clipped to 0-1 and rounded to four places, which is more than any of these figures mean."""
+    """Returns `value` clipped to 0-1 and rounded to four places, which is more than its accuracy."""
     return round(min(1.0, max(0.0, float(value))), 4)
 
 
 def mark_historical(payload: bytes) -> bytes:
-    """The same JSON payload with `historical` true; any other payload as it is.
+    """Sets `historical` to true in a JSON payload that has this field; returns any other payload unchanged.
 
-    It is edited rather than validated, because the outbox may still hold events of an older agent.
+    The payload is edited rather than validated, because the outbox may still contain events of an older agent.
     """
     try:
         fields = json.loads(payload)
@@ -54,34 +54,34 @@ def mark_historical(payload: bytes) -> bytes:
     return json.dumps({**fields, "historical": True}, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def _leave_open(schema: dict[str, Any]) -> None:
+def _allow_additional_properties(schema: dict[str, Any]) -> None:
     schema.pop("additionalProperties", None)
 
 
 class Part(BaseModel):
-    """A piece of a payload. Frozen, and closed to fields that it does not name."""
+    """Part of a payload. Frozen; extra fields are forbidden."""
 
     model_config = ConfigDict(
         frozen=True,
         extra="forbid",
         allow_inf_nan=False,
-        json_schema_extra=_leave_open,
+        json_schema_extra=_allow_additional_properties,
         json_schema_serialization_defaults_required=True,
     )
 
 
 class Payload(Part):
-    """A whole payload, which names its schema."""
+    """A complete payload, which names its schema."""
 
-    schema_id: str = Field(alias="schema", description="Name and major version of this payload's schema.")
+    schema_id: str = Field(alias="schema", description="Name and major version of the payload's schema.")
 
     def encode(self) -> bytes:
-        """The payload as compact UTF-8 JSON, fields in the order of the model."""
+        """Returns the payload as compact UTF-8 JSON, with the fields in the order of the model."""
         return self.model_dump_json(by_alias=True).encode()
 
 
 class Status(StrEnum):
-    """Whether a device or a camera works: plain text on the `status` topics."""
+    """Status of a device or a camera, published as plain text on the `status` topics."""
 
     ONLINE = "online"
     OFFLINE = "offline"
@@ -91,13 +91,13 @@ class Status(StrEnum):
 class ModelInfo(Part):
     """The model bundle in use."""
 
-    name: str
-    version: str = Field(description="Semantic version of the bundle.")
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="Of the .tflite file.")
+    name: str = Field(description="Name of the model.")
+    version: str = Field(description="Semantic version of the model bundle.")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 checksum of the .tflite file.")
 
 
 class NormalisedBox(Part):
-    """A face's place as fractions of the frame's width and height, from its top left corner."""
+    """Bounding box of a face, as fractions of the frame's width and height from its top left corner."""
 
     left: Fraction
     top: Fraction
@@ -106,7 +106,7 @@ class NormalisedBox(Part):
 
 
 class Probabilities(Part):
-    """One probability for each label, in label order; their sum is 1 but for rounding."""
+    """Probability of each label, in label order. They sum to 1, except for rounding."""
 
     angry: Fraction
     disgust: Fraction
@@ -118,48 +118,53 @@ class Probabilities(Part):
 
 
 class FaceReading(Part):
-    """What one face shows."""
+    """The current emotion of one face."""
 
     track_id: int = Field(
         ge=1,
-        description="Ephemeral number of a face while the camera sees it, unique in the session. It identifies nobody.",
+        description="Ephemeral number of the face while it is in view, unique within the session. It does not "
+        "identify a person.",
     )
-    emotion: Emotion
-    confidence: Fraction = Field(description="Probability of `emotion`; of the likeliest label while it is unknown.")
+    emotion: Emotion = Field(description="Current emotion; `unknown` while no label is confident enough.")
+    confidence: Fraction = Field(
+        description="Probability of `emotion`; while it is `unknown`, of the most likely label."
+    )
     probs: Probabilities
-    since: Timestamp = Field(description="Since when `emotion` holds.")
+    since: Timestamp = Field(description="When `emotion` started.")
     box: NormalisedBox
-    quality: Fraction = Field(description="How far the picture of the face can be trusted.")
+    quality: Fraction = Field(
+        description="Quality of the face image: its resolution, and how much of it lies inside the frame."
+    )
 
 
 class DevicePayload(Payload):
-    """What every payload of a device says about itself."""
+    """Fields common to all payloads of a device."""
 
-    device: str
+    device: str = Field(description="Name of the device.")
     session: Count = Field(
-        description="Number of the agent's start; it grows with each, also with a reload and a newer model: the time "
-        "in Unix seconds, or one more than the last where the clock is behind. So it is also higher than before on a "
-        "device whose memory was lost or put back, unless its clock is wrong too."
+        description="Session number, which increases with every start of the agent, including reloads and model "
+        "updates: the start time in Unix seconds, or the previous number plus one if the clock is behind. It therefore "
+        "also increases if the device's state is lost or restored from a backup, unless its clock is wrong as well."
     )
-    ts: Timestamp = Field(description="When it was composed, by the wall clock.")
-    mono_ms: Count = Field(description="The same moment on the machine's monotonic clock.")
-    time_synced: bool = Field(description="Whether `ts` can be trusted.")
+    ts: Timestamp = Field(description="When the message was composed, by the wall clock.")
+    mono_ms: Count = Field(description="When the message was composed, by the device's monotonic clock.")
+    time_synced: bool = Field(description="Whether the wall clock is synchronized, so that timestamps can be trusted.")
 
 
 @dataclass(frozen=True, slots=True)
 class Sender:
-    """An agent, as its payloads name it.
+    """The origin of payloads: a device and its session.
 
     Attributes:
         device: The device's name.
-        session: Number of the agent's start.
+        session: The session number.
     """
 
     device: str
     session: int
 
     def envelope(self, now: Instant) -> dict[str, Any]:
-        """The fields of a `DevicePayload` that is composed now."""
+        """Returns the fields of a `DevicePayload` composed now."""
         return {
             "device": self.device,
             "session": self.session,
@@ -170,176 +175,196 @@ class Sender:
 
 
 class CameraPayload(DevicePayload):
-    """What every payload of a camera says about itself."""
+    """Fields common to all payloads of a camera."""
 
-    ts: Timestamp = Field(description="When the picture was taken (or the camera stopped looking), by the wall clock.")
-    mono_ms: Count = Field(description="When this message was composed, on the machine's monotonic clock.")
-    camera: str
+    ts: Timestamp = Field(description="When the frame was captured (or the camera closed), by the wall clock.")
+    mono_ms: Count = Field(description="When the message was composed, by the device's monotonic clock.")
+    camera: str = Field(description="Name of the camera.")
     seq: Count
 
 
 class Event(FaceReading, CameraPayload):
-    """An emotion that began, changed or ended on one face.
+    """The start, change or end of an emotion on one face.
 
-    `device`, `camera`, `session` and `seq` name an event: one that comes twice, as it may after a crash, has them all
-    the same. `session` and `seq` order a camera's events, and `seq` has no gaps. A higher session ends what is still
-    open in the lower ones: an agent that was killed could not say so.
+    `device`, `camera`, `session` and `seq` identify an event: a duplicate, as may occur after a crash, has the same
+    values. `session` and `seq` order the events of a camera, and `seq` is assigned without gaps. A higher session ends
+    all emotions still open in lower ones, because an agent that is killed cannot publish their `end`.
     """
 
     schema_id: Literal["emotion.event/1"] = Field(default="emotion.event/1", alias="schema")
-    seq: int = Field(ge=1, description="Counts the camera's events from 1 in each session.")
+    seq: int = Field(ge=1, description="Sequence number of the event, counted from 1 per camera and session.")
     event: Literal["start", "change", "end"] = Field(
-        description="At `end`, the reading is the last one, and `ts` when the face was missed for good."
+        description="Kind of event. At `end`, the fields of the face are those of its last reading, and `ts` is when "
+        "its track ended."
     )
-    previous: Emotion | None = Field(description="The emotion before; null at `start`, at `end` the one that ends.")
+    previous: Emotion | None = Field(
+        description="The emotion before; null at `start`, and the one that ended at `end`."
+    )
     historical: bool = Field(
-        description="True if it had to wait: for a connection, behind others that had, or because it was refused."
+        description="Whether delivery was delayed: there was no connection, earlier delayed events came first, or the "
+        "broker rejected it."
     )
     model: ModelInfo
-    latency_ms: Milliseconds = Field(description="From the picture to this message.")
+    latency_ms: Milliseconds = Field(description="Time from the capture of the frame to the message.")
 
 
 class CameraState(CameraPayload):
-    """What a camera sees now: the most prominent face, and all faces."""
+    """The current state of a camera: the most prominent face, and all faces in view."""
 
     schema_id: Literal["emotion.state/1"] = Field(default="emotion.state/1", alias="schema")
-    seq: Count = Field(description="The newest event that this state includes; 0 before the first.")
-    emotion: Emotion | None = Field(description="Of the most prominent face; null when nobody is there.")
-    confidence: Fraction | None
-    track_id: Annotated[int, Field(ge=1)] | None
-    since: Timestamp | None
-    face_count: Count
-    faces: tuple[FaceReading, ...] = Field(description="The most prominent one first.")
+    seq: Count = Field(description="Sequence number of the newest event that this state reflects; 0 before the first.")
+    emotion: Emotion | None = Field(description="Emotion of the most prominent face; null if there is no face.")
+    confidence: Fraction | None = Field(description="Confidence of the most prominent face; null if there is no face.")
+    track_id: Annotated[int, Field(ge=1)] | None = Field(
+        description="Track of the most prominent face; null if there is no face."
+    )
+    since: Timestamp | None = Field(description="When `emotion` started; null if there is no face.")
+    face_count: Count = Field(description="Number of faces in view.")
+    faces: tuple[FaceReading, ...] = Field(description="All faces in view, the most prominent one first.")
     model: ModelInfo
-    latency_ms: Milliseconds = Field(description="From the picture to this message.")
+    latency_ms: Milliseconds = Field(description="Time from the capture of the frame to the message.")
 
 
 class AgentInfo(Part):
-    """The software."""
+    """The agent software."""
 
-    name: str
-    version: str
-    python: str
+    name: str = Field(description="Name of the program.")
+    version: str = Field(description="Version of the program.")
+    python: str = Field(description="Version of the Python interpreter.")
 
 
 class CameraInfo(Part):
-    """One camera as it is configured; the source carries no password."""
+    """The configuration of one camera."""
 
-    name: str
-    source: str
-    width: Count | None = None
-    height: Count | None = None
+    name: str = Field(description="Name of the camera.")
+    source: str = Field(description="The source as configured, with credentials masked.")
+    width: Count | None = Field(default=None, description="Configured width in pixels; null if not set.")
+    height: Count | None = Field(default=None, description="Configured height in pixels; null if not set.")
 
 
 class Info(DevicePayload):
-    """What the device is. Published at each start."""
+    """Description of a device, published at every start."""
 
     schema_id: Literal["emotion.info/1"] = Field(default="emotion.info/1", alias="schema")
     agent: AgentInfo
     model: ModelInfo
-    runtime: str = Field(description="The TFLite interpreter and its version.")
-    platform: str = Field(description="Operating system and machine.")
-    cameras: tuple[CameraInfo, ...]
-    groups: tuple[str, ...] = Field(default=(), description="The groups of the fleet whose commands it follows too.")
+    runtime: str = Field(description="Name and version of the TFLite runtime.")
+    platform: str = Field(description="Operating system, kernel release and machine architecture.")
+    cameras: tuple[CameraInfo, ...] = Field(description="The configured cameras.")
+    groups: tuple[str, ...] = Field(default=(), description="Fleet groups whose commands the device also executes.")
 
 
 class Percentiles(Part):
-    """How long something took, over its newest 500 times."""
+    """Percentiles of a latency over its last 500 measurements, in milliseconds."""
 
-    p50: Milliseconds
-    p95: Milliseconds
+    p50: Milliseconds = Field(description="Median.")
+    p95: Milliseconds = Field(description="95th percentile.")
 
 
 class CameraHealth(Part):
-    """How one camera fares."""
+    """Health of one camera."""
 
     status: Status
-    fps: Annotated[float, Field(ge=0)] = Field(description="Frames analysed per second.")
+    fps: Annotated[float, Field(ge=0)] = Field(description="Frames processed per second.")
     dropped_frames: Count = Field(
-        description="Passed over since the source was opened, because newer ones were there or a rate was asked for."
+        description="Frames dropped since the source was opened, because a newer one was available or the frame rate "
+        "was limited."
     )
-    faults: Count = Field(description="How often the camera had to be opened again.")
+    faults: Count = Field(description="Number of failures after which the camera had to be reopened.")
     latency_ms: dict[str, Percentiles] = Field(
-        description="By stage of the pipeline; `align` and `classify` only once a face was seen."
+        description="Latency of each pipeline stage; `align` and `classify` are absent until a face has been seen."
     )
     max_fps: Annotated[float, Field(gt=0)] | None = Field(
-        default=None, description="Most frames analysed per second at present; null for no limit."
+        default=None, description="Frame rate limit in force, in frames per second; null for no limit."
     )
 
 
 class MqttHealth(Part):
-    """How delivery fares. Counts are since the start of the agent."""
+    """Health of message delivery. All counters start at 0 with the agent."""
 
-    connected: bool = Field(description="Whether the broker had let the agent in when this was composed.")
-    queue_depth: Count = Field(description="Events that the broker has not acknowledged.")
+    connected: bool = Field(description="Whether the agent was connected to the broker when the report was composed.")
+    queue_depth: Count = Field(description="Events not acknowledged by the broker yet.")
     dropped: Count = Field(description="Events lost because the outbox was full or its file damaged.")
-    rejected: Count = Field(description="Refusals by the broker; an event that is sent again may have several.")
-    lost: Count = Field(default=0, description="Events given up because the broker would refuse them at any time.")
-    reconnects: Count
+    rejected: Count = Field(
+        description="Messages rejected by the broker; a message that is retried may count several times."
+    )
+    lost: Count = Field(default=0, description="Events given up because the broker would always reject them.")
+    reconnects: Count = Field(description="Connections to the broker after the first.")
 
 
 class AdaptationHealth(Part):
-    """How far the agent does less than it was configured to, to spare the device."""
+    """How far the agent reduces its load below the configured one, to protect an overloaded device."""
 
-    level: Count = Field(description="0 as configured; each step asks less of the device.")
-    reasons: tuple[Reason, ...] = Field(description="Why the level was lowered last; empty at level 0.")
-    detection_factor: int = Field(ge=1, description="How many times more seldom faces are looked for.")
-    max_fps: Annotated[float, Field(gt=0)] | None = Field(description="Most frames analysed per second and camera.")
+    level: Count = Field(description="Adaptation level: 0 as configured; each higher level reduces the load further.")
+    reasons: tuple[Reason, ...] = Field(
+        description="Why the load was last reduced: the processor is `throttled` or `hot`, or frames are dropped "
+        "because processing is `behind`; empty at level 0."
+    )
+    detection_factor: int = Field(ge=1, description="Factor by which faces are detected less often than configured.")
+    max_fps: Annotated[float, Field(gt=0)] | None = Field(
+        description="Limit of the frames processed per second and camera; null for no limit."
+    )
 
 
 class Health(DevicePayload):
-    """How the device fares. Published at a slow pace."""
+    """Health report of a device, published periodically."""
 
     schema_id: Literal["emotion.health/1"] = Field(default="emotion.health/1", alias="schema")
-    uptime_s: Annotated[float, Field(ge=0)]
-    cameras: dict[str, CameraHealth]
+    uptime_s: Annotated[float, Field(ge=0)] = Field(description="Time since the start of the agent, in seconds.")
+    cameras: dict[str, CameraHealth] = Field(description="Health of each camera, by name.")
     mqtt: MqttHealth
     model: ModelInfo
-    temperature_c: float | None = Field(description="Of the processor; null where it cannot be read.")
-    throttling: tuple[str, ...] | None = Field(description="Reasons in force; null where it cannot be read.")
-    rss_bytes: Count = Field(description="Resident memory.")
-    adaptation: AdaptationHealth | None = Field(default=None, description="Null if it is switched off.")
+    temperature_c: float | None = Field(
+        description="Temperature of the processor in degrees Celsius; null if not available."
+    )
+    throttling: tuple[str, ...] | None = Field(
+        description="Current reasons for throttling of the processor; null if not available."
+    )
+    rss_bytes: Count = Field(description="Resident memory of the agent, in bytes.")
+    adaptation: AdaptationHealth | None = Field(default=None, description="Load adaptation; null if it is disabled.")
 
 
 class Release(Part):
-    """A release of the model."""
+    """A release of a model."""
 
-    name: str
-    version: str
-    release: int = Field(ge=1, description="Rises with every release.")
+    name: str = Field(description="Name of the model.")
+    version: str = Field(description="Semantic version of the model bundle.")
+    release: int = Field(ge=1, description="Release number, which increases with every release.")
 
 
 class Update(DevicePayload):
-    """Which model is installed, and whether there is a newer one. Published where an update server is configured."""
+    """The installed model and the newest one available. Published only if an update server is configured."""
 
     schema_id: Literal["emotion.update/1"] = Field(default="emotion.update/1", alias="schema")
     installed: Release
-    latest: Release | None = Field(description="The newest that is known; null before the server has answered.")
-    checked: Timestamp | None = Field(description="When the server answered last.")
-    installing: bool = Field(description="Whether it is being fetched and tried out now.")
-    error: str | None = Field(description="Why looking or installing failed last; null if it did not.")
+    latest: Release | None = Field(description="The newest known release; null until the server has responded.")
+    checked: Timestamp | None = Field(description="When the server last responded; null until it has.")
+    installing: bool = Field(description="Whether a release is being downloaded and tested at the moment.")
+    error: str | None = Field(description="Why the last check or installation failed; null if it succeeded.")
 
 
 class CommandRequest(Part):
-    """What a request on a `cmd/<name>` topic may say. An unknown field is an error, so that a typo is noticed."""
+    """A request on a `cmd/<name>` topic. Unknown fields are rejected, so that typos are noticed."""
 
     model_config = ConfigDict(json_schema_extra={})
 
-    id: Annotated[str, Field(min_length=1, max_length=128)] | StrictInt = Field(description="Echoed in the response.")
-    camera: str | None = Field(default=None, description="The camera that is meant; all of them if null.")
+    id: Annotated[str, Field(min_length=1, max_length=128)] | StrictInt = Field(
+        description="Identifier chosen by the requester, returned in the response."
+    )
+    camera: str | None = Field(default=None, description="Name of the camera; null for all cameras.")
     value: bool | float | str | None = Field(
-        default=None, description="The argument of `rate` (frames per second) and `pause`."
+        default=None, description="Argument of `rate` (frames per second) and `pause` (true or false)."
     )
 
 
 class CommandResponse(Payload):
-    """The answer on `cmd/<name>/response`."""
+    """The response to a command, on `cmd/<name>/response`."""
 
     schema_id: Literal["emotion.response/1"] = Field(default="emotion.response/1", alias="schema")
-    device: str
-    command: str
-    id: str | int | None = Field(description="The request's id; null if it had none that could be read.")
-    ts: Timestamp
-    ok: bool
-    error: str | None = Field(description="What was wrong; null if nothing was.")
-    result: JsonValue = Field(description="What the command gives back, if anything.")
+    device: str = Field(description="Name of the device.")
+    command: str = Field(description="Name of the command.")
+    id: str | int | None = Field(description="The `id` of the request; null if it could not be read.")
+    ts: Timestamp = Field(description="When the response was composed, by the wall clock.")
+    ok: bool = Field(description="Whether the command succeeded.")
+    error: str | None = Field(description="Error message; null on success.")
+    result: JsonValue = Field(description="Result of the command; null if it has none.")

@@ -1,4 +1,4 @@
-"""The way of a frame, from picture to messages. Read this page first.
+"""The path of one frame from pixels to MQTT messages. Start reading here.
 
 frame -> detect -> align -> classify -> track -> smooth -> compose -> publish
 """
@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from edge.adapt import AS_CONFIGURED, Level
 from edge.align import align
-from edge.compose import Composer, Moment
+from edge.compose import Composer, FrameContext
 from edge.contract.manifest import Framing
 from edge.domain import Face, Frame, Instant, Message, Observation, Reading, Transition
 from edge.ports import Classifier, Detector, Publisher
@@ -19,20 +19,20 @@ from edge.track import Tracker
 
 
 class Pipeline:
-    """One camera's stages in their order. It holds what they remember between frames, and nothing else.
+    """Runs the stages of one camera in order and holds their state between frames.
 
     Args:
-        detector: Finds faces.
-        classifier: Says what they show.
-        framing: How the classifier wants its faces cropped.
-        crop_px: Side of its crops.
-        tracker: Knows a face again.
-        smoother: Decides what counts.
-        composer: Puts it into messages.
-        publisher: Takes them to the broker.
-        detection_interval_s: Least time between two detections; frames between them are classified where the faces
-            were found last. 0 detects on every frame.
-        now: Reads the machine's clocks.
+        detector: Finds faces in a frame.
+        classifier: Predicts the emotion of each face.
+        framing: How faces are cropped for the classifier.
+        crop_px: Side of the classifier's square input, in pixels.
+        tracker: Links the faces of successive frames.
+        smoother: Filters predictions over time and decides when an emotion changes.
+        composer: Builds the messages.
+        publisher: Delivers them to the broker.
+        detection_interval_s: Minimum time between two detections. Frames in between are classified at the most
+            recently detected positions. 0 detects on every frame.
+        now: Returns the current time on both clocks.
     """
 
     def __init__(
@@ -67,15 +67,18 @@ class Pipeline:
 
     @property
     def newest(self) -> Frame | None:
-        """The frame that was taken last; None while the camera does not look."""
+        """The most recent frame; None while the camera is closed."""
         return self._newest
 
     def adapt(self, level: Level) -> None:
-        """From now on, looks for faces as often as `level` says. May be called from any thread."""
+        """Sets the detection rate of an adaptation level. Thread-safe."""
         self._level = level
 
     def process(self, frame: Frame) -> None:
-        """Takes one frame all the way. One of another size begins anew: places in pixels are no longer the same."""
+        """Runs all stages on one frame.
+
+        A change of frame size ends all tracks first, because their pixel coordinates are no longer valid.
+        """
         with self.times.measure("total"):
             if self._newest is not None and frame.image_bgr.shape != self._newest.image_bgr.shape:
                 self._end_tracks(self._newest)
@@ -87,24 +90,24 @@ class Pipeline:
             self._publish(self._compose(frame, readings, transitions))
 
     def finish(self) -> None:
-        """Ends what is open, because the camera stops looking: every emotion that began also ends."""
+        """Ends all open tracks and publishes an empty state. To be called when the camera is closed or lost."""
         frame, self._newest = self._newest, None
         if frame is not None:
             self._end_tracks(frame)
-            self.vacate()
+            self.publish_empty()
 
-    def vacate(self) -> None:
-        """Says that nobody is seen, in place of the last that was said."""
-        self._publish([self._composer.vacate(self._now())])
+    def publish_empty(self) -> None:
+        """Publishes a state without faces, which replaces the retained one."""
+        self._publish([self._composer.empty_state(self._now())])
 
     def _end_tracks(self, frame: Frame) -> None:
-        """Ends what is open; `frame` is the last on which it was seen or looked for."""
+        """Ends all tracks; `frame` is the last one that was processed."""
         self._faces, self._detected_s = [], float("-inf")
         _, transitions = self._smoother.update([], self._tracker.finish(), frame.time_s)
         self._publish(self._compose(frame, [], transitions))
 
     def _detect(self, frame: Frame) -> tuple[list[Face], bool]:
-        """The faces of the frame, and whether they were looked for on it rather than taken over."""
+        """Returns the faces, and whether they were detected on this frame rather than reused."""
         due = frame.time_s - self._detected_s >= self._level.detection_interval_s(self._detection_interval_s)
         if due:
             with self.times.measure("detect"):
@@ -114,7 +117,7 @@ class Pipeline:
 
     def _classify(self, frame: Frame, faces: list[Face]) -> list[Observation]:
         if not faces:
-            return []  # and no times, which would be those of doing nothing
+            return []  # skipped entirely, so that empty frames do not distort the stage latencies
         with self.times.measure("align"):
             crops, qualities = align(frame, faces, self._framing, self._crop_px)
         with self.times.measure("classify"):
@@ -122,14 +125,14 @@ class Pipeline:
         return [Observation(*parts) for parts in zip(faces, logits, qualities, strict=True)]
 
     def _compose(self, frame: Frame, readings: list[Reading], transitions: list[Transition]) -> list[Message]:
-        moment = Moment(
+        context = FrameContext(
             width=frame.width_px,
             height=frame.height_px,
             time_s=frame.time_s,
             mono_s=frame.mono_s,
             now=self._now(),
         )
-        return self._composer.compose(readings, transitions, moment)
+        return self._composer.compose(readings, transitions, context)
 
     def _publish(self, messages: list[Message]) -> None:
         for message in messages:

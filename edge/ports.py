@@ -1,4 +1,4 @@
-"""What the pipeline asks of the world, and no more: four Protocols that adapters fulfil."""
+"""The four protocols that connect the pipeline to cameras, models and the broker; adapters implement them."""
 
 from __future__ import annotations
 
@@ -11,45 +11,46 @@ from edge.domain import Face, Frame, Message
 
 
 class Source(Protocol):
-    """Where frames come from. Opens on entry, closes on exit, and can be entered again after that."""
+    """Provides frames. A reusable context manager: opens on entry, closes on exit, and can be entered again."""
 
     def __enter__(self) -> Self:
-        """Open it.
+        """Opens the source.
 
         Raises:
-            SourceUnavailable: It does not open.
+            SourceUnavailable: The source cannot be opened.
         """
 
     def __exit__(self, *exc_info: object) -> None: ...
 
     def read(self, timeout_s: float) -> Frame | None:
-        """The newest unread frame, or None if none comes within `timeout_s`.
+        """Returns the newest unread frame, or None if there is none within `timeout_s`.
 
         Raises:
-            SourceLost: It will give no more frames until it is opened again.
-            EOFError: A recording is at its end.
+            SourceLost: The source delivers no more frames until it is opened again.
+            EOFError: The recording has ended.
         """
 
     @property
     def dropped(self) -> int:
-        """How many frames were passed over since it was opened because nobody read them in time."""
+        """Number of frames dropped since it was opened, because they were not read in time."""
 
 
 class Detector(Protocol):
-    """Finds faces."""
+    """Detects faces."""
 
     def detect(self, image_bgr: NDArray[np.uint8]) -> list[Face]:
-        """Faces in a uint8 (H, W, 3) picture, best first."""
+        """Returns the faces in a BGR image, uint8 (H, W, 3), highest score first."""
 
 
 class Classifier(Protocol):
-    """Says which emotion a face shows."""
+    """Predicts the emotion of faces."""
 
     def classify(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Calibrated logits float32 (N, 7) in label order for uint8 (N, 48, 48) gray crops; N may be 0."""
+        """Returns calibrated logits, float32 (N, 7) in label order, for gray crops, uint8 (N, 48, 48); N may be 0."""
 
 
 class Publisher(Protocol):
-    """Takes messages to the broker, now or later. Never blocks and never raises for a broker's sake."""
+    """Delivers messages to the broker."""
 
-    def publish(self, message: Message) -> None: ...
+    def publish(self, message: Message) -> None:
+        """Queues a message for delivery. Does not block, and does not raise because of the broker."""

@@ -1,9 +1,9 @@
-"""Text from outside, before a person sees it: anybody may publish on a topic, answer an address, or name a file."""
+"""Sanitizes untrusted text, such as MQTT payloads, server responses and file names, for logs and terminals."""
 
 from __future__ import annotations
 
 
 def printable(value: object, *, keep: str = "") -> str:
-    """A text or number without what would steer a terminal or begin another line, apart from the letters in `keep`."""
+    """Returns a text or number with all non-printable characters except those in `keep` replaced by `?`."""
     text = str(value) if isinstance(value, str | int | float) else "?"
-    return "".join(letter if letter.isprintable() or letter in keep else "?" for letter in text)
+    return "".join(character if character.isprintable() or character in keep else "?" for character in text)

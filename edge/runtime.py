@@ -1,4 +1,4 @@
-"""The one place that knows which TFLite runtimes there are, and loads models into the one that is installed."""
+"""Selects an installed TFLite runtime and loads models into it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from edge.contract.inference import Interpreter
 from edge.errors import RuntimeMissing
 
 RuntimeChoice = Literal["auto", "litert", "tflite-runtime"]
-"""`auto` takes LiteRT where it is installed and tflite-runtime otherwise."""
+"""`auto` selects LiteRT if it is installed, and tflite-runtime otherwise."""
 
 _FILE_IDENTIFIER = b"TFL3"
 _INSTALL = "Install one with `pip install ai-edge-litert`, or on 32-bit ARM `pip install tflite-runtime`"
@@ -22,20 +22,20 @@ _DOWNGRADE = "Run `pip install 'numpy<2'`, or use LiteRT (`pip install ai-edge-l
 
 
 def load_interpreter(model: bytes | Path, *, runtime: RuntimeChoice = "auto", threads: int = 1) -> Interpreter:
-    """Load a TFLite model and allocate its tensors.
+    """Loads a TFLite model and allocates its tensors.
 
-    tflite-runtime does not verify a file before it uses it, and a truncated one can end the process: check sizes or
-    checksums first.
+    tflite-runtime does not verify the file, and a truncated one can crash the process: check its size or checksum
+    first.
 
     Args:
-        model: The .tflite file, or what it holds.
-        runtime: Which runtime shall run it.
-        threads: Threads for one inference, 1 or more. More than one is slower with tflite-runtime on a busy device.
+        model: Path or content of the .tflite file.
+        runtime: The runtime to use.
+        threads: Threads for one inference, 1 or more. With tflite-runtime, more than one is slower on a busy device.
 
     Raises:
-        RuntimeMissing: The runtime is not installed, or does not go with the numpy that is installed.
-        BundleMissing: `model` is no readable file.
-        BundleError: `model` is no TFLite model, or one that this runtime is too old for.
+        RuntimeMissing: The runtime is not installed, or is incompatible with the installed numpy.
+        BundleMissing: The file cannot be read.
+        BundleError: The file is not a TFLite model, or needs a newer runtime.
     """
     name, make = _interpreter_class(runtime)
     content, where = (_read(model), model) if isinstance(model, Path) else (model, None)
@@ -55,10 +55,10 @@ def load_interpreter(model: bytes | Path, *, runtime: RuntimeChoice = "auto", th
 
 
 def runtime_name(runtime: RuntimeChoice = "auto") -> str:
-    """Name and version of the runtime that `load_interpreter` takes, for example `litert 2.3.0`.
+    """Returns name and version of the runtime that `load_interpreter` uses, for example `litert 2.3.0`.
 
     Raises:
-        RuntimeMissing: There is none.
+        RuntimeMissing: No runtime is installed.
     """
     name, _ = _interpreter_class(runtime)
     distribution = "ai-edge-litert" if name == "litert" else "tflite-runtime"
@@ -78,7 +78,7 @@ def _interpreter_class(runtime: RuntimeChoice) -> tuple[str, Callable[..., Any]]
 
 
 def _import_tflite_runtime() -> Callable[..., Any]:
-    # Its 2.14 imports beside numpy 2 with nothing but noise on stderr, and breaks when a model is loaded.
+    # Version 2.14 can be imported with numpy 2, with only a warning on stderr, but fails when it loads a model.
     if _installed("tflite-runtime") and int(np.__version__.split(".")[0]) >= 2:
         raise RuntimeMissing(
             f"tflite-runtime was built for numpy 1 and does not work with the installed numpy {np.__version__}",
@@ -91,7 +91,7 @@ def _import(name: str, module: str) -> Callable[..., Any]:
     try:
         interpreter: Callable[..., Any] = import_module(module).Interpreter
     except ImportError as error:
-        raise RuntimeMissing(f"{name} does not import ({_last_line(error)})", remedy=_INSTALL) from error
+        raise RuntimeMissing(f"{name} cannot be imported ({_last_line(error)})", remedy=_INSTALL) from error
     return interpreter
 
 
@@ -108,11 +108,11 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise BundleMissing(
-            f"cannot be read ({error.strerror})", where=path, remedy="Check the path and the file's rights"
+            f"cannot be read ({error.strerror})", where=path, remedy="Check the path and the permissions of the file"
         ) from error
 
 
 def _last_line(error: Exception) -> str:
-    """The runtimes wrap their reason into several lines of C++ context, the reason last."""
+    """Returns the last line of a message: the runtimes put lines of C++ context before the reason."""
     lines = str(error).strip().splitlines()
     return lines[-1].rstrip(".") if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""From the jitter of single frames to emotions that begin, hold and end."""
+"""Smooths per-frame predictions into emotions that start, change and end."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from numpy.typing import NDArray
 from edge.contract import EMOTIONS, UNKNOWN, softmax
 from edge.domain import Reading, Track, Transition
 
-_DOUBT: Final = 0.05
-"""How far the present emotion may sink under `unknown_below`: so much the averaged confidence of a still face wobbles.
-It is far less than `margin`, which may be more than the threshold itself and then would put `unknown` out of reach."""
+_UNKNOWN_HYSTERESIS: Final = 0.05
+"""How far the current emotion may fall below `unknown_below`: about the fluctuation of a still face's smoothed
+confidence. It is much smaller than `margin`, which may exceed the threshold and would make `unknown` unreachable."""
 
-
-_UNSETTLED: Final = 5
-"""After how many dwell times in which no emotion leads for one of them a face is `unknown`: at a few frames a second,
-readings that waver would otherwise keep an emotion that nothing speaks for, or a face from being told at all."""
+_UNSETTLED_DWELL_TIMES: Final = 5
+"""Number of dwell times after which a face is `unknown` if no emotion has led for a whole one. Without it, alternating
+predictions at a few frames per second could keep an outdated emotion, or never report a face at all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SmoothingRules:
-    """When an emotion counts. The defaults were chosen by measurement: docs/smoothing.md.
+    """Parameters of the smoothing. The defaults are based on measurements, see docs/smoothing.md.
 
     Attributes:
-        time_constant_s: Time after which the average of the logits has followed a change by 63 %.
-        min_dwell_s: For how long an emotion must lead before it is reported.
-        margin: By how much (in probability) another emotion must lead over the present one, unless that is in doubt.
-        unknown_below: Confidence under which the emotion is `unknown`; the present emotion may sink 0.05 lower.
+        time_constant_s: Time constant of the exponential average of the logits (63 % of a step).
+        min_dwell_s: Time for which an emotion must lead before it is reported.
+        margin: Difference in probability by which another emotion must exceed the current one to replace it, unless
+            the current one is below the threshold.
+        unknown_below: Confidence below which the emotion is `unknown`; the current emotion may fall 0.05 lower.
     """
 
     time_constant_s: float = 0.2
@@ -42,7 +42,7 @@ class SmoothingRules:
 
 @dataclass(slots=True)
 class _FaceState:
-    """What is remembered of one track."""
+    """Smoothing state of one track."""
 
     logits: NDArray[np.float32]
     updated_s: float
@@ -54,10 +54,11 @@ class _FaceState:
 
 
 class Smoother:
-    """Averages each track's logits over time and decides with hysteresis what they show.
+    """Averages the logits of each track over time, and decides with hysteresis which emotion they show.
 
-    The average is an exponential one whose weight follows the time between frames, so that it behaves alike at any
-    frame rate. It runs on logits: there the average of two faces of doubt is doubt.
+    The average is exponential with a weight that depends on the time between frames, so it behaves the same at any
+    frame rate. It is taken over logits rather than probabilities: the average of two uncertain predictions stays
+    uncertain.
     """
 
     def __init__(self, rules: SmoothingRules) -> None:
@@ -68,15 +69,15 @@ class Smoother:
     def update(
         self, tracks: Sequence[Track], ended: Sequence[Track], time_s: float
     ) -> tuple[list[Reading], list[Transition]]:
-        """Takes in the tracks of one frame.
+        """Updates the smoothing state with the tracks of one frame.
 
         Args:
-            tracks: The living tracks; those not seen at `time_s` keep their last reading.
-            ended: The tracks that have just ended.
-            time_s: The frame's time.
+            tracks: The active tracks; those not seen at `time_s` keep their last reading.
+            ended: The tracks that ended with this frame.
+            time_s: The time of the frame.
 
         Returns:
-            A reading for each track whose emotion is established, and what began, changed or ended.
+            A reading for each track with an established emotion, and the transitions of this frame.
         """
         transitions = self._end(ended)
         for track in tracks:
@@ -87,7 +88,7 @@ class Smoother:
     def _observe(self, track: Track, time_s: float) -> list[Transition]:
         face = self._average(track, time_s)
         probabilities = softmax(face.logits)
-        leader = self._leading(probabilities, face.emotion)
+        leader = self._leader(probabilities, face.emotion)
         previous = face.emotion
         if leader != face.leader:
             if face.leader == previous:
@@ -95,7 +96,7 @@ class Smoother:
             face.leader, face.leader_since_s = leader, time_s
         if leader != previous and time_s - face.leader_since_s >= self._rules.min_dwell_s:
             face.emotion, face.since_s = leader, face.leader_since_s
-        elif previous not in (leader, UNKNOWN) and self._wavers(face, time_s):
+        elif previous not in (leader, UNKNOWN) and self._is_unsettled(face, time_s):
             face.emotion, face.since_s = UNKNOWN, face.unsettled_since_s
         if face.emotion is None:
             return []
@@ -108,25 +109,26 @@ class Smoother:
         newest = track.observation.logits
         face = self._faces.get(track.id)
         if face is None:
-            leader = self._leading(softmax(newest), None)
+            leader = self._leader(softmax(newest), None)
             face = self._faces[track.id] = _FaceState(newest, time_s, leader, time_s, time_s)
         weight = np.float32(1 - math.exp(-(time_s - face.updated_s) / self._rules.time_constant_s))
         face.logits = face.logits + weight * (newest - face.logits)
         face.updated_s = time_s
         return face
 
-    def _leading(self, probabilities: NDArray[np.float32], present: str | None) -> str:
-        """The emotion that these probabilities speak for: the present one as long as it is sure and not outdone."""
+    def _leader(self, probabilities: NDArray[np.float32], current: str | None) -> str:
+        """Returns the leading emotion: the current one while it is confident and not exceeded by the margin."""
         best = probabilities.max()
-        if present in EMOTIONS:
-            held = probabilities[EMOTIONS.index(present)]
-            if held >= self._rules.unknown_below - _DOUBT and (held == best or best - held < self._rules.margin):
-                return present
+        if current in EMOTIONS:
+            held = probabilities[EMOTIONS.index(current)]
+            threshold = self._rules.unknown_below - _UNKNOWN_HYSTERESIS
+            if held >= threshold and (held == best or best - held < self._rules.margin):
+                return current
         return EMOTIONS[probabilities.argmax()] if best >= self._rules.unknown_below else UNKNOWN
 
-    def _wavers(self, face: _FaceState, time_s: float) -> bool:
-        """Whether nothing has led for a dwell time since the present emotion, if there is one, led last."""
-        return time_s - face.unsettled_since_s >= _UNSETTLED * self._rules.min_dwell_s
+    def _is_unsettled(self, face: _FaceState, time_s: float) -> bool:
+        """Whether no emotion has led for a whole dwell time since the current one, if there is one, last led."""
+        return time_s - face.unsettled_since_s >= _UNSETTLED_DWELL_TIMES * self._rules.min_dwell_s
 
     def _end(self, ended: Sequence[Track]) -> list[Transition]:
         transitions = []

@@ -1,4 +1,4 @@
-"""What a source may be called, and how to name one in a log without giving away its password."""
+"""Parses source names, and masks their credentials for logs."""
 
 from __future__ import annotations
 
@@ -8,70 +8,70 @@ from typing import Final
 
 _STREAM_SCHEMES: Final = ("rtsp", "rtsps", "http", "https")
 
-_MEMORY: Final = "/dev/shm/"  # noqa: S108 - a folder of files, unlike all else there; nothing is written to it
+_SHARED_MEMORY: Final = "/dev/shm/"  # noqa: S108 - contains files, unlike the rest of /dev; only read
 
 _MISTYPED_SCHEME: Final = re.compile(rf"(?i)({'|'.join(_STREAM_SCHEMES)})[:/]")
 _LOGIN: Final = re.compile(r"[^/]*(//)?[^/]*:.*@")
-"""How an address begins in which the `rtsp://` is missing or mistyped, and a user and a password are not."""
+"""The start of an address with user and password but without a correct scheme such as `rtsp://`."""
 
 _SCHEME: Final = re.compile(r"(?i)[a-z][a-z0-9+.-]*")
 
-_CREDENTIALS: Final = re.compile(r"^([^:]*://)?.*@")  # to the last @: passwords with / ? # or spaces are common
-_QUERY: Final = re.compile(r"\?.*")  # whole: makers have many names for a password, and some none
+_CREDENTIALS: Final = re.compile(r"^([^:]*://)?.*@")  # up to the last @: passwords with / ? # or spaces are common
+_QUERY: Final = re.compile(r"\?.*")  # all of it: vendors use many names for passwords, or none
 _SECRET_IN_PATH: Final = re.compile(r"(?i)(\w*(?:pas|pwd|psw|token|secret|auth|key)\w*)=[^&#/]*")
 
 
 class SourceKind(Enum):
-    """What a source's name stands for."""
+    """The kind of source that a name refers to."""
 
     CAMERA = auto()
-    """A camera of this machine, by number (`0`) or device (`/dev/video0`)."""
+    """A local camera by number (`0`) or device (`/dev/video0`)."""
     CSI = auto()
-    """A Raspberry Pi camera on the flat cable (`csi:0`)."""
+    """A Raspberry Pi camera on the CSI connector (`csi:0`)."""
     DEMO = auto()
-    """Photographs that are filmed (`demo`)."""
+    """A simulated camera (`demo`)."""
     STREAM = auto()
-    """An address in the network (`rtsp://camera/1`)."""
+    """A network stream (`rtsp://camera/1`)."""
     RECORDING = auto()
-    """The path of a video, a picture or a folder of pictures."""
+    """The path of a video, an image or a folder of images."""
 
 
 def source_kind(name: str) -> SourceKind:
-    """What a name stands for; whether that is there is not looked at.
+    """Returns the kind of source that a name refers to, without checking that it exists.
 
     Raises:
-        ValueError: No source can have that name. The message says why, and what can.
+        ValueError: The name is not valid. The message names the valid alternatives.
     """
     if not name:
         raise ValueError("must not be empty")
-    if name.isdecimal() or (name.startswith("/dev/") and not name.startswith(_MEMORY)):
+    if name.isdecimal() or (name.startswith("/dev/") and not name.startswith(_SHARED_MEMORY)):
         return SourceKind.CAMERA
     if name == "demo":
         return SourceKind.DEMO
     if name.startswith("csi:"):
         if not name.removeprefix("csi:").isdecimal():
-            raise ValueError(f"there is no camera {name}; the first is csi:0, the second csi:1")
+            raise ValueError(f"{name} is not a camera; the first one is csi:0, the second csi:1")
         return SourceKind.CSI
     scheme, is_address, _ = name.partition("://")
-    known = ", ".join(_STREAM_SCHEMES)
+    known = " or ".join((", ".join(_STREAM_SCHEMES[:-1]), _STREAM_SCHEMES[-1]))
     if _is_mistyped(name):
-        raise ValueError(f"an address begins with one of {known}, and then ://; a file of such a name with ./")
+        raise ValueError(f"an address must start with {known} followed by ://; prefix a file name with ./")
     if not is_address:
         return SourceKind.RECORDING
     if scheme.lower() not in _STREAM_SCHEMES:
-        raise ValueError(f"streams of the kind {scheme}:// are not supported; those of {known} are")
+        raise ValueError(f"{scheme}:// streams are not supported; use {known}")
     return SourceKind.STREAM
 
 
 def masked(name: str) -> str:
-    """The same name with stars for the credentials before an address's host, its query, and passwords in its path."""
+    """Masks the credentials, the query, and passwords in the path of an address with `***`."""
     if "://" not in name and not _is_mistyped(name):
         return name
     return _SECRET_IN_PATH.sub(r"\1=***", _QUERY.sub("?***", _CREDENTIALS.sub(r"\1***@", name)))
 
 
 def _is_mistyped(name: str) -> bool:
-    """Whether it is an address with a wrong beginning: as a file or a scheme, it would be shown with its password."""
+    """Returns whether a name is an address with a wrong scheme, whose password would be shown if taken for a path."""
     scheme, is_address, _ = name.partition("://")
     if is_address:
         return not _SCHEME.fullmatch(scheme)

@@ -1,4 +1,4 @@
-"""What the device remembers from run to run: who it is, how often it started, and what it left on the broker."""
+"""State that persists across restarts: client id, session number, pauses, and topics retained on the broker."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ log = logging.getLogger(__name__)
 
 STATE_FILE: Final = "state.json"
 _LOCK_FILE = "lock"
-_LOCK_PATIENCE_S = 1.0
-"""Whoever asks whether an agent is running holds the lock for a moment."""
+_LOCK_TIMEOUT_S = 1.0
+"""`in_use` holds the lock for a moment."""
 _VERSION = 1
 
 
 def known_client_id(folder: Path) -> str | None:
-    """The client id in a state folder; None if no agent has started there yet, or this user may not look."""
+    """Returns the client id in a state folder; None if no agent has used it yet or the file is not readable."""
     try:
-        return _Memory.model_validate_json((folder / STATE_FILE).read_bytes()).client_id
+        return _StoredState.model_validate_json((folder / STATE_FILE).read_bytes()).client_id
     except (OSError, ValidationError):
         return None
 
 
 def is_unused(folder: Path) -> bool:
-    """Whether no agent has started with a state folder yet; False too where this user may not look."""
+    """Returns whether no agent has used a state folder yet; False if that cannot be determined."""
     try:
         (folder / STATE_FILE).stat()
     except FileNotFoundError:
@@ -47,7 +47,7 @@ def is_unused(folder: Path) -> bool:
 
 
 def in_use(folder: Path) -> bool:
-    """Whether an agent is running with a state folder; False too where this user may not look."""
+    """Returns whether an agent is running with a state folder; False if that cannot be determined."""
     try:
         with (folder / _LOCK_FILE).open() as lock_file:
             fcntl.flock(lock_file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -59,15 +59,15 @@ def in_use(folder: Path) -> bool:
 
 
 class _Versioned(BaseModel):
-    """What the file says in every version. Keys that a newer agent has added are passed over."""
+    """The fields of the file in every version. Keys added by newer agents are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     version: int = _VERSION
 
 
-class _Memory(_Versioned):
-    """The file's content."""
+class _StoredState(_Versioned):
+    """The content of the file."""
 
     client_id: str
     session: int = 0
@@ -77,29 +77,29 @@ class _Memory(_Versioned):
 
 
 class DeviceState:
-    """The agent's small memory, a JSON file that is replaced as a whole. Thread-safe; usable as a context manager.
+    """The persistent state of a device, a JSON file that is replaced atomically. Thread-safe; a context manager.
 
-    Opening it counts one more session and locks the folder, so that two agents never share one identity. A file that
-    cannot be read is moved aside, and the device starts with a new identity.
+    Opening it starts a new session and locks the folder, so that two agents never share a client id. A damaged file is
+    moved aside, and the device gets a new client id.
 
     Args:
-        folder: The state folder; it is made if it is not there.
+        folder: The state folder; created if missing.
 
     Raises:
-        StateError: The folder cannot be written, another agent uses it, or a newer one has written the file.
+        StateError: The folder is not writable, another agent uses it, or a newer version wrote the file.
     """
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / STATE_FILE
-        self._guard = threading.Lock()
+        self._change_lock = threading.Lock()
         self._wanted: Mapping[str, Mapping[str, str]] = {}
         try:
             folder.mkdir(PRIVATE_FOLDER, parents=True, exist_ok=True)
             with contextlib.ExitStack() as on_error:
                 self._lock_file = on_error.enter_context(_lock(folder / _LOCK_FILE))
-                memory = _load(self._path)
-                self._memory = memory.model_copy(update={"session": max(memory.session + 1, int(time.time()))})
-                _save(self._path, self._memory)
+                stored = _load(self._path)
+                self._stored = stored.model_copy(update={"session": max(stored.session + 1, int(time.time()))})
+                _save(self._path, self._stored)
                 on_error.pop_all()
         except OSError as error:
             raise StateError(
@@ -114,112 +114,113 @@ class DeviceState:
 
     @property
     def client_id(self) -> str:
-        """The MQTT client id, made once at random."""
-        return self._memory.client_id
+        """The MQTT client id, generated at random once."""
+        return self._stored.client_id
 
     @property
     def session(self) -> int:
-        """Number of this start: the time in Unix seconds, or one more than the last where the clock is behind."""
-        return self._memory.session
+        """Number of this session: Unix seconds at its start, or the previous number plus one if the clock is behind."""
+        return self._stored.session
 
     @property
     def paused(self) -> frozenset[str]:
-        """The cameras that were told to pause."""
-        return self._memory.paused
+        """The paused cameras."""
+        return self._stored.paused
 
     @property
     def rates(self) -> Mapping[str, float]:
-        """The highest frame rate of each camera that was given one."""
-        return self._memory.rates
+        """The requested frame rate limits by camera."""
+        return self._stored.rates
 
     @property
     def retained(self) -> Mapping[str, Mapping[str, str]]:
-        """The topics on which the broker may hold a message of this device, with what Home Assistant was told on each.
+        """The topics on which the broker may retain a message of this device.
 
-        That is the platform of each component; nothing on a topic that is not for Home Assistant.
+        The value of a Home Assistant discovery topic maps each announced component to its platform; that of any other
+        topic is empty.
         """
-        return self._memory.retained
+        return self._stored.retained
 
     def pause(self, camera: str) -> None:
-        """Remembers that a camera is paused."""
-        self._change(lambda memory: {"paused": memory.paused | {camera}})
+        """Stores that a camera is paused."""
+        self._change(lambda stored: {"paused": stored.paused | {camera}})
 
     def resume(self, camera: str) -> None:
-        """Remembers that a camera is not paused."""
-        self._change(lambda memory: {"paused": memory.paused - {camera}})
+        """Stores that a camera is not paused."""
+        self._change(lambda stored: {"paused": stored.paused - {camera}})
 
     def limit(self, camera: str, max_fps: float | None) -> None:
-        """Remembers a camera's highest frame rate; None forgets it."""
+        """Stores the frame rate limit of a camera; None removes it."""
 
-        def limited(memory: _Memory) -> dict[str, object]:
-            others = {name: fps for name, fps in memory.rates.items() if name != camera}
+        def limited(stored: _StoredState) -> dict[str, object]:
+            others = {name: fps for name, fps in stored.rates.items() if name != camera}
             return {"rates": others if max_fps is None else others | {camera: max_fps}}
 
         self._change(limited)
 
     def retain(self, wanted: Mapping[str, Mapping[str, str]]) -> list[str]:
-        """Remembers what is going to be retained, before any of it is sent. What was before is remembered beside it.
+        """Stores what will be retained, before it is published. Earlier entries are kept until `delivered`.
 
         Args:
-            wanted: As `retained`.
+            wanted: The topics of this configuration, in the form of `retained`.
 
         Returns:
-            The topics of earlier runs that are not wanted any more, in the order in which they were remembered.
+            The topics of earlier configurations that are no longer wanted, oldest first.
         """
         self._wanted = wanted
 
-        def beside(memory: _Memory) -> dict[str, object]:
-            before = memory.retained
-            gone = {topic: components for topic, components in before.items() if topic not in wanted}
-            return {"retained": gone | {topic: {**before.get(topic, {}), **wanted[topic]} for topic in wanted}}
+        def merged(stored: _StoredState) -> dict[str, object]:
+            before = stored.retained
+            obsolete = {topic: components for topic, components in before.items() if topic not in wanted}
+            return {"retained": obsolete | {topic: {**before.get(topic, {}), **wanted[topic]} for topic in wanted}}
 
-        self._change(beside)
+        self._change(merged)
         return [topic for topic in self.retained if topic not in wanted]
 
     def delivered(self, topic: str) -> None:
-        """Forgets what was retained on a topic before, now that the broker has what takes its place there."""
+        """Removes the earlier entry of a topic, now that the broker has acknowledged the message that replaces it."""
         wanted = self._wanted.get(topic)
         if self.retained.get(topic) == wanted:
             return
 
-        def replaced(memory: _Memory) -> dict[str, object]:
+        def replaced(stored: _StoredState) -> dict[str, object]:
             if wanted is not None:
-                return {"retained": memory.retained | {topic: dict(wanted)}}
-            return {"retained": {name: told for name, told in memory.retained.items() if name != topic}}
+                return {"retained": stored.retained | {topic: dict(wanted)}}
+            return {"retained": {name: entry for name, entry in stored.retained.items() if name != topic}}
 
         self._change(replaced)
 
-    def _change(self, fields: Callable[[_Memory], Mapping[str, object]]) -> None:
-        with self._guard:
-            changed = self._memory.model_copy(update=fields(self._memory))
-            if changed == self._memory:
+    def _change(self, fields: Callable[[_StoredState], Mapping[str, object]]) -> None:
+        with self._change_lock:
+            changed = self._stored.model_copy(update=fields(self._stored))
+            if changed == self._stored:
                 return
-            self._memory = changed
+            self._stored = changed
             try:
                 _save(self._path, changed)
             except OSError as error:
-                log.warning("%s: %s. The change holds until the agent stops", self._path, error.strerror)
+                log.warning("%s: %s. The change is lost when the agent stops", self._path, error.strerror)
 
 
 def _lock(path: Path) -> IO[str]:
     path.touch(PRIVATE_FILE)
     with contextlib.ExitStack() as on_error:
         lock_file = on_error.enter_context(path.open("w"))
-        give_up_s = time.monotonic() + _LOCK_PATIENCE_S
-        while not _take(lock_file):
-            if time.monotonic() >= give_up_s:
+        deadline_s = time.monotonic() + _LOCK_TIMEOUT_S
+        while not _try_lock(lock_file):
+            if time.monotonic() >= deadline_s:
                 raise StateError(
                     "another agent is running with this state folder",
                     where=path.parent,
-                    remedy="Stop the other one, or give each its own state folder",
+                    remedy="Stop the other agent, or give each its own state folder",
                 )
             time.sleep(0.02)
         on_error.pop_all()
     return lock_file
 
 
-def _take(lock_file: IO[str]) -> bool:
-    """Takes a lock for this agent alone; False if somebody has it."""
+def _try_lock(lock_file: IO[str]) -> bool:
+    """Acquires an exclusive lock without blocking; returns False if another process holds one."""
     try:
         fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -227,43 +228,43 @@ def _take(lock_file: IO[str]) -> bool:
     return True
 
 
-def _load(path: Path) -> _Memory:
+def _load(path: Path) -> _StoredState:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        return _newborn()
+        return _new_identity()
     try:
         version = _Versioned.model_validate_json(content).version
         if version > _VERSION:
             raise StateError(
-                f"a newer agent has written this (version {version}; this agent knows {_VERSION})",
+                f"was written by a newer agent (version {version}; this agent supports {_VERSION})",
                 where=path,
-                remedy="Install the newer agent again, or move the file away: the device then gets a new client id",
+                remedy="Install the newer agent again, or move the file away; the device then gets a new client id",
             )
-        return _Memory.model_validate_json(content)
+        return _StoredState.model_validate_json(content)
     except ValidationError as error:
         aside = path.with_suffix(".corrupt")
         log.warning(
-            "%s: %s. It is moved to %s; the device gets a new client id, and forgets what was paused",
+            "%s: %s. The file is moved to %s; the device gets a new client id, and pauses and frame rates are lost",
             path,
             error.errors()[0]["msg"],
             aside.name,
         )
         path.replace(aside)
-        return _newborn()
+        return _new_identity()
 
 
-def _newborn() -> _Memory:
-    """A new identity. It counts its sessions from now on, so that none has the number of one before it was lost."""
-    return _Memory(client_id=new_client_id(), session=int(time.time()))
+def _new_identity() -> _StoredState:
+    """Returns the state of a new device. Sessions start at the current time, so that no lost number is used again."""
+    return _StoredState(client_id=new_client_id(), session=int(time.time()))
 
 
-def _save(path: Path, memory: _Memory) -> None:
-    """Replaces the file so that a power cut leaves either the old one or the new one."""
+def _save(path: Path, stored: _StoredState) -> None:
+    """Replaces the file atomically: after a power failure, either the old or the new one is there."""
     fresh = path.with_suffix(".new")
     fresh.touch(PRIVATE_FILE)
     with fresh.open("wb") as file:
-        file.write(memory.model_dump_json().encode())
+        file.write(stored.model_dump_json().encode())
         file.flush()
         os.fsync(file.fileno())
     fresh.replace(path)

@@ -1,4 +1,4 @@
-"""What the machine says of itself: model, temperature, throttling, memory, and the time and whether to trust it."""
+"""Information about the machine: model, temperature, throttling, memory, and its clocks."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _DEVICE_TREE: Final = Path("/proc/device-tree")
 
 UNDER_VOLTAGE: Final = "under-voltage"
 _THROTTLING_BITS: Final = {0: UNDER_VOLTAGE, 1: "frequency-capped", 2: "throttled", 3: "soft-temperature-limit"}
-"""Bits of the Raspberry Pi firmware's get_throttled that are in force now; from bit 16 on, those that ever were."""
+"""Bits of the Raspberry Pi firmware's get_throttled for the current state; bits 16 and up are those since boot."""
 
 _CLOCK_NOT_SYNCED: Final = 5
-"""TIME_ERROR of adjtimex(2): nothing disciplines the clock."""
+"""TIME_ERROR of adjtimex(2): the clock is not synchronized."""
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host's name or address means this machine itself."""
+    """Returns whether a host name or address refers to this machine."""
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:
@@ -37,7 +37,7 @@ def is_loopback(host: str) -> bool:
 
 
 def temperature_c() -> float | None:
-    """The processor's temperature in degrees Celsius, or None where the machine does not tell."""
+    """Returns the processor temperature in degrees Celsius, or None where it is not available."""
     try:
         return int(_THERMAL.read_text()) / 1000
     except (OSError, ValueError):
@@ -45,15 +45,15 @@ def temperature_c() -> float | None:
 
 
 def throttling(*, since_boot: bool = False) -> tuple[str, ...] | None:
-    """Why the processor runs slower than it could, or None where the machine is no Raspberry Pi.
+    """Returns the reasons why the processor is throttled, or None if the machine is not a Raspberry Pi.
 
     Args:
-        since_boot: Ask why it ever did since the machine was started, not why it does now.
+        since_boot: Return all reasons since boot instead of the current ones.
     """
     try:
-        # The SoC has its address in its name on a Raspberry Pi 5: soc@107c000000.
-        (told,) = _PLATFORM.glob("soc*/soc*:firmware/get_throttled")
-        bits = int(told.read_text(), 16)
+        # On a Raspberry Pi 5 the name of the SoC contains its address: soc@107c000000.
+        (path,) = _PLATFORM.glob("soc*/soc*:firmware/get_throttled")
+        bits = int(path.read_text(), 16)
     except (OSError, ValueError):
         return None
     if since_boot:
@@ -62,7 +62,7 @@ def throttling(*, since_boot: bool = False) -> tuple[str, ...] | None:
 
 
 def device_tree(name: str) -> str | None:
-    """What the firmware says of the board, such as its `model` or `serial-number`, or None where it says nothing."""
+    """Returns a device tree property of the board, such as `model` or `serial-number`, or None if there is none."""
     try:
         return (_DEVICE_TREE / name).read_text(errors="replace").rstrip("\0") or None
     except OSError:
@@ -70,34 +70,34 @@ def device_tree(name: str) -> str | None:
 
 
 def resident_bytes() -> int:
-    """Memory that the process occupies now."""
+    """Returns the resident memory of this process."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def available_bytes() -> int:
-    """Memory that a program could still get without anything being swapped out."""
+    """Returns the memory available without swapping."""
     lines = Path("/proc/meminfo").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
 
 
 class Clock:
-    """The machine's clocks. The kernel knows whether something (NTP, PTP, GPS) keeps the wall clock right."""
+    """The clocks of the machine. Whether the wall clock is synchronized (by NTP, PTP or GPS) is known to the kernel."""
 
     def __init__(self) -> None:
         self._libc = ctypes.CDLL(None, use_errno=True)
-        # struct timex with modes = 0: a question that changes nothing. 208 bytes on 64-bit Linux.
+        # struct timex with modes = 0, which is read-only. 208 bytes on 64-bit Linux.
         self._timex = ctypes.create_string_buffer(256)
-        if self.disciplined() is None:
-            log.warning("the clock cannot be asked whether it is synchronised: it counts as one that is not")
+        if self.is_synchronized() is None:
+            log.warning("cannot determine whether the clock is synchronized; assuming that it is not")
 
-    def disciplined(self) -> bool | None:
-        """Whether something keeps the clock right, or None where this process may not ask."""
+    def is_synchronized(self) -> bool | None:
+        """Returns whether the clock is synchronized, or None if this process has no permission to query it."""
         ctypes.memset(self._timex, 0, len(self._timex))
-        answer: int = self._libc.adjtimex(self._timex)
-        return None if answer == -1 else answer != _CLOCK_NOT_SYNCED
+        clock_state: int = self._libc.adjtimex(self._timex)
+        return None if clock_state == -1 else clock_state != _CLOCK_NOT_SYNCED
 
     def now(self) -> Instant:
-        """This moment. A wall clock of which nothing is known cannot be trusted."""
-        synced = self.disciplined() is True  # asked first: a clock that is set meanwhile is then right and not trusted
+        """Returns the current time. If the state of the wall clock is unknown, it counts as not synchronized."""
+        synced = self.is_synchronized() is True  # first, so that a clock set in between is correct but not yet trusted
         return Instant(wall_s=time.time(), mono_s=time.monotonic(), synced=synced)

@@ -1,4 +1,4 @@
-"""Follows faces from frame to frame: match, spawn, age."""
+"""Tracks faces from frame to frame by the overlap of their boxes."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Final
 
 from edge.domain import Observation, Track
 
-_LEAST_MISSED: Final = 2
-"""Detectors miss a face now and then: one miss alone ends no track, however far apart the detections are."""
+_MIN_MISSED: Final = 2
+"""Detectors occasionally miss a face: a single miss does not end a track, however far apart the detections are."""
 
 
 class Tracker:
-    """Matches faces with tracks by the overlap of their boxes, best overlap first.
+    """Assigns faces to tracks greedily, highest intersection over union first.
 
     Args:
-        max_gap_s: A track that is out of sight for longer has ended, if at least two detections missed it.
-        min_iou: Least overlap (intersection over union) of a face with the track's last box.
+        max_gap_s: A track ends when it has not been seen for longer than this and at least two detections missed it.
+        min_iou: Minimum intersection over union of a face with the last box of a track.
     """
 
     def __init__(self, *, max_gap_s: float, min_iou: float) -> None:
@@ -29,16 +29,16 @@ class Tracker:
     def update(
         self, observations: Sequence[Observation], time_s: float, *, detected: bool = True
     ) -> tuple[list[Track], list[Track]]:
-        """Takes in what one frame shows.
+        """Updates the tracks with the faces of one frame.
 
         Args:
             observations: The faces of the frame.
-            time_s: The frame's time; never goes back.
-            detected: Whether the faces were looked for on this frame, and not taken over from the last detection.
+            time_s: The time of the frame; must not decrease.
+            detected: Whether the faces were detected on this frame, rather than reused from the last detection.
 
         Returns:
-            The living tracks, oldest first, those that were seen now having `last_seen_s == time_s`; and the tracks
-            that have just ended.
+            The active tracks, oldest first, of which those seen on this frame have `last_seen_s == time_s`; and the
+            tracks that ended with this frame.
         """
         matched = self._match([track for track in self._tracks if not self._has_ended(track, time_s)], observations)
         tracks = {track.id: replace(track, missed=track.missed + detected) for track in self._tracks}
@@ -50,15 +50,15 @@ class Tracker:
         return list(self._tracks), ended
 
     def finish(self) -> list[Track]:
-        """Ends all tracks, because the camera stopped looking, and returns them."""
+        """Ends all tracks, for example because the camera was closed, and returns them."""
         ended, self._tracks = self._tracks, []
         return ended
 
     def _has_ended(self, track: Track, time_s: float) -> bool:
-        return track.missed >= _LEAST_MISSED and time_s - track.last_seen_s > self._max_gap_s
+        return track.missed >= _MIN_MISSED and time_s - track.last_seen_s > self._max_gap_s
 
     def _match(self, tracks: Sequence[Track], observations: Sequence[Observation]) -> dict[int, int]:
-        """Which observation (by position) continues which track (by id)."""
+        """Maps the index of each matched observation to the id of its track."""
         overlaps = [
             (track.observation.face.box.iou(observation.face.box), index, track.id)
             for track in tracks

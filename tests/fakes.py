@@ -1,4 +1,4 @@
-"""Stand-ins for the four ports, scripted by the test that uses them."""
+"""Fakes of the four ports, scripted by the tests."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def frame(index: int, fps: float = 10.0) -> Frame:
     return Frame(np.zeros((360, 640, 3), np.uint8), index, time_s=index / fps, mono_s=index / fps)
 
 
-class StandingClock:
-    """The machine's clocks, which stand still until a test moves them: at first, where frame 0 is taken."""
+class ManualClock:
+    """A clock that only moves when a test sets `instant`; it starts at the capture of frame 0."""
 
     def __init__(self) -> None:
         self.instant = Instant(wall_s=1_700_000_000.0, mono_s=0.0, synced=True)
@@ -30,25 +30,25 @@ class StandingClock:
 
 
 class ScriptedSource:
-    """Gives what each visit's script says: a frame, None for nothing in time, or an error to raise.
+    """Plays one script for each time that it is opened: frames, None for a timeout, or errors to raise.
 
     Args:
-        visits: One script for each time that it is opened; an error as the script makes opening fail.
+        scripts: One for each opening; an error instead of a script makes opening fail.
     """
 
-    def __init__(self, visits: Iterable[Iterable[Frame | Exception | None] | Exception]) -> None:
-        self._visits = iter(visits)
+    def __init__(self, scripts: Iterable[Iterable[Frame | Exception | None] | Exception]) -> None:
+        self._scripts = iter(scripts)
         self._script: Iterator[Frame | Exception | None] = iter(())
         self.opened = 0
         self.closed = 0
         self.dropped = 0
 
     def __enter__(self) -> Self:
-        visit = next(self._visits, SourceUnavailable("the script is at its end"))
-        if isinstance(visit, Exception):
-            raise visit
+        script = next(self._scripts, SourceUnavailable("no scripts left"))
+        if isinstance(script, Exception):
+            raise script
         self.opened += 1
-        self._script = iter(visit)
+        self._script = iter(script)
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -64,7 +64,7 @@ class ScriptedSource:
 
 
 class ScriptedDetector:
-    """Finds what a function of the call's number says."""
+    """Returns the faces that a function gives for the number of the call."""
 
     name = "scripted"
 
@@ -78,8 +78,8 @@ class ScriptedDetector:
         return self._faces(self.calls - 1)
 
 
-class SteadyClassifier:
-    """Sees the same emotion in every face, until told otherwise."""
+class ConstantClassifier:
+    """Predicts `emotion` for every face."""
 
     def __init__(self, emotion: str = "happy") -> None:
         self.emotion = emotion
@@ -95,7 +95,7 @@ class SteadyClassifier:
 
 
 class RecordingPublisher:
-    """Keeps every message."""
+    """Records all messages."""
 
     def __init__(self) -> None:
         self.messages: list[Message] = []

@@ -1,4 +1,4 @@
-"""An HTTP camera that misbehaves when told to."""
+"""An HTTP camera that can be made to misbehave."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from numpy.typing import NDArray
 from tests.mosquitto import wait_until
 
 Scene = Callable[[int], NDArray[np.uint8]]
-"""The picture with that number, as uint8 (H, W, 3) BGR."""
+"""Returns the image with a given number, as uint8 (H, W, 3) BGR."""
 
 
 class HttpCamera(ThreadingHTTPServer):
-    """Sends fifty JPEGs a second as multipart/x-mixed-replace while the context is open.
+    """Sends fifty JPEGs per second as multipart/x-mixed-replace while the context is open.
 
     Args:
-        scene: What it films; if not given, it is a gray that grows lighter with each picture, in `size`.
-        port: A free one if not given.
+        scene: The images to send; by default gray ones of `size`, each brighter than the one before.
+        port: The port to listen on; 0 for a free one.
 
     Attributes:
-        behaviour: `send`; `stall` says nothing more; `close` ends the stream; `truncate` sends the first half of each
-            picture and `headers` a part too short to be a picture; `rubbish` sends what is none.
-        size: Height and width of the gray.
+        behavior: `send`; `stall` sends nothing more; `close` ends the stream; `truncate` sends the first half of each
+            image, `headers` a part too short to be an image, and `garbage` data that is not an image.
+        size: Height and width of the gray images.
     """
 
     daemon_threads = True
 
     def __init__(self, *, scene: Scene | None = None, port: int = 0) -> None:
         super().__init__(("127.0.0.1", port), _Stream)
-        self.behaviour = "send"
+        self.behavior = "send"
         self.size = (240, 320)
         self.scene = scene or self._gray
         self.ending = threading.Event()
@@ -54,32 +54,32 @@ class HttpCamera(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """Its address, with a password."""
+        """The address, with a password."""
         return f"http://viewer:hunter2@127.0.0.1:{self.server_port}/video"
 
     def hang(self) -> None:
-        """Makes the open streams say nothing more; a new one works."""
+        """Stalls the open streams; new ones work."""
         for hung in tuple(self._streams):  # a stream may end meanwhile
             hung.set()
 
-    def picture(self, number: int) -> bytes:
-        """What it sends as a picture."""
+    def image(self, number: int) -> bytes:
+        """The data sent as an image."""
         jpeg: bytes = cv2.imencode(".jpg", self.scene(number))[1].tobytes()
-        cut = {"truncate": jpeg[: len(jpeg) // 2], "headers": jpeg[:40], "rubbish": b"\xff\xd8" + b"rubbish" * 400}
-        return cut.get(self.behaviour, jpeg)
+        cut = {"truncate": jpeg[: len(jpeg) // 2], "headers": jpeg[:40], "garbage": b"\xff\xd8" + b"garbage" * 400}
+        return cut.get(self.behavior, jpeg)
 
     def stream(self, send: Callable[[bytes], object]) -> None:
-        """Sends pictures to one client until it hangs up or the camera has enough."""
+        """Sends images to one client until it disconnects or the stream is ended."""
         number, hung = 0, threading.Event()
         self._streams.add(hung)
         try:
-            while not self.ending.wait(0.02) and self.behaviour != "close":
-                if self.behaviour == "stall" or hung.is_set():
+            while not self.ending.wait(0.02) and self.behavior != "close":
+                if self.behavior == "stall" or hung.is_set():
                     continue
-                jpeg = self.picture(number)
+                jpeg = self.image(number)
                 send(b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n%b\r\n" % (len(jpeg), jpeg))
                 number += 1
-        except ConnectionError:  # the agent has hung up
+        except ConnectionError:  # the client disconnected
             return
         finally:
             self._streams.discard(hung)

@@ -32,8 +32,8 @@ GLib.MainLoop().run()
 """
 
 
-def why_not() -> str | None:
-    """What has to be installed for it; None if nothing has."""
+def missing_packages() -> str | None:
+    """The command that installs missing packages; None if all are installed."""
     try:
         probe = subprocess.run([_SYSTEM_PYTHON, "-c", _IMPORTS], capture_output=True, check=False)
     except FileNotFoundError:
@@ -44,17 +44,17 @@ def why_not() -> str | None:
 
 
 class RtspCamera:
-    """Sends 25 pictures of 320x240 a second while the context is open.
+    """Streams 320x240 pixels at 25 frames per second while the context is open.
 
     Args:
-        port: A free one if not given.
+        port: The port to listen on; 0 for a free one.
     """
 
     def __init__(self, *, port: int = 0) -> None:
         self._service = str(port)
 
     def __enter__(self) -> Self:
-        # Without the tests' own PYTHON settings: the bindings belong to the distribution.
+        # Without the PYTHON* variables of the tests, because the bindings belong to the distribution.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         command = [_SYSTEM_PYTHON, "-c", _SERVER, self._service]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment)

@@ -1,4 +1,4 @@
-"""How the tests read a source."""
+"""Helpers that read a source."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from tests.mosquitto import PATIENCE_S
 
 
 def read_frame(source: Source) -> Frame:
-    """The next frame, which must come."""
+    """Returns the next frame; fails if none arrives."""
     give_up_s = time.monotonic() + PATIENCE_S
     while (frame := source.read(1.0)) is None:
-        assert time.monotonic() < give_up_s, "no frame came"
+        assert time.monotonic() < give_up_s, "no frame arrived"
     return frame
 
 
 def read_for(source: Source, seconds: float) -> None:
-    """Reads as the agent does, whatever comes."""
+    """Reads for a time, like the agent, and discards the frames."""
     end_s = time.monotonic() + seconds
     while time.monotonic() < end_s:
         source.read(0.1)

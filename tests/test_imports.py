@@ -45,7 +45,7 @@ def test_the_contract_brings_no_more_than_it_says() -> None:
 
 def test_pure_stages_load_nothing_heavy() -> None:
     """A stage can be understood and tested without camera, broker or runtime."""
-    stages = "adapt, pace, track, smooth, compose, message, domain, ports, topics, payloads"
+    stages = "adapt, rate_limit, track, smooth, compose, message, domain, ports, topics, payloads"
     assert not packages(loaded_after(f"from edge import {stages}")) & _HEAVY
 
 

@@ -33,13 +33,13 @@ def machine(config: Config) -> Iterator[Chain]:
 
 
 def _clock() -> str:
-    disciplined = system.Clock().disciplined()
-    if disciplined is None:
+    synchronized = system.Clock().is_synchronized()
+    if synchronized is None:
         raise CheckWarning(
             "this process may not query whether it is synchronized",
             remedy="Allow the system call clock_adjtime; until then, messages are marked time_synced: false",
         )
-    if not disciplined:
+    if not synchronized:
         raise CheckWarning(
             "not synchronized, so messages are marked time_synced: false",
             remedy="Let systemd-timesyncd or chrony reach a time server; see `timedatectl`",

@@ -17,13 +17,13 @@ def metrics(config: Config) -> Iterator[Chain]:
 
 
 def _port(config: Config, port: int) -> str:
-    from edge.metrics import AddressAbsent, try_to_serve  # imported only if needed: it costs time and memory
+    from edge.metrics import AddressUnavailable, check_listening  # imported only if needed: it costs time and memory
 
     address = f"http://{config.metrics.host}:{port}/metrics"
     if in_use(config.device.state_dir):
         return f"{address}, served by the agent running here"
     try:
-        try_to_serve(host=config.metrics.host, port=port)
-    except AddressAbsent as error:
+        check_listening(host=config.metrics.host, port=port)
+    except AddressUnavailable as error:
         raise CheckWarning(f"{error.what}; the agent waits for it", where=error.where, remedy=error.remedy) from error
     return f"{address} is free"

@@ -10,7 +10,7 @@ from pathlib import Path
 from edge.checks.camera import on_this_machine
 from edge.checks.check import Chain, Check, CheckWarning
 from edge.config import Config
-from edge.disk import require_room
+from edge.disk import require_writable
 from edge.errors import SourceUnavailable, StateError
 from edge.source_name import masked
 from edge.state import in_use, known_client_id
@@ -74,7 +74,7 @@ def _secrets(config: Config, config_file: Path) -> str:
 def _state_folder(folder: Path) -> str:
     existing = nearest_existing(folder)
     try:
-        require_room(existing)
+        require_writable(existing)
     except StateError as error:
         raise StateError(
             error.what, where=existing,

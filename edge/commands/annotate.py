@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edge.contract.errors import UserError
 from edge.errors import SourceUnavailable
 from edge.source.opencv import is_utf8, open_video
-from edge.source.recording import PICTURE_SUFFIXES, is_folder, is_picture
+from edge.source.recording import IMAGE_SUFFIXES, is_folder, is_image
 
 _GREEN_BGR = (80, 220, 80)
 _BLACK_BGR = (0, 0, 0)
@@ -38,7 +38,7 @@ def plan_outputs(files: Sequence[Path], output: Path) -> dict[Path, Path]:
         UserError: A copy would overwrite an input, or the copy of a video would have no video suffix.
     """
     if len(files) == 1 and output.suffix and not is_folder(output):
-        if not is_picture(files[0]) and output.suffix.lower() not in _VIDEO_CODECS:
+        if not is_image(files[0]) and output.suffix.lower() not in _VIDEO_CODECS:
             raise UserError("is not a file name for a video", where=output,
                             remedy=f"Use one of the suffixes {' '.join(_VIDEO_CODECS)}")  # fmt: skip
         planned = {files[0]: output}
@@ -57,7 +57,7 @@ def _unique_targets(files: Sequence[Path], folder: Path) -> dict[Path, Path]:
     targets: dict[Path, Path] = {}
     counts: dict[str, int] = {}  # the last number tried for each name in use
     for file in files:
-        suffix = file.suffix if file.suffix.lower() in PICTURE_SUFFIXES | _VIDEO_CODECS.keys() else ".mp4"
+        suffix = file.suffix if file.suffix.lower() in IMAGE_SUFFIXES | _VIDEO_CODECS.keys() else ".mp4"
         name = plain = f"{file.stem}{suffix}"
         while name in counts:
             counts[plain] += 1

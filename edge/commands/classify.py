@@ -29,7 +29,7 @@ from edge.domain import Face, Frame
 from edge.errors import SourceError, SourceUnavailable
 from edge.ports import Detector
 from edge.printable import printable
-from edge.source.recording import PICTURE_SUFFIXES, Recording, is_folder, is_picture
+from edge.source.recording import IMAGE_SUFFIXES, Recording, is_folder, is_image
 
 VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"})
 
@@ -144,7 +144,7 @@ def _files_below(top: Path) -> tuple[list[Path], list[SourceUnavailable]]:
         files += [
             file
             for file in (Path(folder, name) for name in names)
-            if file.suffix.lower() in PICTURE_SUFFIXES | VIDEO_SUFFIXES and os.path.isfile(file)  # noqa: PTH113
+            if file.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES and os.path.isfile(file)  # noqa: PTH113
         ]
     errors = [
         SourceUnavailable(
@@ -159,7 +159,7 @@ def _faces(file: Path, analyzer: _Analyzer, output: Path | None) -> Iterator[Fac
     """Yields the faces in a file as they are detected, and writes the annotated copy."""
     with (
         Recording(path=file) as recording,
-        Annotator(output, video_fps=None if is_picture(file) else recording.fps) as annotator,
+        Annotator(output, video_fps=None if is_image(file) else recording.fps) as annotator,
         suppress(EOFError),
     ):
         while (frame := recording.read(timeout_s=0)) is not None:
@@ -180,7 +180,7 @@ def _print_table(file: Path, faces: Iterator[FaceResult]) -> None:
     if first is None:
         console.print(Text("no faces found", "dim"))
         return
-    columns = [name for name in _WIDTHS if name != "time" or not is_picture(file)]
+    columns = [name for name in _WIDTHS if name != "time" or not is_image(file)]
     headings = {name: Text(name, "dim") for name in columns}
     for cells in chain([headings], map(_cells, chain([first], faces))):
         console.print(Text().join(_padded(cells[name], _WIDTHS[name]) for name in columns), soft_wrap=True)

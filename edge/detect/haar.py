@@ -1,4 +1,4 @@
-"""OpenCV's Haar cascade: the detector that every OpenCV 4 carries, slower and less able than BlazeFace.
+"""OpenCV's Haar cascade, included in every OpenCV 4; slower and less accurate than BlazeFace.
 
 Method: Viola and Jones, "Rapid Object Detection using a Boosted Cascade of Simple Features", CVPR 2001.
 """
@@ -17,25 +17,24 @@ from edge.errors import RuntimeMissing
 
 _CASCADE = "haarcascade_frontalface_alt2.xml"
 _CASCADE_WINDOW_PX = 20
-# On the scale of the cascade's last stage, which lets pass what weighs 53.8 or more. In the photographs tried, 95 %
-# of the faces weighed 55.4 to 57.7 and most things mistaken for faces 54.3 to 54.6.
-_EVEN_ODDS_WEIGHT = 54.5
+# Level weight in the last stage of the cascade that maps to a score of 0.5. The stage accepts 53.8 and more. In the
+# photographs tested, 95 % of the faces had 55.4 to 57.7, and most false positives 54.3 to 54.6.
+_MIDPOINT_WEIGHT = 54.5
 _MAX_SIDE_PX = 640
 
 
 class HaarDetector:
-    """Finds upright faces that look at the camera. It gives no eyes.
+    """Detects upright, frontal faces, without eye positions.
 
-    A face's score is a logistic function of its weight in the cascade's last stage: about 0.4 for a window that just
-    passes, 0.9 for a clear face. It is no probability.
+    The score of a face is a logistic function of its level weight in the last stage of the cascade: about 0.4 for a
+    window that is barely accepted, 0.9 for a clear face. It is not a probability.
 
     Args:
-        min_score: Faces less certain than this are left out; above 0, below 1.
-        min_face_px: Faces smaller than this many pixels of the frame are left out. Searching for larger faces only
-            is faster.
+        min_score: Minimum score of a face; above 0, below 1.
+        min_face_px: Minimum size of a face in pixels of the frame. A larger minimum is faster.
 
     Raises:
-        RuntimeMissing: This OpenCV carries no cascades.
+        RuntimeMissing: The installed OpenCV does not include the cascade.
     """
 
     name = "haar"
@@ -46,7 +45,7 @@ class HaarDetector:
         self._min_face_px = min_face_px
 
     def detect(self, image_bgr: NDArray[np.uint8]) -> list[Face]:
-        """Faces in a uint8 (H, W, 3) picture, best first."""
+        """Returns the faces in a BGR image, uint8 (H, W, 3), highest score first."""
         scale = self._scale(max(image_bgr.shape[:2]))
         gray = cv2.cvtColor(image_bgr, cv2.COLOR_BGR2GRAY)
         small = cv2.resize(gray, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else gray
@@ -59,7 +58,7 @@ class HaarDetector:
         return sorted(confident, key=lambda face: face.score, reverse=True)
 
     def _scale(self, longer_side_px: int) -> float:
-        """How far the picture can shrink while the smallest face wanted still fills the cascade's window."""
+        """Returns the smallest scale at which a face of the minimum size still fills the cascade's window."""
         return min(1.0, _CASCADE_WINDOW_PX / self._min_face_px, _MAX_SIDE_PX / longer_side_px)
 
 
@@ -68,16 +67,16 @@ def _load_cascade() -> cv2.CascadeClassifier:
         cascade = cv2.CascadeClassifier(str(Path(cv2.__file__).parent / "data" / _CASCADE))
         if not cascade.empty():
             return cascade
-        reason = "its files are not there"
+        reason = "its files are missing"
     except (AttributeError, cv2.error) as error:  # OpenCV 5 has no such class
         reason = str(error)
     raise RuntimeMissing(
-        f"OpenCV {cv2.__version__} carries no Haar cascades ({reason})",
+        f"OpenCV {cv2.__version__} does not include Haar cascades ({reason})",
         remedy="Run `pip install 'opencv-python-headless>=4.10,<5'`",
     )
 
 
 def _face(box_xywh_px: NDArray[np.int32], weight: float, scale: float) -> Face:
     left, top, width, height = (float(value) / scale for value in box_xywh_px)
-    score = 1 / (1 + exp(_EVEN_ODDS_WEIGHT - weight))
+    score = 1 / (1 + exp(_MIDPOINT_WEIGHT - weight))
     return Face(box=Box(left=left, top=top, right=left + width, bottom=top + height), score=score)

@@ -1,4 +1,4 @@
-"""Where frames come from: a camera, a network stream, a video, a picture or a folder of pictures."""
+"""Frame sources: cameras, network streams, videos, images and folders of images."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from functools import partial
 from pathlib import Path
 
 from edge.errors import SourceUnavailable
-from edge.pace import Pace
 from edge.ports import Source
+from edge.rate_limit import RateLimiter
 from edge.source.csi import CsiSource
 from edge.source.demo import DemoSource
 from edge.source.live import LiveSource
@@ -26,41 +26,41 @@ def open_source(
     width: int | None = None,
     height: int | None = None,
     fps: float | None = None,
-    pace: Pace | None = None,
+    limiter: RateLimiter | None = None,
     open_timeout_s: float = 10.0,
     stall_timeout_s: float = 10.0,
 ) -> Source:
-    """Make the source of that name; entering it opens it.
+    """Creates a source, which is opened by entering it as a context manager.
 
     Args:
-        spec: The number of a camera (`0`) or its device (`/dev/video0`), the address of a stream (`rtsp://`,
-            `http://` and their kin with s), `csi:0` for a Raspberry Pi camera, the path of a video, a picture or a
-            folder of pictures, or `demo` for photographs that are filmed.
-        realtime: Play a recording at its own speed and drop what is not read in time; live sources do so always.
-        loop: Play a recording again and again.
-        width: Pixels to ask of a camera. Streams and recordings come as they are.
-        height: The same.
-        fps: Frames a second to ask of a camera, or pictures a second in a folder (1 if not given).
-        pace: How often it will be read: a camera's frames that come too early to be taken are not decoded. Those of a
-            stream are, as each builds on those before it.
-        open_timeout_s: How long a live source may take to open.
-        stall_timeout_s: After how long without a frame a live source is lost; a camera that is asked for few frames
-            has the time for three of them.
+        spec: The number (`0`) or device (`/dev/video0`) of a camera, the address of a stream (`rtsp://`, `rtsps://`,
+            `http://` or `https://`), `csi:0` for a Raspberry Pi camera, the path of a video, an image or a folder of
+            images, or `demo` for a simulated camera.
+        realtime: Play a recording at its own speed and drop frames that are not read in time, like a live source.
+        loop: Repeat a recording endlessly.
+        width: Width to request from a camera, in pixels. Ignored for streams and recordings.
+        height: Height to request from a camera, in pixels.
+        fps: Frames per second to request from a camera, or of a folder of images (default 1).
+        limiter: How often frames will be read. Frames of a camera that are not due are not decoded; those of a stream
+            always are, because later frames depend on them.
+        open_timeout_s: Time limit for opening a live source.
+        stall_timeout_s: Time without a frame after which a live source is lost; at least three frame periods if `fps`
+            is given.
 
     Raises:
-        SourceUnavailable: No source can have that name. That one is not there shows on entry.
+        SourceUnavailable: The name is not valid. Whether the source exists is checked on entry.
         RuntimeMissing: The photographs of `demo` are not installed.
     """
-    patience_s = max(stall_timeout_s, 3 / fps if fps else 0.0)
+    frame_timeout_s = max(stall_timeout_s, 3 / fps if fps else 0.0)
     match _kind(spec):
         case SourceKind.CAMERA:
             device = Path(f"/dev/video{spec}" if spec.isdecimal() else spec)
             return LiveSource(
                 label=str(device),
                 open_capture=partial(open_camera, device, width=width, height=height, fps=fps),
-                pace=pace,
+                limiter=limiter,
                 open_timeout_s=open_timeout_s,
-                stall_timeout_s=patience_s,
+                stall_timeout_s=frame_timeout_s,
             )
         case SourceKind.CSI:
             return CsiSource(
@@ -69,7 +69,7 @@ def open_source(
                 height=height or 480,
                 fps=fps,
                 open_timeout_s=open_timeout_s,
-                stall_timeout_s=patience_s,
+                stall_timeout_s=frame_timeout_s,
             )
         case SourceKind.DEMO:
             return DemoSource()
@@ -77,8 +77,8 @@ def open_source(
             return LiveSource(
                 label=masked(spec),
                 open_capture=partial(open_stream, spec, open_timeout_s=open_timeout_s, read_timeout_s=stall_timeout_s),
-                pace=pace,
-                open_timeout_s=open_timeout_s + 2,  # longer than FFmpeg's own limit, so that its answer comes first
+                limiter=limiter,
+                open_timeout_s=open_timeout_s + 2,  # longer than FFmpeg's timeout, which then applies first
                 stall_timeout_s=stall_timeout_s,
             )
         case SourceKind.RECORDING:
@@ -90,4 +90,4 @@ def _kind(spec: str) -> SourceKind:
     try:
         return source_kind(spec)
     except ValueError as error:
-        raise SourceUnavailable(str(error), where=masked(spec), remedy="Give another source") from error
+        raise SourceUnavailable(str(error), where=masked(spec), remedy="Correct the source") from error

@@ -1,18 +1,18 @@
-"""Runs outside the agent, under the system's Python: takes pictures with picamera2 and lays them into shared memory.
+"""Helper process for CSI cameras: captures frames with picamera2 into shared memory, under the system's Python.
 
-picamera2 comes from the distribution, is built against its Python and numpy, and can hang. So it lives in a process of
-its own that can be killed. This file uses nothing but the standard library and picamera2, and `edge.source.csi` starts
+picamera2 is a distribution package, built for the distribution's Python and numpy, and can hang. It therefore runs in a
+separate process that can be killed. This file imports only the standard library and picamera2. `edge.source.csi` starts
 it with
 
-    --memory FD    the shared memory, empty: the file is cut to size here
-    --notify FD    the writing end of a pipe
-    standard input a pipe from the agent, which ends when the agent does
+    --memory FD    the shared memory, empty; resized here
+    --notify FD    the write end of a pipe
+    standard input a pipe that is closed when the agent ends
 
-The first line of the pipe is JSON: {"width": 640, "height": 480}, or {"error": "..."} and the helper ends. After that
-each byte says that there is a newer frame. The memory is a header and then SLOTS pictures in turn, uint8 (H, W, 3) BGR:
+The first line on the pipe is JSON: {"width": 640, "height": 480}, or {"error": "..."}, after which the helper exits.
+Every further byte announces a new frame. The memory contains a header and a ring of SLOTS frames, uint8 (H, W, 3) BGR:
 
-    u64        how many frames were written; frame n, counted from 0, lies in slot n % SLOTS
-    f64 each   for every slot: the monotonic clock at its capture
+    u64        number of frames written; frame n, counted from 0, is in slot n % SLOTS
+    f64 each   for every slot: the monotonic time of its capture
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ HEADER_BYTES = COUNT.size + SLOTS * TIME.size
 
 
 def main() -> None:
-    """Take pictures until the agent ends this process or itself."""
+    """Captures frames until the agent kills this process or ends."""
     arguments = _parse_arguments()
-    threading.Thread(target=_end_with_agent, daemon=True).start()
+    threading.Thread(target=_exit_with_agent, daemon=True).start()
     try:
         camera, width, height = _start_camera(arguments)
-    except Exception as error:  # noqa: BLE001 - whatever libcamera throws goes to the agent, which shows it
-        _say(arguments.notify, {"error": f"{type(error).__name__}: {error}"})
+    except Exception as error:  # noqa: BLE001 - whatever libcamera raises is reported to the agent
+        _send(arguments.notify, {"error": f"{type(error).__name__}: {error}"})
         sys.exit(1)
     os.ftruncate(arguments.memory, HEADER_BYTES + SLOTS * width * height * 3)
     memory = mmap.mmap(arguments.memory, 0)
-    _say(arguments.notify, {"width": width, "height": height})
+    _send(arguments.notify, {"width": width, "height": height})
     os.set_blocking(arguments.notify, False)
-    _take_pictures(camera, memory, arguments.notify, (height, width, 3))
+    _capture_frames(camera, memory, arguments.notify, (height, width, 3))
 
 
 def _parse_arguments() -> argparse.Namespace:
@@ -62,19 +62,19 @@ def _parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _end_with_agent() -> None:
+def _exit_with_agent() -> None:
     os.read(sys.stdin.fileno(), 1)
-    os._exit(0)  # the main thread may hang in the driver
+    os._exit(0)  # the main thread may be hung in the driver
 
 
 def _start_camera(arguments: argparse.Namespace) -> tuple[Any, int, int]:
-    # Imported here, so that its absence is told like any other fault.
+    # Imported here, so that a missing package is reported like any other error.
     camera = importlib.import_module("picamera2").Picamera2(arguments.camera)
     controls = {}
     if arguments.fps is not None:
         frame_us = round(1e6 / arguments.fps)
         controls["FrameDurationLimits"] = (frame_us, frame_us)
-    # What libcamera names RGB888 lies as blue, green, red in memory.
+    # The format that libcamera calls RGB888 is in BGR order in memory.
     main_stream = {"size": (arguments.width, arguments.height), "format": "RGB888"}
     camera.configure(camera.create_video_configuration(main=main_stream, controls=controls))
     width, height = camera.camera_configuration()["main"]["size"]
@@ -82,26 +82,26 @@ def _start_camera(arguments: argparse.Namespace) -> tuple[Any, int, int]:
     return camera, width, height
 
 
-def _take_pictures(camera: Any, memory: mmap.mmap, notify: int, shape: tuple[int, int, int]) -> None:
-    picture_bytes = shape[0] * shape[1] * shape[2]
+def _capture_frames(camera: Any, memory: mmap.mmap, notify: int, shape: tuple[int, int, int]) -> None:
+    frame_bytes = shape[0] * shape[1] * shape[2]
     count = 0
     while True:
-        picture = memoryview(camera.capture_array("main"))
+        frame = memoryview(camera.capture_array("main"))
         time_s = time.monotonic()
-        if picture.shape != shape or picture.format != "B":
-            continue  # garbage; if nothing else comes, the agent takes it for a stall
+        if frame.shape != shape or frame.format != "B":
+            continue  # invalid; if no valid frame follows, the agent detects a stall
         slot = count % SLOTS
-        start = HEADER_BYTES + slot * picture_bytes
-        # picamera2 has cut padded rows to their width already; were they not, they could not be written in one piece.
-        memory[start : start + picture_bytes] = picture if picture.c_contiguous else picture.tobytes()
+        start = HEADER_BYTES + slot * frame_bytes
+        # picamera2 strips row padding, but the result need not be contiguous.
+        memory[start : start + frame_bytes] = frame if frame.c_contiguous else frame.tobytes()
         TIME.pack_into(memory, COUNT.size + slot * TIME.size, time_s)
         count += 1
         COUNT.pack_into(memory, 0, count)
-        with contextlib.suppress(BlockingIOError):  # the agent is slow, and has been told of it often enough
+        with contextlib.suppress(BlockingIOError):  # the pipe is full of unread notifications already
             os.write(notify, b".")
 
 
-def _say(notify: int, message: dict[str, Any]) -> None:
+def _send(notify: int, message: dict[str, Any]) -> None:
     os.write(notify, json.dumps(message).encode() + b"\n")
 
 

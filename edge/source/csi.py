@@ -1,6 +1,6 @@
-"""Raspberry Pi cameras on the flat cable: picamera2 in a process of its own, which is killed when it hangs.
+"""Raspberry Pi CSI cameras: picamera2 in a separate process, which is killed when it hangs.
 
-`_csi_helper.py` beside this file is that process and explains the memory that both share.
+The process runs `_csi_helper.py`, which documents the shared memory.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 _HELPER = Path(__file__).with_name("_csi_helper.py")
 _KILL_TIMEOUT_S = 2.0
 _MAX_SIDE_PX = 10_000
-_CHECK_CAMERA = "Check the flat cable, and that `rpicam-hello --list-cameras` shows the camera"
+_CHECK_CAMERA = "Check the flat cable, and that `rpicam-hello --list-cameras` lists the camera"
 _INSTALL = "Run `sudo apt install python3-picamera2`"
 
 
@@ -36,12 +36,12 @@ class CsiSource:
 
     Args:
         camera: Its number in `rpicam-hello --list-cameras`.
-        width: Pixels to ask for; the camera may settle for others.
-        height: The same.
-        fps: Frames a second to ask for; without it the camera decides.
-        python: The interpreter that the distribution's picamera2 belongs to.
-        open_timeout_s: After this time an attempt to open it is given up.
-        stall_timeout_s: After this time without a frame it is lost.
+        width: Width to request, in pixels; the camera may choose another one.
+        height: Height to request, in pixels.
+        fps: Frames per second to request; None for the default of the camera.
+        python: The interpreter for which the distribution's picamera2 is built.
+        open_timeout_s: Time limit for opening.
+        stall_timeout_s: Time without a frame after which the camera is lost.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class CsiSource:
         stall_timeout_s: float = 10.0,
     ) -> None:
         self._label = f"csi:{camera}"
-        # -P keeps the modules beside the helper from hiding those that picamera2 imports.
+        # -P keeps modules in the folder of the helper from shadowing those that picamera2 imports.
         self._command = [str(python), "-P", str(_HELPER)]
         self._command += [f"--camera={camera}", f"--width={width}", f"--height={height}"]
         if fps is not None:
@@ -66,12 +66,12 @@ class CsiSource:
         self._helper: _Helper | None = None
         self._last_helper: _Helper | None = None
         self._size = (0, 0)
-        self._taken = 0
+        self._next_index = 0
         self._dropped = 0
         self._newest_s = 0.0
 
     def __enter__(self) -> Self:
-        if self._last_helper is not None and self._last_helper.is_alive():  # a second one would only hang beside it
+        if self._last_helper is not None and self._last_helper.is_alive():  # another process would hang as well
             raise DriverHangs(where=self._label, remedy=_CHECK_CAMERA)
         helper = self._last_helper = _Helper(self._command, label=self._label)
         try:
@@ -79,11 +79,11 @@ class CsiSource:
         except BaseException:
             helper.close()
             raise
-        if (helper.width, helper.height) != self._size:  # no news at every attempt with one that gives no frames
+        if (helper.width, helper.height) != self._size:  # not logged again at every retry
             log.info("%s is open: %dx%d", self._label, helper.width, helper.height)
             self._size = helper.width, helper.height
         self._helper = helper
-        self._taken = self._dropped = 0
+        self._next_index = self._dropped = 0
         self._newest_s = time.monotonic()
         return self
 
@@ -98,16 +98,16 @@ class CsiSource:
         now_s = time.monotonic()
         stalled_s = self._newest_s + self._stall_timeout_s
         deadline_s = min(now_s + timeout_s, stalled_s)
-        while self._helper.count <= self._taken and now_s < deadline_s:
-            self._helper.wait_for_news(deadline_s - now_s)
+        while self._helper.count <= self._next_index and now_s < deadline_s:
+            self._helper.wait_for_frame(deadline_s - now_s)
             now_s = time.monotonic()
-        frame = self._helper.newest_frame() if self._helper.count > self._taken else None
+        frame = self._helper.newest_frame() if self._helper.count > self._next_index else None
         if frame is not None:
-            self._dropped += frame.index - self._taken
-            self._taken = frame.index + 1
+            self._dropped += frame.index - self._next_index
+            self._next_index = frame.index + 1
             self._newest_s = now_s
-        elif now_s >= stalled_s and self._helper.count <= self._taken:  # not one that was written over meanwhile
-            raise SourceLost(f"gave no frame for {self._stall_timeout_s:g} s", where=self._label, remedy=_CHECK_CAMERA)
+        elif now_s >= stalled_s and self._helper.count <= self._next_index:  # an overwritten frame is no stall
+            raise SourceLost(f"no frame for {self._stall_timeout_s:g} s", where=self._label, remedy=_CHECK_CAMERA)
         return frame
 
     @property
@@ -116,7 +116,7 @@ class CsiSource:
 
 
 class _Helper:
-    """The helper process with its pipes and the memory that it shares; killed when closed."""
+    """The helper process with its pipes and shared memory; killed when closed."""
 
     def __init__(self, command: list[str], *, label: str) -> None:
         self._label = label
@@ -128,18 +128,18 @@ class _Helper:
         self._resources.callback(os.close, self._notify_fd)
         self._memory: mmap.mmap | None = None
         try:
-            self._process = subprocess.Popen(  # noqa: S603 - this package's own file
+            self._process = subprocess.Popen(  # noqa: S603 - a file of this package
                 [*command, f"--memory={self._memory_fd}", f"--notify={writing_fd}"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 pass_fds=(self._memory_fd, writing_fd),
-                start_new_session=True,  # Ctrl-C is for the agent alone, which closes its camera
+                start_new_session=True,  # Ctrl-C must reach the agent only, which closes the camera
                 env={"LIBCAMERA_LOG_LEVELS": "*:WARN", **os.environ},
             )
         except OSError as error:
             self._resources.close()
             raise SourceUnavailable(
-                f"its helper does not start ({error.strerror})",
+                f"the camera helper does not start ({error.strerror})",
                 where=command[0],
                 remedy="Run `sudo apt install python3`",
             ) from error
@@ -148,10 +148,10 @@ class _Helper:
         self._resources.callback(self._kill)
 
     def wait_until_ready(self, timeout_s: float) -> None:
-        """Take the helper's first line and map the memory.
+        """Reads the helper's first line and maps the shared memory.
 
         Raises:
-            SourceUnavailable: It reports a fault, ends, is silent or talks nonsense.
+            SourceUnavailable: The helper reports an error, exits, times out or sends an invalid line.
         """
         deadline_s = time.monotonic() + timeout_s
         received = b""
@@ -160,51 +160,51 @@ class _Helper:
                 raise self._unavailable(f"did not start within {timeout_s:g} s")
             chunk = os.read(self._notify_fd, select.PIPE_BUF)
             if not chunk:
-                raise self._unavailable(f"its helper {self._ending()}")
+                raise self._unavailable(f"the camera helper {self._exit_reason()}")
             received += chunk
         try:
-            self._accept(json.loads(received.split(b"\n")[0]))
+            self._map_memory(json.loads(received.split(b"\n")[0]))
         except (ValueError, TypeError, KeyError, OSError) as error:
-            raise self._unavailable(f"its helper answers nonsense ({error})") from error
+            raise self._unavailable(f"the camera helper sent an invalid reply ({error})") from error
 
-    def wait_for_news(self, timeout_s: float) -> None:
-        """Return when the helper says that there is a newer frame, or after `timeout_s`.
+    def wait_for_frame(self, timeout_s: float) -> None:
+        """Waits up to `timeout_s` for a new frame.
 
         Raises:
-            SourceLost: The helper has ended.
+            SourceLost: The helper has exited.
         """
         if self._readable(timeout_s) and not os.read(self._notify_fd, select.PIPE_BUF):
-            raise SourceLost(f"its helper {self._ending()}", where=self._label, remedy=_CHECK_CAMERA)
+            raise SourceLost(f"the camera helper {self._exit_reason()}", where=self._label, remedy=_CHECK_CAMERA)
 
     @property
     def count(self) -> int:
-        """How many frames the helper has written."""
+        """Number of frames written by the helper."""
         return int(COUNT.unpack_from(self._mapped(), 0)[0])
 
     def newest_frame(self) -> Frame | None:
-        """A copy of the newest frame; None if it was overwritten meanwhile."""
+        """Returns a copy of the newest frame; None if it was overwritten while being copied."""
         memory, count, size = self._mapped(), self.count, self.width * self.height * 3
         index = count - 1
         slot = index % SLOTS
         (time_s,) = TIME.unpack_from(memory, COUNT.size + slot * TIME.size)
         image = np.frombuffer(memory, np.uint8, count=size, offset=HEADER_BYTES + slot * size).copy()
-        # The helper overwrites it with frame index + SLOTS, which it begins once it has counted that many.
+        # Frame index + SLOTS overwrites it, and is written once the count has reached that number.
         if self.count >= index + SLOTS:
             return None
         return Frame(image_bgr=image.reshape(self.height, self.width, 3), index=index, time_s=time_s, mono_s=time_s)
 
     def close(self) -> None:
-        """Kill the process and give everything back."""
+        """Kills the process and releases all resources."""
         self._resources.close()
 
     def is_alive(self) -> bool:
-        """Whether the process runs; after `close`, whether it hangs in the kernel, where no signal reaches it."""
+        """Returns whether the process exists; after `close`, it then hangs in the kernel and cannot be killed."""
         return self._process.poll() is None
 
-    def _accept(self, answer: dict[str, Any]) -> None:
-        if "error" in answer:
-            raise self._unavailable(str(answer["error"]))
-        self.width, self.height = int(answer["width"]), int(answer["height"])
+    def _map_memory(self, reply: dict[str, Any]) -> None:
+        if "error" in reply:
+            raise self._unavailable(str(reply["error"]))
+        self.width, self.height = int(reply["width"]), int(reply["height"])
         if not (0 < self.width <= _MAX_SIDE_PX and 0 < self.height <= _MAX_SIDE_PX):
             raise ValueError(f"{self.width}x{self.height} pixels")
         self._memory = mmap.mmap(self._memory_fd, HEADER_BYTES + SLOTS * self.width * self.height * 3)
@@ -222,12 +222,12 @@ class _Helper:
         remedy = _INSTALL if "No module named" in what else _CHECK_CAMERA
         return SourceUnavailable(what, where=self._label, remedy=remedy)
 
-    def _ending(self) -> str:
+    def _exit_reason(self) -> str:
         try:
             status = self._process.wait(_KILL_TIMEOUT_S)
         except subprocess.TimeoutExpired:
-            return "has closed its pipe"
-        return f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
+            return "closed its pipe"
+        return f"was killed by signal {-status}" if status < 0 else f"exited with status {status}"
 
     def _kill(self) -> None:
         self._process.kill()

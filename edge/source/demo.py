@@ -1,7 +1,7 @@
-"""A camera that is none: it pans and zooms over two photographs of real people, so that the agent has something to see.
+"""A simulated camera that pans and zooms over two photographs of people.
 
-Both photographs come inside packages and are in the public domain: the astronaut Eileen Collins (NASA, in
-scikit-image) and Rear Admiral Grace Hopper (U.S. Navy, in matplotlib).
+Both photographs are in the public domain and included in packages: the astronaut Eileen Collins (NASA, in scikit-image)
+and Rear Admiral Grace Hopper (U.S. Navy, in matplotlib).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from edge.domain import Frame
 from edge.errors import RuntimeMissing, SourceUnavailable
-from edge.source.opencv import read_picture
+from edge.source.opencv import read_image
 
 WIDTH_PX: Final = 640
 HEIGHT_PX: Final = 360
@@ -30,14 +30,14 @@ _PAN_S: Final = 2.5
 
 @dataclass(frozen=True, slots=True)
 class _Scene:
-    """A photograph inside a package, and the way of the camera over it.
+    """A photograph in a package, and the path of the simulated camera over it.
 
     Attributes:
-        package: Its name on the package index.
-        file: The photograph, as the package lists it.
-        start: Where the view's middle is at first, x and y in pixels of the photograph; no face is in view.
-        face: Where it comes to rest.
-        height: Of the view, in pixels of the photograph.
+        package: Name of the distribution.
+        file: Path of the photograph in the package.
+        start: Initial center of the view, x and y in pixels of the photograph; no face is in view.
+        face: Final center of the view.
+        height: Height of the view in pixels of the photograph.
     """
 
     package: str
@@ -54,7 +54,7 @@ _SCENES: Final = (
 
 
 class DemoSource:
-    """Films the photographs one after the other, for ever, at 640x360 and 25 frames a second.
+    """Shows the photographs in turn, endlessly, at 640x360 pixels and 25 frames per second.
 
     Raises:
         RuntimeMissing: A package with a photograph is not installed.
@@ -86,32 +86,32 @@ class DemoSource:
         self._dropped += newest - self._next_index
         self._next_index = newest + 1
         time_s = self._start_s + newest / FPS
-        return Frame(self._picture(newest / FPS), newest, time_s=time_s, mono_s=time_s)
+        return Frame(self._render(newest / FPS), newest, time_s=time_s, mono_s=time_s)
 
     @property
     def dropped(self) -> int:
         return self._dropped
 
-    def _picture(self, position_s: float) -> NDArray[np.uint8]:
+    def _render(self, position_s: float) -> NDArray[np.uint8]:
         number, in_scene_s = divmod(position_s, _SCENE_S)
         which = int(number) % len(_SCENES)
         return _view(self._photographs[which], _SCENES[which], in_scene_s)
 
 
 def _view(photograph: NDArray[np.uint8], scene: _Scene, time_s: float) -> NDArray[np.uint8]:
-    """What the camera sees: it glides from the start to the face, and breathes there."""
-    share = min(1.0, time_s / _PAN_S)
-    share = share * share * (3 - 2 * share)  # starts and stops gently
-    x, y = (a + share * (b - a) for a, b in zip(scene.start, scene.face, strict=True))
+    """Renders the view: pans from the start to the face, then zooms gently in and out."""
+    progress = min(1.0, time_s / _PAN_S)
+    progress = progress * progress * (3 - 2 * progress)  # smoothstep
+    x, y = (a + progress * (b - a) for a, b in zip(scene.start, scene.face, strict=True))
     scale = scene.height * (1 + 0.05 * math.sin(time_s)) / HEIGHT_PX
     to_photograph = np.array([[scale, 0, x - scale * WIDTH_PX / 2], [0, scale, y - scale * HEIGHT_PX / 2]])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    picture = cv2.warpAffine(photograph, to_photograph, (WIDTH_PX, HEIGHT_PX), flags=flags)
-    return np.asarray(picture, np.uint8)
+    view = cv2.warpAffine(photograph, to_photograph, (WIDTH_PX, HEIGHT_PX), flags=flags)
+    return np.asarray(view, np.uint8)
 
 
 def _find(scene: _Scene) -> Path:
-    """The photograph's place on disk. Its package is not imported: that would take seconds for nothing."""
+    """Returns the path of the photograph, without importing its package, which would take seconds."""
     try:
         path = Path(str(metadata.distribution(scene.package).locate_file(scene.file)))
     except metadata.PackageNotFoundError as error:
@@ -123,13 +123,13 @@ def _find(scene: _Scene) -> Path:
 
 def _missing(scene: _Scene) -> RuntimeMissing:
     return RuntimeMissing(
-        f"the demo's photographs are not installed ({scene.package} brings {Path(scene.file).name})",
-        remedy="Run `pip install 'edge-emotion[demo]'`, or give --source",
+        f"the photographs of the demo are not installed ({scene.package} provides {Path(scene.file).name})",
+        remedy="Run `pip install 'edge-emotion[demo]'`, or use --source",
     )
 
 
 def _load(path: Path) -> NDArray[np.uint8]:
-    photograph = read_picture(path)
+    photograph = read_image(path)
     if photograph is None:
-        raise SourceUnavailable("cannot be read as a picture", where=path, remedy="Install its package again")
+        raise SourceUnavailable("cannot be decoded as an image", where=path, remedy="Reinstall its package")
     return photograph

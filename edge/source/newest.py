@@ -1,4 +1,4 @@
-"""A one-place mailbox between the thread that takes frames and the loop that reads them: the newest frame wins."""
+"""A single-slot buffer between the grabbing and the reading thread, in which the newest frame wins."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from edge.domain import Frame
 
 
 class NewestFrame:
-    """Holds the newest frame until somebody takes it."""
+    """Holds the newest frame until it is taken."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -17,7 +17,7 @@ class NewestFrame:
         self._closed = False
 
     def put(self, frame: Frame) -> None:
-        """Lay down a frame; one that nobody has taken is dropped for it."""
+        """Stores a frame. One that was not taken yet is dropped."""
         with self._changed:
             if self._frame is not None:
                 self._dropped += 1
@@ -25,30 +25,30 @@ class NewestFrame:
             self._changed.notify()
 
     def skip(self) -> None:
-        """Note a frame that nobody wants yet. One that still waits is not the newest any more, and dropped as well."""
+        """Counts a frame that is not due as dropped, along with an older one that was not taken yet."""
         with self._changed:
             self._dropped += 1 if self._frame is None else 2
             self._frame = None
 
     def take(self, timeout_s: float) -> Frame | None:
-        """The newest frame that was not taken yet; None if none comes in time, or ever."""
+        """Returns the newest frame and removes it; None if there is none in time, or none left after `close`."""
         with self._changed:
             self._changed.wait_for(lambda: self._frame is not None or self._closed, timeout_s)
             frame, self._frame = self._frame, None
             return frame
 
     def close(self) -> None:
-        """Say that no more frames come."""
+        """Signals that there will be no more frames."""
         with self._changed:
             self._closed = True
             self._changed.notify()
 
     @property
     def closed(self) -> bool:
-        """Whether no more frames come; one may still be waiting."""
+        """Whether there will be no more frames; the last one may not have been taken yet."""
         return self._closed
 
     @property
     def dropped(self) -> int:
-        """How many frames were dropped for a newer one, or before anybody wanted them."""
+        """Number of frames dropped because a newer one arrived or because they were not due."""
         return self._dropped

@@ -1,4 +1,4 @@
-"""Recorded pictures: each frame of a video, a picture or a folder of pictures, in order, at any speed or their own."""
+"""Recordings: the frames of a video, an image or a folder of images, as fast as they are read or in real time."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ from numpy.typing import NDArray
 
 from edge.domain import Frame
 from edge.errors import SourceLost, SourceUnavailable
-from edge.source.opencv import as_bgr, open_video, read_picture
+from edge.source.opencv import as_bgr, open_video, read_image
 
 log = logging.getLogger(__name__)
 
-PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 
 _DEFAULT_VIDEO_FPS = 25.0
-_Pictures = Iterator[tuple[NDArray[np.uint8], float]]
-"""Pictures uint8 (H, W, 3) BGR, each with its position in seconds, strictly increasing."""
+_Images = Iterator[tuple[NDArray[np.uint8], float]]
+"""Images, uint8 (H, W, 3) BGR, each with its strictly increasing position in seconds."""
 
 
-def is_picture(path: Path) -> bool:
-    """Whether a file is a picture by its name; any other is taken for a video."""
-    return path.suffix.lower() in PICTURE_SUFFIXES
+def is_image(path: Path) -> bool:
+    """Returns whether a file is an image by its suffix; any other file is treated as a video."""
+    return path.suffix.lower() in IMAGE_SUFFIXES
 
 
 def is_folder(path: Path) -> bool:
-    """Whether it is one. Where this user may not look, it counts as a file: reading that tells what is wrong."""
-    return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir() would raise there
+    """Returns whether a path is a folder. An inaccessible one counts as a file, so that reading reports the reason."""
+    return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir() would raise
 
 
 class Recording:
-    """A video file, a picture or a folder of pictures; every frame is given, none is dropped.
+    """A video, an image or a folder of images, of which no frame is dropped.
 
     Args:
-        path: Which.
-        loop: Whether to begin again at the end, with time going on.
-        fps: Pictures a second in a folder. A video brings its own.
+        path: The file or folder.
+        loop: Whether to start over at the end, with time continuing.
+        fps: Frames per second of a folder of images. A video has its own rate.
 
     Attributes:
-        fps: Frames a second; of a video, once it is open.
+        fps: Frames per second; for a video, valid once it is open.
     """
 
     def __init__(self, *, path: Path, loop: bool = False, fps: float | None = None) -> None:
@@ -53,7 +53,7 @@ class Recording:
         self._path = path
         self._loop = loop
         self._unreadable: set[Path] = set()
-        self._pictures: _Pictures = iter(())
+        self._images: _Images = iter(())
         self._next: tuple[NDArray[np.uint8], float] | None = None
         self._index = 0
 
@@ -65,50 +65,48 @@ class Recording:
             raise SourceUnavailable(
                 f"cannot be opened ({error.strerror})",
                 where=self._path,
-                remedy="Check the path, its rights, and that its disk is mounted",
+                remedy="Check the path, its permissions, and that its disk is mounted",
             ) from error
-        self._pictures = self._play_again_and_again() if self._loop else self._play_once()
+        self._images = self._play_looped() if self._loop else self._play_once()
         self._index = 0
-        self._next = next(self._pictures, None)
+        self._next = next(self._images, None)
         if self._next is None:
-            raise SourceUnavailable(
-                "holds no picture that can be read", where=self._path, remedy="Give another file or folder"
-            )
+            raise SourceUnavailable("contains no readable image", where=self._path, remedy="Use another file or folder")
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._pictures = iter(())  # an unfinished generator releases its video when it goes
+        self._images = iter(())  # drops an unfinished generator, which releases its video
         self._next = None
 
-    def read(self, timeout_s: float) -> Frame | None:  # noqa: ARG002 - a file needs no waiting for
+    def read(self, timeout_s: float) -> Frame | None:  # noqa: ARG002 - a file is never waited for
         if self._next is None:
-            raise EOFError(f"{self._path} is at its end")
+            raise EOFError(f"end of {self._path}")
         image_bgr, time_s = self._next
         frame = Frame(image_bgr=image_bgr, index=self._index, time_s=time_s, mono_s=time.monotonic())
         self._index += 1
         try:
-            self._next = next(self._pictures, None)
-        except SourceUnavailable as error:  # it went away between two rounds
+            self._next = next(self._images, None)
+        except SourceUnavailable as error:  # removed between two loops
             raise SourceLost(error.what, where=error.where, remedy=error.remedy) from error
         return frame
 
     @property
     def next_time_s(self) -> float | None:
-        """The position of the frame that `read` gives next; None at the end."""
+        """The position of the frame that `read` returns next; None at the end."""
         return self._next[1] if self._next is not None else None
 
     @property
     def dropped(self) -> int:
         return 0
 
-    def _play_once(self) -> _Pictures:
+    def _play_once(self) -> _Images:
         if is_folder(self._path):
-            return self._pictures_of(_files_in(self._path))
-        if is_picture(self._path):
-            return self._pictures_of([self._path])
-        return self._frames_of_video()
+            return self._read_images(_files_in(self._path))
+        if is_image(self._path):
+            return self._read_images([self._path])
+        return self._read_video()
 
-    def _play_again_and_again(self) -> _Pictures:
+    def _play_looped(self) -> _Images:
         start_s, step_s = 0.0, 1 / self.fps
         while True:
             end_s = None
@@ -121,11 +119,11 @@ class Recording:
                 return
             start_s = end_s + step_s
 
-    def _pictures_of(self, files: list[Path]) -> _Pictures:
+    def _read_images(self, files: list[Path]) -> _Images:
         index = 0
         for path in files:
             try:
-                image_bgr, reason = read_picture(path), "is not a picture that can be read"
+                image_bgr, reason = read_image(path), "is not a readable image"
             except SourceUnavailable as error:
                 if path == self._path:
                     raise
@@ -135,9 +133,9 @@ class Recording:
                 index += 1
             elif path not in self._unreadable:
                 self._unreadable.add(path)
-                log.warning("%s is left out: it %s", path, reason)
+                log.warning("skipping %s: it %s", path, reason)
 
-    def _frames_of_video(self) -> _Pictures:
+    def _read_video(self) -> _Images:
         capture = open_video(self._path)
         try:
             fps = capture.get(cv2.CAP_PROP_FPS)
@@ -146,33 +144,33 @@ class Recording:
             time_s = -period_s
             while capture.grab():
                 position_s = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
-                time_s = position_s if position_s > time_s else time_s + period_s  # some formats carry no positions
-                complete, image = capture.retrieve()
-                picture = as_bgr(image) if complete else None
-                if picture is not None:
-                    yield picture, time_s
+                time_s = position_s if position_s > time_s else time_s + period_s  # some formats have no timestamps
+                ok, image = capture.retrieve()
+                image_bgr = as_bgr(image) if ok else None
+                if image_bgr is not None:
+                    yield image_bgr, time_s
         finally:
             capture.release()
 
 
 def _files_in(folder: Path) -> list[Path]:
     try:
-        files = sorted(filter(is_picture, folder.iterdir()))
+        files = sorted(filter(is_image, folder.iterdir()))
     except OSError as error:
         raise SourceUnavailable(
-            f"cannot be read ({error.strerror})", where=folder, remedy="Check the folder's rights"
+            f"cannot be read ({error.strerror})", where=folder, remedy="Check the permissions of the folder"
         ) from error
     if not files:
         raise SourceUnavailable(
-            "the folder holds no pictures",
+            "the folder contains no images",
             where=folder,
-            remedy=f"Put some into it ({' '.join(sorted(PICTURE_SUFFIXES))})",
+            remedy=f"Add image files ({' '.join(sorted(IMAGE_SUFFIXES))})",
         )
     return files
 
 
 class RealTime:
-    """A recording at its own speed, as if it were a camera: frames that nobody reads in time are dropped."""
+    """A recording in real time, like a camera: frames that are not read in time are dropped."""
 
     def __init__(self, recording: Recording) -> None:
         self._recording = recording
@@ -193,9 +191,9 @@ class RealTime:
         if not self._wait_for_next(deadline_s):
             return None
         frame = self._recording.read(timeout_s)
-        # A decoder slower than the recording never catches up: the deadline ends the chase.
+        # A decoder slower than real time never catches up, so the deadline ends the loop.
         while self._next_is_due() and time.monotonic() < deadline_s:
-            del frame  # its memory is needed: the recording reads ahead
+            del frame  # frees its memory, because the recording reads ahead
             frame = self._recording.read(timeout_s)
             self._dropped += 1
         return frame

@@ -19,7 +19,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from edge import homeassistant
-from edge.compose import Composer, Moment
+from edge.compose import Composer, FrameContext
 from edge.contract import EMOTIONS
 from edge.domain import Box, Instant, Reading, Transition
 from edge.message import camera_status_message, info_message
@@ -84,8 +84,8 @@ class FleetAgent:
         now = _now()
         reading = Reading(1, emotion, 0.7, share, now.mono_s, Box(200, 100, 300, 200), quality=0.9)
         transition = Transition("change" if previous else "start", reading, previous)
-        moment = Moment(width=640, height=360, time_s=now.mono_s, mono_s=now.mono_s, now=now)
-        for message in self._composer.compose([reading], [transition], moment):
+        context = FrameContext(width=640, height=360, time_s=now.mono_s, mono_s=now.mono_s, now=now)
+        for message in self._composer.compose([reading], [transition], context):
             self._publisher.publish(message)
         self.events += 1
 

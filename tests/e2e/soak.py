@@ -1,10 +1,9 @@
-"""`make soak`: the whole agent at full rate, its broker killed again and again; the last line is the verdict.
+"""`make soak`: runs the whole agent at full rate while its broker is killed repeatedly; prints a verdict at the end.
 
     python -m tests.e2e.soak [--minutes 30] [--bounce-s 60]
 
-The camera is a folder of pictures that is read as fast as the machine can, so that somebody comes and goes many times
-a second. After a warm-up, memory, threads and descriptors are compared between a window at the beginning and one at
-the end.
+The camera is a folder of images that is read as fast as the machine can, so that faces appear and disappear many times
+a second. Memory, threads and descriptors are compared between a window after a warm-up and one at the end.
 """
 
 from __future__ import annotations
@@ -29,55 +28,55 @@ from tests.e2e.process import Edge, frozen
 from tests.mosquitto import PATIENT, Listener, Mosquitto, ReceivedMessage
 
 DOWN_S = 2.0
-"""For how long the broker stays away."""
+"""How long the broker stays down."""
 SAMPLE_S = 0.5
-"""Time between two looks at what the agent holds."""
-MOST_GROWTH_MB = 5.0
+"""Time between two samples of the agent's resources."""
+MAX_GROWTH_MB = 5.0
 _STATUS = "emotion/hall/status"
 _EMOTION = "emotion/hall/door/emotion"
 _EVENT = "emotion/hall/door/event"
 
 
 @dataclass
-class Ledger:
-    """What the subscriber has heard, in few figures.
+class Received:
+    """Summary of the messages that the subscriber received.
 
     Attributes:
         newest: Sequence number of the newest event.
-        missing: Numbers that were passed over.
-        standing: The newest payload of each other topic since the last bounce.
+        missing: Number of skipped sequence numbers.
+        latest: The newest payload of each other topic since the last broker restart.
     """
 
     newest: int = 0
     missing: int = 0
-    standing: dict[str, str] = field(default_factory=dict)
+    latest: dict[str, str] = field(default_factory=dict)
 
-    def note(self, heard: Sequence[ReceivedMessage]) -> None:
-        """Takes down what was heard. An event may come twice after a bounce, and never out of order."""
-        for message in heard:
+    def add(self, messages: Sequence[ReceivedMessage]) -> None:
+        """Adds received messages. Events may be duplicated after a broker restart, but are never out of order."""
+        for message in messages:
             if message.topic != _EVENT:
-                self.standing[message.topic] = message.payload
+                self.latest[message.topic] = message.payload
                 continue
             seq = int(json.loads(message.payload)["seq"])
             self.missing += max(0, seq - self.newest - 1)
             self.newest = max(self.newest, seq)
 
-    def fresh(self, since: str) -> bool:
+    def is_up_to_date(self, since: str) -> bool:
         """Whether the device is online and its state is newer than a timestamp."""
-        emotion = self.standing.get(_EMOTION)
-        return self.standing.get(_STATUS) == "online" and emotion is not None and json.loads(emotion)["ts"] > since
+        emotion = self.latest.get(_EMOTION)
+        return self.latest.get(_STATUS) == "online" and emotion is not None and json.loads(emotion)["ts"] > since
 
 
 @dataclass(frozen=True)
 class Report:
-    """What came of it.
+    """The result.
 
     Attributes:
-        minutes: How long it ran.
-        recoveries_s: For each bounce, how long after the broker's return all was well again; infinite if not in time.
-        early, late: What the agent held after the warm-up and at the end.
-        events, missing: How many it announced, and how many of them did not arrive.
-        exit_code: Its own.
+        minutes: Duration of the run.
+        recoveries_s: Recovery time after each broker restart; infinite if not recovered in time.
+        early, late: Resources of the agent after the warm-up and at the end.
+        events, missing: Number of published events, and how many of them were not received.
+        exit_code: Exit code of the agent.
     """
 
     minutes: float
@@ -90,29 +89,29 @@ class Report:
 
     @property
     def faults(self) -> list[str]:
-        """What is not as it should be."""
+        """Descriptions of all failed checks."""
         lost = sum(map(isinf, self.recoveries_s))
         checks = {
-            f"memory grew by {MOST_GROWTH_MB:g} MB or more": self.late.rss_mb - self.early.rss_mb >= MOST_GROWTH_MB,
+            f"memory grew by {MAX_GROWTH_MB:g} MB or more": self.late.rss_mb - self.early.rss_mb >= MAX_GROWTH_MB,
             "threads grew": self.late.threads > self.early.threads,
             "descriptors grew": self.late.files > self.early.files,
-            f"{lost} bounces were not recovered in time": lost > 0,
+            f"{lost} broker restarts were not recovered from in time": lost > 0,
             f"{self.missing} events are missing": self.missing > 0,
-            "no event came": self.events == 0,
-            f"the agent ended with {self.exit_code}": self.exit_code != 0,
+            "no event was received": self.events == 0,
+            f"the agent exited with {self.exit_code}": self.exit_code != 0,
         }
         return [fault for fault, found in checks.items() if found]
 
     @property
     def verdict(self) -> str:
-        """One line."""
+        """The result in one line."""
         early, late = self.early, self.late
         return (
             f"{'FAILED: ' + ', '.join(self.faults) if self.faults else 'passed'} after {self.minutes:.1f} min: "
             f"RSS {late.rss_mb - early.rss_mb:+.1f} MB ({early.rss_mb:.1f} to {late.rss_mb:.1f}), "
             f"threads {late.threads - early.threads:+d} ({late.threads}), "
             f"descriptors {late.files - early.files:+d} ({late.files}); "
-            f"{len(self.recoveries_s)} bounces recovered in {median(self.recoveries_s):.1f} s, at most "
+            f"{len(self.recoveries_s)} broker restarts, recovered in {median(self.recoveries_s):.1f} s, at most "
             f"{max(self.recoveries_s):.1f} s; {self.events} events, {self.missing} missing"
         )
 
@@ -121,12 +120,12 @@ class Soak:
     """One run.
 
     Args:
-        folder: An empty one.
-        bundle: The model.
-        photograph: Of somebody.
-        run_s: How long it lasts.
-        bounce_s: Time between two deaths of the broker.
-        recovered_within_s: How soon after its return all is to be well again.
+        folder: An empty folder.
+        bundle: The model bundle.
+        photograph: A photograph with a face.
+        run_s: Duration of the run.
+        bounce_s: Time between two broker restarts.
+        recovered_within_s: Maximum recovery time after a restart.
     """
 
     def __init__(
@@ -145,10 +144,10 @@ class Soak:
         camera = f'source = "{pictures}"\nfps = 20\nloop = true'
         self._config = hall.configure(folder, bundle=bundle, port=self._broker.port, camera=camera, more=hall.RESTLESS)
         self._samples: list[Vitals] = []
-        self._ledger = Ledger()
+        self._received = Received()
 
     def run(self) -> Report:
-        """Works until the time is over."""
+        """Runs the agent and returns the report."""
         recoveries_s: list[float] = []
         with self._broker, Listener(self._broker.port) as listener, Edge("run", "--config", self._config) as agent:
             listener.wait_for(lambda: any(message.topic == _EVENT for message in listener.received))
@@ -156,13 +155,13 @@ class Soak:
             while self._elapsed_s < self._run_s:
                 self._watch(agent, listener, for_s=self._bounce_s)
                 recoveries_s.append(self._bounce(agent, listener))
-                self._tell(recoveries_s[-1])
+                self._print_progress(recoveries_s[-1])
             self._watch(agent, listener, for_s=self._bounce_s / 2)
             minutes, exit_code = self._elapsed_s / 60, agent.stop()
             listener.wait_for(lambda: listener.on(_STATUS))
-            self._ledger.note(listener.take())
+            self._received.add(listener.take())
         early, late = self._windows()
-        return Report(minutes, recoveries_s, early, late, self._ledger.newest, self._ledger.missing, exit_code)
+        return Report(minutes, recoveries_s, early, late, self._received.newest, self._received.missing, exit_code)
 
     @property
     def _elapsed_s(self) -> float:
@@ -173,41 +172,41 @@ class Soak:
         while time.monotonic() < until_s:
             time.sleep(SAMPLE_S)
             self._samples.append(Vitals.of(agent.process.pid))
-            self._ledger.note(listener.take())
+            self._received.add(listener.take())
 
     def _bounce(self, agent: Edge, listener: Listener) -> float:
-        """Kills the broker and starts it again; how many seconds it took until all was well."""
+        """Kills and restarts the broker; returns the recovery time in seconds."""
         self._broker.kill()
         time.sleep(DOWN_S)
-        self._ledger.note(listener.take())
-        self._ledger.standing.clear()
+        self._received.add(listener.take())
+        self._received.latest.clear()
         with frozen(agent.process.pid):
             self._broker.start_again(listener)
         back_s, since = time.monotonic(), timestamp(time.time())
         while (took_s := time.monotonic() - back_s) <= self._recovered_within_s:
-            self._ledger.note(listener.take())
-            if self._ledger.fresh(since):
+            self._received.add(listener.take())
+            if self._received.is_up_to_date(since):
                 return took_s
             time.sleep(0.1)
         return float("inf")
 
-    def _tell(self, recovered_s: float) -> None:
+    def _print_progress(self, recovered_s: float) -> None:
         now = self._samples[-1]
         print(
             f"{self._elapsed_s / 60:5.1f} min: RSS {now.rss_mb:.1f} MB, {now.threads} threads, {now.files} files, "
-            f"recovered in {recovered_s:.1f} s, {self._ledger.newest} events",
+            f"recovered in {recovered_s:.1f} s, {self._received.newest} events",
             flush=True,
         )
 
     def _windows(self) -> tuple[Vitals, Vitals]:
-        """What is typical of a window after the warm-up, and of one as long at the end."""
+        """Typical resources in a window after the warm-up, and in one of the same length at the end."""
         two_minutes = round(120 / SAMPLE_S)
         warm, long = (min(two_minutes, len(self._samples) // share) for share in (3, 4))
         return self._typical(self._samples[warm : warm + long]), self._typical(self._samples[-long:])
 
     def _typical(self, samples: Sequence[Vitals]) -> Vitals:
-        # The fewest threads and descriptors are those that never go away: a leak adds to them, a picture that happens
-        # to be open while a sample is taken does not.
+        # The minimum of threads and descriptors counts permanent ones: a leak increases it, but an image file that is
+        # open during a sample does not.
         return Vitals(
             rss_mb=median(vitals.rss_mb for vitals in samples),
             threads=min(vitals.threads for vitals in samples),
@@ -216,7 +215,7 @@ class Soak:
 
 
 def main() -> int:
-    """Runs it and prints the verdict; the exit code is 1 if something is not as it should be."""
+    """Runs the soak test and prints the verdict; returns exit code 1 if a check failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--bounce-s", type=float, default=60.0)

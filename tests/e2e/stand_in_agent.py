@@ -69,7 +69,7 @@ def main() -> int:
     try:
         notify.ready(f"start {starts}")
         while True:
-            notify.alive()
+            notify.ping_watchdog()
             time.sleep(notify.watchdog_interval_s() or 1)
     except Stopped:
         notify.stopping("SIGTERM")

@@ -93,7 +93,7 @@ def test_a_state_folder_that_cannot_be_made_is_a_fault(config: Path) -> None:
     """A state folder that cannot be created fails."""
     code, lines = check(config, EDGE_DEVICE__STATE_DIR="/proc/edge")
     assert code == 8
-    assert lines[1].startswith("FAIL  state folder    /proc: nothing can be written there")
+    assert lines[1].startswith("FAIL  state folder    /proc: is not writable")
     assert "device.state_dir" in lines[1]
 
 
@@ -103,7 +103,7 @@ def test_a_full_disk_is_a_fault(config: Path) -> None:
     state.mkdir(exist_ok=True)
     code, lines = check(config, through=("prlimit", "--fsize=0"), EDGE_DEVICE__STATE_DIR=str(state))
     assert code == 8
-    assert lines[1].startswith(f"FAIL  state folder    {state}: nothing can be written there (File too large)")
+    assert lines[1].startswith(f"FAIL  state folder    {state}: is not writable (File too large)")
 
 
 def test_a_state_folder_that_may_not_be_looked_at_is_a_fault(config: Path, tmp_path: Path) -> None:
@@ -111,9 +111,7 @@ def test_a_state_folder_that_may_not_be_looked_at_is_a_fault(config: Path, tmp_p
     (tmp_path / "locked").mkdir(mode=0)
     code, lines = check(config, EDGE_DEVICE__STATE_DIR=str(tmp_path / "locked" / "state"))
     assert code == 8
-    assert lines[1].startswith(
-        f"FAIL  state folder    {tmp_path}/locked: nothing can be written there (Permission denied)"
-    )
+    assert lines[1].startswith(f"FAIL  state folder    {tmp_path}/locked: is not writable (Permission denied)")
 
 
 def test_releases_that_nobody_may_look_at_are_told(config: Path) -> None:

@@ -25,7 +25,7 @@ def video_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), FPS, (WIDTH_PX, HEIGHT_PX))
     with DemoSource() as source:
         for index in range(5):
-            writer.write(source._picture(4 + index / FPS))
+            writer.write(source._render(4 + index / FPS))
     writer.release()
     return path
 
@@ -258,7 +258,7 @@ def test_a_name_that_is_not_utf8_takes_nothing_down(
     done = classify(bundle_path, album, "--format", "json", "--annotate", tmp_path / "out")
     assert done.returncode == 5, done.stderr
     assert [face["path"] for face in findings(done)] == [str(photo)]
-    assert "film?.mp4: its name is not UTF-8. Rename it" in done.stderr
+    assert "film?.mp4: its path is not valid UTF-8. Rename the file" in done.stderr
     (copy,) = (tmp_path / "out").iterdir()
     assert copy.name == photo.name
     assert cv2.imdecode(np.fromfile(copy, np.uint8), cv2.IMREAD_COLOR) is not None

@@ -152,7 +152,7 @@ def test_a_device_is_steered_from_afar(config: Path, listener: Listener, metrics
 def test_the_metrics_tell_of_an_outage(config: Path, broker: Mosquitto, metrics_port: int) -> None:
     """Without a connection to the broker, the metrics report that."""
     with Edge("run", "--config", config) as agent:
-        agent.wait_for("metrics are on")
+        agent.wait_for("serving metrics on")
         wait_until(lambda: sample(metrics_port, "emotion_edge_mqtt_connected") == 1)
         broker.kill()
         wait_until(lambda: sample(metrics_port, "emotion_edge_mqtt_connected") == 0)
@@ -177,7 +177,7 @@ def test_a_hot_device_spares_itself(config: Path, listener: Listener, metrics_po
     thermometer.write_text("85000")
     remote = Remote(listener)
     with Edge(thermometer, "run", "--config", config, program=(sys.executable, "-c", HOT)) as agent:
-        assert "more seldom (hot, 85 °C)" in agent.wait_for("level 1 of 5")
+        assert "less often (hot, 85 °C)" in agent.wait_for("adaptation level 1 of 5")
         listener.wait_for(lambda: listener.on("emotion/hall/health") and remote.health()["adaptation"]["level"] >= 1)
         assert "hot" in remote.health()["adaptation"]["reasons"]
         assert sample(metrics_port, "emotion_edge_adaptation_level") >= 1

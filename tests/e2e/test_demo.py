@@ -55,7 +55,7 @@ def test_what_no_source_can_be_called_is_a_wrong_command_line(bundle_path: Path)
     command = [EDGE, "demo", "--model", str(bundle_path), "--source", "rtmp://me:hunter2@camera"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "--source: streams of the kind rtmp:// are not supported" in done.stderr
+    assert "--source: rtmp:// streams are not supported" in done.stderr
     assert "hunter2" not in done.stderr
 
 

@@ -129,7 +129,7 @@ def test_a_reload_takes_a_good_configuration_and_survives_a_bad_one(config: Path
         assert "Perhaps you meant mqtt.port" in agent.wait_for("keeping the running configuration")
         config.write_text(good + '[[camera]]\nname = "yard"\nsource = "rtmp://camera"\n')
         agent.process.send_signal(signal.SIGHUP)
-        assert "rtmp:// are not supported" in agent.wait_for("keeping the running configuration")
+        assert "rtmp:// streams are not supported" in agent.wait_for("keeping the running configuration")
         for fault, told in (
             ('host = "broker.lan"\nusername = "me"\npassword_file = "config.toml"', "mqtt.allow_plaintext_password"),
             ('ca_file = "config.toml"', "config.toml: the certificate authority cannot be read"),
@@ -156,7 +156,7 @@ def test_a_reload_on_a_full_disk_changes_nothing(config: Path, listener: Listene
         limits = resource.prlimit(agent.process.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
         config.write_text(config.read_text() + '[[camera]]\nname = "yard"\nsource = "demo"\n')
         agent.process.send_signal(signal.SIGHUP)
-        assert "state: nothing can be written there" in agent.wait_for("keeping the running configuration")
+        assert "state: is not writable" in agent.wait_for("keeping the running configuration")
         listener.publish("emotion/hall/cmd/report", '{"id": 1}')
         listener.wait_for(lambda: listener.on("emotion/hall/cmd/report/response"))
         resource.prlimit(agent.process.pid, resource.RLIMIT_FSIZE, limits)

@@ -183,7 +183,7 @@ def test_a_hung_camera_brings_the_watchdog(unit: Machine, broker: Mosquitto, lis
     service.start(unit)
     unit.await_journal(UNIT, "Started", times=2)
     journal = unit.journal(UNIT)
-    assert journal.count("no sign of life from camera door") == 1
+    assert journal.count("camera door is not responding") == 1
     assert "Watchdog timeout" in journal
     listener.wait_for(lambda: statuses(listener).count("online") >= 2)
 

@@ -144,7 +144,7 @@ def test_the_sandbox_holds(unit: Machine) -> None:
 
 def test_the_clock_can_be_asked_and_not_set(unit: Machine) -> None:
     """In the sandbox, the clock's synchronization can be queried, but the clock cannot be set."""
-    ask = "from edge.system import Clock; print(f'disciplined: {Clock().disciplined()}')"
+    ask = "from edge.system import Clock; print(f'synchronized: {Clock().is_synchronized()}')"
     seen = inside(unit, f'{VENV}/bin/python -c "{ask}"; date --set=2001-01-01; date +%Y')
-    assert re.search(r"^disciplined: (True|False)$", seen, re.MULTILINE), seen
+    assert re.search(r"^synchronized: (True|False)$", seen, re.MULTILINE), seen
     assert "cannot set date: Operation not permitted" in seen

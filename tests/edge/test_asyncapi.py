@@ -12,22 +12,22 @@ from edge.topics import Topics
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-def test_the_committed_documents_are_current(tmp_path: Path) -> None:
-    """What consumers read in `docs` is what the agent sends."""
+def test_the_committed_documents_are_up_to_date(tmp_path: Path) -> None:
+    """The documents in `docs` describe what the agent sends."""
     for fresh in write(tmp_path):
         committed = DOCS / fresh.relative_to(tmp_path)
         assert committed.read_text() == fresh.read_text(), "run: python -m edge.asyncapi docs"
 
 
 @pytest.mark.parametrize("name", PAYLOADS)
-def test_every_published_schema_is_one(name: str) -> None:
-    """A consumer's validator accepts each schema as a schema."""
+def test_every_published_schema_is_valid(name: str) -> None:
+    """Each schema is valid JSON Schema."""
     Draft202012Validator.check_schema(json_schema(PAYLOADS[name]))
 
 
 @pytest.mark.parametrize("name", sorted(set(PAYLOADS) - {"request"}))
 def test_an_older_schema_accepts_a_newer_agent(name: str) -> None:
-    """A consumer who validates with today's schema is not broken by a field that is added tomorrow."""
+    """A consumer that validates with an older schema accepts fields that were added later."""
     schema = json_schema(PAYLOADS[name])
     for part in (schema, *schema.get("$defs", {}).values()):
         assert part.get("additionalProperties") is not False
@@ -35,7 +35,7 @@ def test_an_older_schema_accepts_a_newer_agent(name: str) -> None:
 
 
 def references(node: Any) -> list[str]:
-    """All `$ref`s below a node."""
+    """Returns all `$ref`s below a node."""
     if isinstance(node, list):
         return [found for item in node for found in references(item)]
     if not isinstance(node, dict):
@@ -44,8 +44,8 @@ def references(node: Any) -> list[str]:
     return own + [found for item in node.values() for found in references(item)]
 
 
-def test_every_reference_leads_somewhere() -> None:
-    """A code generator that follows the document's references finds each of them."""
+def test_every_reference_can_be_resolved() -> None:
+    """Code generators can follow all references of the document."""
     whole = document()
     for reference in references(whole):
         node: Any = whole
@@ -55,7 +55,7 @@ def test_every_reference_leads_somewhere() -> None:
 
 @pytest.mark.parametrize("camera", ["door"])
 def test_the_documented_addresses_are_the_real_topics(camera: str) -> None:
-    """The document and the agent name the same topics."""
+    """The document and the agent use the same topics."""
     topics = Topics("emotion", "hall")
     addresses = {
         channel["address"].format(prefix="emotion", device="hall", camera=camera, command="pause", group="shop")

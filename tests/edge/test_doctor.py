@@ -185,7 +185,7 @@ def test_a_port_for_metrics_that_another_program_has_is_told(check: RunChecks, c
         config = load_config(config_file, {"EDGE_METRICS__PORT": str(port)})
         found = check("metrics port", config=config)["metrics port"]
         assert (found.status, found.exit_code) == (Outcome.FAIL, 3)
-        assert "Name a free port" in (found.remedy or "")
+        assert "Choose a free port" in (found.remedy or "")
         with DeviceState(config.device.state_dir):
             assert check("metrics port", config=config)["metrics port"].status is Outcome.OK
     assert check("metrics port", config=config)["metrics port"].status is Outcome.OK
@@ -304,7 +304,7 @@ def test_heat_and_under_voltage_are_reported(
 
 
 @pytest.mark.parametrize(
-    ("disciplined", "status", "detail"),
+    ("synchronized", "status", "detail"),
     [
         (True, Outcome.OK, "synchronized"),
         (False, Outcome.WARN, "not synchronized, so messages are marked time_synced: false"),
@@ -312,10 +312,10 @@ def test_heat_and_under_voltage_are_reported(
     ],
 )
 def test_an_unsynchronized_clock_is_distinguished_from_one_that_cannot_be_queried(
-    check: RunChecks, monkeypatch: pytest.MonkeyPatch, disciplined: bool | None, status: Outcome, detail: str
+    check: RunChecks, monkeypatch: pytest.MonkeyPatch, synchronized: bool | None, status: Outcome, detail: str
 ) -> None:
     """A system call blocked by a sandbox is not reported as a missing time server."""
-    monkeypatch.setattr(system.Clock, "disciplined", lambda _self: disciplined)
+    monkeypatch.setattr(system.Clock, "is_synchronized", lambda _self: synchronized)
     found = check("clock")["clock"]
     assert (found.status, found.detail) == (status, detail)
 

@@ -1,4 +1,4 @@
-"""The machine's state becomes a level, and the cameras obey it."""
+"""The governor: the condition of the device determines the adaptation level of the cameras."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from edge import system
 from edge.adapt import LADDER
-from edge.camera import CameraWorker, Work
+from edge.camera import CameraWorker, WorkStats
 from edge.governor import Governor
 from tests.edge.test_pipeline import Rig
 from tests.fakes import ScriptedDetector, ScriptedSource, frame
@@ -17,7 +17,7 @@ from tests.fakes import ScriptedDetector, ScriptedSource, frame
 
 @pytest.fixture
 def thermometer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The file from which the machine's temperature is read; 50 °C, and no Raspberry Pi."""
+    """The file with the temperature of the machine: 50 °C, and not a Raspberry Pi."""
     path = tmp_path / "temp"
     path.write_text("50000\n")
     monkeypatch.setattr(system, "_THERMAL", path)
@@ -25,48 +25,48 @@ def thermometer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-class CountedWorker(CameraWorker):
-    """A camera whose work the test says."""
+class FakeStatsWorker(CameraWorker):
+    """A camera whose statistics are set by the test."""
 
-    done = Work(0.0, 0, 0)
+    fake_stats = WorkStats(0.0, 0, 0)
 
     @property
-    def work(self) -> Work:
-        return self.done
+    def stats(self) -> WorkStats:
+        return self.fake_stats
 
 
 class Watched:
-    """A governor over one camera, and the time that passes for it."""
+    """A governor of one camera, with a simulated clock."""
 
     def __init__(self) -> None:
         self.rig = Rig(ScriptedDetector(lambda _: []), detection_interval_s=0.25)
-        self.worker = CountedWorker(
+        self.worker = FakeStatsWorker(
             name="door", source=ScriptedSource([]), pipeline=self.rig.pipeline, on_status=lambda *_: None
         )
         self.governor = Governor(workers={"door": self.worker}, hot_c=78, cool_c=72)
         self._now_s = time.monotonic()
 
     def wait(self, seconds: int, *, busy: float = 0.0, frames: int = 0, dropped: int = 0) -> list[bool]:
-        """Lets time pass in which the camera works so much a second; returns at which seconds the level changed."""
+        """Simulates seconds with this work per second; returns for each whether the level changed."""
         changes = []
         for _ in range(seconds):
             self._now_s += 1
-            done = self.worker.done
-            self.worker.done = Work(done.busy_s + busy, done.frames + frames, done.dropped + dropped)
-            changes.append(self.governor.look(self._now_s))
+            done = self.worker.fake_stats
+            self.worker.fake_stats = WorkStats(done.busy_s + busy, done.frames + frames, done.dropped + dropped)
+            changes.append(self.governor.update(self._now_s))
         return changes
 
 
 @pytest.fixture
-def watched(thermometer: Path) -> Watched:  # noqa: ARG001 - what it reads must be there first
-    """A camera that is watched over."""
+def watched(thermometer: Path) -> Watched:  # noqa: ARG001 - must be set up first
+    """A governed camera."""
     return Watched()
 
 
-def test_a_hot_device_does_less_and_says_so(
+def test_a_hot_device_reduces_its_load_and_logs_it(
     watched: Watched, thermometer: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Faces are looked for more seldom, then fewer frames are taken; one log line tells each change."""
+    """Faces are detected less often, then fewer frames are processed; each change is logged."""
     caplog.set_level("INFO", "edge.governor")
     thermometer.write_text("81000\n")
     assert watched.wait(11).count(True) == 1
@@ -79,13 +79,15 @@ def test_a_hot_device_does_less_and_says_so(
     report = watched.governor.report()
     assert (report.level, report.reasons, report.max_fps) == (len(LADDER) - 1, ("hot",), LADDER[-1].max_fps)
     assert [record.message for record in caplog.records][:1] == [
-        "level 1 of 5: faces are looked for 2 times more seldom (hot, 81 °C)"
+        "adaptation level 1 of 5: detecting faces 2 times less often (hot, 81 °C)"
     ]
     assert len(caplog.records) == len(LADDER) - 1
 
 
-def test_a_cooled_device_does_all_again(watched: Watched, thermometer: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The way back is told too, and ends where it was configured; a limit that somebody set still holds."""
+def test_a_cooled_device_restores_its_load(
+    watched: Watched, thermometer: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Restoring is logged too, and ends at the configured load; a requested limit stays in force."""
     caplog.set_level("INFO", "edge.governor")
     watched.worker.limit(15.0)
     thermometer.write_text("81000\n")
@@ -95,17 +97,21 @@ def test_a_cooled_device_does_all_again(watched: Watched, thermometer: Path, cap
     watched.wait(400)
     assert watched.worker.max_fps == 15.0
     assert (watched.governor.report().level, watched.governor.report().reasons) == (0, ())
-    assert caplog.records[-1].message == "level 0 of 5: all as configured (the device is well again, 60 °C)"
+    assert (
+        caplog.records[-1].message == "adaptation level 0 of 5: running as configured (the device has recovered, 60 °C)"
+    )
 
 
-def test_a_camera_that_outruns_the_device_counts_as_strain(watched: Watched) -> None:
-    """Frames that are lost because there is no time for them lead down the ladder."""
+def test_a_camera_that_is_too_fast_for_the_device_is_an_overload(watched: Watched) -> None:
+    """Frames dropped because processing is too slow reduce the load."""
     watched.wait(30, busy=1.0, frames=5, dropped=20)
     assert watched.governor.report().reasons == ("behind",)
 
 
 @pytest.mark.parametrize(("busy", "frames", "dropped"), [(1.0, 30, 0), (0.1, 5, 20)])
-def test_recordings_and_limits_do_not(watched: Watched, busy: float, frames: int, dropped: int) -> None:
-    """A recording at full speed drops nothing, and a camera with a limit has time to spare."""
+def test_recordings_and_limited_cameras_are_no_overload(
+    watched: Watched, busy: float, frames: int, dropped: int
+) -> None:
+    """A recording at full speed drops no frames, and a limited camera has headroom."""
     watched.wait(120, busy=busy, frames=frames, dropped=dropped)
     assert watched.governor.report().level == 0

@@ -1,4 +1,4 @@
-"""The health report as a Prometheus server would fetch it, over HTTP."""
+"""The metrics endpoint, scraped over HTTP like by a Prometheus server."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.mosquitto import PATIENCE_S, free_port, wait_until
 
 
 def health(**changes: object) -> Health:
-    """A report of a device with one camera."""
+    """A health report of a device with one camera."""
     fields: dict[str, object] = {
         "device": "hall",
         "session": 3,
@@ -54,15 +54,15 @@ def health(**changes: object) -> Health:
 
 
 def scrape(port: int, *, host: str = "127.0.0.1") -> dict[tuple[str, ...], float]:
-    """Every sample by its name and the values of its labels."""
-    with urllib.request.urlopen(f"http://{host}:{port}/metrics", timeout=10) as answer:
-        text = answer.read().decode()
+    """All samples by name and label values."""
+    with urllib.request.urlopen(f"http://{host}:{port}/metrics", timeout=10) as response:
+        text = response.read().decode()
     samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
     return {(sample.name.removeprefix("emotion_edge_"), *sample.labels.values()): sample.value for sample in samples}
 
 
-def test_a_scrape_tells_the_health_report() -> None:
-    """Device, delivery and each camera are there, in Prometheus's units."""
+def test_a_scrape_contains_the_health_report() -> None:
+    """Device, delivery and each camera are included, in Prometheus base units."""
     port = free_port()
     with serve_metrics(health, host="127.0.0.1", port=port):
         samples = scrape(port)
@@ -83,7 +83,7 @@ def test_a_scrape_tells_the_health_report() -> None:
 
 @pytest.mark.parametrize("accept", ["text/plain; version=0.0.4", "application/openmetrics-text; version=1.0.0"])
 def test_only_a_summary_has_quantiles(accept: str) -> None:
-    """Prometheus's own tools complain of any other, in both of its formats."""
+    """Prometheus's tools reject quantiles in other types, in both exposition formats."""
     port = free_port()
     with serve_metrics(health, host="127.0.0.1", port=port):
         connection = HTTPConnection("127.0.0.1", port, timeout=10)
@@ -96,8 +96,8 @@ def test_only_a_summary_has_quantiles(accept: str) -> None:
     assert kinds == {"summary"}
 
 
-def test_what_the_machine_does_not_tell_is_left_out() -> None:
-    """A temperature that cannot be read is no metric, rather than 0 °C; each scrape asks anew."""
+def test_unavailable_values_are_omitted() -> None:
+    """A temperature that cannot be read is omitted rather than 0 °C. Each scrape uses a new report."""
     reports = iter((health(), health(temperature_c=None, throttling=None, adaptation=None)))
     port = free_port()
     with serve_metrics(lambda: next(reports), host="127.0.0.1", port=port):
@@ -105,13 +105,13 @@ def test_what_the_machine_does_not_tell_is_left_out() -> None:
         assert not {("temperature_celsius",), ("throttled",), ("adaptation_level",)} & scrape(port).keys()
 
 
-def test_a_port_that_is_taken_is_an_error_and_a_closed_one_is_free() -> None:
-    """The error names key, address and remedy; after the end, nobody listens and the port can be used again."""
+def test_a_port_in_use_is_an_error_and_free_again_after_closing() -> None:
+    """The error names key, address and remedy; after closing, the port can be used again."""
     port = free_port()
     with (
         serve_metrics(health, host="127.0.0.1", port=port),
         pytest.raises(
-            ConfigError, match=rf"metrics\.port: .*127\.0\.0\.1:{port} \(Address already in use\)\. Name a free"
+            ConfigError, match=rf"metrics\.port: .*127\.0\.0\.1:{port} \(Address already in use\)\. Choose a free"
         ),
         serve_metrics(health, host="127.0.0.1", port=port),
     ):
@@ -122,11 +122,9 @@ def test_a_port_that_is_taken_is_an_error_and_a_closed_one_is_free() -> None:
         assert scrape(port)
 
 
-def test_who_connects_and_says_nothing_is_hung_up_on(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A service may have only so many threads, and each connection has one. Whoever asks is answered meanwhile."""
-    monkeypatch.setattr(metrics, "_PATIENCE_S", 0.5)
+def test_a_silent_connection_is_dropped(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each connection occupies one of a limited number of threads. Other scrapes are served meanwhile."""
+    monkeypatch.setattr(metrics, "_REQUEST_TIMEOUT_S", 0.5)
     port = free_port()
     with serve_metrics(health, host="127.0.0.1", port=port):
         before = threading.active_count()
@@ -140,23 +138,23 @@ def test_who_connects_and_says_nothing_is_hung_up_on(
     assert capsys.readouterr().err == ""
 
 
-def test_there_is_no_thread_for_more_than_a_few_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever comes while all turns are taken is hung up on at once, and comes again."""
-    monkeypatch.setattr(metrics, "_PATIENCE_S", 2 * PATIENCE_S)
+def test_connections_beyond_the_maximum_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that finds all slots in use is dropped at once, and can be retried."""
+    monkeypatch.setattr(metrics, "_REQUEST_TIMEOUT_S", 2 * PATIENCE_S)
     port = free_port()
     with serve_metrics(health, host="127.0.0.1", port=port), ExitStack() as silent:
         before = threading.active_count()
-        for number in range(1, metrics._MOST_AT_ONCE + 1):
+        for number in range(1, metrics._MAX_CONNECTIONS + 1):
             silent.enter_context(socket.create_connection(("127.0.0.1", port)))
-            # Each has a thread, and an alarm clock that is another.
+            # Each has a thread and a timer, which is another thread.
             wait_until(lambda number=number: threading.active_count() >= before + 2 * number)  # type: ignore[misc]
         one_more = silent.enter_context(socket.create_connection(("127.0.0.1", port)))
         one_more.settimeout(PATIENCE_S)
         assert one_more.recv(1) == b""
 
 
-def test_a_turn_is_given_back_by_whoever_could_not_begin(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the service has no thread left for the alarm clock, say; the next scrape is answered."""
+def test_a_slot_is_released_if_the_request_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For example, if there is no thread left for the timer; the next scrape is served."""
 
     def no_thread(_timer: threading.Timer) -> None:
         raise RuntimeError("can't start new thread")
@@ -165,15 +163,15 @@ def test_a_turn_is_given_back_by_whoever_could_not_begin(monkeypatch: pytest.Mon
     with serve_metrics(health, host="127.0.0.1", port=port):
         with monkeypatch.context() as full:
             full.setattr(threading.Timer, "start", no_thread)
-            for _ in range(metrics._MOST_AT_ONCE + 1):
+            for _ in range(metrics._MAX_CONNECTIONS + 1):
                 with socket.create_connection(("127.0.0.1", port)) as refused:
                     refused.settimeout(PATIENCE_S)
                     assert refused.recv(1) == b""
         assert scrape(port)
 
 
-def takes(connection: socket.socket, more: bytes) -> bool:
-    """Whether the other side still wants to hear."""
+def accepts(connection: socket.socket, more: bytes) -> bool:
+    """Whether the connection is still open."""
     try:
         connection.sendall(more)
     except OSError:
@@ -181,36 +179,38 @@ def takes(connection: socket.socket, more: bytes) -> bool:
     return True
 
 
-def test_who_never_comes_to_an_end_is_hung_up_on_too(
+def test_a_request_that_never_ends_is_dropped(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Headers that drip in keep a thread and its memory no longer."""
-    monkeypatch.setattr(metrics, "_PATIENCE_S", 1.0)
+    """Headers that arrive slowly do not occupy a thread and its memory for longer."""
+    monkeypatch.setattr(metrics, "_REQUEST_TIMEOUT_S", 1.0)
     port = free_port()
     with serve_metrics(health, host="127.0.0.1", port=port), ExitStack() as slow:
         before = threading.active_count()
         dripping = slow.enter_context(socket.create_connection(("127.0.0.1", port)))
         dripping.sendall(b"GET /metrics HTTP/1.0\r\n")
-        wait_until(lambda: not takes(dripping, b"x: y\r\n"))
+        wait_until(lambda: not accepts(dripping, b"x: y\r\n"))
         wait_until(lambda: threading.active_count() <= before)
         assert scrape(port)
     assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid"])
-def test_an_address_that_is_not_ours_is_told_and_waited_for(host: str, caplog: pytest.LogCaptureFixture) -> None:
-    """It may be a typo, or DHCP has not answered yet: the agent does its work meanwhile."""
+def test_an_address_that_the_device_does_not_have_is_logged_and_waited_for(
+    host: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It may be a typo, or DHCP has not completed yet: the agent runs meanwhile."""
     with serve_metrics(health, host=host, port=1):
         pass
-    (told,) = caplog.messages
-    assert told.startswith(f"metrics.host: metrics cannot be served on {host}:1 (")
-    assert told.endswith("Name an address of this device. Trying again until it is there")
+    (message,) = caplog.messages
+    assert message.startswith(f"metrics.host: metrics cannot be served on {host}:1 (")
+    assert message.endswith("Name an address of this device. Retrying until it is available")
 
 
-def test_a_port_that_is_taken_when_the_address_comes_is_told(
+def test_a_port_in_use_when_the_address_becomes_available_is_logged_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Once, and it is tried again: whoever has the port may end."""
+    """Serving is retried, because the port may become free."""
     faults = iter([errno.EADDRNOTAVAIL, *[errno.EADDRINUSE] * 3])
     tried = threading.Event()
 
@@ -226,8 +226,8 @@ def test_a_port_that_is_taken_when_the_address_comes_is_told(
     assert [message for message in caplog.messages if "Address already in use" in message] == [caplog.messages[1]]
 
 
-def test_a_host_that_no_network_can_have_is_an_error() -> None:
-    """What will never work ends the start."""
+def test_an_invalid_host_is_an_error() -> None:
+    """An address that can never work keeps the agent from starting."""
     with pytest.raises(ConfigError, match=r"metrics\.port"), serve_metrics(health, host="x" * 70, port=1):
         pass
 
@@ -238,7 +238,7 @@ from edge import metrics
 from tests.edge.test_metrics import health, scrape
 from tests.mosquitto import wait_until
 
-def answered():
+def scraped():
     try:
         return scrape(9464, host="192.0.2.1")
     except OSError:
@@ -249,16 +249,16 @@ logging.basicConfig(level=logging.INFO, format="%(message)s")
 subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
 with metrics.serve_metrics(health, host="192.0.2.1", port=9464):
     subprocess.run(["ip", "address", "add", "192.0.2.1", "dev", "lo"], check=True)
-    wait_until(answered)
+    wait_until(scraped)
 """
 
 
-def test_metrics_begin_when_the_address_comes() -> None:
-    """A device that starts before its network does needs no second start."""
-    alone = ["unshare", "--net", "--map-root-user"]  # with a network of its own
+def test_metrics_are_served_once_the_address_is_available() -> None:
+    """A device that starts before its network is up needs no restart."""
+    alone = ["unshare", "--net", "--map-root-user"]  # with its own network namespace
     if shutil.which("ip") is None or subprocess.run([*alone, "true"], check=False, capture_output=True).returncode:
-        pytest.skip("this user may not make networks, or iproute2 is not installed")
+        pytest.skip("this user may not create network namespaces, or iproute2 is not installed")
     done = subprocess.run([*alone, sys.executable, "-c", LATE], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "Cannot assign requested address" in done.stderr
-    assert "metrics are on http://192.0.2.1:9464/metrics" in done.stderr
+    assert "serving metrics on http://192.0.2.1:9464/metrics" in done.stderr

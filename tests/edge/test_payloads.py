@@ -28,7 +28,7 @@ def test_the_emotions_are_those_of_the_contract() -> None:
     ("wall_s", "text"), [(0.0, "1970-01-01T00:00:00.000Z"), (1_769_904_000.1239, "2026-02-01T00:00:00.123Z")]
 )
 def test_times_are_utc_with_milliseconds(wall_s: float, text: str) -> None:
-    """Every time stamp has one form, however round the time is."""
+    """All timestamps have the same format."""
     assert timestamp(wall_s) == text
 
 
@@ -36,12 +36,12 @@ def test_times_are_utc_with_milliseconds(wall_s: float, text: str) -> None:
     ("value", "expected"), [(0.123456, 0.1235), (-0.2, 0.0), (1.0000001, 1.0), (7.0, 1.0), (float("nan"), 0.0)]
 )
 def test_fractions_stay_between_0_and_1(value: float, expected: float) -> None:
-    """A rounding error of the model never makes a message invalid."""
+    """Rounding errors of the model never make a message invalid."""
     assert fraction(value) == expected
 
 
 def test_an_undocumented_field_is_never_sent() -> None:
-    """What is not in the schema cannot get into a message by mistake, and what is sent cannot change."""
+    """A field that is not in the schema cannot be sent by mistake, and a payload cannot be modified."""
     fields: dict[str, Any] = {"name": "m", "version": "1.0.0", "sha256": "0" * 64}
     with pytest.raises(ValidationError, match="Extra inputs"):
         ModelInfo(**fields | {"colour": "red"})
@@ -51,20 +51,20 @@ def test_an_undocumented_field_is_never_sent() -> None:
 
 @pytest.mark.parametrize("request_id", ["a", 7])
 def test_a_request_keeps_its_id_as_it_is(request_id: str | int) -> None:
-    """A requester who numbers its requests gets numbers back, not text."""
+    """A numeric id is returned as a number, not as text."""
     request = CommandRequest.model_validate_json(json.dumps({"id": request_id, "value": 2}))
     assert (request.id, request.value) == (request_id, 2)
 
 
 @pytest.mark.parametrize("payload", ['{"id": ""}', "{}", '{"id": "1", "value": NaN}', '{"id": "1", "value": []}', "1"])
-def test_a_malformed_request_is_refused(payload: str) -> None:
-    """A request without an id, or with a value that no command takes, does not get through."""
+def test_a_malformed_request_is_rejected(payload: str) -> None:
+    """A request without an id, or with a value of a wrong type, is invalid."""
     with pytest.raises(ValidationError):
         CommandRequest.model_validate_json(payload)
 
 
 def test_marking_as_historical_changes_nothing_else() -> None:
-    """A late event says that it is late, and is otherwise what it was, also if an older agent wrote it."""
+    """Only the field `historical` changes, also in events of an older agent."""
     assert mark_historical(b'{"seq":1,"historical":false,"new":{"a":[0.1]}}') == (
         b'{"seq":1,"historical":true,"new":{"a":[0.1]}}'
     )

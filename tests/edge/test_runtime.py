@@ -1,4 +1,4 @@
-"""The TFLite runtimes: whichever is installed runs a model, and what is missing is named."""
+"""Selection of the TFLite runtime, and loading of models."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MODEL = Path(
 
 @pytest.mark.parametrize("model", [MODEL, MODEL.read_bytes()], ids=["path", "bytes"])
 def test_litert_runs_a_model(model: Path | bytes) -> None:
-    """A model given as a file or as bytes can be run at once."""
+    """A model can be loaded from a file or from bytes."""
     interpreter = load_interpreter(model, runtime="litert")
     (details,) = interpreter.get_input_details()
     interpreter.set_tensor(details["index"], np.zeros(details["shape"], np.float32))
@@ -31,19 +31,19 @@ def test_litert_runs_a_model(model: Path | bytes) -> None:
 
 
 def test_litert_is_preferred_and_named_with_its_version() -> None:
-    """Info messages say which runtime the agent uses."""
+    """The name appears in info messages."""
     assert runtime_name() == runtime_name("litert") == f"litert {metadata.version('ai-edge-litert')}"
 
 
-def test_tflite_runtime_beside_numpy_2_is_refused_with_the_way_out() -> None:
-    """What pip wrongly lets be installed together is explained instead of dying in C++."""
+def test_tflite_runtime_with_numpy_2_is_an_error_with_a_remedy() -> None:
+    """Pip allows the combination, which would crash in C++."""
     need_tflite_runtime(numpy="2")
     with pytest.raises(RuntimeMissing, match=r"built for numpy 1.*numpy 2.*pip install 'numpy<2'"):
         load_interpreter(MODEL, runtime="tflite-runtime")
 
 
-def test_device_without_a_runtime_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An agent without any runtime ends with the command that installs one."""
+def test_missing_runtime_is_an_error_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without any runtime, the error names the command that installs one."""
 
     def nothing_is_installed(name: str) -> str:
         raise metadata.PackageNotFoundError(name)
@@ -56,7 +56,7 @@ def test_device_without_a_runtime_is_told_what_to_install(monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("content", [b"", b"no model", MODEL.read_bytes()[:100_000]], ids=["empty", "text", "cut"])
 def test_damaged_model_is_named(tmp_path: Path, content: bytes) -> None:
-    """A damaged model file is an error that names it."""
+    """The error names the damaged file."""
     path = tmp_path / "model.tflite"
     path.write_bytes(content)
     with pytest.raises(BundleError) as error:
@@ -66,6 +66,6 @@ def test_damaged_model_is_named(tmp_path: Path, content: bytes) -> None:
 
 
 def test_missing_model_is_named(tmp_path: Path) -> None:
-    """A model file that is not there is an error that names it."""
+    """The error names the missing file."""
     with pytest.raises(BundleMissing, match=r"nowhere\.tflite: cannot be read"):
         load_interpreter(tmp_path / "nowhere.tflite")

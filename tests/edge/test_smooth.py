@@ -1,4 +1,4 @@
-"""From the jitter of single frames to emotions that begin, hold and end."""
+"""Smoothing of per-frame predictions."""
 
 import numpy as np
 import pytest
@@ -11,14 +11,14 @@ RULES = SmoothingRules(time_constant_s=0.3, min_dwell_s=0.4, margin=0.1, unknown
 
 
 def logits_for(emotion: str, strength: float = 4.0) -> np.ndarray:
-    """Logits that speak for one emotion."""
+    """Logits in favor of one emotion."""
     logits = np.zeros(len(EMOTIONS), np.float32)
     logits[EMOTIONS.index(emotion)] = strength
     return logits
 
 
 def logits_of(**shares: float) -> np.ndarray:
-    """Logits that give the named emotions these probabilities, and the others equal parts of the rest."""
+    """Logits with these probabilities for the named emotions, and equal ones for the others."""
     rest = (1 - sum(shares.values())) / (len(EMOTIONS) - len(shares))
     return np.log([shares.get(emotion, rest) for emotion in EMOTIONS]).astype(np.float32)
 
@@ -30,7 +30,7 @@ def track_at(time_s: float, logits: np.ndarray, track_id: int = 1, seen_s: float
 
 
 class Film:
-    """Feeds a smoother one face at a steady frame rate."""
+    """Feeds a smoother with one face at a constant frame rate."""
 
     def __init__(self, fps: float = 10.0, rules: SmoothingRules = RULES) -> None:
         self.smoother = Smoother(rules)
@@ -45,119 +45,119 @@ class Film:
             self.transitions += [(self.time_s, change) for change in changes]
             self.time_s += self.step_s
 
-    def said(self) -> list[tuple[str, str | None, str]]:
+    def changes(self) -> list[tuple[str, str | None, str]]:
         return [(change.kind, change.previous, change.reading.emotion) for _, change in self.transitions]
 
 
-def test_an_emotion_begins_after_the_dwell_and_not_before() -> None:
-    """A face in view for a moment only gives no event."""
+def test_an_emotion_starts_after_the_dwell_time_and_not_before() -> None:
+    """A face that is only briefly in view causes no event."""
     film = Film()
     film.show(logits_for("happy"), 0.4)
-    assert film.said() == []
+    assert film.changes() == []
     film.show(logits_for("happy"), 0.2)
-    assert film.said() == [("start", None, "happy")]
+    assert film.changes() == [("start", None, "happy")]
     assert film.readings[0].since_s == 0.0
 
 
-def test_single_contrary_frames_change_nothing() -> None:
-    """One misread frame in a second does not make the state flicker."""
+def test_single_deviating_frames_change_nothing() -> None:
+    """One misclassified frame per second does not change the emotion."""
     film = Film()
     film.show(logits_for("happy"), 1.0)
     for _ in range(5):
         film.show(logits_for("sad"), 0.1)
         film.show(logits_for("happy"), 0.9)
-    assert film.said() == [("start", None, "happy")]
+    assert film.changes() == [("start", None, "happy")]
 
 
-def test_a_true_change_is_told_within_a_second() -> None:
-    """A lasting change arrives soon, and names what was before."""
+def test_a_lasting_change_is_reported_within_a_second() -> None:
+    """It is reported soon, with the emotion before."""
     film = Film()
     film.show(logits_for("neutral"), 2.0)
     film.show(logits_for("surprise"), 1.0)
-    assert film.said() == [("start", None, "neutral"), ("change", "neutral", "surprise")]
+    assert film.changes() == [("start", None, "neutral"), ("change", "neutral", "surprise")]
     assert film.transitions[-1][0] - 2.0 < 1.0
 
 
 @pytest.mark.parametrize("fps", [3, 10, 30])
-def test_the_frame_rate_does_not_change_what_is_said(fps: float) -> None:
-    """A slow device and a fast one tell the same story at nearly the same times."""
+def test_the_frame_rate_does_not_change_the_transitions(fps: float) -> None:
+    """A slow and a fast device report the same transitions at nearly the same times."""
     film = Film(fps)
     film.show(logits_for("neutral"), 3.0)
     film.show(logits_for("happy"), 3.0)
-    assert film.said() == [("start", None, "neutral"), ("change", "neutral", "happy")]
+    assert film.changes() == [("start", None, "neutral"), ("change", "neutral", "happy")]
     assert film.transitions[-1][0] == pytest.approx(3.6, abs=0.4)
 
 
-def test_doubt_is_called_unknown_and_a_lead_within_the_margin_keeps_the_present_emotion() -> None:
-    """Without a certain label none is claimed, and a photo finish does not unseat the present one."""
+def test_low_confidence_is_unknown_and_a_lead_within_the_margin_keeps_the_current_emotion() -> None:
+    """Without a confident label the emotion is unknown, and a close lead does not replace the current one."""
     film = Film()
     film.show(logits_for("fear", 0.1), 1.0)
-    assert film.said() == [("start", None, "unknown")]
+    assert film.changes() == [("start", None, "unknown")]
     assert film.readings[0].confidence == max(film.readings[0].probabilities)
     film.show(logits_for("sad"), 1.0)
     close = logits_for("sad", 3.0) + logits_for("fear", 3.1)
     film.show(close, 2.0)
-    assert film.said()[1:] == [("change", "unknown", "sad")]
+    assert film.changes()[1:] == [("change", "unknown", "sad")]
 
 
 @pytest.mark.parametrize("unknown_below", [0.27, 0.45])
-def test_lasting_doubt_ends_an_emotion_and_a_wobble_at_the_threshold_does_not(unknown_below: float) -> None:
-    """Nobody is called happy for minutes because of one smile, with either bundle's threshold."""
+def test_lasting_low_confidence_ends_an_emotion_and_fluctuation_at_the_threshold_does_not(unknown_below: float) -> None:
+    """One smile does not count for minutes, with the threshold of either bundle."""
     film = Film(rules=SmoothingRules(unknown_below=unknown_below))
     film.show(logits_for("happy"), 1.0)
     for nudge in (0.02, -0.02, -0.04, 0.03):
         film.show(logits_of(happy=unknown_below + nudge), 1.0)
-    assert film.said() == [("start", None, "happy")]
+    assert film.changes() == [("start", None, "happy")]
     film.show(logits_for("happy", 0.0), 1.0)
-    assert film.said()[1:] == [("change", "happy", "unknown")]
+    assert film.changes()[1:] == [("change", "happy", "unknown")]
     film.show(logits_of(happy=unknown_below - 0.02), 1.0)
     assert film.readings[0].emotion == "unknown"
 
 
 @pytest.mark.parametrize("margin", [0.0, 0.1, 0.3])
-def test_without_a_margin_too_the_threshold_has_some_play(margin: float) -> None:
-    """The present emotion may sink a little under the threshold while it is the likeliest one."""
+def test_the_threshold_has_hysteresis_without_a_margin_too(margin: float) -> None:
+    """The current emotion may fall slightly below the threshold while it is the most likely one."""
     film = Film(rules=SmoothingRules(time_constant_s=0.3, min_dwell_s=0.4, margin=margin, unknown_below=0.5))
     film.show(logits_of(happy=0.6), 1.0)
     film.show(logits_of(happy=0.47), 2.0)
-    assert film.said() == [("start", None, "happy")]
+    assert film.changes() == [("start", None, "happy")]
 
 
-def test_a_face_that_wavers_between_two_others_is_unknown() -> None:
-    """At one frame a second nothing is averaged: what nothing speaks for any more is not told for ever."""
+def test_a_face_that_alternates_between_two_others_is_unknown() -> None:
+    """At one frame per second nothing is averaged, but an outdated emotion is not kept forever."""
     film = Film(fps=1)
     film.show(logits_of(happy=0.8), 3.0)
     for _ in range(4):
         film.show(logits_of(sad=0.6, happy=0.05), 1.0)
         film.show(logits_of(neutral=0.6, happy=0.05), 1.0)
-    assert film.said() == [("start", None, "happy"), ("change", "happy", "unknown")]
+    assert film.changes() == [("start", None, "happy"), ("change", "happy", "unknown")]
     assert film.transitions[-1][0] <= 6
     film.show(logits_of(neutral=0.6), 2.0)
-    assert film.said()[2:] == [("change", "unknown", "neutral")]
+    assert film.changes()[2:] == [("change", "unknown", "neutral")]
 
 
-def test_a_new_face_that_wavers_is_told_too() -> None:
-    """Somebody is there, whatever they feel."""
+def test_a_new_face_that_alternates_is_reported_too() -> None:
+    """A face is reported even if no emotion leads."""
     film = Film(fps=1)
     for _ in range(3):
         film.show(logits_of(sad=0.6), 1.0)
         film.show(logits_of(neutral=0.6), 1.0)
-    assert film.said() == [("start", None, "unknown")]
+    assert film.changes() == [("start", None, "unknown")]
     assert film.readings[0].since_s == 0.0
 
 
-def test_another_emotion_takes_over_only_where_it_would_not_be_called_unknown() -> None:
-    """The present emotion may be a little less sure than the threshold; its successor may not."""
+def test_another_emotion_takes_over_only_above_the_threshold() -> None:
+    """The current emotion may be slightly below the threshold; its successor may not."""
     film = Film(rules=SmoothingRules(margin=0.1, unknown_below=0.4))
     film.show(logits_for("happy"), 1.0)
     film.show(logits_of(sad=0.38, happy=0.1), 1.0)
-    assert film.said()[1:] == [("change", "happy", "unknown")]
+    assert film.changes()[1:] == [("change", "happy", "unknown")]
     film.show(logits_of(sad=0.42, happy=0.1), 1.0)
-    assert film.said()[2:] == [("change", "unknown", "sad")]
+    assert film.changes()[2:] == [("change", "unknown", "sad")]
 
 
 def test_probabilities_sum_to_one_and_the_confidence_is_that_of_the_emotion() -> None:
-    """Numbers on the topic agree with one another."""
+    """The published values are consistent."""
     film = Film()
     film.show(logits_for("angry", 2.5), 1.0)
     reading = film.readings[0]
@@ -166,7 +166,7 @@ def test_probabilities_sum_to_one_and_the_confidence_is_that_of_the_emotion() ->
 
 
 def test_a_hidden_face_keeps_its_reading_until_its_track_ends() -> None:
-    """Between a missed detection and the end of the track, nothing is said and the last reading stands."""
+    """Between a missed detection and the end of the track, the last reading stays unchanged."""
     film = Film()
     film.show(logits_for("happy"), 1.0)
     last = film.readings[0]
@@ -177,17 +177,17 @@ def test_a_hidden_face_keeps_its_reading_until_its_track_ends() -> None:
     assert changes == [Transition("end", last, "happy")]
 
 
-def test_what_has_ended_begins_anew() -> None:
-    """Nothing is kept of a face that has left."""
+def test_an_ended_track_starts_over() -> None:
+    """No state of an ended track is kept."""
     film = Film()
     film.show(logits_for("happy"), 1.0)
     film.smoother.update([], [track_at(film.time_s, logits_for("happy"))], film.time_s)
     film.show(logits_for("happy"), 1.0)
-    assert film.said() == [("start", None, "happy")] * 2
+    assert film.changes() == [("start", None, "happy")] * 2
 
 
-def test_a_track_that_never_established_an_emotion_ends_without_a_word() -> None:
-    """No end without a start."""
+def test_a_track_without_an_established_emotion_ends_silently() -> None:
+    """There is no end without a start."""
     smoother = Smoother(RULES)
     track = track_at(0.0, logits_for("happy"))
     smoother.update([track], [], 0.0)

@@ -1,4 +1,4 @@
-"""What a picture of a camera looks like on its way out."""
+"""Encoding of snapshots."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import pytest
 from numpy.typing import NDArray
 
 from edge.domain import Frame
-from edge.snapshot import MOST_BYTES, as_jpeg
+from edge.snapshot import MAX_BYTES, as_jpeg
 
 
 def frame_of(image_bgr: NDArray[np.uint8]) -> Frame:
-    """A frame with this picture."""
+    """A frame with this image."""
     return Frame(image_bgr, 0, time_s=0.0, mono_s=0.0)
 
 
@@ -25,8 +25,8 @@ def frame_of(image_bgr: NDArray[np.uint8]) -> Frame:
         ((9, 4000), (1, 640)),
     ],
 )
-def test_it_is_no_larger_than_needed(given: tuple[int, int], expected: tuple[int, int]) -> None:
-    """The longer side has at most 640 pixels, and the picture keeps its proportions."""
+def test_the_longer_side_is_limited(given: tuple[int, int], expected: tuple[int, int]) -> None:
+    """It has at most 640 pixels, and the aspect ratio is kept."""
     width, height = given
     jpeg, *size = as_jpeg(frame_of(np.zeros((height, width, 3), np.uint8)))
     picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
@@ -34,8 +34,8 @@ def test_it_is_no_larger_than_needed(given: tuple[int, int], expected: tuple[int
     assert (picture.shape[1], picture.shape[0]) == tuple(size) == expected
 
 
-def test_even_noise_stays_small() -> None:
-    """A picture that no JPEG can hold in good quality is sent in a poorer one, not in a message of any size."""
+def test_the_file_size_is_limited() -> None:
+    """Noise, which compresses badly, is encoded at a lower quality instead of in a larger message."""
     noise = np.random.default_rng(1).integers(0, 256, (480, 640, 3), np.uint8)
     jpeg, _, _ = as_jpeg(frame_of(noise))
-    assert len(jpeg) <= MOST_BYTES
+    assert len(jpeg) <= MAX_BYTES

@@ -1,4 +1,4 @@
-"""The filmed photographs: a camera for people who have none at hand."""
+"""The simulated camera."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from edge.source import open_source
 from edge.source.demo import DemoSource, _find, _Scene
 
 
-def test_frames_come_at_the_pace_of_a_camera() -> None:
-    """25 frames a second of 640x360 pixels, as from a small webcam, with a steady clock."""
+def test_frames_arrive_at_the_rate_of_a_camera() -> None:
+    """25 frames per second of 640x360 pixels, with increasing times."""
     started_s = time.monotonic()
     with open_source("demo") as source:
         frames = [source.read(1.0) for _ in range(6)]
@@ -25,8 +25,8 @@ def test_frames_come_at_the_pace_of_a_camera() -> None:
     assert times == sorted(set(times))
 
 
-def test_frames_that_come_too_late_are_dropped_and_counted() -> None:
-    """A slow reader sees the present, as with a camera, and how much it missed."""
+def test_frames_that_are_not_read_in_time_are_dropped_and_counted() -> None:
+    """A slow reader gets the newest frame, as from a camera, and the number of dropped ones."""
     with open_source("demo") as source:
         first = source.read(1.0)
         missed = source.dropped
@@ -37,23 +37,23 @@ def test_frames_that_come_too_late_are_dropped_and_counted() -> None:
         assert second.index - first.index - 1 == source.dropped - missed >= 5
 
 
-def test_nobody_waits_longer_than_asked() -> None:
-    """The agent can stop between two frames."""
+def test_waiting_for_a_frame_ends_at_the_timeout() -> None:
+    """So that the agent can stop between two frames."""
     with open_source("demo") as source:
-        assert any(source.read(0.001) is None for _ in range(100))  # not while a frame is due
+        assert any(source.read(0.001) is None for _ in range(100))  # except while a frame is due
 
 
 def test_each_scene_begins_without_a_face_and_ends_with_one() -> None:
-    """The demo shows emotions that begin and end, not one that lasts for ever."""
+    """So that emotions start and end in the demo."""
     detector = create_detector()
     with DemoSource() as source:
-        seen = [len(detector.detect(source._picture(position_s))) for position_s in (0.1, 4, 7.9, 8.1, 12, 15.9, 16.1)]
+        seen = [len(detector.detect(source._render(position_s))) for position_s in (0.1, 4, 7.9, 8.1, 12, 15.9, 16.1)]
     assert seen == [0, 1, 1, 0, 1, 1, 0]
 
 
-def test_missing_photographs_are_told_with_a_remedy() -> None:
-    """Without the extra `demo`, the error says how to get it."""
+def test_missing_photographs_are_an_error_with_a_remedy() -> None:
+    """Without the extra `demo`, the error names the install command."""
     with pytest.raises(RuntimeMissing, match=r"pip install 'edge-emotion\[demo\]'"):
         _find(_Scene("no-such-package", "a.jpg", (0, 0), (0, 0), 1))
-    with pytest.raises(RuntimeMissing, match=r"matplotlib brings gone\.jpg"):
+    with pytest.raises(RuntimeMissing, match=r"matplotlib provides gone\.jpg"):
         _find(_Scene("matplotlib", "gone.jpg", (0, 0), (0, 0), 1))

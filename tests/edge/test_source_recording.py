@@ -1,4 +1,4 @@
-"""Recordings as sources: real videos written with OpenCV, and folders of real and broken pictures."""
+"""Recordings: real videos written with OpenCV, and folders of valid and broken images."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from edge.domain import Frame
 from edge.errors import SourceLost, SourceUnavailable
 from edge.ports import Source
 from edge.source import open_source, recording
-from edge.source.opencv import as_bgr, read_picture
+from edge.source.opencv import as_bgr, read_image
 from tests.mosquitto import PATIENCE_S
 
 FPS = 25
@@ -32,7 +32,7 @@ HOPPER = Path(str(metadata.distribution("matplotlib").locate_file("matplotlib/mp
 
 
 def write_video(path: Path, frames: int, *, codec: str = "MJPG") -> Path:
-    """Each frame is plain and brighter than the one before, thirty times in a row."""
+    """Writes a video of uniform frames, each brighter than the one before, repeating after thirty."""
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), FPS, (64, 48))
     assert writer.isOpened()
     for number in range(frames):
@@ -41,14 +41,14 @@ def write_video(path: Path, frames: int, *, codec: str = "MJPG") -> Path:
     return path
 
 
-def write_picture(path: Path, shape: tuple[int, ...] = (48, 64, 3), level: int = 100, dtype: type = np.uint8) -> Path:
-    """A plain picture."""
+def write_image(path: Path, shape: tuple[int, ...] = (48, 64, 3), level: int = 100, dtype: type = np.uint8) -> Path:
+    """Writes a uniform image."""
     assert cv2.imwrite(str(path), np.full(shape, level, dtype))
     return path
 
 
 def read_to_end(source: Source) -> list[Frame]:
-    """All its frames; fails if it does not say that it is at its end."""
+    """Returns all frames; fails unless the source ends with EOFError."""
     frames: list[Frame] = []
     with source:
         try:
@@ -60,8 +60,8 @@ def read_to_end(source: Source) -> list[Frame]:
 
 
 @pytest.mark.parametrize(("name", "codec"), [("clip.avi", "MJPG"), ("clip.mp4", "mp4v")])
-def test_video_gives_every_frame_once_in_order_with_its_position(tmp_path: Path, name: str, codec: str) -> None:
-    """A video is analysed completely, however slow the analysis is."""
+def test_video_delivers_every_frame_once_in_order_with_its_position(tmp_path: Path, name: str, codec: str) -> None:
+    """A video is processed completely, however slow the processing is."""
     source = open_source(str(write_video(tmp_path / name, 20, codec=codec)))
     before_s = time.monotonic()
     frames = read_to_end(source)
@@ -73,34 +73,34 @@ def test_video_gives_every_frame_once_in_order_with_its_position(tmp_path: Path,
     assert source.dropped == 0
 
 
-def test_folder_gives_its_pictures_by_name_and_leaves_out_what_it_cannot_read(
+def test_folder_delivers_its_images_by_name_and_skips_unreadable_files(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A folder with a broken picture and other files in it works, and the log names the broken one."""
-    write_picture(tmp_path / "c.png", level=30)
-    write_picture(tmp_path / "a.JPG", level=10)
-    write_picture(tmp_path / "b.webp", level=20)
-    (tmp_path / "broken.jpg").write_text("no picture")
-    (tmp_path / "notes.txt").write_text("no picture either")
+    """A folder that also contains a broken image and other files works, and the broken image is logged."""
+    write_image(tmp_path / "c.png", level=30)
+    write_image(tmp_path / "a.JPG", level=10)
+    write_image(tmp_path / "b.webp", level=20)
+    (tmp_path / "broken.jpg").write_text("not an image")
+    (tmp_path / "notes.txt").write_text("not an image either")
     with caplog.at_level(logging.WARNING):
         frames = read_to_end(open_source(str(tmp_path), fps=4))
     assert [round(float(frame.image_bgr.mean()) / 10) for frame in frames] == [1, 2, 3]
     assert [frame.time_s for frame in frames] == [0, 0.25, 0.5]
-    assert [record.getMessage().split(" ")[0] for record in caplog.records] == [str(tmp_path / "broken.jpg")]
+    assert [record.getMessage().split(":")[0] for record in caplog.records] == [f"skipping {tmp_path}/broken.jpg"]
 
 
-def test_log_says_why_a_picture_in_a_folder_cannot_be_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A file that is missing or not ours to read is not called broken."""
-    write_picture(tmp_path / "a.png")
+def test_the_reason_why_an_image_is_skipped_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A missing or inaccessible file is not reported as broken."""
+    write_image(tmp_path / "a.png")
     (tmp_path / "b.png").symlink_to(tmp_path / "nowhere.png")
     with caplog.at_level(logging.WARNING):
         assert len(read_to_end(open_source(str(tmp_path)))) == 1
     (record,) = caplog.records
-    assert record.getMessage() == f"{tmp_path}/b.png is left out: it cannot be read (No such file or directory)"
+    assert record.getMessage() == f"skipping {tmp_path}/b.png: it cannot be read (No such file or directory)"
 
 
 def test_video_may_have_a_colon_in_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A time of day, as recorders name their files."""
+    """Such as the time in the file names of recorders."""
     monkeypatch.chdir(tmp_path)
     write_video(tmp_path / "clip.mp4", 3, codec="mp4v").rename("2024-01-01T12:30:00.mp4")
     assert len(read_to_end(open_source("2024-01-01T12:30:00.mp4"))) == 3
@@ -109,32 +109,32 @@ def test_video_may_have_a_colon_in_its_name(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("shape", "dtype"), [((48, 64), np.uint8), ((48, 64, 4), np.uint8), ((48, 64), np.uint16), ((48, 64, 3), np.uint16)]
 )
-def test_pictures_of_any_depth_arrive_as_8_bit_bgr(tmp_path: Path, shape: tuple[int, ...], dtype: type) -> None:
-    """Gray, transparent and 16-bit pictures are analysed like any other."""
-    picture = write_picture(tmp_path / "picture.png", shape, 50, dtype)
+def test_images_of_any_depth_are_converted_to_8_bit_bgr(tmp_path: Path, shape: tuple[int, ...], dtype: type) -> None:
+    """Gray, transparent and 16-bit images are supported."""
+    picture = write_image(tmp_path / "picture.png", shape, 50, dtype)
     (frame,) = read_to_end(open_source(str(picture)))
     assert frame.image_bgr.dtype == np.uint8
     assert frame.image_bgr.shape == (48, 64, 3)
 
 
 @pytest.mark.parametrize("realtime", [False, True])
-def test_at_most_two_pictures_are_held_while_the_next_is_decoded(
+def test_at_most_two_images_are_in_memory_while_the_next_is_decoded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, realtime: bool
 ) -> None:
-    """The one that was analysed last, and the one that is analysed next: the service's memory is reckoned by that."""
+    """The last one processed and the next one; the memory limit of the service is based on that."""
     for number in range(8):
-        write_picture(tmp_path / f"{number}.png")
+        write_image(tmp_path / f"{number}.png")
     decoded: list[weakref.ref[NDArray[np.uint8]]] = []
     held: list[int] = []
 
     def decode(path: Path) -> NDArray[np.uint8] | None:
         held.append(sum(picture() is not None for picture in decoded))
-        picture = read_picture(path)
+        picture = read_image(path)
         assert picture is not None
         decoded.append(weakref.ref(picture))
         return picture
 
-    monkeypatch.setattr(recording, "read_picture", decode)
+    monkeypatch.setattr(recording, "read_image", decode)
     newest = None
     with open_source(str(tmp_path), realtime=realtime, fps=1e6) as source, suppress(EOFError):
         newest = source.read(0.0)
@@ -144,8 +144,8 @@ def test_at_most_two_pictures_are_held_while_the_next_is_decoded(
     assert (len(held), max(held)) == (8, 2)
 
 
-def test_the_largest_pictures_that_the_service_takes_fit_into_its_memory() -> None:
-    """Two that are held, a third being decoded, which takes 9 bytes a pixel at the worst, and the agent itself."""
+def test_the_largest_images_that_the_service_accepts_fit_into_its_memory() -> None:
+    """Two in memory, a third one being decoded, at up to 9 bytes per pixel, and the agent itself."""
     unit = (Path(__file__).parents[2] / "deploy/emotion-edge.service").read_text(encoding="utf-8")
     found = re.search(r"^MemoryMax=(\d+)M$.*^Environment=OPENCV_IO_MAX_IMAGE_PIXELS=(\d+)$", unit, re.M | re.S)
     assert found is not None
@@ -159,25 +159,25 @@ def test_single_photograph_is_a_source() -> None:
     assert (frame.width_px, frame.height_px) == (512, 600)
 
 
-def test_looped_video_goes_on_with_time_still_increasing(tmp_path: Path) -> None:
-    """A looped recording never ends, and durations measured across the seam are right."""
+def test_time_increases_across_the_loops_of_a_video(tmp_path: Path) -> None:
+    """A looped recording never ends, and durations measured across its end are correct."""
     with open_source(str(write_video(tmp_path / "clip.avi", 5)), loop=True) as source:
         frames = [source.read(1.0) for _ in range(13)]
     assert [frame.index for frame in frames if frame] == list(range(13))
     assert [frame.time_s for frame in frames if frame] == pytest.approx([n / FPS for n in range(13)], abs=0.005)
 
 
-def test_looped_folder_names_a_broken_picture_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A broken picture does not fill the log with one line a round."""
-    write_picture(tmp_path / "a.png")
-    (tmp_path / "b.png").write_text("no picture")
+def test_looped_folder_logs_a_broken_image_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A broken image does not flood the log with a line per loop."""
+    write_image(tmp_path / "a.png")
+    (tmp_path / "b.png").write_text("not an image")
     with caplog.at_level(logging.WARNING), open_source(str(tmp_path), loop=True) as source:
         assert all(source.read(1.0) for _ in range(6))
     assert len(caplog.records) == 1
 
 
-def test_recording_that_vanishes_between_two_rounds_is_lost(tmp_path: Path) -> None:
-    """A looped file on a disk that goes away is reported like a lost camera, and tried again."""
+def test_recording_that_is_removed_between_two_loops_is_lost(tmp_path: Path) -> None:
+    """A looped file on a disk that is unmounted is reported like a lost camera, and retried."""
     video = write_video(tmp_path / "clip.avi", 3)
     with open_source(str(video), loop=True) as source:
         video.unlink()
@@ -187,7 +187,7 @@ def test_recording_that_vanishes_between_two_rounds_is_lost(tmp_path: Path) -> N
             source.read(1.0)
 
 
-def test_entered_again_a_recording_begins_at_its_start(tmp_path: Path) -> None:
+def test_a_recording_that_is_opened_again_starts_over(tmp_path: Path) -> None:
     """Pausing and resuming a camera that is a file starts the file again."""
     source = open_source(str(write_video(tmp_path / "clip.avi", 5)))
     for _ in range(2):
@@ -197,7 +197,7 @@ def test_entered_again_a_recording_begins_at_its_start(tmp_path: Path) -> None:
 
 
 def test_realtime_plays_a_video_at_its_own_speed(tmp_path: Path) -> None:
-    """With --realtime ten frames at 25 a second take 0.36 s, and none is lost by a fast reader."""
+    """Ten frames at 25 per second take 0.36 s, and a fast reader loses none."""
     video = write_video(tmp_path / "clip.avi", 1000)
     start_s = time.monotonic()
     with open_source(str(video), realtime=True) as source:
@@ -207,53 +207,53 @@ def test_realtime_plays_a_video_at_its_own_speed(tmp_path: Path) -> None:
     assert elapsed_s >= 9 / FPS
 
 
-def test_realtime_drops_and_counts_what_a_slow_reader_misses(tmp_path: Path) -> None:
-    """With --realtime a slow analysis sees the newest frame, and the frames it missed are counted."""
+def test_realtime_drops_and_counts_frames_for_a_slow_reader(tmp_path: Path) -> None:
+    """A slow reader gets the newest frame, and the dropped ones are counted."""
     indices = []
     with open_source(str(write_video(tmp_path / "clip.avi", 1000)), realtime=True) as source:
         for _ in range(4):
             frame = source.read(1.0)
             assert frame is not None
             indices.append(frame.index)
-            time.sleep(0.2)  # the analysis, five frames long
+            time.sleep(0.2)  # five frames of processing time
         assert source.dropped == indices[-1] - 3
     assert indices[-1] >= 9
 
 
-def test_realtime_gives_nothing_before_it_is_due(tmp_path: Path) -> None:
-    """Waiting for the next picture of a slow slide show ends at the reader's time limit."""
+def test_realtime_delivers_no_frame_before_it_is_due(tmp_path: Path) -> None:
+    """Waiting for the next image of a slow sequence ends at the timeout."""
     for name in ("a.png", "b.png"):
-        write_picture(tmp_path / name)
+        write_image(tmp_path / name)
     with open_source(str(tmp_path), realtime=True, fps=0.1) as source:
         assert source.read(1.0) is not None
         assert source.read(0.01) is None
 
 
 def make_text_as_video(folder: Path) -> Path:
-    """A text with a video's name."""
+    """A text file with the suffix of a video."""
     path = folder / "film.mp4"
-    path.write_text("this is no video\n" * 50)
+    path.write_text("this is not a video\n" * 50)
     return path
 
 
-def make_text_as_picture(folder: Path) -> Path:
-    """A text with a picture's name."""
+def make_text_as_image(folder: Path) -> Path:
+    """A text file with the suffix of an image."""
     path = folder / "photo.jpg"
-    path.write_text("this is no picture")
+    path.write_text("this is not an image")
     return path
 
 
 def make_cut_video(folder: Path) -> Path:
-    """The first half of a video whose index lies at its end."""
+    """The first half of a video whose index is at its end."""
     whole = write_video(folder / "whole.mp4", 20, codec="mp4v").read_bytes()
     path = folder / "cut.mp4"
     path.write_bytes(whole[: len(whole) // 2])
     return path
 
 
-def make_folder_of_broken_pictures(folder: Path) -> Path:
-    """A folder in which no picture can be read."""
-    make_text_as_picture(folder)
+def make_folder_of_broken_images(folder: Path) -> Path:
+    """A folder without readable images."""
+    make_text_as_image(folder)
     return folder
 
 
@@ -262,18 +262,16 @@ def make_folder_of_broken_pictures(folder: Path) -> Path:
     "make",
     [
         make_text_as_video,
-        make_text_as_picture,
+        make_text_as_image,
         make_cut_video,
-        make_folder_of_broken_pictures,
+        make_folder_of_broken_images,
         pytest.param(lambda folder: folder, id="empty folder"),
         pytest.param(lambda folder: folder / "nowhere.mp4", id="missing video"),
-        pytest.param(lambda folder: folder / "nowhere.jpg", id="missing picture"),
+        pytest.param(lambda folder: folder / "nowhere.jpg", id="missing image"),
     ],
 )
-def test_what_is_no_recording_is_named_with_a_way_out(
-    tmp_path: Path, make: Callable[[Path], Path], realtime: bool
-) -> None:
-    """A wrong path or file ends with its name and what to do, not with a traceback."""
+def test_invalid_recording_is_named_with_a_remedy(tmp_path: Path, make: Callable[[Path], Path], realtime: bool) -> None:
+    """The error for a wrong path or file names it and a remedy."""
     path = make(tmp_path)
     with pytest.raises(SourceUnavailable) as error, open_source(str(path), realtime=realtime):
         pass
@@ -282,8 +280,8 @@ def test_what_is_no_recording_is_named_with_a_way_out(
     assert error.value.exit_code == 5
 
 
-def test_bad_files_and_addresses_leave_stderr_alone(tmp_path: Path) -> None:
-    """OpenCV and FFmpeg add no lines of their own to the error, and so no password either."""
+def test_opencv_writes_nothing_to_stderr(tmp_path: Path) -> None:
+    """OpenCV and FFmpeg print no messages for bad files and addresses, which could contain passwords."""
     script = f"""
 from edge.errors import SourceUnavailable
 from edge.source import open_source
@@ -300,17 +298,17 @@ for spec in ({str(make_text_as_video(tmp_path))!r}, "rtsp://me:hunter2@127.0.0.1
 
 
 @pytest.mark.parametrize(
-    "garbage",
+    "invalid",
     [None, np.zeros((0, 0, 3), np.uint8), np.zeros((4, 4, 3), np.float32), np.zeros((4, 4, 2), np.uint8), np.zeros(4)],
 )
-def test_garbage_is_no_picture(garbage: NDArray[Any] | None) -> None:
-    """What a broken camera gives never reaches the detector."""
-    assert as_bgr(garbage) is None
+def test_invalid_data_is_not_an_image(invalid: NDArray[Any] | None) -> None:
+    """Invalid data of a broken camera never reaches the detector."""
+    assert as_bgr(invalid) is None
 
 
 @pytest.mark.parametrize("shape", [(4, 6), (4, 6, 1), (4, 6, 3), (4, 6, 4)])
 def test_gray_and_transparent_frames_become_bgr(shape: tuple[int, ...]) -> None:
-    """A gray camera is analysed like a colour camera."""
+    """A grayscale camera works like a color camera."""
     picture = as_bgr(np.full(shape, 7, np.uint8))
     assert picture is not None
     assert picture.shape == (4, 6, 3)

@@ -18,14 +18,14 @@ from edge.state import DeviceState, is_unused
 
 @pytest.fixture
 def generous_umask() -> Iterator[None]:
-    """As a shell has it: what is made is everybody's to read unless it is made otherwise."""
+    """A typical umask: new files are world-readable unless created with another mode."""
     before = os.umask(0o022)
     yield
     os.umask(before)
 
 
-def test_the_device_remembers_who_it_is(tmp_path: Path) -> None:
-    """The client id is made once, and the session grows with each start."""
+def test_the_client_id_is_kept_and_the_session_grows(tmp_path: Path) -> None:
+    """The client id is generated once, and the session number grows with each start."""
     with DeviceState(tmp_path / "state") as state:
         first = state.client_id
         assert re.fullmatch(r"edge-[0-9a-f]{16}", first)
@@ -38,7 +38,7 @@ def test_the_device_remembers_who_it_is(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_unused_until_the_first_start(tmp_path: Path) -> None:
-    """Neither a damaged memory nor a path that leads through a file is taken for a device that never ran."""
+    """Neither a damaged state file nor a path through a file counts as unused."""
     assert is_unused(tmp_path / "state")
     with DeviceState(tmp_path / "state"):
         assert not is_unused(tmp_path / "state")
@@ -47,9 +47,9 @@ def test_a_folder_is_unused_until_the_first_start(tmp_path: Path) -> None:
     assert not is_unused(tmp_path / "state" / "state.json")
 
 
-@pytest.mark.parametrize("memory", ["lost", "put back"])
-def test_no_number_of_a_session_comes_again(memory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Events are told apart by it: a device with a new card, or an old image of its card, does not use them again."""
+@pytest.mark.parametrize("state_file", ["lost", "restored"])
+def test_no_session_number_is_used_again(state_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is part of an event's identity: it is not reused with a new SD card or an old image of one."""
     folder = tmp_path / "state"
     with DeviceState(folder):
         pass
@@ -58,7 +58,7 @@ def test_no_number_of_a_session_comes_again(memory: str, tmp_path: Path, monkeyp
         with DeviceState(folder) as state:
             before = state.session
     shutil.rmtree(folder)
-    if memory == "put back":
+    if state_file == "restored":
         shutil.move(tmp_path / "image", folder)
     now_s = time.time()
     monkeypatch.setattr(time, "time", lambda: now_s + 60)
@@ -67,7 +67,7 @@ def test_no_number_of_a_session_comes_again(memory: str, tmp_path: Path, monkeyp
 
 
 def test_a_paused_camera_stays_paused(tmp_path: Path) -> None:
-    """A pause outlives a restart, and ends when it is told to."""
+    """A pause survives a restart until the camera is resumed."""
     with DeviceState(tmp_path) as state:
         state.pause("door")
         state.pause("yard")
@@ -77,7 +77,7 @@ def test_a_paused_camera_stays_paused(tmp_path: Path) -> None:
 
 
 def test_a_frame_rate_stays_limited(tmp_path: Path) -> None:
-    """A limit outlives a restart, and ends when it is lifted."""
+    """A limit survives a restart until it is lifted."""
     with DeviceState(tmp_path) as state:
         state.limit("door", 2.5)
         state.limit("yard", 1.0)
@@ -90,8 +90,8 @@ def test_a_frame_rate_stays_limited(tmp_path: Path) -> None:
 CONFIG = "homeassistant/device/x/config"
 
 
-def test_what_is_left_on_the_broker_is_remembered_until_it_is_cleared(tmp_path: Path) -> None:
-    """However often the agent starts before it reaches the broker, the topics of its old name are cleared then."""
+def test_retained_topics_are_stored_until_they_are_cleared(tmp_path: Path) -> None:
+    """The topics of an old name are cleared even if the agent restarts before it reaches the broker."""
     with DeviceState(tmp_path) as state:
         assert state.retain({CONFIG: {"door_fps": "sensor"}, "emotion/old/status": {}}) == []
     for _ in range(2):
@@ -105,8 +105,8 @@ def test_what_is_left_on_the_broker_is_remembered_until_it_is_cleared(tmp_path: 
         assert state.retain({}) == ["emotion/new/status"]
 
 
-def test_what_was_announced_is_remembered_until_that_is_taken_back(tmp_path: Path) -> None:
-    """A camera that was removed is still known while Home Assistant may not have been told."""
+def test_announced_components_are_stored_until_they_are_removed(tmp_path: Path) -> None:
+    """A removed camera is kept until the broker has acknowledged the new announcement."""
     with DeviceState(tmp_path) as state:
         state.retain({CONFIG: {"door_fps": "sensor", "yard_fps": "sensor"}})
         state.delivered(CONFIG)
@@ -120,8 +120,8 @@ def test_what_was_announced_is_remembered_until_that_is_taken_back(tmp_path: Pat
         assert state.retained == {CONFIG: {"door_fps": "sensor"}}
 
 
-def test_no_pause_is_forgotten_for_another(tmp_path: Path) -> None:
-    """Threads that remember something at the same time do not undo one another's."""
+def test_concurrent_changes_are_all_stored(tmp_path: Path) -> None:
+    """Threads that change the state at the same time do not overwrite each other's changes."""
     cameras = [f"camera-{number}" for number in range(8)]
     with DeviceState(tmp_path) as state, ThreadPoolExecutor(len(cameras)) as pool:
         list(pool.map(state.pause, cameras))
@@ -129,17 +129,19 @@ def test_no_pause_is_forgotten_for_another(tmp_path: Path) -> None:
 
 
 def test_a_file_of_a_newer_agent_is_left_alone(tmp_path: Path) -> None:
-    """After a downgrade the device does not become another one: the start ends, and the error says what to do."""
+    """After a downgrade the device keeps its identity: the start fails with an error that names the remedy."""
     path = tmp_path / "state.json"
     content = '{"client_id": "edge-1", "session": {"count": 7}, "version": 99}'
     path.write_text(content)
-    with pytest.raises(StateError, match=r"state\.json: a newer agent .* \(version 99; .*\)\. Install the newer agent"):
+    with pytest.raises(
+        StateError, match=r"state\.json: was written by a newer agent \(version 99; .*\)\. Install the newer agent"
+    ):
         DeviceState(tmp_path)
     assert path.read_text() == content
 
 
-def test_what_a_newer_agent_has_added_is_passed_over(tmp_path: Path) -> None:
-    """A key that this agent does not know costs the device neither its identity nor its count of sessions."""
+def test_keys_added_by_a_newer_agent_are_ignored(tmp_path: Path) -> None:
+    """An unknown key affects neither the client id nor the session number."""
     (tmp_path / "state.json").write_text('{"client_id": "edge-1", "session": 4000000000, "colour": "red"}')
     with DeviceState(tmp_path) as state:
         assert (state.client_id, state.session) == ("edge-1", 4_000_000_001)
@@ -147,7 +149,7 @@ def test_what_a_newer_agent_has_added_is_passed_over(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"session": "many"}', b"\xff\xfe", b'{"colour": 1}'])
 def test_a_damaged_file_is_moved_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes) -> None:
-    """A file that a power cut or an editor broke does not stop the agent; it says what becomes of it."""
+    """A file damaged by a power failure or an editor does not stop the agent; the consequences are logged."""
     (tmp_path / "state.json").write_bytes(content)
     with DeviceState(tmp_path) as state:
         assert state.client_id
@@ -156,29 +158,29 @@ def test_a_damaged_file_is_moved_aside(tmp_path: Path, caplog: pytest.LogCapture
 
 
 def test_two_agents_do_not_share_a_state_folder(tmp_path: Path) -> None:
-    """A second agent started by mistake is refused, instead of pushing the first one off the broker for ever."""
+    """A second agent started by mistake fails, instead of disconnecting the first one from the broker forever."""
     with DeviceState(tmp_path), pytest.raises(StateError, match="another agent is running with this state folder"):
         DeviceState(tmp_path)
     with DeviceState(tmp_path):
         pass
 
 
-def test_an_agent_starts_while_somebody_asks_whether_one_is_running(tmp_path: Path) -> None:
-    """`edge doctor` holds the lock for a moment; a service or a reload at that moment does not fail by it."""
+def test_an_agent_starts_while_in_use_is_checked(tmp_path: Path) -> None:
+    """`edge doctor` holds the lock for a moment, which does not make a start or a reload fail."""
     with DeviceState(tmp_path):
         pass
-    asking = (tmp_path / "lock").open()
-    fcntl.flock(asking, fcntl.LOCK_SH)
-    asked = threading.Timer(0.3, asking.close)
-    asked.start()
+    reader = (tmp_path / "lock").open()
+    fcntl.flock(reader, fcntl.LOCK_SH)
+    release = threading.Timer(0.3, reader.close)
+    release.start()
     with DeviceState(tmp_path) as state:
         assert state.client_id
-    asked.join()
+    release.join()
 
 
 @pytest.mark.usefixtures("generous_umask")
-def test_nobody_else_may_read_who_the_device_is(tmp_path: Path) -> None:
-    """Who knows the client id can push the device off the broker, and take its place there."""
+def test_the_state_is_not_readable_by_others(tmp_path: Path) -> None:
+    """Knowing the client id allows others to disconnect the device from the broker and impersonate it."""
     with DeviceState(tmp_path / "deep" / "state") as state:
         state.pause("door")
         assert mode(tmp_path / "deep") == 0o755
@@ -187,8 +189,8 @@ def test_nobody_else_may_read_who_the_device_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("generous_umask")
-def test_the_rights_of_a_folder_that_is_there_are_left_alone(tmp_path: Path) -> None:
-    """They are somebody's choice, be it systemd's; what is written into it is hidden all the same."""
+def test_the_permissions_of_an_existing_folder_are_kept(tmp_path: Path) -> None:
+    """They were chosen by the user or systemd; the files in it are private all the same."""
     folder = tmp_path / "state"
     folder.mkdir(mode=0o750)
     with DeviceState(folder):
@@ -197,22 +199,22 @@ def test_the_rights_of_a_folder_that_is_there_are_left_alone(tmp_path: Path) -> 
 
 
 def mode(path: Path) -> int:
-    """Who may do what with a file or a folder."""
+    """The permission bits of a file or folder."""
     return path.stat().st_mode & 0o777
 
 
-def test_a_folder_that_cannot_be_used_stops_the_start(tmp_path: Path) -> None:
-    """The error names the folder and what to do."""
+def test_a_folder_that_cannot_be_used_is_an_error(tmp_path: Path) -> None:
+    """The error names the folder and the remedy."""
     (tmp_path / "file").touch()
     with pytest.raises(StateError, match=r"file/state: the state folder cannot be used .* Make the state folder"):
         DeviceState(tmp_path / "file" / "state")
 
 
-def test_a_failure_to_remember_does_not_stop_the_agent(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A pause holds for this run even if the disk does not take it."""
+def test_a_failed_write_does_not_stop_the_agent(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A pause applies until the agent stops even if it cannot be stored."""
     with DeviceState(tmp_path / "state") as state:
         (tmp_path / "state").rename(tmp_path / "gone")
         state.pause("door")
         assert state.paused == {"door"}
         assert not (tmp_path / "state").exists()
-    assert any("holds until the agent stops" in record.message for record in caplog.records)
+    assert any("is lost when the agent stops" in record.message for record in caplog.records)

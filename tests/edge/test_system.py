@@ -1,4 +1,4 @@
-"""What the machine says of itself."""
+"""Information about the machine."""
 
 from types import SimpleNamespace
 
@@ -8,12 +8,12 @@ from edge import system
 from edge.system import Clock
 
 
-@pytest.mark.parametrize("questions", range(3))
+@pytest.mark.parametrize("calls", range(3))
 def test_a_clock_that_is_set_while_it_is_read_is_not_trusted_too_soon(
-    monkeypatch: pytest.MonkeyPatch, questions: int
+    monkeypatch: pytest.MonkeyPatch, calls: int
 ) -> None:
-    """Whenever a time server steps in, no wrong time is ever called right."""
-    left = questions  # until the clock is set
+    """Whenever the clock is set, a wrong time is never reported as synchronized."""
+    left = calls  # until the clock is set
 
     def is_set() -> bool:
         nonlocal left
@@ -24,8 +24,8 @@ def test_a_clock_that_is_set_while_it_is_read_is_not_trusted_too_soon(
         return 1_700_000_000.0 if is_set() else 0.0
 
     clock = Clock()
-    monkeypatch.setattr(clock, "disciplined", is_set)
+    monkeypatch.setattr(clock, "is_synchronized", is_set)
     monkeypatch.setattr(system, "time", SimpleNamespace(time=wall_s, monotonic=lambda: 0.0))
     instant = clock.now()
     assert instant.wall_s or not instant.synced
-    assert instant.synced == (questions == 0)
+    assert instant.synced == (calls == 0)

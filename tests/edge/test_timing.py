@@ -1,4 +1,4 @@
-"""How long stages take, told while they are measured."""
+"""Stage latencies, read while they are measured."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from edge.timing import StageTimes
 
 
 @pytest.fixture
-def hasty_threads() -> Iterator[None]:
-    """Threads take turns as often as they can."""
+def fast_thread_switching() -> Iterator[None]:
+    """Switches between threads as often as possible."""
     usual_s = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     yield
     sys.setswitchinterval(usual_s)
 
 
-@pytest.mark.usefixtures("hasty_threads")
-def test_a_stage_is_told_of_once_it_has_a_duration() -> None:
-    """A report that is made while a camera's first frame is under way breaks nothing."""
+@pytest.mark.usefixtures("fast_thread_switching")
+def test_a_stage_is_reported_once_it_has_a_duration() -> None:
+    """A report can be composed while the first frame of a camera is processed."""
     for _ in range(1000):
         times = StageTimes()
 

@@ -1,4 +1,4 @@
-"""Following faces from frame to frame."""
+"""Tracking of faces from frame to frame."""
 
 import numpy as np
 
@@ -13,14 +13,14 @@ def face_at(x: float, y: float = 100.0, side: float = 100.0) -> Observation:
 
 
 def test_a_face_that_moves_a_little_keeps_its_number() -> None:
-    """A face drifting across the picture is one track, not many."""
+    """A face that moves slowly across the image is one track."""
     tracker = Tracker(max_gap_s=1.0, min_iou=0.3)
     ids = {tracker.update([face_at(20.0 * step)], step * 0.1)[0][0].id for step in range(30)}
     assert ids == {1}
 
 
 def test_two_faces_that_pass_each_other_do_not_swap_numbers_while_apart() -> None:
-    """The detector's order of faces says nothing about who they are."""
+    """The order of the detector's faces does not matter."""
     tracker = Tracker(max_gap_s=1.0, min_iou=0.3)
     left, right = tracker.update([face_at(0), face_at(300)], 0.0)[0]
     swapped, _ = tracker.update([face_at(305), face_at(5)], 0.1)
@@ -28,8 +28,8 @@ def test_two_faces_that_pass_each_other_do_not_swap_numbers_while_apart() -> Non
     assert where == {left.id: 5, right.id: 305}
 
 
-def test_a_face_that_is_hidden_shortly_stays_the_same() -> None:
-    """A hand before the face for half a second does not make a new person."""
+def test_a_face_that_is_briefly_hidden_stays_the_same() -> None:
+    """A face covered by a hand for half a second is not a new track."""
     tracker = Tracker(max_gap_s=1.0, min_iou=0.3)
     tracker.update([face_at(0)], 0.0)
     hidden, ended = tracker.update([], 0.5)
@@ -39,8 +39,8 @@ def test_a_face_that_is_hidden_shortly_stays_the_same() -> None:
     assert [(track.id, track.last_seen_s) for track in seen] == [(1, 1.0)]
 
 
-def test_a_face_stays_the_same_however_rare_the_frames() -> None:
-    """One frame in ten seconds, and one on which the detector missed the face: still the same person."""
+def test_a_face_stays_the_same_at_any_frame_rate() -> None:
+    """At one frame in ten seconds, of which one detection missed the face, the track continues."""
     tracker = Tracker(max_gap_s=1.0, min_iou=0.3)
     ids = {tracker.update([face_at(0)], time_s)[0][0].id for time_s in (0.0, 10.0, 20.0)}
     hidden, ended = tracker.update([], 30.0)
@@ -51,8 +51,8 @@ def test_a_face_stays_the_same_however_rare_the_frames() -> None:
     assert [track.id for track in tracker.update([], 60.0)[1]] == [1]
 
 
-def test_a_frame_on_which_nobody_looked_for_faces_ends_no_track() -> None:
-    """A face that one detection missed has its chance at the next one, however many frames lie between."""
+def test_a_frame_without_detection_ends_no_track() -> None:
+    """A face missed by one detection can be found by the next one, whatever the number of frames in between."""
     tracker = Tracker(max_gap_s=1.0, min_iou=0.3)
     tracker.update([face_at(0)], 0.0)
     tracker.update([], 2.0)
@@ -62,7 +62,7 @@ def test_a_frame_on_which_nobody_looked_for_faces_ends_no_track() -> None:
 
 
 def test_a_face_that_is_gone_ends_once_and_a_new_one_gets_a_new_number() -> None:
-    """Whoever comes back after the gap is somebody new: tracks identify nobody."""
+    """A face that returns after the gap is a new track: tracks do not identify people."""
     tracker = Tracker(max_gap_s=1.0, min_iou=0.3)
     tracker.update([face_at(0)], 0.0)
     tracker.update([], 0.5)
@@ -74,7 +74,7 @@ def test_a_face_that_is_gone_ends_once_and_a_new_one_gets_a_new_number() -> None
 
 
 def test_finishing_ends_every_track() -> None:
-    """A camera that is closed leaves nobody behind."""
+    """No track survives the closing of a camera."""
     tracker = Tracker(max_gap_s=1.0, min_iou=0.3)
     tracker.update([face_at(0), face_at(300)], 0.0)
     assert [track.id for track in tracker.finish()] == [1, 2]

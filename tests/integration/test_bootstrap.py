@@ -110,12 +110,12 @@ def test_what_a_killed_agent_saw_last_does_not_stand(configure: Configure, liste
     assert (state["emotion"], state["face_count"], state["seq"]) == (None, 0, 0)
 
 
-@pytest.mark.parametrize(("stuck_after_s", "pinged"), [(60.0, True), (-1.0, False)])
+@pytest.mark.parametrize(("hung_after_s", "pinged"), [(60.0, True), (-1.0, False)])
 def test_the_watchdog_gives_its_whole_time_to_closing_unless_a_camera_hangs(
-    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, stuck_after_s: float, pinged: bool
+    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, hung_after_s: float, pinged: bool
 ) -> None:
-    """The end of supervision is a sign of life, as any other moment is only while every camera's thread moves."""
-    monkeypatch.setattr(supervisor, "_STUCK_AFTER_S", stuck_after_s)
+    """The watchdog is pinged when supervision ends too, but only if every camera thread makes progress."""
+    monkeypatch.setattr(supervisor, "_HUNG_AFTER_S", hung_after_s)
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
@@ -132,14 +132,14 @@ def test_a_hung_camera_is_told_where_no_watchdog_bites(
     configure: Configure, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """In a container, or started by hand, the log is all that there is to see of it."""
-    monkeypatch.setattr(supervisor, "_STUCK_AFTER_S", -1.0)
+    monkeypatch.setattr(supervisor, "_HUNG_AFTER_S", -1.0)
     monkeypatch.delenv("WATCHDOG_USEC", raising=False)
     give_up_s = time.monotonic() + PATIENCE_S
     with open_agent(configure()) as agent:
-        agent.run(until=lambda: "no sign of life" in caplog.text or time.monotonic() > give_up_s)
+        agent.run(until=lambda: "is not responding" in caplog.text or time.monotonic() > give_up_s)
     assert time.monotonic() < give_up_s
-    [told] = [record.getMessage() for record in caplog.records if "no sign of life" in record.message]
-    assert told == "no sign of life from camera door"
+    [told] = [record.getMessage() for record in caplog.records if "is not responding" in record.message]
+    assert told == "camera door is not responding"
 
 
 def test_the_status_line_says_why_there_is_no_broker(

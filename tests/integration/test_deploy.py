@@ -54,7 +54,7 @@ def test_a_picture_that_takes_all_memory_is_left_out(tmp_path: Path) -> None:
     """Under the service: one file of few bytes must not end the agent, again after each restart."""
     (tmp_path / "large.png").write_bytes(cv2.imencode(".png", np.zeros((8000, 8000), np.uint8))[1].tobytes())
     limits = [line.removeprefix("Environment=") for line in UNIT.read_text().splitlines() if "IMAGE_PIXELS" in line]
-    program = "import pathlib, sys; from edge.source.opencv import read_picture as read; "
+    program = "import pathlib, sys; from edge.source.opencv import read_image as read; "
     program += "print(read(pathlib.Path(sys.argv[1])) is None)"
     for limit, left_out in ((limits, "True"), ([], "False")):
         command = ["env", *limit, sys.executable, "-c", program, str(tmp_path / "large.png")]

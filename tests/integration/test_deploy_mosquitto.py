@@ -18,7 +18,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.reasoncodes import ReasonCode
 
 from edge.mqtt.commands import Commands
-from edge.snapshot import MOST_BYTES
+from edge.snapshot import MAX_BYTES
 from edge.topics import Topics
 from tests.mosquitto import PATIENCE_S, PROGRAM, Mosquitto, free_port
 from tests.programs import need
@@ -197,7 +197,7 @@ def test_who_only_watches_sees_no_answers(broker: Broker, listener: str) -> None
 
 def test_the_largest_answer_arrives(broker: Broker) -> None:
     """A picture of as many bytes as `snapshot` allows reaches who asked for it."""
-    picture = base64.b64encode(bytes(MOST_BYTES)).decode()
+    picture = base64.b64encode(bytes(MAX_BYTES)).decode()
     commands = Commands(topics=Topics("emotion", "pi-door"), handlers={"snapshot": lambda _: {"jpeg": picture}})
     answer = commands.respond("emotion/pi-door/cmd/snapshot", b'{"id": 1}', wall_s=0.0)
     with Client(broker, "nodered") as asker, Client(broker, "pi-door") as device:

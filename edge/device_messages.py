@@ -1,4 +1,4 @@
-"""What the device says of itself: what it is, to everybody and in Home Assistant's words, and which model it has."""
+"""Messages about the device itself: its info, Home Assistant discovery, and the model update status."""
 
 from __future__ import annotations
 
@@ -21,15 +21,17 @@ from edge.update import UpdateStatus
 _AGENT_VERSION = metadata.version("edge-emotion")
 
 
-class Introduction:
-    """Of one agent.
+class DeviceMessages:
+    """Builds the messages that describe a device.
 
     Args:
-        config: What the device is to be.
-        state: Knows what was said under an earlier configuration.
-        topics, sender: The device's.
-        model, manifest: Of the bundle in use.
-        now: Reads the machine's clocks.
+        config: The configuration.
+        state: Remembers the topics retained under earlier configurations.
+        topics: The topics of the device.
+        sender: The device and session named in the payloads.
+        model: The model bundle in use.
+        manifest: The manifest of that bundle.
+        now: Returns the current time on both clocks.
     """
 
     def __init__(
@@ -52,20 +54,20 @@ class Introduction:
         self._now = now
         self._cameras = [camera.name for camera in config.camera]
 
-    def messages(self) -> list[Message]:
-        """What is said first. What an earlier configuration left behind on other topics is cleared."""
-        announcement = self._announcement()
+    def at_startup(self) -> list[Message]:
+        """Returns the messages to publish at startup; they also clear retained messages of earlier configurations."""
+        discovery = self._discovery()
         topics = self._topics.retained(self._cameras, updates=self._config.update.url is not None)
         retained = {topic: dict[str, str]() for topic in topics}
-        left_behind = self._state.retain({**announcement.announced, **retained})
+        obsolete = self._state.retain({**discovery.announced, **retained})
         return [
             info_message(self._topics, self._info()),
-            *map(clearing_message, left_behind),
-            *announcement.messages,
+            *map(clearing_message, obsolete),
+            *discovery.messages,
         ]
 
     def update(self, status: UpdateStatus) -> Message:
-        """What is said after each look for a newer model."""
+        """Returns the update status, to be published after each check for a newer model."""
         update = Update(
             **self._sender.envelope(self._now()),
             installed=_release(self._manifest),
@@ -76,7 +78,7 @@ class Introduction:
         )
         return update_message(self._topics, update)
 
-    def _announcement(self) -> homeassistant.Announcement:
+    def _discovery(self) -> homeassistant.Announcement:
         mqtt, publish = self._config.mqtt, self._config.publish
         if not mqtt.homeassistant:
             return homeassistant.Announcement((), {})
