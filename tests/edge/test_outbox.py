@@ -317,7 +317,7 @@ def test_a_folder_that_cannot_be_written_stops_the_start(tmp_path: Path) -> None
 
 def test_a_full_disk_at_the_start_stops_the_start(tmp_path: Path) -> None:
     """An agent that could not store its events fails at once."""
-    with no_disk_space(0), pytest.raises(StateError, match="see that the disk is not full"):
+    with no_disk_space(0), pytest.raises(StateError, match="check that the disk is not full"):
         open_outbox(tmp_path)
 
 
