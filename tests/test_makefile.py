@@ -1,4 +1,4 @@
-"""What `make` tells and calls, without carrying it out."""
+"""Output of `make`, and the commands it would run."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ PROJECT = Path(__file__).parents[1]
 
 
 def make(*arguments: str) -> str:
-    """What make writes in the project's folder."""
+    """Returns the output of make in the project's folder."""
     command = [need("make", "make"), "--no-print-directory", *arguments]
     return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True).stdout
 
 
-def test_a_source_may_hold_what_shells_read() -> None:
-    """A stream's address with a query reaches the demo as it was given."""
+def test_a_source_may_contain_shell_metacharacters() -> None:
+    """A stream URL with a query string is passed to the demo unchanged."""
     address = "rtsp://camera.lan/live?channel=1&stream=2"
     assert shlex.split(make("--dry-run", "demo", f"SOURCE={address}").splitlines()[-1])[-2:] == ["--source", address]
 
 
 def test_help_names_every_target() -> None:
-    """`make help` has a line on each target that people call."""
+    """`make help` lists all public targets."""
     [targets] = re.findall(r"^\.PHONY: (.*)$", (PROJECT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     assert [line.split()[0] for line in make("help").splitlines()] == targets.split()

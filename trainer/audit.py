@@ -1,4 +1,4 @@
-"""What is in a data set and what is wrong with it: counts, unusable images, duplicates, contradicting labels."""
+"""Audit of a data set: class counts, unusable images, duplicates and conflicting labels."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 from edge.contract import EMOTIONS
 from trainer.data import SPLITS, Dataset, FaceSet
-from trainer.duplicates import components, distinct, is_blank, near_pairs
+from trainer.duplicates import connected_components, is_blank, near_duplicates, unique_images
 from trainer.labels import FERPLUS_EMOTIONS, with_labels
 
 SCHEMA_VERSION: Final = 1
-"""Of `Audit.to_dict`; raised when a key changes its meaning or goes."""
+"""Version of `Audit.to_dict`; incremented when a key is removed or changes its meaning."""
 
 Counts = dict[str, dict[str, int]]
-"""Number of images for each split and emotion."""
+"""Number of images by split and emotion."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +29,9 @@ class ImageRef:
 
     Attributes:
         split: One of `SPLITS`.
-        index: Position in that split.
-        emotion: Its label.
-        name: Path in the data set, or row of the table.
+        index: Position within the split.
+        emotion: Label.
+        name: Path within the data set, or row of the table.
     """
 
     split: str
@@ -42,13 +42,13 @@ class ImageRef:
 
 @dataclass(frozen=True, slots=True)
 class Overlap:
-    """How many images of one split show up again in another, or, with the same name twice, in the split itself.
+    """Number of images of one split that have duplicates in another split, or in the same split if `of == into`.
 
     Attributes:
-        of: The split whose images are counted.
-        into: The split in which they show up.
-        exact: Images with a copy of equal pixels.
-        near: Images with a near-duplicate, exact copies included.
+        of: Split whose images are counted.
+        into: Split that contains the duplicates.
+        exact: Images with a pixel-identical copy.
+        near: Images with a near-duplicate; includes exact copies.
     """
 
     of: str
@@ -59,11 +59,11 @@ class Overlap:
 
 @dataclass(frozen=True, slots=True)
 class DuplicateGroup:
-    """Images that are near-duplicates of each other, directly or through others of the group.
+    """A connected group of near-duplicates: each is one of at least one other in the group.
 
     Attributes:
-        images: At least two.
-        exact: Whether all have equal pixels.
+        images: Two or more.
+        exact: Whether all images are pixel-identical.
     """
 
     images: tuple[ImageRef, ...]
@@ -71,28 +71,28 @@ class DuplicateGroup:
 
     @property
     def emotions(self) -> Counter[str]:
-        """How often each label is given in the group."""
+        """Number of images by label."""
         return Counter(image.emotion for image in self.images)
 
     @property
     def conflicting(self) -> bool:
-        """Whether the same photograph has different labels."""
+        """Whether the images have different labels."""
         return len(self.emotions) > 1
 
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """The findings.
+    """Result of an audit.
 
     Attributes:
-        path: The data set.
-        counts: Readable images for each split and emotion.
-        ferplus_counts: The same for the labels that FER+'s crowd agrees on, where votes were given.
+        path: Path of the data set.
+        counts: Readable images by split and emotion.
+        ferplus_counts: The same for the FER+ majority labels; None without votes.
         unreadable: Names of images that could not be decoded.
-        resized: Names of images that were not 48x48.
-        blank: Images of nearly one gray level.
-        overlaps: For each split, itself and each split before it.
-        groups: Duplicates, largest group first.
+        resized: Names of images that were resized to 48x48.
+        blank: Images of nearly uniform gray.
+        overlaps: Each split against itself and each split before it.
+        groups: Groups of duplicates, largest first.
     """
 
     path: Path
@@ -106,11 +106,11 @@ class Audit:
 
     @property
     def conflicts(self) -> tuple[DuplicateGroup, ...]:
-        """The groups in which labels contradict each other."""
+        """Groups with conflicting labels."""
         return tuple(group for group in self.groups if group.conflicting)
 
     def to_dict(self) -> dict[str, Any]:
-        """The findings for JSON; docs/schema/audit.json describes the keys."""
+        """Returns a JSON-serializable dict, described by docs/schema/audit.json."""
         return {
             "schema_version": SCHEMA_VERSION,
             "data": str(self.path),
@@ -135,13 +135,13 @@ class Audit:
 
 
 def audit(dataset: Dataset) -> Audit:
-    """Looks at every image; takes some 20 s for the whole of FER-2013 on two cores."""
+    """Audits all images of a data set; takes about 20 s for FER-2013 on two cores."""
     images = np.concatenate([faces.images for faces in dataset.splits.values()])
     refs = [ref for split, faces in dataset.splits.items() for ref in _refs(split, faces)]
     blank = is_blank(images)
     kept = np.flatnonzero(~blank)
-    first, content = distinct(images[kept])
-    pairs = near_pairs(images[kept][first])
+    first, content = unique_images(images[kept])
+    pairs = near_duplicates(images[kept][first])
     kept_refs = [refs[i] for i in kept]
     return Audit(
         path=dataset.path,
@@ -151,7 +151,7 @@ def audit(dataset: Dataset) -> Audit:
         resized=dataset.resized,
         blank=tuple(refs[i] for i in np.flatnonzero(blank)),
         overlaps=tuple(_overlaps(np.array([ref.split for ref in kept_refs]), content, pairs)),
-        groups=_groups(kept_refs, content, components(len(first), pairs)),
+        groups=_groups(kept_refs, content, connected_components(len(first), pairs)),
     )
 
 
@@ -174,7 +174,7 @@ def _ferplus_counts(dataset: Dataset) -> Counts | None:
 
 
 def _overlaps(split: NDArray[np.str_], content: NDArray[np.int64], pairs: NDArray[np.int64]) -> Iterator[Overlap]:
-    """Counts by content, so that a picture that is there a thousand times does not make a million pairs."""
+    """Counts per distinct image, so that a thousand copies of one image do not yield a million pairs."""
     names = [name for name in SPLITS if name in split]
     contents = int(content.max(initial=-1)) + 1
     copies = {name: np.bincount(content[split == name], minlength=contents) for name in names}
@@ -184,7 +184,7 @@ def _overlaps(split: NDArray[np.str_], content: NDArray[np.int64], pairs: NDArra
             near = np.zeros(contents, np.int64)
             np.add.at(near, pairs[:, 0], copies[into][pairs[:, 1]])
             np.add.at(near, pairs[:, 1], copies[into][pairs[:, 0]])
-            equal = copies[into][own] - (of == into)  # an image is no copy of itself
+            equal = copies[into][own] - (of == into)  # do not count the image itself
             yield Overlap(of, into, int((equal > 0).sum()), int((equal + near[own] > 0).sum()))
 
 

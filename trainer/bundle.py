@@ -1,4 +1,4 @@
-"""The bundle that `trainer export` writes: its manifest, its files, and its folder."""
+"""Bundles written by `trainer export`: manifest, files and folder."""
 
 from __future__ import annotations
 
@@ -37,44 +37,45 @@ from trainer.model import PIXEL_CENTER, PIXEL_SCALE
 from trainer.provenance import Provenance as Origin
 
 FRAMING: Final = Framing(eyes_x=0.5, eye_y=0.395, eye_distance=0.358, box_scale=1.137, box_shift_y=-0.034)
-"""Medians over 2,004 faces that BlazeFace finds in 2,500 FER-2013 training images: `python -m tests.bench.framing`."""
+"""Medians of 2,004 faces that BlazeFace detects in 2,500 FER-2013 training images: `python -m tests.bench.framing`."""
 
 _GOLDEN_FILE: Final = "golden.npz"
 _REPORT_FILE: Final = "report.json"
 _CARD_FILE: Final = "MODEL_CARD.md"
 _GOLDEN_COUNT: Final = 4
 _GOLDEN_TOLERANCE_STEPS: Final = 16
-"""Steps of the int8 logits. tflite-runtime 2.14 was seen to differ from newer runtimes by up to 13."""
+"""In quantization steps of the int8 logits. tflite-runtime 2.14 was observed to differ from newer ones by up to 13."""
 
 _FLOAT_TOLERANCE: Final = 0.05
 
-_LICENCE: Final = "Apache-2.0"
+_LICENSE: Final = "Apache-2.0"
 _INTENDED_USE: Final = (
-    "Showing which expression a face displays, for art, robots, games, research and accessibility, with the "
-    "consent of those in view. Not for judging people, and not at work or in education, where the EU AI Act forbids it."
+    "Recognizing displayed facial expressions, for art, robotics, games, research and accessibility, with the consent "
+    "of the people in view. Not for judging people, nor in the workplace or in education, where the EU AI Act "
+    "prohibits it."
 )
 
 
 def draft_manifest(
     config: FitConfig, origin: Origin, labels: LabelKind, *, name: str, version: str, release: int, quantize: bool
 ) -> Manifest:
-    """The manifest before anything is measured: temperature 1, and no light, no metrics and no files yet.
+    """Returns a manifest without intensity range, metrics and file entries, and with temperature 1.
 
     Raises:
-        ValidationError: It cannot say one of these.
+        ValidationError: One of the values is invalid.
     """
     dtype: Any = "int8" if quantize else "float32"
     model = f"classifier.{'int8' if quantize else 'float'}.tflite"
-    # The crowd's votes are soft by themselves: the head that learns them sees no smoothing.
+    # Votes are soft targets already and are trained without label smoothing.
     smoothing = config.label_smoothing if labels == "fer2013" else 0.0
-    unmeasured = FileEntry(sha256="0" * 64, size=0)
+    placeholder = FileEntry(sha256="0" * 64, size=0)
     return Manifest(
         schema_version=SCHEMA,
         name=name,
         version=version,
         release=release,
         model=model,
-        files={model: unmeasured, _GOLDEN_FILE: unmeasured},
+        files={model: placeholder, _GOLDEN_FILE: placeholder},
         labels=class_names(labels),
         input=Input(width_px=SIZE_PX, height_px=SIZE_PX, colour="gray", dtype=dtype),
         output=Output(kind="logits", dtype=dtype),
@@ -94,42 +95,43 @@ def draft_manifest(
         ),
         golden=Golden(file=_GOLDEN_FILE, tolerance=1.0),
         minimum_agent_version="0.1.0",
-        licence=_LICENCE,
+        licence=_LICENSE,
         intended_use=_INTENDED_USE,
     )
 
 
-def finish(
+def assemble(
     draft: Manifest,
     labels: LabelKind,
     content: bytes,
     model: EmotionModel,
     evaluations: Mapping[str, Evaluation],
 ) -> tuple[Manifest, dict[str, bytes]]:
-    """The manifest with everything that was measured, and all files of the bundle by their names.
+    """Returns the complete manifest and the contents of all files of the bundle by name.
 
     Args:
-        draft: The manifest so far, with light and calibration.
-        labels: Whose labels the model speaks.
-        content: Its .tflite file.
-        model: The same, running.
-        evaluations: What was measured, by split.
+        draft: Manifest with intensity range and calibration.
+        labels: Label set of the model.
+        content: Content of the .tflite file.
+        model: The same model, loaded in an interpreter.
+        evaluations: Evaluation results by split.
     """
     files = {
         draft.model: content,
         _GOLDEN_FILE: _golden_vectors(model, draft.training.seed),
         _REPORT_FILE: _report(evaluations),
     }
-    manifest = _complete(draft, labels, files, model, evaluations)
+    manifest = _complete_manifest(draft, labels, files, model, evaluations)
     files[_CARD_FILE] = model_card(manifest, evaluations).encode()
     files[MANIFEST_FILE] = manifest.to_json().encode()
     return manifest, files
 
 
 def _golden_vectors(model: EmotionModel, seed: int) -> bytes:
-    """Inputs of random gray squares, since no image of the data set may leave it, and the outputs that belong to them.
+    """Returns random gray patterns and the model's outputs for them, as .npz.
 
-    The last is dark: what leaves a crop in its light gives other outputs.
+    Images of the data set must not be redistributed. The last input is dark, so that a runtime without intensity
+    normalization fails the self-test.
     """
     random = np.random.default_rng(seed)
     coarse = random.uniform(0, 255, (_GOLDEN_COUNT, 6, 6))
@@ -146,14 +148,14 @@ def _report(evaluations: Mapping[str, Evaluation]) -> bytes:
     ).encode()
 
 
-def _complete(
+def _complete_manifest(
     manifest: Manifest,
     labels: LabelKind,
     files: Mapping[str, bytes],
     model: EmotionModel,
     evaluations: Mapping[str, Evaluation],
 ) -> Manifest:
-    """The manifest with everything that was measured."""
+    """Adds file entries, golden vectors and metrics."""
     entries = {name: FileEntry(sha256=hashlib.sha256(data).hexdigest(), size=len(data)) for name, data in files.items()}
     tolerance = _GOLDEN_TOLERANCE_STEPS * model.output_step or _FLOAT_TOLERANCE
     return manifest.model_copy(
@@ -179,40 +181,40 @@ def _metrics(split: str, evaluation: Evaluation, manifest: Manifest, labels: Lab
     )
 
 
-def require_place(out: Path) -> None:
-    """Nothing but a bundle is ever replaced by one. One that a killed export left aside is put back first.
+def require_replaceable(out: Path) -> None:
+    """Checks that `out` is a bundle, empty or absent, after recovering from an export that was killed.
 
     Raises:
-        UserError: `out` holds something else, or something more.
+        UserError: `out` contains something other than the files of a bundle.
     """
-    _take_up(out.resolve())
+    _recover(out.resolve())
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     try:
         manifest = read_manifest(out)
     except BundleError as error:
-        raise UserError("is there already and no bundle that can be read", where=out,
-                        remedy="Name a new folder, or a bundle to replace") from error  # fmt: skip
-    of_a_bundle = {*manifest.files, MANIFEST_FILE, SIGNATURE_FILE, _REPORT_FILE, _CARD_FILE}
-    strangers = sorted(entry.name for entry in out.iterdir() if entry.name not in of_a_bundle or entry.is_dir())
-    if strangers:
-        raise UserError(f"holds {strangers[0]}, which belongs to no bundle and would be lost", where=out,
-                        remedy="Move it elsewhere, or name a new folder")  # fmt: skip
+        raise UserError("already exists and is not a readable bundle", where=out,
+                        remedy="Choose a new folder, or a bundle to replace") from error  # fmt: skip
+    bundle_files = {*manifest.files, MANIFEST_FILE, SIGNATURE_FILE, _REPORT_FILE, _CARD_FILE}
+    unknown = sorted(entry.name for entry in out.iterdir() if entry.name not in bundle_files or entry.is_dir())
+    if unknown:
+        raise UserError(f"contains {unknown[0]}, which is not part of a bundle and would be lost", where=out,
+                        remedy="Move it elsewhere, or choose a new folder")  # fmt: skip
 
 
 def write_bundle(out: Path, files: Mapping[str, bytes]) -> None:
-    """Writes the folder beside its place and renames it, so that no reader ever sees half a bundle.
+    """Writes a bundle to a staging folder and renames it, so that readers never see a partial bundle.
 
-    Where `out` is a link, the folder behind it is replaced. Killed in the moment when the one before has gone and the
-    new one has not come, it leaves both beside `out`, and `require_place` puts the one before back.
+    If `out` is a symbolic link, its target is replaced. If the process is killed between the two renames, both bundles
+    remain in the staging folder, and `require_replaceable` restores the previous one.
 
     Raises:
-        OSError: It cannot be written; what was there stays.
+        OSError: The bundle cannot be written; an existing one is kept.
     """
     out = out.resolve()
     out.parent.mkdir(parents=True, exist_ok=True)
-    _take_up(out)
-    fresh, former = _beside(out) / "fresh", _beside(out) / "former"
+    _recover(out)
+    fresh, former = _staging_folder(out) / "fresh", _staging_folder(out) / "former"
     try:
         fresh.mkdir(parents=True)
         for name, data in files.items():
@@ -224,17 +226,17 @@ def write_bundle(out: Path, files: Mapping[str, bytes]) -> None:
         fresh.rename(out)
         fsync(out.parent)
     finally:
-        _take_up(out)
+        _recover(out)
 
 
-def _take_up(out: Path) -> None:
-    """Ends what an export began: one bundle is at `out`, the new or the former, and nothing beside it."""
-    former = _beside(out) / "former"
+def _recover(out: Path) -> None:
+    """Restores the former bundle if `out` is missing, and removes the staging folder."""
+    former = _staging_folder(out) / "former"
     if former.exists() and not out.exists():
         former.rename(out)
         fsync(out.parent)
-    shutil.rmtree(_beside(out), ignore_errors=True)
+    shutil.rmtree(_staging_folder(out), ignore_errors=True)
 
 
-def _beside(out: Path) -> Path:
+def _staging_folder(out: Path) -> Path:
     return out.with_name(f".{out.name}.export")

@@ -1,7 +1,7 @@
-"""How far a classifier's confidence can be believed: calibration error, temperature, and what a threshold costs.
+"""Calibration of a classifier's confidence: expected calibration error, temperature scaling, risk-coverage curve.
 
-All functions take logits float32 (N, C) with N > 0 and labels int64 (N,), index into the C classes. Confidence is the
-probability of the most probable class.
+All functions take logits float32 (N, C) with N > 0 and labels int64 (N,), indices of the C classes. Confidence is the
+probability of the predicted (most probable) class.
 """
 
 from __future__ import annotations
@@ -18,28 +18,29 @@ from edge.contract import softmax
 from trainer.metrics import Labels, Logits
 
 BINS: Final = 15
+"""Of the reliability diagram and the expected calibration error."""
 THRESHOLDS: Final = tuple(round(0.05 * step, 2) for step in range(20))
-"""0.00 to 0.95, where `risk_coverage` is read off."""
+"""Confidence thresholds of the risk-coverage curve, 0.00 to 0.95."""
 
-_PULL: Final = np.array([1e-5, 1e-3])
-"""Of intercept and slope, towards odds that are right as they are, so that there is a threshold where all answers are
-right, or none. The slope's is the stronger, or it would grow there without the intercept, which tells the two apart."""
+_L2_PENALTY: Final = np.array([1e-5, 1e-3])
+"""L2 penalty on intercept and log slope of the Platt scaling. It keeps the fit finite if all predictions are correct,
+or none. The slope's is stronger, otherwise it would diverge before the intercept, which distinguishes these cases."""
 
-_LEAST_DOUBT: Final = 1e-9
+_MIN_ODDS_OF_OTHERS: Final = 1e-9
 
 _LOG_TEMPERATURE: Final = (math.log(0.05), math.log(20.0))
 
 
 @dataclass(frozen=True, slots=True)
 class ReliabilityBin:
-    """The images whose confidence lies in one interval.
+    """One bin of a reliability diagram.
 
     Attributes:
-        low: Lower end, not included.
-        high: Upper end, included.
-        count: Number of images.
-        confidence: Their mean confidence, 0 to 1, or None without images.
-        accuracy: Share of right answers among them, or None without images.
+        low: Lower edge, exclusive.
+        high: Upper edge, inclusive.
+        count: Number of images in the bin.
+        confidence: Mean confidence, 0 to 1; None for an empty bin.
+        accuracy: Accuracy, 0 to 1; None for an empty bin.
     """
 
     low: float
@@ -51,13 +52,13 @@ class ReliabilityBin:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """How well confidence and accuracy go together; 0 is perfect in each of the three figures.
+    """Calibration metrics; for each of the three, lower is better and 0 is perfect.
 
     Attributes:
         ece: Expected calibration error, 0 to 1: the bins' mean gap between confidence and accuracy, weighted by count.
-        brier: Mean squared distance of the probabilities from the label as a one-hot vector, 0 to 2.
-        nll: Mean negative log likelihood of the label, in nats.
-        bins: Equal intervals of confidence.
+        brier: Brier score: mean squared distance of the probabilities from the one-hot label, 0 to 2.
+        nll: Mean negative log-likelihood of the label, in nats.
+        bins: Reliability diagram with bins of equal width.
     """
 
     ece: float
@@ -66,12 +67,12 @@ class Calibration:
     bins: tuple[ReliabilityBin, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON takes them."""
+        """Returns the fields as a JSON-serializable dict."""
         return asdict(self)
 
 
 def calibration(logits: Logits, labels: Labels) -> Calibration:
-    """Measures calibration; the error over 15 bins of equal width is that of Guo et al. 2017 (arXiv:1706.04599)."""
+    """Computes the calibration metrics; the ECE has 15 bins of equal width as in Guo et al. 2017 (arXiv:1706.04599)."""
     probabilities = softmax(logits).astype(np.float64)
     bins = _reliability(probabilities.max(axis=1), probabilities.argmax(axis=1) == labels)
     gaps = [
@@ -86,20 +87,20 @@ def calibration(logits: Logits, labels: Labels) -> Calibration:
     )
 
 
-def _reliability(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> tuple[ReliabilityBin, ...]:
+def _reliability(confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> tuple[ReliabilityBin, ...]:
     edges = np.linspace(0, 1, BINS + 1)
     bin_of = np.clip(np.searchsorted(edges, confidence) - 1, 0, BINS - 1)
     bins = []
     for number, (low, high) in enumerate(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)):
         inside = bin_of == number
-        some = bool(inside.any())
-        means = (float(confidence[inside].mean()), float(right[inside].mean())) if some else (None, None)
+        filled = bool(inside.any())
+        means = (float(confidence[inside].mean()), float(correct[inside].mean())) if filled else (None, None)
         bins.append(ReliabilityBin(low, high, int(inside.sum()), *means))
     return tuple(bins)
 
 
 def negative_log_likelihood(logits: Logits, labels: Labels, temperature: float = 1.0) -> float:
-    """Mean of -log p(label) in nats, with the logits divided by `temperature`."""
+    """Returns the mean of -log p(label) in nats, with the logits divided by `temperature`."""
     scaled = logits.astype(np.float64) / temperature
     scaled -= scaled.max(axis=1, keepdims=True)
     log_sum = np.log(np.exp(scaled).sum(axis=1))
@@ -107,12 +108,12 @@ def negative_log_likelihood(logits: Logits, labels: Labels, temperature: float =
 
 
 def fit_temperature(logits: Logits, labels: Labels) -> float:
-    """The temperature, 0.05 to 20, by which to divide the logits so that their likelihood is highest.
+    """Fits temperature scaling (Guo et al. 2017): the divisor of the logits, 0.05 to 20, that maximizes the likelihood.
 
-    Temperature scaling, Guo et al. 2017. The likelihood has one maximum in 1/T, so a bounded search on log T finds it.
-    Fit it on the validation split, never on the one that is reported.
+    The likelihood has a single maximum in 1/T, which a bounded search over log T finds. Fit on the validation split,
+    never on the test split.
     """
-    from scipy.optimize import minimize_scalar  # costs a second at import, and only the export needs it
+    from scipy.optimize import minimize_scalar  # takes a second to import; only the export needs it
 
     found = minimize_scalar(
         lambda log_temperature: negative_log_likelihood(logits, labels, math.exp(log_temperature)),
@@ -123,12 +124,12 @@ def fit_temperature(logits: Logits, labels: Labels) -> float:
 
 @dataclass(frozen=True, slots=True)
 class RiskPoint:
-    """What is left when answers below a confidence are withheld.
+    """A point of the risk-coverage curve: predictions below a confidence threshold are rejected.
 
     Attributes:
-        threshold: Lowest confidence that is answered, 0 to 1.
-        coverage: Share of images that get an answer.
-        accuracy: Share of right answers among these, or None without any.
+        threshold: Minimum confidence of accepted predictions, 0 to 1.
+        coverage: Share of images whose prediction is accepted.
+        accuracy: Accuracy of the accepted predictions (1 - selective risk); None without any.
     """
 
     threshold: float
@@ -137,39 +138,39 @@ class RiskPoint:
 
 
 def risk_coverage(logits: Logits, labels: Labels, thresholds: Sequence[float] = THRESHOLDS) -> tuple[RiskPoint, ...]:
-    """Coverage and accuracy at each threshold: the risk-coverage curve of El-Yaniv and Wiener, JMLR 11, 2010."""
+    """Returns coverage and accuracy at each threshold: the risk-coverage curve (El-Yaniv and Wiener, JMLR 11, 2010)."""
     probabilities = softmax(logits)
-    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
     points = []
     for threshold in thresholds:
-        answered = confidence >= threshold
-        accuracy = float(right[answered].mean()) if answered.any() else None
-        points.append(RiskPoint(float(threshold), float(answered.mean()), accuracy))
+        accepted = confidence >= threshold
+        accuracy = float(correct[accepted].mean()) if accepted.any() else None
+        points.append(RiskPoint(float(threshold), float(accepted.mean()), accuracy))
     return tuple(points)
 
 
-def threshold_for_gain(logits: Logits, labels: Labels) -> float:
-    """The confidence under which answers are more often wrong than right.
+def rejection_threshold(logits: Logits, labels: Labels) -> float:
+    """Returns the confidence below which predictions are more often wrong than correct.
 
-    From there on answers gain, if a right one counts +1, a wrong one -1 and none 0: the optimum rule for rejection of
-    Chow, IEEE Transactions on Information Theory 16, 1970. How often answers of a confidence are right is read off a
-    logistic regression on its log odds (Platt scaling, Platt 1999), for about its maximum the gain itself hardly
-    changes, and a handful of images decide where that lies.
+    With a gain of +1 for a correct, -1 for a wrong and 0 for a rejected prediction, this is the optimal rejection rule
+    (Chow, IEEE Transactions on Information Theory 16, 1970). Accuracy as a function of confidence is modeled by a
+    logistic regression on the log odds of the confidence (Platt scaling, Platt 1999): the empirical gain is so flat
+    around its maximum that a handful of images would decide the threshold.
 
     Returns:
         0 to 1.
     """
     from scipy.optimize import minimize  # as in fit_temperature
 
-    below = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)  # in float32, a gradient would vanish
-    others = np.exp(below).sum(axis=1) - 1  # probability of all other classes, in units of that of the likeliest
-    odds = -np.log(np.maximum(others, _LEAST_DOUBT))
+    below = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)  # in float32, the gradient would vanish
+    others = np.exp(below).sum(axis=1) - 1  # odds of all other classes against the predicted one
+    log_odds = -np.log(np.maximum(others, _MIN_ODDS_OF_OTHERS))
     sign = np.where(logits.argmax(axis=1) == labels, 1.0, -1.0)
 
-    def loss(line: NDArray[np.float64]) -> float:
-        intercept, log_slope = line
-        likelihood = np.logaddexp(0, -sign * (intercept + math.exp(log_slope) * odds)).mean()
-        return float(likelihood + _PULL @ np.square(line))
+    def loss(parameters: NDArray[np.float64]) -> float:
+        intercept, log_slope = parameters
+        cross_entropy = np.logaddexp(0, -sign * (intercept + math.exp(log_slope) * log_odds)).mean()
+        return float(cross_entropy + _L2_PENALTY @ np.square(parameters))
 
     intercept, log_slope = minimize(loss, np.zeros(2)).x
     return 1 / (1 + math.exp(intercept / math.exp(log_slope)))

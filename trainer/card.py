@@ -1,4 +1,4 @@
-"""The model card of a bundle: what it is, what it can do, and what it must not be used for."""
+"""Model card of a bundle: intended use, evaluation, limitations and training."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _TEMPLATE: Final = Path(__file__).with_name("model_card.md")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Names:
-    """What the card calls the data and its splits.
+    """Names of the data set and its splits in the card.
 
     Attributes:
         data: The data set.
-        own: Whose labels those are that come with the images.
-        train: The split that is fitted.
-        validation: The split that chooses.
-        test: The split that is reported.
+        own: The data set in the possessive, for the labels that come with the images.
+        train: The split used for training.
+        validation: The split used for model selection.
+        test: The held-out split.
     """
 
     data: str
@@ -43,45 +43,48 @@ _FER2013: Final = _Names(
 
 _FER2013_SHA256: Final = frozenset(
     {
-        "aaa9869d7259cbe59dae77eb906b3d215544b91fd2e54529b6fd517fb1af5c21",  # the table behind the project's bundles
+        "aaa9869d7259cbe59dae77eb906b3d215544b91fd2e54529b6fd517fb1af5c21",  # the challenge table
         "2ee0fea31a3fe4e1b303aa7094f4c032ca802e02e40fdd22cbb02946daddea81",  # Kaggle's JPEGs
     }
 )
-"""Of other data, whatever its name, the card says nothing but what it knows."""
+"""Content hashes of FER-2013: the card states facts about it only for data with one of these, whatever its name."""
 
 _LIMITS_OF_FER2013: Final = """\
-- What FER+'s ten raters said most often is FER-2013's own label on only 62.3 % of the images (fear 12.6 %, disgust 30.5 %,
-  sad 40.2 %), and on 67.5 % of those with a strict majority, in which one answer has more than half of the votes that are left when
-  single ones are dropped (`python -m tests.bench.crowd --data fer2013.csv --votes fer2013new.csv`). What the model gets wrong includes
-  what the labels get wrong; it learns to call calm faces sad or afraid.
-- Disgust has 436 training images, 1.5 % of them all."""  # noqa: E501
+- Label noise: the most frequent vote of FER+'s ten raters agrees with the FER-2013 label on only 62.3 % of the images (fear 12.6 %, disgust 30.5 %,
+  sad 40.2 %), and on 67.5 % of those with a strict majority, that is, more than half of the votes that remain after single votes are dropped
+  (`python -m tests.bench.crowd --data fer2013.csv --votes fer2013new.csv`). The model learns these errors: it tends to classify calm
+  faces as sad or afraid. Some of its errors in the tables above are label errors.
+- Class imbalance: disgust has 436 training images, 1.5 % of them all."""  # noqa: E501
 _LIMITS_OF_FERPLUS: Final = """\
-- It is scored on the 88 % of the images with a strict majority, in which one answer has more than half of the ten raters' votes that
-  are left when single ones are dropped, and its confidence is calibrated on these together. Where fewer agree (on 76 % of the images more
-  than half of all ten do), people differ, and it is surer than it is right: `python -m tests.bench.crowd BUNDLE --data fer2013.csv
-  --votes fer2013new.csv` says by how much.
-- Disgust and contempt have a majority on 119 training images each, 0.5 % of those that have one: both are seldom found. The agent
-  does not publish contempt."""  # noqa: E501
+- Evaluation and calibration cover only the 88 % of the images with a strict majority, that is, more than half of the ten raters' votes
+  that remain after single votes are dropped. The confidence is well calibrated where more than half of all ten votes agree (76 % of the images). With less
+  agreement, people disagree about the expression and the model is overconfident; `python -m tests.bench.crowd BUNDLE --data fer2013.csv
+  --votes fer2013new.csv` shows by how much.
+- Class imbalance: disgust and contempt are the majority label of 119 training images each, 0.5 % of those with a majority; the recall
+  of both is low. The agent does not publish contempt."""  # noqa: E501
 _PEOPLE_OF_FER2013: Final = """\
-- The images were found by searching the web for words of emotion (Goodfellow et al. 2013); many are posed. Neither age, gender
-  nor skin tone is annotated, so how accuracy differs between groups is not known. Assume that it does."""  # noqa: E501
+- Demographic bias: the images were collected by web searches for emotion words (Goodfellow et al. 2013); many are posed. Age, gender
+  and skin tone are not annotated, so differences in accuracy between groups of people are unknown. Assume that they exist."""  # noqa: E501
 
 _LIMITS_OF_OTHERS: Final = (
-    "- How right the labels are is not known. What the model gets wrong includes what they get wrong."
+    "- Label noise: the accuracy of the labels is unknown. Some of the model's errors are label errors."
 )
 _LIMITS_OF_VOTES: Final = """\
-- It is scored where one answer has more than half of the votes that are left when single ones are dropped, and its confidence is
-  calibrated there alone: on other faces expect it to be surer than it is right. The agent does not publish contempt."""  # noqa: E501
-_PEOPLE_OF_OTHERS: Final = "- How accuracy differs between groups of people is not known. Assume that it does."
+- Evaluation and calibration cover only the images with a strict majority, that is, more than half of the votes that remain after single
+  votes are dropped. On other images the model is expected to be overconfident. The agent does not publish contempt."""  # noqa: E501
+_PEOPLE_OF_OTHERS: Final = (
+    "- Demographic bias: differences in accuracy between groups of people are unknown. Assume that they exist."
+)
 
 
 def model_card(manifest: Manifest, evaluations: Mapping[str, Evaluation]) -> str:
-    """The text of MODEL_CARD.md; the figures of the model are out of the manifest or the evaluations."""
+    """Returns the text of MODEL_CARD.md, with all figures of the model taken from the manifest and the evaluations."""
     test = evaluations["test"].models[manifest.arithmetic]
     training, names = manifest.training, _names(manifest)
     return _TEMPLATE.read_text(encoding="utf-8").format(
         name=manifest.name,
         version=manifest.version,
+        kind="An int8-quantized" if manifest.arithmetic == "int8" else "A float32",
         arithmetic=manifest.arithmetic,
         count=len(manifest.labels),
         labels=", ".join(manifest.labels),
@@ -109,8 +112,8 @@ def model_card(manifest: Manifest, evaluations: Mapping[str, Evaluation]) -> str
         git_revision=training.git_revision,
         libraries=", ".join(f"{library} {version}" for library, version in training.libraries.items()),
         config=json.dumps(training.config),
-        licence=manifest.licence,
-        licence_of_data="FER-2013 itself is for research; no" if _is_fer2013(training) else "No",
+        license=manifest.licence,
+        data_license="FER-2013 itself is for research use only; no" if _is_fer2013(training) else "No",
     )
 
 
@@ -128,25 +131,25 @@ def _names(manifest: Manifest) -> _Names:
 
 
 def _limits(manifest: Manifest) -> str:
-    """What its labels and its images keep the model from."""
-    of_crowd = manifest.labels == FERPLUS_EMOTIONS
+    """Returns the limitations due to labels and images."""
+    ferplus = manifest.labels == FERPLUS_EMOTIONS
     if _is_fer2013(manifest.training):
-        parts = (_LIMITS_OF_FERPLUS if of_crowd else _LIMITS_OF_FER2013, _PEOPLE_OF_FER2013)
+        parts = (_LIMITS_OF_FERPLUS if ferplus else _LIMITS_OF_FER2013, _PEOPLE_OF_FER2013)
     else:
-        parts = (_LIMITS_OF_VOTES if of_crowd else _LIMITS_OF_OTHERS, _PEOPLE_OF_OTHERS)
+        parts = (_LIMITS_OF_VOTES if ferplus else _LIMITS_OF_OTHERS, _PEOPLE_OF_OTHERS)
     return "\n".join(parts)
 
 
 def _light(manifest: Manifest) -> str:
-    """In which light a crop is classified."""
+    """Describes the intensity normalization; empty for a bundle without it."""
     light = manifest.preprocessing.intensity
     if light is None:
         return ""
     return (
-        "All figures are with intensity normalization, as on a device: a crop's mean gray level is brought into "
-        f"{light.mean_low:g} to {light.mean_high:g} and its standard deviation into {light.deviation_low:g} to "
-        f"{light.deviation_high:g} by a linear map.\nEach is left as it is where it lies within, as it does on four in "
-        "five training images.\n"
+        "All results include intensity normalization, as on a device: a linear map limits the mean gray level of a "
+        f"crop to {light.mean_low:g} to {light.mean_high:g} and its standard deviation to {light.deviation_low:g} to "
+        f"{light.deviation_high:g}.\nValues within these ranges, as each is for four in five training images, are "
+        "unchanged.\n"
     )
 
 
@@ -155,28 +158,30 @@ def _smoothing(manifest: Manifest) -> str:
     if not share:
         return ""
     return (
-        f"The network learned from labels {share:.0%} of which were spread over all classes, and answers accordingly; "
-        "that share is taken out of its probabilities again.\n"
+        f"The network was trained with label smoothing of {share:.0%}, which is removed from the predicted "
+        "probabilities.\n"
     )
 
 
 def _metrics_table(evaluations: Mapping[str, Evaluation], names: _Names) -> str:
     protocol = {
-        "validation": f"{names.validation} (chose checkpoint and temperature)",
-        "test": f"{names.test} (reported)",
+        "validation": f"{names.validation} (model selection, calibration)",
+        "test": f"{names.test} (held-out test)",
     }
     rows = [
         [protocol[split], arithmetic, str(evaluation.images), *_scores(result)]
         for split, evaluation in evaluations.items()
         for arithmetic, result in evaluation.models.items()
     ]
-    return _table(["split", "model", "images", "accuracy", "clean", "macro F1", "ECE"], rows)
+    return _table(
+        ["split", "model", "images", "top-1 accuracy (95 % interval)", "deduplicated", "macro F1", "ECE"], rows
+    )
 
 
 def _scores(result: ModelResult) -> list[str]:
-    score, clean = result.classification, result.without_leaked
-    clean_accuracy = "" if clean is None else f"{clean.accuracy.value:.2%}"
-    return [_with_interval(score.accuracy), clean_accuracy, f"{score.macro_f1:.3f}", f"{result.calibration.ece:.3f}"]
+    score, without_leaked = result.classification, result.without_leaked
+    deduplicated = "" if without_leaked is None else f"{without_leaked.accuracy.value:.2%}"
+    return [_with_interval(score.accuracy), deduplicated, f"{score.macro_f1:.3f}", f"{result.calibration.ece:.3f}"]
 
 
 def _agreement(evaluations: Mapping[str, Evaluation], names: _Names) -> str:
@@ -184,7 +189,7 @@ def _agreement(evaluations: Mapping[str, Evaluation], names: _Names) -> str:
     if not comparisons:
         return ""
     agreement = comparisons[0].agreement.value
-    return f"The int8 file and the float model give the same answer on {agreement:.2%} of these images of {names.test}."
+    return f"The predictions of the int8 and the float model agree on {agreement:.2%} of the {names.test} images."
 
 
 def _class_table(score: Classification) -> str:
@@ -192,7 +197,7 @@ def _class_table(score: Classification) -> str:
         [one.name, f"{one.precision:.3f}", f"{one.recall:.3f}", f"{one.f1:.3f}", str(one.support)]
         for one in score.classes
     ]
-    return _table(["emotion", "precision", "recall", "F1", "images"], rows)
+    return _table(["class", "precision", "recall", "F1", "images"], rows)
 
 
 def _confusion_table(score: Classification) -> str:
@@ -209,7 +214,7 @@ def _robustness(model: ModelResult) -> str:
         for corruption, score in zip(CORRUPTIONS, model.robustness.corruptions, strict=True)
     ]
     mean = _with_interval(model.robustness.mean_corruption_accuracy)
-    rows.append(["all", *_percents(*model.robustness.by_severity), mean])
+    rows.append(["mean", *_percents(*model.robustness.by_severity), mean])
     return _table(["corruption", *(f"severity {severity}" for severity in SEVERITIES), "mean"], rows)
 
 
@@ -225,48 +230,53 @@ def _votes(manifest: Manifest, names: _Names) -> str:
     config = manifest.training.config
     votes = "the FER+ votes (Barsoum et al. 2016) of the training images"
     if manifest.labels == FERPLUS_EMOTIONS:
-        beside = "" if config["labels"] == "ferplus" else f", beside a head, dropped at export, for {names.own} labels"
-        return f"Labels: {votes} as soft targets{beside}; scored against their strict majority."
+        auxiliary = (
+            ""
+            if config["labels"] == "ferplus"
+            else f", with an auxiliary head, dropped at export, for {names.own} labels"
+        )
+        return f"Labels: {votes} as soft targets{auxiliary}; evaluated against their strict majority."
     if config["votes_weight"]:
-        return f"A second head, dropped at export, learnt {votes}."
-    return f"Labels: {names.own}, nothing else."
+        return f"Labels: {names.own} labels, with an auxiliary head, dropped at export, for {votes}."
+    return f"Labels: {names.own} labels only."
 
 
 def _weights(training: Provenance) -> str:
-    """With what the training began."""
+    """Describes the initial weights."""
     initial = training.config.get("initial_weights")
     return f"the weights of `{initial}`" if initial else "random weights"
 
 
 def _data_before(training: Provenance) -> str:
-    """What began with weights that learned from other data may have seen what judges it."""
+    """Warns about initial weights from other data, which may include images of the evaluation splits."""
     if not training.initial_data:
         return ""
     return (
-        f" These had learned from other data, `{training.initial_data}`: if images of it are among those that chose or "
-        "judge this model, the figures flatter it."
+        f" These were trained on other data, `{training.initial_data}`: if it includes images of the splits used for "
+        "model selection or evaluation, the reported accuracy is too high."
     )
 
 
 def _teachers(config: Mapping[str, Any], names: _Names) -> str:
     if not config.get("teachers"):
-        return "It learned from no other network."
+        return "Knowledge distillation: none."
     teachers = ", ".join(f"`{teacher}`" for teacher in config["teachers"])
     if config.get("copies"):
         return (
-            f"Each head learned what {teachers}, trained on the same images, said of {config['copies']} varied copies "
-            f"of each training image, {config['recompose_share']:.0%} of them joined from the halves of two faces. "
-            "Their mean answer was the whole target: labels and votes came through them alone."
+            f"Knowledge distillation: the targets of each head are the mean predictions of {teachers}, trained on the "
+            f"same images, for {config['copies']} augmented copies of each training image, "
+            f"{config['recompose_share']:.0%} of them composed of the halves of two faces. Labels and votes were used "
+            "only through the teachers."
         )
     share = f"{config['teacher_weight']:.0%}"
-    whose = f"{names.own} labels" if config["labels"] == "fer2013" else "FER+'s votes"
+    whose = f"{names.own} labels" if config["labels"] == "fer2013" else "the FER+ votes"
     if config.get("live_teachers"):
-        heads, views = "Each head", "about each training image as it was seen"
+        heads, views = "each head", "of each augmented training image"
     else:
-        heads, views = f"The head for {whose}", "averaged over ten views of each training image"
+        heads, views = f"the head for {whose}", "averaged over ten views of each training image"
     return (
-        f"{heads} learned from {teachers} too, trained on the same images: {share} of the target are the "
-        f"answers from there, {views}."
+        f"Knowledge distillation: {share} of the target of {heads} are the predictions of {teachers}, trained on the "
+        f"same images, {views}."
     )
 
 

@@ -1,4 +1,4 @@
-"""FER-2013 in memory: three splits of 48x48 gray images with their labels, and FER+'s votes where given."""
+"""FER-2013 in memory: three splits of 48x48 gray images with labels and, if given, FER+ votes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trainer.errors import DataError
 from trainer.layouts import LAYOUT_HINT, SIZE_PX, Item, classes_hint, read_classes, read_layout
 
 SPLITS: Final[tuple[str, ...]] = ("train", "validation", "test")
-"""Training fits, PublicTest (validation) chooses, PrivateTest (test) is reported."""
+"""FER-2013's Training, PublicTest and PrivateTest: for training, model selection and the reported results."""
 
 log = logging.getLogger(__name__)
 
@@ -28,9 +28,9 @@ class FaceSet:
 
     Attributes:
         images: uint8 (N, 48, 48), gray 0-255.
-        labels: int64 (N,), index into the emotions: `EMOTIONS`, or what `load_folder` or `labels.with_labels` was told.
-        names: N names to find an image again: its path, or `row 123` of the table.
-        votes: int64 (N, 10), FER+ votes in the order of `layouts.VOTE_COLUMNS`, or None.
+        labels: int64 (N,), class indices: into `EMOTIONS`, or into the classes given to `load_folder` or `with_labels`.
+        names: N names that identify the images: path, or `row 123` of the table.
+        votes: int64 (N, 10), FER+ vote counts in the order of `layouts.VOTE_COLUMNS`, or None.
     """
 
     images: NDArray[np.uint8]
@@ -42,20 +42,20 @@ class FaceSet:
         return len(self.labels)
 
     def take(self, indices: NDArray[np.int64]) -> FaceSet:
-        """The images at `indices`, in that order."""
+        """Returns the subset at `indices`, in that order."""
         votes = None if self.votes is None else self.votes[indices]
         return FaceSet(self.images[indices], self.labels[indices], tuple(self.names[i] for i in indices), votes)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Dataset:
-    """A data set as read.
+    """A data set that was read from disk.
 
     Attributes:
-        path: Where it was read from.
-        splits: One `FaceSet` for each split found, keyed by `SPLITS`.
-        unreadable: Names of images that could not be decoded; they are in no split, and a warning tells of them.
-        resized: Names of images that were not 48x48 and were scaled to it.
+        path: File or folder it was read from.
+        splits: The splits found, keyed by the names in `SPLITS`.
+        unreadable: Names of images that could not be decoded; they are in no split and logged as a warning.
+        resized: Names of images that were resized to 48x48.
     """
 
     path: Path
@@ -64,7 +64,7 @@ class Dataset:
     resized: tuple[str, ...] = ()
 
     def split(self, name: str) -> FaceSet:
-        """The split called `name`.
+        """Returns the split called `name`.
 
         Raises:
             DataError: The data set has no such split.
@@ -76,27 +76,28 @@ class Dataset:
 
 
 def load_dataset(path: Path, votes: Path | None = None) -> Dataset:
-    """Reads a data set in any layout that `trainer.layouts` knows.
+    """Reads a data set in any layout supported by `trainer.layouts`.
 
     Args:
         path: A folder, a .zip, a .csv or a .csv.gz.
-        votes: FER+'s `fer2013new.csv`; only beside the challenge table, whose row order it shares.
+        votes: `fer2013new.csv` of FER+; only with the challenge table, whose row order it shares.
 
     Raises:
-        DataError: The path, its layout, a class, a column or a row is not as it should be, or no image is readable.
+        DataError: The path does not exist; its layout, a class, a column or a row is invalid; or no image is readable.
     """
     return _collect(read_layout(path, votes), path, LAYOUT_HINT)
 
 
 def load_folder(path: Path, labels: tuple[str, ...] = EMOTIONS) -> Dataset:
-    """Reads `<emotion>/**/*.{png,jpg}` of any size as one split called `test`.
+    """Reads `<emotion>/**/*.{png,jpg}` of any size as a single split called `test`.
 
     Args:
         path: The folder.
-        labels: The emotions that its folders may be called, and that the images' labels are indices of.
+        labels: The allowed folder names; label indices refer to them.
 
     Raises:
-        DataError: No such folder, an unknown emotion, an image outside of the emotions' folders, or no readable image.
+        DataError: The folder does not exist, an emotion is unknown, an image is not in an emotion's folder, or none
+            is readable.
     """
     return _collect(read_classes(path, labels), path, classes_hint(labels))
 
@@ -105,21 +106,21 @@ def _collect(items: Iterable[Item], path: Path, remedy: str) -> Dataset:
     readable: dict[str, list[Item]] = {}
     unreadable, resized = [], []
     for item in items:
-        of_split = readable.setdefault(item.split, [])
+        items_in_split = readable.setdefault(item.split, [])
         if item.pixels is None:
             unreadable.append(item.name)
         elif item.pixels.shape != (SIZE_PX, SIZE_PX):
             resized.append(item.name)
-            of_split.append(item._replace(pixels=_to_face_size(item.pixels)))
+            items_in_split.append(item._replace(pixels=_to_face_size(item.pixels)))
         else:
-            of_split.append(item)
+            items_in_split.append(item)
     if not any(readable.values()):
-        raise DataError("holds no readable image", where=path, remedy=remedy)
-    for name, of_split in readable.items():
-        if not of_split:
-            raise DataError(f"not one image of its {name} split can be read", where=path, remedy=remedy)
+        raise DataError("contains no readable image", where=path, remedy=remedy)
+    for name, items_in_split in readable.items():
+        if not items_in_split:
+            raise DataError(f"contains no readable image in the {name} split", where=path, remedy=remedy)
     if unreadable:
-        log.warning("%d of the images in %s cannot be read and are left out: %s", len(unreadable), path,
+        log.warning("skipped %d unreadable images in %s: %s", len(unreadable), path,
                     ", ".join(unreadable[:3]) + (", ..." if len(unreadable) > 3 else ""))  # fmt: skip
     splits = {name: _stack(readable[name]) for name in SPLITS if name in readable}
     return Dataset(path, splits, tuple(unreadable), tuple(resized))

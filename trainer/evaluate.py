@@ -1,4 +1,4 @@
-"""Measures one or more models on one set of faces: how right, how well calibrated, how much they agree."""
+"""Evaluates one or more models on a set of faces: classification metrics, calibration, agreement and robustness."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from trainer.robustness import Robustness
 from trainer.targets import Predictor
 
 SCHEMA_VERSION: Final = 1
-"""Of `Evaluation.to_dict`; raised when a key changes its meaning or goes."""
+"""Version of `Evaluation.to_dict`; incremented when a key is removed or changes its meaning."""
 
 FOLDER: Final = "folder"
-"""Stands for the split where the data has none."""
+"""Split name for data without splits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Subject:
     """What was evaluated on what.
 
     Attributes:
-        target: Name of the bundle or the training run.
+        target: Name of the bundle or training run.
         data: Path of the data set.
         split: One of `data.SPLITS`, or `FOLDER`.
     """
@@ -39,21 +39,21 @@ class Subject:
     split: str
 
     @property
-    def place(self) -> str:
-        """Where the images come from, in words."""
+    def source(self) -> str:
+        """Description of the images' source for display."""
         return f"the folder {self.data}" if self.split == FOLDER else f"the {self.split} split of {self.data}"
 
 
 @dataclass(frozen=True, slots=True)
 class ModelResult:
-    """What one model came to.
+    """Results of one model.
 
     Attributes:
-        classification: Over all images.
-        without_leaked: Over the images without a near-duplicate in the training split; None where that is not known.
-        calibration: Over all images.
+        classification: Metrics over all images.
+        without_leaked: Metrics over the images without a near-duplicate in the training split; None if unknown.
+        calibration: Calibration over all images.
         risk_coverage: Coverage and accuracy at thresholds from 0.00 to 0.95.
-        robustness: Over all images under every corruption; None where that was not measured.
+        robustness: Accuracy under corruption over all images; None if not measured.
         probabilities: float32 (N, classes), in the order of the images; not part of the JSON.
     """
 
@@ -65,11 +65,11 @@ class ModelResult:
     probabilities: NDArray[np.float32] = field(repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON takes them."""
-        left = self.without_leaked
+        """Returns a JSON-serializable dict."""
+        without_leaked = self.without_leaked
         return {
             **self.classification.to_dict(),
-            "without_leaked": None if left is None else left.to_dict(),
+            "without_leaked": None if without_leaked is None else without_leaked.to_dict(),
             "calibration": self.calibration.to_dict(),
             "risk_coverage": [asdict(point) for point in self.risk_coverage],
             "robustness": None if self.robustness is None else self.robustness.to_dict(),
@@ -78,13 +78,13 @@ class ModelResult:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """The result.
+    """Result of an evaluation.
 
     Attributes:
-        labels: The classes in index order.
+        labels: Class names in index order.
         images: Number of images.
-        leaked: How many of them have a near-duplicate in the training split, or None where that is not known.
-        models: One result for each model, in the order of the predictors.
+        leaked: Number of images with a near-duplicate in the training split; None if unknown.
+        models: Results by model name, in the order of the predictors.
         comparisons: One for each pair of models.
     """
 
@@ -96,11 +96,11 @@ class Evaluation:
 
     @property
     def robustness(self) -> dict[str, Robustness]:
-        """By name, that of the models of which it was measured."""
+        """Robustness by model name, for the models with robustness results."""
         return {name: model.robustness for name, model in self.models.items() if model.robustness}
 
     def to_dict(self) -> dict[str, Any]:
-        """The result for JSON; docs/schema/evaluation.json describes the keys."""
+        """Returns a JSON-serializable dict, described by docs/schema/evaluation.json."""
         return {
             "schema_version": SCHEMA_VERSION,
             "labels": list(self.labels),
@@ -112,7 +112,7 @@ class Evaluation:
 
 
 def document(subject: Subject, evaluation: Evaluation) -> dict[str, Any]:
-    """An evaluation for JSON together with what it is of."""
+    """Returns the JSON document of an evaluation, including its subject."""
     return {**asdict(subject), **evaluation.to_dict()}
 
 
@@ -124,25 +124,25 @@ def evaluate(
     leaked: NDArray[np.int64] | None = None,
     robustness: Mapping[str, Robustness] | None = None,
 ) -> Evaluation:
-    """Runs each model on all images and measures it.
+    """Runs each model on all images and computes its metrics.
 
     Args:
         faces: At least one image.
-        predictors: The models by name, from uint8 (N, 48, 48) to logits float32 (N, classes). Those of a bundle are
-            calibrated; those of a run are as the network gives them, and so is the calibration that is measured of it.
-        labels: The classes that both the logits and the images' labels are indices of.
-        leaked: Indices of the images that have a near-duplicate in the training split (`duplicates.leaked`).
-        robustness: What corruption leaves of some or all of the models, by name (`robustness.measure_robustness`).
+        predictors: Models by name, from uint8 (N, 48, 48) to logits float32 (N, classes). The logits of a bundle are
+            calibrated; those of a training run are raw, so its calibration metrics are those of the raw network.
+        labels: Class names of both the logits and the images' labels.
+        leaked: Indices of the images with a near-duplicate in the training split (`duplicates.leaked`).
+        robustness: Robustness of some or all of the models, by name (`robustness.measure_robustness`).
     """
     robustness = robustness or {}
     logits = {name: predict(faces.images) for name, predict in predictors.items()}
-    clean = None if leaked is None else np.setdiff1d(np.arange(len(faces)), leaked)
+    not_leaked = None if leaked is None else np.setdiff1d(np.arange(len(faces)), leaked)
     return Evaluation(
         labels=labels,
         images=len(faces),
         leaked=None if leaked is None else len(leaked),
         models={
-            name: _measure(outputs, faces.labels, labels, clean, robustness.get(name))
+            name: _measure(outputs, faces.labels, labels, not_leaked, robustness.get(name))
             for name, outputs in logits.items()
         },
         comparisons=tuple(compare(a, b, faces.labels) for a, b in itertools.combinations(logits.items(), 2)),
@@ -153,13 +153,13 @@ def _measure(
     logits: NDArray[np.float32],
     truth: NDArray[np.int64],
     labels: tuple[str, ...],
-    clean: NDArray[np.int64] | None,
+    not_leaked: NDArray[np.int64] | None,
     robustness: Robustness | None,
 ) -> ModelResult:
     return ModelResult(
         classification=classification(logits, truth, labels),
-        without_leaked=classification(logits[clean], truth[clean], labels)
-        if clean is not None and clean.size
+        without_leaked=classification(logits[not_leaked], truth[not_leaked], labels)
+        if not_leaked is not None and not_leaked.size
         else None,
         calibration=calibration(logits, truth),
         risk_coverage=risk_coverage(logits, truth),

@@ -1,4 +1,4 @@
-"""The evaluation as one HTML file that opens offline: every picture is inside it, and the network is not asked."""
+"""The evaluation as a self-contained HTML report: figures are embedded and nothing is fetched from the network."""
 
 from __future__ import annotations
 
@@ -19,13 +19,12 @@ from trainer.text import comparison_sentence, percent, with_interval
 
 
 def html_report(subject: Subject, evaluation: Evaluation, faces: FaceSet) -> str:
-    """Renders the report.
+    """Renders the HTML report of an evaluation.
 
     Args:
         subject: What was evaluated on what.
         evaluation: The result.
-        faces: The images it was measured on, for the sheets of mistakes and corruptions, which put up
-            to 33 of them into the file.
+        faces: The evaluated images; up to 33 of them are embedded in the report as examples.
     """
     name, first = next(iter(evaluation.models.items()))
     return render(
@@ -47,7 +46,7 @@ def html_report(subject: Subject, evaluation: Evaluation, faces: FaceSet) -> str
 
 
 def render(template: str, **values: Any) -> str:
-    """Fills in a template of this package, in the look that all reports share (`page.html`)."""
+    """Renders a template of this package; all of them extend `page.html`."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -60,9 +59,9 @@ def render(template: str, **values: Any) -> str:
 
 
 def svg(figure: Figure) -> str:
-    """The figure as the address of a picture that lies in the page itself."""
+    """Returns the figure as an SVG data URI."""
     buffer = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "trainer"}):  # the same evaluation gives the same picture
+    with matplotlib.rc_context({"svg.hashsalt": "trainer"}):  # reproducible output
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     return _data_uri("image/svg+xml", buffer)
 

@@ -1,4 +1,4 @@
-"""How much accuracy is left when the images are corrupted, by each corruption of `trainer.corruptions` and severity."""
+"""Robustness: accuracy under each corruption of `trainer.corruptions` at each severity."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from trainer.corruptions import CORRUPTIONS, SEVERITIES, Corruption, corrupt
 from trainer.data import FaceSet
-from trainer.metrics import Proportion, mean_share
+from trainer.metrics import Proportion, mean_proportion
 from trainer.targets import Predictor
 
 Step = tuple[Corruption, int]
@@ -23,12 +23,12 @@ STEPS: Final[Sequence[Step]] = tuple(itertools.product(CORRUPTIONS, SEVERITIES))
 
 @dataclass(frozen=True, slots=True)
 class CorruptionScore:
-    """What one corruption leaves.
+    """Accuracy under one corruption.
 
     Attributes:
-        name: Of the corruption.
-        accuracies: Share of right answers at severity 1 to 5.
-        mean: Their mean.
+        name: Name of the corruption.
+        accuracies: Accuracy at severity 1 to 5.
+        mean: Mean accuracy over the severities.
     """
 
     name: str
@@ -38,12 +38,12 @@ class CorruptionScore:
 
 @dataclass(frozen=True, slots=True)
 class Robustness:
-    """What all corruptions leave of one model's accuracy.
+    """Accuracy of one model under all corruptions.
 
     Attributes:
-        mean_corruption_accuracy: Mean over the corruptions of their means over the severities. Its interval is of the
-            choice of images, each of which counts once.
-        corruptions: One score for each of `corruptions.CORRUPTIONS`, in that order.
+        mean_corruption_accuracy: Mean over all corruptions and severities. Its interval reflects the sampling of the
+            images, each of which counts as one trial.
+        corruptions: Scores in the order of `corruptions.CORRUPTIONS`.
     """
 
     mean_corruption_accuracy: Proportion
@@ -51,11 +51,11 @@ class Robustness:
 
     @property
     def by_severity(self) -> tuple[float, ...]:
-        """Mean accuracy over all corruptions at severity 1 to 5."""
+        """Mean accuracy over all corruptions, at severity 1 to 5."""
         return tuple(np.mean([score.accuracies for score in self.corruptions], axis=0).tolist())
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON takes them."""
+        """Returns the fields as a JSON-serializable dict."""
         return asdict(self)
 
 
@@ -64,26 +64,26 @@ def measure_robustness(
     predictors: Mapping[str, Predictor],
     progress: Callable[[Sequence[Step]], Iterable[Step]] = iter,
 ) -> dict[str, Robustness]:
-    """Runs each model on all images under every corruption.
+    """Evaluates each model on all images under every corruption at every severity.
 
     Args:
         faces: At least one image.
-        predictors: The models by name, from uint8 (N, 48, 48) to logits float32 (N, classes).
-        progress: Hands on the 55 steps, and may show how far they are.
+        predictors: Models by name, from uint8 (N, 48, 48) to logits float32 (N, classes).
+        progress: Iterates over the 55 steps; may display a progress bar.
     """
-    right: dict[str, list[NDArray[np.bool_]]] = {name: [] for name in predictors}
+    correct: dict[str, list[NDArray[np.bool_]]] = {name: [] for name in predictors}
     for corruption, severity in progress(STEPS):
         images = corrupt(faces.images, corruption, severity)
         for name, predict in predictors.items():
-            right[name].append(predict(images).argmax(axis=1) == faces.labels)
+            correct[name].append(predict(images).argmax(axis=1) == faces.labels)
     shape = (len(CORRUPTIONS), len(SEVERITIES), len(faces))
-    return {name: _robustness(np.reshape(answers, shape)) for name, answers in right.items()}
+    return {name: _robustness(np.reshape(flags, shape)) for name, flags in correct.items()}
 
 
-def _robustness(right: NDArray[np.bool_]) -> Robustness:
-    """From bool (corruptions, severities, N)."""
-    scores = zip(CORRUPTIONS, right.mean(axis=2), strict=True)
+def _robustness(correct: NDArray[np.bool_]) -> Robustness:
+    """Aggregates bool (corruptions, severities, N)."""
+    scores = zip(CORRUPTIONS, correct.mean(axis=2), strict=True)
     return Robustness(
-        mean_corruption_accuracy=mean_share(right.mean(axis=(0, 1))),
-        corruptions=tuple(CorruptionScore(one.name, tuple(row.tolist()), float(row.mean())) for one, row in scores),
+        mean_corruption_accuracy=mean_proportion(correct.mean(axis=(0, 1))),
+        corruptions=tuple(CorruptionScore(c.name, tuple(row.tolist()), float(row.mean())) for c, row in scores),
     )

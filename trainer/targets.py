@@ -1,4 +1,4 @@
-"""What can be evaluated: a bundle on disk through the TFLite runtime, or a training run through TensorFlow."""
+"""Evaluation targets: a bundle, run by the TFLite runtime, or a training run, run by TensorFlow."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from edge.contract.manifest import MANIFEST_FILE
 from trainer.errors import CheckpointError
 
 Predictor = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-"""uint8 (N, 48, 48) gray to logits float32 (N, labels)."""
+"""Maps uint8 (N, 48, 48) gray to logits float32 (N, labels)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Something to evaluate.
+    """A bundle or training run to evaluate.
 
     Attributes:
-        name: For people.
-        labels: The classes of its logits.
-        predictors: By the kind of arithmetic, `int8` or `float`.
-        as_trained: Whether it is a run, which gets images in the light that they are in, and from whose logits no
-            confidence can be read before it is exported.
+        name: Display name.
+        labels: Classes of the logits.
+        predictors: Models by arithmetic, `int8` or `float`.
+        as_trained: Whether it is a training run, which is evaluated without intensity normalization and whose logits
+            are not calibrated.
     """
 
     name: str
@@ -39,7 +39,7 @@ def open_target(path: Path) -> Target:
     """Opens a bundle folder or a run folder.
 
     Raises:
-        BundleError: The bundle cannot be used.
+        BundleError: The bundle is unusable.
         CheckpointError: It is neither a bundle nor a usable run.
     """
     if (path / MANIFEST_FILE).exists():
@@ -50,7 +50,7 @@ def open_target(path: Path) -> Target:
 
 
 def tflite_predictor(model: bytes, manifest: Manifest) -> EmotionModel:
-    """A .tflite file in the interpreter that devices use, on one thread."""
+    """Loads a .tflite file in the interpreter used on devices, with one thread."""
     return EmotionModel(_interpreter(model), manifest)
 
 
@@ -58,7 +58,7 @@ def _interpreter(model: bytes) -> Interpreter:
     from ai_edge_litert.interpreter import Interpreter as LiteRt
 
     interpreter: Interpreter = LiteRt(model_content=model, num_threads=1)
-    interpreter.allocate_tensors()  # type: ignore[attr-defined]  # the contract is handed an allocated one
+    interpreter.allocate_tensors()  # type: ignore[attr-defined]  # EmotionModel expects allocated tensors
     return interpreter
 
 

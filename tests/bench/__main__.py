@@ -1,4 +1,4 @@
-"""`make bench`: what the agent costs on this machine. Only ratios within one run mean anything elsewhere."""
+"""`make bench`: speed and memory on this machine. Only ratios within one run can be compared between machines."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BUNDLES = [Path(__file__).parents[2] / "models" / name for name in ("ferplus", "
 
 
 def main() -> None:
-    """Prints three tables."""
+    """Runs all benchmarks and prints their tables."""
     photo = Path(str(metadata.distribution("scikit-image").locate_file("skimage/data/astronaut.png")))
     console = Console()
     console.print(f"{platform.machine()}, Python {platform.python_version()}, one thread")
@@ -34,21 +34,21 @@ def _print_models(console: Console, photo: Path) -> None:
 
 
 def _print_agent(console: Console, photo: Path) -> None:
-    table = Table("agent on a 640x360 video with one face", "CPU ms a frame", "peak RSS MB", "first event s")
+    table = Table("agent, 640x360 video with one face", "CPU ms per frame", "peak RSS MB", "first event after s")
     for label, interval_s in (("detection on every frame", 0.0), ("default: every 0.2 s", 0.2)):
         with tempfile.TemporaryDirectory() as folder:
             cost = measure(photo, Path(folder), detection_interval_s=interval_s)
-        table.add_row(label, f"{cost.cpu_ms_a_frame:.1f}", f"{cost.peak_rss_mb:.0f}", f"{cost.first_event_s:.2f}")
+        table.add_row(label, f"{cost.cpu_ms_per_frame:.1f}", f"{cost.peak_rss_mb:.0f}", f"{cost.first_event_s:.2f}")
     console.print(table)
 
 
 def _print_training(console: Console) -> None:
-    # Only now: a process counts the memory of the one that started it as its own peak, and TensorFlow takes much.
-    from tests.bench.training import images_a_second
+    # Imported last: the peak RSS of a child process includes that of its parent, and TensorFlow needs much memory.
+    from tests.bench.training import images_per_second
 
     table = Table("training at 48 px, all cores", "images/s")
-    for way, rate in images_a_second().items():
-        table.add_row(way, f"{rate:.0f}")
+    for implementation, rate in images_per_second().items():
+        table.add_row(implementation, f"{rate:.0f}")
     console.print(table)
 
 

@@ -1,4 +1,4 @@
-"""What the agent costs: CPU time a frame, memory, and the time from its start to its first emotion."""
+"""Benchmark of the agent: CPU time per frame, peak memory, and time from start to the first event."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ _WIDTH, _HEIGHT = 640, 360
 
 @dataclass(frozen=True, slots=True)
 class AgentCost:
-    """One configuration of the agent on the test video.
+    """Cost of one configuration of the agent on the test video.
 
     Attributes:
-        cpu_ms_a_frame: User and system time, the start left out.
-        peak_rss_mb: Largest resident memory of the process.
-        first_event_s: From the start of the process to the first emotion on the event topic, wall time.
+        cpu_ms_per_frame: User and system time, excluding startup.
+        peak_rss_mb: Peak resident set size of the process.
+        first_event_s: Wall time from the start of the process to the first message on the event topic.
     """
 
-    cpu_ms_a_frame: float
+    cpu_ms_per_frame: float
     peak_rss_mb: float
     first_event_s: float
 
 
-def film(photo: Path, folder: Path, frames: int) -> Path:
-    """A 640x360 video in which the camera moves slowly over a photograph with one face."""
+def render_video(photo: Path, folder: Path, frames: int) -> Path:
+    """Writes a 640x360 video that pans slowly over a photograph with one face."""
     picture = np.asarray(cv2.imread(str(photo)))
     scale = _HEIGHT * 1.3 / picture.shape[0]
     picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
@@ -54,14 +54,14 @@ def film(photo: Path, folder: Path, frames: int) -> Path:
 
 
 def measure(photo: Path, folder: Path, *, detection_interval_s: float) -> AgentCost:
-    """Runs the agent on a short and a long video; the difference is what the frames cost."""
-    short, _, _ = _run(film(photo, folder, _SHORT), folder, detection_interval_s)
-    long, rss_mb, first_s = _run(film(photo, folder, _LONG), folder, detection_interval_s)
+    """Runs the agent on a short and a long video; their difference is the cost of the frames."""
+    short, _, _ = _run(render_video(photo, folder, _SHORT), folder, detection_interval_s)
+    long, rss_mb, first_s = _run(render_video(photo, folder, _LONG), folder, detection_interval_s)
     return AgentCost((long - short) / (_LONG - _SHORT) * 1000, rss_mb, first_s)
 
 
 def _run(video: Path, folder: Path, detection_interval_s: float) -> tuple[float, float, float]:
-    """CPU seconds, peak RSS in MB, and seconds to the first emotion."""
+    """Returns CPU seconds, peak RSS in MB, and seconds to the first event."""
     with embedded_broker() as port:
         config = folder / "config.toml"
         config.write_text(
@@ -70,8 +70,8 @@ def _run(video: Path, folder: Path, detection_interval_s: float) -> tuple[float,
             f"[detector]\ninterval_s = {detection_interval_s}\n"
             f'[[camera]]\nname = "film"\nsource = "{video}"\n'
         )
-        heard: list[float] = []
-        with _Ear(port, heard):
+        received: list[float] = []
+        with _EventSubscriber(port, received):
             started_s = time.monotonic()
             process = subprocess.Popen(
                 [Path(sys.executable).with_name("edge"), "run", "--config", config],
@@ -81,16 +81,16 @@ def _run(video: Path, folder: Path, detection_interval_s: float) -> tuple[float,
             _, status, usage = os.wait4(process.pid, 0)
             assert status == 0, "the agent failed"
             time.sleep(0.2)
-    first_s = heard[0] - started_s if heard else float("nan")
+    first_s = received[0] - started_s if received else float("nan")
     return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1000, first_s
 
 
-class _Ear:
-    """Notes when the first event arrives."""
+class _EventSubscriber:
+    """Records the arrival times of events."""
 
-    def __init__(self, port: int, heard: list[float]) -> None:
+    def __init__(self, port: int, received: list[float]) -> None:
         self._client = paho.Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5)
-        self._client.on_message = lambda *_: heard.append(time.monotonic())
+        self._client.on_message = lambda *_: received.append(time.monotonic())
         self._client.connect("127.0.0.1", port)
         self._client.subscribe("emotion/+/+/event")
 

@@ -1,12 +1,12 @@
-"""What FER+'s ten raters say of FER-2013's labels, and which bundle says what they see.
+"""Agreement of FER+'s ten raters with FER-2013's labels and with the predictions of bundles.
 
     python -m tests.bench.crowd --data fer2013.csv --votes fer2013new.csv
     python -m tests.bench.crowd models/default models/ferplus --data fer2013.csv --votes fer2013new.csv
 
-Without a bundle it counts on how many images of each label the raters say the same. With bundles it holds each against
-FER-2013's labels and against the raters' majority, as it answers on a device, where contempt is no answer; and, where
-one speaks the raters' eight emotions, its confidence against what they say, with a majority and without. That is on
-PublicTest, since what comes of it is a choice; `--split test` reports it on faces that neither was tuned to.
+Without bundles, prints for each FER-2013 label how often the raters agree with it. With bundles, prints the accuracy
+of each by FER-2013's labels and by the raters' majority, with predictions as in the agent, which excludes contempt; and
+for bundles with the eight FER+ classes, confidence and accuracy by the raters' level of agreement. The default split is
+PublicTest, because the results are used for model selection; `--split test` selects the held-out images.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from rich.table import Table
 
 from edge.classify import BundleClassifier
 from edge.contract import EMOTIONS, softmax
-from tests.bench.smoothing import agreed_on
+from tests.bench.smoothing import majority_faces
 from trainer.calibration import calibration
 from trainer.data import Dataset, FaceSet, load_dataset
 from trainer.labels import FERPLUS_COLUMNS, FERPLUS_EMOTIONS, require_votes, vote_shares, with_labels
@@ -35,50 +35,50 @@ from trainer.text import percent, with_interval
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How often the raters say of images what their label says.
+    """How often the raters agree with FER-2013's label.
 
     Attributes:
         label: FER-2013's label, or `all`.
-        images: How many have it.
-        most_said: Share of them of which the raters said that most often: the largest of ten counts, `unknown` among
-            them, and of equal ones the first in FER+'s table.
-        decided: How many of them have a strict majority (`trainer.labels.with_labels`).
-        majority: Share of these of which that majority says the same.
+        images: Number of images with this label.
+        plurality: Share of the images whose most frequent vote is the label: the largest of ten counts, including
+            `unknown`; ties are resolved in the column order of FER+.
+        decided: Number of images with a strict majority (`trainer.labels.with_labels`).
+        majority: Share of these whose majority vote is the label.
     """
 
     label: str
     images: int
-    most_said: float
+    plurality: float
     decided: int
     majority: float
 
 
 @dataclass(frozen=True, slots=True)
-class Trust:
-    """How far a bundle's confidence can be believed.
+class GroupCalibration:
+    """Calibration of a bundle on the images of one level of agreement.
 
     Attributes:
-        faces: Which.
-        images: How many.
+        group: Level of agreement between the raters.
+        images: Number of images.
         confidence: Mean confidence, 0 to 1.
-        right: Share of right answers.
-        error: Expected calibration error, 0 to 1.
+        accuracy: Top-1 accuracy, 0 to 1.
+        ece: Expected calibration error, 0 to 1.
     """
 
-    faces: str
+    group: str
     images: int
     confidence: float
-    right: float
-    error: float
+    accuracy: float
+    ece: float
 
 
 def main() -> None:
-    """Prints tables."""
+    """Prints the tables."""
     arguments = _arguments()
     dataset = load_dataset(arguments.data, arguments.votes)
     console = Console(width=140)
     if not arguments.bundles:
-        console.print(_agreement_table(joined(dataset)))
+        console.print(_agreement_table(merged(dataset)))
         return
     faces = dataset.split(arguments.split)
     console.print(_accuracy_table(arguments.bundles, faces))
@@ -86,89 +86,93 @@ def main() -> None:
         target = open_target(bundle)
         if target.labels == FERPLUS_EMOTIONS:
             (predict,) = target.predictors.values()
-            console.print(_trust_table(target.name, predict(faces.images), faces))
+            console.print(_calibration_table(target.name, predict(faces.images), faces))
 
 
 def agreement(faces: FaceSet) -> list[Agreement]:
-    """For each label that occurs and for all together, by both ways of asking the raters."""
-    said = require_votes(faces).argmax(axis=1) == np.take(FERPLUS_COLUMNS, faces.labels)
+    """Returns the raters' agreement with each label that occurs, and with all labels."""
+    plurality = require_votes(faces).argmax(axis=1) == np.take(FERPLUS_COLUMNS, faces.labels)
     crowd = with_labels(faces, "ferplus")
     decided = np.isin(faces.names, crowd.names)
-    same = np.zeros(len(faces), bool)
-    same[decided] = crowd.labels == faces.labels[decided]  # both are in the order of the images
+    agrees = np.zeros(len(faces), bool)
+    agrees[decided] = crowd.labels == faces.labels[decided]  # both in the order of the images
     groups = {name: faces.labels == index for index, name in enumerate(EMOTIONS)}
     groups["all"] = np.ones(len(faces), bool)
     return [
-        Agreement(name, int(of.sum()), _mean(said[of]), int((of & decided).sum()), _mean(same[of & decided]))
+        Agreement(name, int(of.sum()), _mean(plurality[of]), int((of & decided).sum()), _mean(agrees[of & decided]))
         for name, of in groups.items()
         if of.any()
     ]
 
 
-def trust(logits: NDArray[np.float32], faces: FaceSet) -> list[Trust]:
-    """With a majority, without one, and together, of all faces of which a rater names an emotion.
+def calibration_by_agreement(logits: NDArray[np.float32], faces: FaceSet) -> list[GroupCalibration]:
+    """Returns confidence, accuracy and ECE by the raters' level of agreement, for all faces with a vote for an emotion.
 
-    A strict majority (`trainer.labels.with_labels`) is one of all votes, or only one of those that are left when single
-    votes are dropped. Where there is none, the emotion that the raters name most often is held to be right.
+    A strict majority (`trainer.labels.with_labels`) is a majority of all votes, or only of those that remain after
+    single votes are dropped. Without one, the most frequent emotion is taken as the label.
 
     Args:
         logits: float32 (N, 8), calibrated.
-        faces: N, with votes.
+        faces: N faces with votes.
     """
     votes, shares = require_votes(faces), vote_shares(faces)
     labels, named = shares.argmax(axis=1), shares.any(axis=1)
     decided = np.isin(faces.names, with_labels(faces, "ferplus").names)
     of_all = 2 * votes.max(axis=1) > votes.sum(axis=1)
     groups = {
-        "a majority of all votes": decided & of_all,
-        "a majority of those left": decided & ~of_all,
+        "majority of all votes": decided & of_all,
+        "majority of the remaining votes": decided & ~of_all,
         "no majority": named & ~decided,
         "all": named,
     }
-    return [Trust(name, *_confidence(logits[of], labels[of])) for name, of in groups.items() if of.any()]
+    return [GroupCalibration(name, *_confidence(logits[of], labels[of])) for name, of in groups.items() if of.any()]
 
 
 def _confidence(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple[int, float, float, float]:
     probabilities = softmax(logits)
-    right = probabilities.argmax(axis=1) == labels
-    return len(labels), float(probabilities.max(axis=1).mean()), float(right.mean()), calibration(logits, labels).ece
+    correct = probabilities.argmax(axis=1) == labels
+    return len(labels), float(probabilities.max(axis=1).mean()), float(correct.mean()), calibration(logits, labels).ece
 
 
 def _mean(flags: NDArray[np.bool_]) -> float:
-    """NaN where there is none."""
+    """Returns the mean, or NaN of an empty array."""
     return float(flags.mean()) if flags.size else math.nan
 
 
 def _agreement_table(faces: FaceSet) -> Table:
-    table = Table("FER-2013's label", "images", "said most often", "with a majority", "the majority says so")
+    table = Table("FER-2013 label", "images", "agrees with plurality", "with majority", "agrees with majority")
     for row in agreement(faces):
-        table.add_row(row.label, f"{row.images:,}", percent(row.most_said), f"{row.decided:,}", percent(row.majority))
+        table.add_row(row.label, f"{row.images:,}", percent(row.plurality), f"{row.decided:,}", percent(row.majority))
     return table
 
 
 def _accuracy_table(bundles: Sequence[Path], faces: FaceSet) -> Table:
-    seen = agreed_on(faces)
-    table = Table("bundle", f"FER-2013's label, {len(faces):,} images", f"the crowd's majority, {len(seen):,} images")
+    with_majority = majority_faces(faces)
+    table = Table(
+        "bundle",
+        f"accuracy by FER-2013 labels, {len(faces):,} images",
+        f"accuracy by FER+ majority, {len(with_majority):,} images",
+    )
     for bundle in bundles:
         classifier = BundleClassifier(bundle)
-        table.add_row(str(bundle), _accuracy(classifier, faces), _accuracy(classifier, seen))
+        table.add_row(str(bundle), _accuracy(classifier, faces), _accuracy(classifier, with_majority))
     return table
 
 
 def _accuracy(classifier: BundleClassifier, faces: FaceSet) -> str:
-    right = classifier.classify(faces.images).argmax(axis=1) == faces.labels
-    return with_interval(proportion(int(right.sum()), len(right)))
+    correct = classifier.classify(faces.images).argmax(axis=1) == faces.labels
+    return with_interval(proportion(int(correct.sum()), len(correct)))
 
 
-def _trust_table(name: str, logits: NDArray[np.float32], faces: FaceSet) -> Table:
-    table = Table(f"{name}, all eight", "images", "confidence", "right", "calibration error")
-    for row in trust(logits, faces):
-        table.add_row(row.faces, f"{row.images:,}", percent(row.confidence), percent(row.right), f"{row.error:.3f}")
+def _calibration_table(name: str, logits: NDArray[np.float32], faces: FaceSet) -> Table:
+    table = Table(f"{name}, all eight classes", "images", "mean confidence", "accuracy", "ECE")
+    for row in calibration_by_agreement(logits, faces):
+        table.add_row(row.group, f"{row.images:,}", percent(row.confidence), percent(row.accuracy), f"{row.ece:.3f}")
     return table
 
 
-def joined(dataset: Dataset) -> FaceSet:
-    """The images of all splits as one set: what is counted of labels and votes chooses nothing."""
+def merged(dataset: Dataset) -> FaceSet:
+    """Returns the images of all splits as one set, for statistics that select no model."""
     splits = dataset.splits.values()
     return FaceSet(
         images=np.concatenate([faces.images for faces in splits]),

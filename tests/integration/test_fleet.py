@@ -11,8 +11,8 @@ from tests.mosquitto import PROGRAM
 
 
 @pytest.mark.skipif(PROGRAM is None, reason="mosquitto is not installed")
-def test_a_fleet_survives_its_broker(tmp_path: Path) -> None:
+def test_a_fleet_survives_a_broker_crash(tmp_path: Path) -> None:
     """Every agent connects, announces itself, and reconnects after the broker was killed; no event is lost."""
-    report = Fleet(tmp_path, agents=20, quiet_s=4.0).run()
+    report = Fleet(tmp_path, agents=20, steady_s=4.0).run()
     assert (report.announced, report.missing) == (20, 0)
     assert report.events > 20

@@ -1,4 +1,4 @@
-"""Data sets to read: a generated one in each layout that FER-2013 comes in, and the real one where it is at hand."""
+"""Data set fixtures: a generated one in each layout of FER-2013, and the real one if available."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from trainer.targets import Predictor
 REAL = Path(__file__).parents[3] / "shared" / "fer2013"
 
 USAGES = {"Training": 4, "PublicTest": 2, "PrivateTest": 1}
-"""Images of each emotion in the generated data set."""
+"""Number of images per emotion in the generated data set."""
 
 
 class Example(NamedTuple):
-    """One generated image: unlike any other, and smooth, so that it survives JPEG."""
+    """A generated image: distinct from all others, and smooth, so that JPEG compression changes it little."""
 
     usage: str
     label: int
@@ -40,7 +40,7 @@ class Example(NamedTuple):
 
 
 def blobs(count: int, seed: int) -> NDArray[np.uint8]:
-    """uint8 (count, 48, 48): smooth random textures."""
+    """Returns uint8 (count, 48, 48): smooth random textures."""
     random = np.random.default_rng(seed)
     coarse = random.uniform(0, 255, (count, 7, 7)).astype(np.uint8)
     return np.array([cv2.resize(image, (48, 48), interpolation=cv2.INTER_CUBIC) for image in coarse], np.uint8)
@@ -48,7 +48,7 @@ def blobs(count: int, seed: int) -> NDArray[np.uint8]:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of two megabytes, which hold less than the weights of a network."""
+    """A file system of two megabytes, too small for the weights of a network."""
     if os.geteuid() != 0:
         pytest.skip("only root may mount a file system")
     disk = tmp_path / "disk"
@@ -67,7 +67,7 @@ def examples() -> list[Example]:
 
 @pytest.fixture
 def kaggle_folder(examples: list[Example], tmp_path: Path) -> Path:
-    """The layout that Kaggle hands out, as a folder."""
+    """Kaggle's layout, as a folder."""
     root = tmp_path / "kaggle"
     for number, example in enumerate(examples):
         split = "train" if example.usage == "Training" else "test"
@@ -77,7 +77,7 @@ def kaggle_folder(examples: list[Example], tmp_path: Path) -> Path:
 
 @pytest.fixture
 def kaggle_zip(kaggle_folder: Path, tmp_path: Path) -> Path:
-    """The same as it is downloaded."""
+    """Kaggle's layout, as a .zip file."""
     return Path(shutil.make_archive(str(tmp_path / "archive"), "zip", kaggle_folder))
 
 
@@ -93,7 +93,7 @@ def plain_folder(examples: list[Example], tmp_path: Path) -> Path:
 
 @pytest.fixture
 def table(examples: list[Example], tmp_path: Path) -> Path:
-    """The challenge's table."""
+    """The challenge table."""
     path = tmp_path / "fer2013.csv"
     write_table(path, examples)
     return path
@@ -101,7 +101,7 @@ def table(examples: list[Example], tmp_path: Path) -> Path:
 
 @pytest.fixture
 def table_gz(table: Path) -> Path:
-    """The table, compressed."""
+    """The table as .csv.gz."""
     path = table.with_name("fer2013.csv.gz")
     path.write_bytes(gzip.compress(table.read_bytes(), mtime=0))
     return path
@@ -109,7 +109,7 @@ def table_gz(table: Path) -> Path:
 
 @pytest.fixture
 def table_zip(table: Path, tmp_path: Path) -> Path:
-    """The table in a folder in a zip."""
+    """The table in a folder in a .zip file."""
     path = tmp_path / "challenge.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.write(table, "fer2013/fer2013.csv")
@@ -118,7 +118,7 @@ def table_zip(table: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def votes(examples: list[Example], tmp_path: Path) -> Path:
-    """FER+'s table for the generated data set: eight of ten for `surprise`, whatever the label."""
+    """FER+ votes for the generated data set: eight of ten for `surprise`, whatever the label."""
     path = tmp_path / "fer2013new.csv"
     write_votes(path, [example.usage for example in examples])
     return path
@@ -145,7 +145,7 @@ def make_faces() -> Callable[..., FaceSet]:
 
 @pytest.fixture
 def make_predictor() -> Callable[..., Predictor]:
-    """Builds a model that recognises `faces`, except for the wrong answers given by index: `{3: "sad"}`."""
+    """Builds a model that classifies `faces` correctly, except for wrong predictions by index: `{3: "sad"}`."""
 
     def make(faces: FaceSet, wrong: dict[int, str] | None = None, confidence: float = 0.9) -> Predictor:
         answers = faces.labels.copy()
@@ -190,13 +190,13 @@ def real_table(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def write_table(path: Path, examples: list[Example], columns: str = "emotion,pixels,Usage") -> None:
-    """Writes rows in the order of the challenge's columns."""
+    """Writes the challenge table."""
     lines = (f"{e.label},{' '.join(map(str, e.pixels.ravel()))},{e.usage}" for e in examples)
     path.write_text("\n".join([columns, *lines]) + "\n")
 
 
 def write_data_set(path: Path, dataset: Dataset) -> None:
-    """Writes a data set as the challenge's table."""
+    """Writes a data set as the challenge table."""
     usages = {"train": "Training", "validation": "PublicTest", "test": "PrivateTest"}
     rows = [
         Example(usages[split], int(label), image)
@@ -207,7 +207,7 @@ def write_data_set(path: Path, dataset: Dataset) -> None:
 
 
 def write_votes(path: Path, usages: Sequence[str]) -> None:
-    """Writes votes for rows of these splits, eight of ten for `surprise`."""
+    """Writes FER+ votes for rows of these splits, eight of ten for `surprise`."""
     buffer = io.StringIO()
     writer = csv.writer(buffer)
     writer.writerow(["Usage", "Image name", *VOTE_COLUMNS])

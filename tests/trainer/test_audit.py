@@ -1,4 +1,4 @@
-"""What `trainer data check` finds in a data set with known faults."""
+"""`trainer data check` on a data set with known defects."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def faulty(make_faces: Callable[..., FaceSet]) -> Dataset:
 
 
 def test_counts_and_unusual_images(faulty: Dataset) -> None:
-    """Every split and class is counted; images that are damaged, of another size or blank are named."""
+    """Every split and class is counted; damaged, resized and blank images are listed."""
     findings = audit(faulty)
     assert findings.counts["train"] == {
         "angry": 1, "disgust": 2, "fear": 1, "happy": 1, "sad": 0, "surprise": 0, "neutral": 2,
@@ -48,13 +48,13 @@ def test_counts_and_unusual_images(faulty: Dataset) -> None:
 
 
 def test_duplicates_inside_and_across_splits(faulty: Dataset) -> None:
-    """For each pair of splits it is told how many images show up again, exactly or nearly."""
+    """Exact copies and near-duplicates are counted for each pair of splits."""
     overlaps = {(o.of, o.into): (o.exact, o.near) for o in audit(faulty).overlaps}
     assert overlaps == {("train", "train"): (2, 4), ("test", "train"): (1, 2), ("test", "test"): (0, 0)}
 
 
 def test_groups_and_contradicting_labels(faulty: Dataset) -> None:
-    """Duplicates form groups, and a photograph with two labels is told as a conflict."""
+    """Duplicates form groups; a photograph with two labels is reported as a conflict."""
     findings = audit(faulty)
     members = [[(image.split, image.index) for image in group.images] for group in findings.groups]
     assert members[0] == [("train", 0), ("train", 1), ("test", 0)]
@@ -65,14 +65,14 @@ def test_groups_and_contradicting_labels(faulty: Dataset) -> None:
 
 
 def test_what_the_crowd_agrees_on_is_counted(table: Path, votes: Path) -> None:
-    """With FER+'s votes, the images with a clear majority are counted by its emotion."""
+    """With FER+ votes, the images with a strict majority are counted by emotion."""
     findings = audit(load_dataset(table, votes))
     assert findings.ferplus_counts is not None
     assert findings.ferplus_counts["train"]["surprise"] == sum(findings.ferplus_counts["train"].values()) == 28
 
 
 def test_many_copies_of_one_picture(make_faces: Callable[..., FaceSet]) -> None:
-    """A placeholder that was downloaded two thousand times is one group, not two million pairs."""
+    """Two thousand copies of a placeholder image are one group, not two million pairs."""
     faces = make_faces([0, 1])
     many = faces.take(np.array([0] * 2000 + [1]))
     findings = audit(Dataset(Path("many"), {"train": many}))
@@ -81,7 +81,7 @@ def test_many_copies_of_one_picture(make_faces: Callable[..., FaceSet]) -> None:
 
 
 def test_nothing_but_blank_images(make_faces: Callable[..., FaceSet]) -> None:
-    """A data set of black images is told as such."""
+    """A data set of black images is reported as blank."""
     faces = replace(make_faces([0, 1]), images=np.zeros((2, 48, 48), np.uint8))
     findings = audit(Dataset(Path("black"), {"train": faces}))
     assert len(findings.blank) == 2
@@ -110,7 +110,7 @@ def test_json_keeps_its_documented_keys(faulty: Dataset) -> None:
 
 
 def text_of(findings: Audit) -> str:
-    """The tables as they are printed."""
+    """Returns the tables as printed."""
     console = Console(width=120)
     with console.capture() as capture:
         console.print(audit_text(findings))
@@ -118,13 +118,13 @@ def text_of(findings: Audit) -> str:
 
 
 def test_text_tells_all_findings(faulty: Dataset) -> None:
-    """The tables name what is wrong."""
+    """The tables list all findings."""
     text = text_of(audit(faulty))
     for expected in (
         "Images in faulty",
         "bad.jpg",
         "big.jpg",
-        "3 groups of duplicates, the largest of 3 images",
+        "3 groups of duplicates, the largest with 3 images",
         "1 of them",
     ):
         assert expected in text
@@ -133,7 +133,7 @@ def test_text_tells_all_findings(faulty: Dataset) -> None:
 def test_command_writes_report_and_pictures(
     kaggle_zip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`trainer data check` prints JSON and leaves the same with two pictures in the folder of the report."""
+    """`trainer data check` prints JSON and writes the same, with two plots, to the report folder."""
     report = tmp_path / "new" / "report"
     assert main(["data", "check", str(kaggle_zip), "--format", "json", "--report", str(report)]) == 0
     printed = json.loads(capsys.readouterr().out)
@@ -149,13 +149,13 @@ def test_command_prints_tables(table: Path, votes: Path, capsys: pytest.CaptureF
     """Without further options `trainer data check` prints tables."""
     assert main(["data", "check", str(table), "--votes", str(votes)]) == 0
     printed = capsys.readouterr().out
-    assert "Images on which the crowd of FER+ agrees" in printed
-    assert "Images that show up again" in printed
+    assert "Images with a majority label in FER+" in printed
+    assert "Images with duplicates" in printed
 
 
 @pytest.mark.parametrize("format_", ["text", "json"])
 def test_names_are_printed_as_they_are(format_: str, kaggle_folder: Path, tmp_path: Path) -> None:
-    """Neither [brackets] nor :colons: are markup, and a name from an old archive need not be UTF-8."""
+    """[Brackets] and :colons: are not markup, and file names may not be UTF-8."""
     latin = os.fsdecode(b"caf\xe9.jpg")
     for name in ("me [copy].jpg", ":cat:.jpg", latin):
         (kaggle_folder / "train" / "happy" / name).write_bytes(b"no image")

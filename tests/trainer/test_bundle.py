@@ -1,4 +1,4 @@
-"""A bundle's folder: replaced as a whole, and nothing else is."""
+"""The folder of a bundle is replaced atomically, and other folders never."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from edge.contract import UserError, load_bundle
-from trainer.bundle import require_place, write_bundle
+from trainer.bundle import require_replaceable, write_bundle
 
 
 @pytest.fixture
@@ -22,47 +22,47 @@ def bundle(tmp_path: Path, bundle_path: Path) -> Path:
 
 
 def fresh_files(bundle: Path) -> dict[str, bytes]:
-    """Those of a bundle that comes anew."""
+    """Files of the new bundle."""
     return {file.name: file.read_bytes() for file in bundle.iterdir()} | {"MODEL_CARD.md": b"new"}
 
 
 def test_a_place_that_is_free_or_holds_a_bundle_will_do(tmp_path: Path, bundle: Path) -> None:
-    """Signed or not."""
-    require_place(bundle)
+    """A bundle, signed or not, a new and an empty folder can be written to."""
+    require_replaceable(bundle)
     (bundle / "manifest.json.sig").write_text("signed")
-    require_place(bundle)
-    require_place(tmp_path / "new")
+    require_replaceable(bundle)
+    require_replaceable(tmp_path / "new")
     (tmp_path / "empty").mkdir()
-    require_place(tmp_path / "empty")
+    require_replaceable(tmp_path / "empty")
 
 
 @pytest.mark.parametrize("manifest", [None, '{"name": "my web app"}', ""])
 def test_what_is_no_bundle_is_not_replaced(manifest: str | None, tmp_path: Path) -> None:
-    """Web apps have a manifest.json too."""
+    """Folders with another manifest.json, such as of web apps, are not replaced."""
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "me.jpg").write_text("dear")
     if manifest is not None:
         (tmp_path / "photos" / "manifest.json").write_text(manifest)
-    with pytest.raises(UserError, match=r"photos: is there already and no bundle that can be read\. Name a new folder"):
-        require_place(tmp_path / "photos")
-    with pytest.raises(UserError, match=r"me\.jpg: is there already and no bundle"):
-        require_place(tmp_path / "photos" / "me.jpg")
+    with pytest.raises(UserError, match=r"photos: already exists and is not a readable bundle\. Choose a new folder"):
+        require_replaceable(tmp_path / "photos")
+    with pytest.raises(UserError, match=r"me\.jpg: already exists and is not a readable bundle"):
+        require_replaceable(tmp_path / "photos" / "me.jpg")
 
 
 @pytest.mark.parametrize("stranger", ["notes.txt", "photos/me.jpg", "report.json/me.jpg"])
 def test_what_lies_beside_a_bundle_is_not_lost(stranger: str, bundle: Path) -> None:
-    """It is named, with what to do."""
+    """The error names the file and a remedy."""
     shutil.rmtree(bundle / "report.json", ignore_errors=True)
     (bundle / "report.json").unlink(missing_ok=True)
     (bundle / stranger).parent.mkdir(exist_ok=True)
     (bundle / stranger).write_text("dear")
     name = stranger.partition("/")[0]
-    with pytest.raises(UserError, match=rf"mine: holds {name}, which belongs to no bundle .*\. Move it elsewhere"):
-        require_place(bundle)
+    with pytest.raises(UserError, match=rf"mine: contains {name}, which is not .* bundle .*\. Move it elsewhere"):
+        require_replaceable(bundle)
 
 
 def test_a_bundle_is_replaced_as_a_whole(bundle: Path) -> None:
-    """Nothing of the former is left, nor of the work."""
+    """Neither old files nor the staging folder remain."""
     fresh = fresh_files(bundle)
     (bundle / "manifest.json.sig").write_text("signed")
     write_bundle(bundle, fresh)
@@ -71,7 +71,7 @@ def test_a_bundle_is_replaced_as_a_whole(bundle: Path) -> None:
 
 
 def test_a_link_to_a_bundle_stays_one(tmp_path: Path, bundle: Path) -> None:
-    """What it leads to is replaced."""
+    """The target of a symbolic link is replaced."""
     link = tmp_path / "current"
     link.symlink_to(bundle)
     write_bundle(link, fresh_files(bundle))
@@ -81,7 +81,7 @@ def test_a_link_to_a_bundle_stays_one(tmp_path: Path, bundle: Path) -> None:
 
 
 def test_a_writing_that_fails_changes_nothing(bundle: Path) -> None:
-    """As on a full disk."""
+    """An error, such as a full disk, leaves the old bundle."""
     before = (bundle / "MODEL_CARD.md").read_bytes()
     with pytest.raises(OSError, match="nowhere"):
         write_bundle(bundle, {**fresh_files(bundle), "nowhere/card.md": b""})
@@ -109,10 +109,10 @@ write_bundle(Path(sys.argv[1]), {"MODEL_CARD.md": b"new"})
 
 @pytest.mark.parametrize("renamings", [0, 1])
 def test_what_a_killed_export_left_is_put_back(renamings: int, bundle: Path) -> None:
-    """By the next one, before it does anything else; also where it then fails."""
+    """The next export first restores the old bundle, even if it fails afterwards."""
     command = [sys.executable, "-c", KILLED, str(bundle), str(renamings)]
     assert subprocess.run(command, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}).returncode == -signal.SIGKILL
     assert bundle.exists() == (renamings == 0)
-    require_place(bundle)
+    require_replaceable(bundle)
     load_bundle(bundle)
     assert list(bundle.parent.iterdir()) == [bundle]

@@ -1,4 +1,4 @@
-"""Confidence: how it is measured, put right and used."""
+"""Calibration metrics, temperature scaling, risk-coverage curve and rejection threshold."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from trainer.calibration import (
     calibration,
     fit_temperature,
     negative_log_likelihood,
+    rejection_threshold,
     risk_coverage,
-    threshold_for_gain,
 )
 from trainer.metrics import Labels, Logits
 
 
 def honest(count: int, seed: int = 0) -> tuple[Logits, Labels]:
-    """Logits, and labels drawn from exactly the probabilities that they state."""
+    """Returns logits, and labels drawn from their probabilities: perfectly calibrated."""
     random = np.random.default_rng(seed)
     logits = random.normal(0, 2, (count, 7)).astype(np.float32)
     cumulative = softmax(logits).cumsum(axis=1)
@@ -29,13 +29,13 @@ def honest(count: int, seed: int = 0) -> tuple[Logits, Labels]:
 
 
 def confident(shares: list[float]) -> Logits:
-    """Two classes; class 0 has the given probabilities."""
+    """Returns logits of two classes; class 0 has the given probabilities."""
     share = np.array(shares)
     return np.asarray(np.log(np.stack([share, 1 - share], axis=1)), np.float32)
 
 
 def test_error_of_a_small_case() -> None:
-    """Two bins: 0.9 stated and 0.5 true, 0.6 stated and 1 true, give (2 x 0.4 + 1 x 0.4) / 3."""
+    """Two bins, confidence 0.9 with accuracy 0.5 and 0.6 with 1, give (2 x 0.4 + 1 x 0.4) / 3."""
     result = calibration(confident([0.9, 0.9, 0.6]), np.array([0, 1, 0]))
     assert result.ece == pytest.approx((2 * 0.4 + 0.4) / 3, abs=1e-6)
     assert result.brier == pytest.approx((2 * 0.1**2 + 2 * 0.9**2 + 2 * 0.4**2) / 3, abs=1e-6)
@@ -46,13 +46,13 @@ def test_error_of_a_small_case() -> None:
 
 
 def test_bins_hold_every_image_at_their_edges() -> None:
-    """Certainty itself and a confidence on an edge are counted, once."""
+    """Confidences of 1 and on a bin edge are counted once."""
     logits = np.array([[100, 0, 0], [0, 0, 0]], np.float32)  # 1 and exactly a third
     assert sum(b.count for b in calibration(logits, np.array([0, 1])).bins) == 2
 
 
 def test_honest_model_has_no_error() -> None:
-    """Where labels follow the stated probabilities, the error is only chance."""
+    """The ECE of a perfectly calibrated model is only sampling error."""
     logits, labels = honest(20_000)
     assert calibration(logits, labels).ece < 0.01
     assert calibration(3 * logits, labels).ece > 0.1
@@ -60,7 +60,7 @@ def test_honest_model_has_no_error() -> None:
 
 @pytest.mark.parametrize("factor", [0.3, 1.0, 4.0])
 def test_temperature_undoes_exaggeration(factor: float) -> None:
-    """A model whose logits are too large by a factor gets this factor as its temperature."""
+    """Logits scaled by a factor yield this factor as temperature."""
     logits, labels = honest(20_000)
     temperature = fit_temperature(logits * np.float32(factor), labels)
     assert temperature == pytest.approx(factor, rel=0.04)
@@ -69,7 +69,7 @@ def test_temperature_undoes_exaggeration(factor: float) -> None:
 
 @given(st.integers(0, 1000))
 def test_temperature_is_the_best(seed: int) -> None:
-    """No temperature nearby makes the labels likelier."""
+    """No temperature nearby has a higher likelihood."""
     logits, labels = honest(50, seed)
     best = fit_temperature(logits, labels)
     losses = [negative_log_likelihood(logits, labels, best * change) for change in (1, 0.99, 1.01)]
@@ -77,7 +77,7 @@ def test_temperature_is_the_best(seed: int) -> None:
 
 
 def test_temperature_stays_finite() -> None:
-    """A model that is always right asks for endless confidence, and one always wrong for none; both are bounded."""
+    """The temperature of a model that is always correct, or always wrong, is bounded."""
     logits = np.eye(7, dtype=np.float32)
     assert fit_temperature(logits, np.arange(7)) == pytest.approx(0.05, rel=1e-3)
     assert fit_temperature(logits, np.roll(np.arange(7), 1)) == pytest.approx(20, rel=1e-3)
@@ -89,22 +89,22 @@ def test_large_logits_overflow_nothing() -> None:
 
 
 def test_risk_and_coverage() -> None:
-    """Fewer answers, more of them right; None where none is left."""
+    """Accuracy rises as coverage falls; None if no prediction is accepted."""
     points = risk_coverage(confident([0.95, 0.9, 0.7, 0.6]), np.array([0, 0, 0, 1]), (0.5, 0.8, 0.99))
     assert [(p.coverage, p.accuracy) for p in points] == [(1.0, 0.75), (0.5, 1.0), (0.0, None)]
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_a_calibrated_model_is_believed_from_one_half_on(seed: int) -> None:
-    """Chow's rule: where confidence is probability, an answer gains from 0.5 on. Another sample says the same."""
-    assert threshold_for_gain(*honest(3_000, seed)) == pytest.approx(0.5, abs=0.04)
+    """Chow's rule: for a calibrated model the threshold is 0.5, for any sample."""
+    assert rejection_threshold(*honest(3_000, seed)) == pytest.approx(0.5, abs=0.04)
 
 
 def test_a_model_that_is_surer_than_right_is_believed_later() -> None:
-    """What is under the threshold is more often wrong than right, and what is above it more often right."""
+    """Predictions below the threshold are more often wrong than correct, those above more often correct."""
     logits, labels = honest(20_000)
     logits *= 2
-    threshold = threshold_for_gain(logits, labels)
+    threshold = rejection_threshold(logits, labels)
     confidence, right = softmax(logits).max(axis=1), logits.argmax(axis=1) == labels
     assert 0.6 < threshold < 0.8
     assert right[confidence < threshold].mean() < 0.5
@@ -113,18 +113,18 @@ def test_a_model_that_is_surer_than_right_is_believed_later() -> None:
 
 @pytest.mark.parametrize(("slope", "intercept"), [(0.3, 0.6), (0.5, 0.4), (1.0, 0.0), (2.0, -1.0)])
 def test_it_is_found_however_slowly_being_right_grows_with_confidence(slope: float, intercept: float) -> None:
-    """Where the log odds of being right are a line in those of the confidence, it is where that crosses zero."""
+    """If the log odds of a correct prediction are linear in those of the confidence, it is their zero crossing."""
     random = np.random.default_rng(3)
     odds = random.uniform(-4, 4, 40_000)
     logits = np.zeros((len(odds), 100), np.float32)
     logits[:, 0] = odds + math.log(99)  # against 99 classes of equal weight
     right = random.uniform(size=len(odds)) < 1 / (1 + np.exp(-intercept - slope * odds))
     true = 1 / (1 + math.exp(intercept / slope))
-    assert threshold_for_gain(logits, np.where(right, 0, 1)) == pytest.approx(true, abs=0.02)
+    assert rejection_threshold(logits, np.where(right, 0, 1)) == pytest.approx(true, abs=0.02)
 
 
 def test_where_all_answers_are_right_or_none_there_is_a_threshold_too() -> None:
-    """A perfect model is always believed, and one that is always wrong never."""
+    """A model that is always correct has a threshold near 0, one that is always wrong near 1."""
     logits = confident([0.95, 0.9, 0.8, 0.7, 0.65, 0.6])
-    assert threshold_for_gain(logits, np.zeros(6, np.int64)) < 0.05
-    assert threshold_for_gain(logits, np.ones(6, np.int64)) > 0.95
+    assert rejection_threshold(logits, np.zeros(6, np.int64)) < 0.05
+    assert rejection_threshold(logits, np.ones(6, np.int64)) > 0.95

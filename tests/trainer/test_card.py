@@ -1,4 +1,4 @@
-"""The model card: what it says of FER-2013 and of other data, and of what a run began with."""
+"""Model card: statements about FER-2013 and other data, and about the initial weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ JPEGS = "2ee0fea31a3fe4e1b303aa7094f4c032ca802e02e40fdd22cbb02946daddea81"
 
 
 def card(model: str, config: dict[str, Any] | None = None, **training: str) -> str:
-    """The card of a committed model, had it been trained otherwise."""
+    """Returns the card of a committed model with changed training provenance."""
     manifest: Manifest = read_manifest(MODELS / model)
     origin = manifest.training
     origin = origin.model_copy(update={"config": {**origin.config, **(config or {})}, **training})
@@ -26,23 +26,23 @@ def card(model: str, config: dict[str, Any] | None = None, **training: str) -> s
 @pytest.mark.parametrize("name", ["mine", "fer2013.csv"])
 @pytest.mark.parametrize("model", ["default", "ferplus"])
 def test_of_other_data_no_fact_of_fer2013_is_told(model: str, name: str) -> None:
-    """Nobody reads of images that were never trained on, nor of those that somebody took out of FER-2013's table."""
+    """The card of a model trained on other data, or on a part of FER-2013, states no facts about FER-2013."""
     mine = card(model, data=name, data_sha256="0" * 64)
     for fact in ("FER-2013", "Goodfellow", "PublicTest", "PrivateTest", "436", "119", "88 %", "62.3 %"):
         assert fact not in mine
     for known in (
         f"on `{name}` by",
         f"- Data: `{name}`;",
-        "the test split (reported)",
-        "groups of people is not known",
+        "the test split (held-out test)",
+        "groups of people are unknown",
     ):
         assert known in mine
 
 
 def test_fer2013_is_known_in_every_layout() -> None:
-    """By the hash of its images, whatever the file is called."""
+    """FER-2013 is identified by the hash of its images, not by file name."""
     told = card("default", data="archive.zip", data_sha256=JPEGS)
-    for fact in ("FER-2013 (Goodfellow et al. 2013), archive.zip;", "Disgust has 436", "PrivateTest (reported)"):
+    for fact in ("FER-2013 (Goodfellow et al. 2013), archive.zip;", "disgust has 436", "PrivateTest (held-out test)"):
         assert fact in told
 
 
@@ -50,24 +50,24 @@ def test_fer2013_is_known_in_every_layout() -> None:
     ("initial", "told"), [(None, "random weights"), ("runs/refined", "the weights of `runs/refined`")]
 )
 def test_what_the_run_began_with_is_told_first_and_last(initial: str | None, told: str) -> None:
-    """A run that went on from another is not called trained from scratch."""
+    """The initial weights are named in the first and the last section."""
     text = card("default", {"initial_weights": initial})
-    assert f"trained from {told} on FER-2013" in text
-    assert f"- It began with {told}." in text
+    assert f"Trained from {told} on FER-2013" in text
+    assert f"- Initialization: {told}." in text
     assert "scratch" not in text
 
 
 def test_the_crowd_s_card_says_where_its_confidence_holds() -> None:
-    """Who reads of a calibration error reads on which faces it was measured."""
+    """The card states on which images the calibration error was measured."""
     for text in card("ferplus"), card("ferplus", data="mine", data_sha256="0" * 64):
-        assert "has more than half of the" in text
-        assert "surer than it is right" in text
-    assert "surer than it is right" not in card("default")
+        assert "more than half of the" in text
+        assert "overconfident" in text
+    assert "overconfident" not in card("default")
 
 
 def test_the_card_says_in_which_light_its_figures_are() -> None:
-    """And nothing of it for a bundle whose crops are left as they are."""
-    assert "a crop's mean gray level is brought into 86 to 173" in card("default")
+    """A bundle without intensity normalization has no such statement."""
+    assert "limits the mean gray level of a crop to 86 to 173" in card("default")
     manifest = read_manifest(MODELS / "default")
     plain = manifest.preprocessing.model_copy(update={"intensity": None})
     text = model_card(manifest.model_copy(update={"preprocessing": plain}), evaluations("default"))

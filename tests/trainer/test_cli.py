@@ -1,4 +1,4 @@
-"""How the command line answers, fails and is interrupted, as real processes."""
+"""Command line: help, errors and interruption, partly in real processes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_help_names_every_command() -> None:
-    """`trainer --help` lists what can be done."""
+    """`trainer --help` lists all commands."""
     shown = subprocess.run([*TRAINER, "--help"], capture_output=True, text=True, check=True, cwd=ROOT)
     for command in ("data", "fit", "tune", "evaluate", "export", "keygen", "sign"):
         assert command in shown.stdout
@@ -35,7 +35,7 @@ def test_help_names_every_command() -> None:
     "command", [["--version"], ["fit", "--help"], ["tune", "--help"], ["data", "check", "nowhere"]]
 )
 def test_light_commands_do_without_tensorflow(command: list[str]) -> None:
-    """Help and `data check` answer at once: TensorFlow, which takes seconds, is not loaded."""
+    """Help and `data check` do not import TensorFlow, which takes seconds."""
     script = (
         "import sys, trainer.cli\n"
         "try: trainer.cli.main(sys.argv[1:])\n"
@@ -61,15 +61,15 @@ def test_error_says_what_where_and_what_to_do(tmp_path: Path, capsys: pytest.Cap
     [("scipy", ["data", "check", "nowhere"]), ("jinja2", ["evaluate", "--data", "nowhere", "bundle"])],
 )
 def test_a_library_that_is_not_installed_is_a_clear_error(library: str, command: list[str]) -> None:
-    """As on a device, where the command is there without what it needs."""
+    """On a device, the command is installed without its dependencies."""
     script = f"import sys; sys.modules['{library}'] = None; from trainer.cli import main; sys.exit(main(sys.argv[1:]))"
     done = subprocess.run([sys.executable, "-c", script, *command], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 1
-    assert done.stderr.startswith(f"trainer: error: the library {library} is not installed. Install the trainer")
+    assert done.stderr.startswith(f"trainer: error: the library {library} is not installed. Install the dependencies")
 
 
 def test_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
-    """A command line that makes no sense ends with exit code 2 and the usage."""
+    """An invalid command line ends with exit code 2 and prints the usage."""
     with pytest.raises(SystemExit) as ended:
         main(["evaluate"])
     assert ended.value.code == 2
@@ -78,7 +78,7 @@ def test_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.fixture
 def few(tmp_path: Path) -> list[str]:
-    """A command that fits on one image."""
+    """Returns a fit command with a data set of one image."""
     data = tmp_path / "plain"
     for split in ("train", "validation", "test"):
         (data / split / "happy").mkdir(parents=True)
@@ -94,13 +94,13 @@ def few(tmp_path: Path) -> list[str]:
         (["fit", "-o", str(ROOT / "models/runs/default")], "default: already holds a run"),
         (["tune", "--config", "mine.json", "-o", "study"], "mine.json: is not a run configuration"),
         (["export", "run", "-o", "bundle"], "run: is not a run folder"),
-        (["export", "run", "-o", str(ROOT / "docs")], "docs: is there already and no bundle"),
+        (["export", "run", "-o", str(ROOT / "docs")], "docs: already exists and is not a readable bundle"),
     ],
 )
 def test_what_can_be_told_at_once_is_told_before_the_data_are_read(
     command: list[str], told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Reading them takes a while."""
+    """Errors that need no data are reported before it is read."""
     assert main([*command, "--data", "nowhere"]) in {1, 11}
     assert told in capsys.readouterr().err
 
@@ -108,20 +108,20 @@ def test_what_can_be_told_at_once_is_told_before_the_data_are_read(
 @pytest.mark.parametrize(
     ("option", "value", "told"),
     [
-        ("--epochs", "abc", "'abc' is no whole number from 1"),
-        ("--epochs", "1.5", "'1.5' is no whole number from 1"),
-        ("--epochs", "0", "'0' is no whole number from 1"),
-        ("--seed", "x", "'x' is no whole number from 0 to 4294967295"),
-        ("--seed", "4294967296", "'4294967296' is no whole number from 0 to 4294967295"),
-        ("--max-drop", "x", "'x' is no number from 0 to 100"),
-        ("--max-drop", "nan", "'nan' is no number from 0 to 100"),
-        ("--max-drop", "101", "'101' is no number from 0 to 100"),
+        ("--epochs", "abc", "'abc' is not a positive integer"),
+        ("--epochs", "1.5", "'1.5' is not a positive integer"),
+        ("--epochs", "0", "'0' is not a positive integer"),
+        ("--seed", "x", "'x' is not an integer from 0 to 4294967295"),
+        ("--seed", "4294967296", "'4294967296' is not an integer from 0 to 4294967295"),
+        ("--max-drop", "x", "'x' is not a number from 0 to 100"),
+        ("--max-drop", "nan", "'nan' is not a number from 0 to 100"),
+        ("--max-drop", "101", "'101' is not a number from 0 to 100"),
     ],
 )
 def test_a_number_that_is_none_is_told_in_words(
     option: str, value: str, told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With what the option takes."""
+    """The error states the allowed values."""
     command = ["export", "run"] if option == "--max-drop" else ["fit"]
     with pytest.raises(SystemExit):
         main([*command, "--data", "nowhere", "-o", "out", option, value])
@@ -130,14 +130,14 @@ def test_a_number_that_is_none_is_told_in_words(
 
 @pytest.mark.parametrize("epochs", ["100000000", "9" * 400], ids=["many", "beyond all"])
 def test_more_epochs_than_a_run_can_have(epochs: str, few: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """The option is named, without a traceback."""
+    """The error names the option."""
     assert main([*few, "--epochs", epochs]) == 1
     assert f"error: --epochs {epochs} is more than a run can have. Use fewer." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("verbose", [False, True])
 def test_tensorflow_says_nothing_of_the_machine_unasked(verbose: bool, tmp_path: Path) -> None:
-    """An error is all that is on standard error, and with --verbose all that is said on the way."""
+    """Standard error contains only the error, or with --verbose also TensorFlow's messages."""
     command = ["export", str(tmp_path), "--data", "nowhere", "-o", str(tmp_path / "bundle")]
     environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
     done = subprocess.run([*TRAINER, *command, *["-v"] * verbose], capture_output=True, text=True, cwd=ROOT,
@@ -150,16 +150,16 @@ def test_tensorflow_says_nothing_of_the_machine_unasked(verbose: bool, tmp_path:
 def test_a_bundle_of_other_labels_is_not_measured_by_those_of_fer_2013(
     kaggle_zip: Path, bundle_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Devices go by the names of labels, whatever their order; here its figures would be nonsense."""
+    """A bundle with other label order is valid for devices, but its label indices differ from the data set's."""
     manifest = json.loads((shutil.copytree(bundle_path, tmp_path / "mine") / "manifest.json").read_text())
     manifest["labels"].reverse()
     (tmp_path / "mine" / "manifest.json").write_text(json.dumps(manifest))
     assert main(["evaluate", str(tmp_path / "mine"), "--data", str(kaggle_zip)]) == 10
-    assert "has FER-2013's labels, and the model says contempt, neutral, surprise" in capsys.readouterr().err
+    assert "but the classes of the model are contempt, neutral, surprise" in capsys.readouterr().err
 
 
 def test_how_long_a_run_takes_is_told_where_its_epochs_have_few_steps_too(capsys: pytest.CaptureFixture[str]) -> None:
-    """With JAX, an epoch is a single step to whoever waits; the first one also waits for the compiler."""
+    """With JAX, an epoch is a single step for the display, and the first includes compilation."""
     config = FitConfig(stages=((24, 1), (48, 4)))
     with _Display(Console(), config) as display:
         for epoch, seconds in ((1, 500.0), (2, 60.0), (3, 60.0)):
@@ -170,13 +170,13 @@ def test_how_long_a_run_takes_is_told_where_its_epochs_have_few_steps_too(capsys
 
 @pytest.mark.parametrize("more", [["--votes", "votes.csv"], ["--split", "test"]])
 def test_a_folder_of_faces_takes_neither_votes_nor_split(more: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """They would be ignored, so they are refused."""
+    """Options that would be ignored are errors."""
     assert main(["evaluate", str(ROOT / "models/default"), "--folder", "--data", "mine", *more]) == 1
-    assert f"--folder has neither splits nor votes, and cannot take {more[0]}." in capsys.readouterr().err
+    assert f"--folder has neither splits nor votes and cannot be combined with {more[0]}." in capsys.readouterr().err
 
 
 def test_a_folder_of_faces_may_show_what_the_model_knows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Contempt is an emotion for a model of the crowd's labels, and none for another."""
+    """Contempt is a valid folder only for models with FER+ labels."""
     (tmp_path / "contempt").mkdir()
     cv2.imwrite(str(tmp_path / "contempt" / "1.png"), np.zeros((48, 48), np.uint8))
     command = ["--folder", "--data", str(tmp_path), "--format", "json"]
@@ -190,7 +190,7 @@ def test_a_folder_of_faces_may_show_what_the_model_knows(tmp_path: Path, capsys:
 def test_a_resumed_run_takes_no_other_parameters(
     more: list[str], few: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """They would be ignored, so they are refused."""
+    """Options that would be ignored are errors."""
     assert main([*few, "--resume", *more]) == 1
     refused = more[0].replace("--no-", "--")
     assert (
@@ -202,7 +202,7 @@ def test_a_resumed_run_takes_no_other_parameters(
 def test_parameters_that_make_no_sense(
     value: str, few: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A file that a person wrote ends with exit code 11 and names the value, before a run is begun."""
+    """An invalid configuration file ends with exit code 11 and names the value, before a run is created."""
     (tmp_path / "mine.json").write_text(f"{{{value}}}")
     assert main([*few, "--config", str(tmp_path / "mine.json")]) == 11
     assert f"error: {tmp_path / 'mine.json'}: is not a run configuration (" in capsys.readouterr().err
@@ -212,14 +212,14 @@ def test_parameters_that_make_no_sense(
 def test_votes_that_nothing_would_learn_are_refused(
     few: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A configuration that was made without them trains no second head, which would be found out after hours."""
+    """With votes_weight 0 there is no second head, which would otherwise be noticed only after hours."""
     (tmp_path / "mine.json").write_text('{"stages": [[48, 1]], "votes_weight": 0.0}')
     assert main([*few, "--config", str(tmp_path / "mine.json"), "--votes", "fer2013new.csv"]) == 1
     assert "mine.json: has a votes_weight of 0, so --votes would have no effect." in capsys.readouterr().err
 
 
 def test_the_network_is_as_wide_as_its_initial_weights() -> None:
-    """Whoever goes on from a run of another width need not know which it was; a recipe may ask for more."""
+    """The width is raised to that of the initial weights; a recipe may have a larger one."""
     run = ROOT / "models/runs/muonwide"
     command = ["fit", "--data", "fer2013.csv", "-o", "new", "--initial-weights"]
     config = requested_config(parser().parse_args([*command, str(run)]), Console())
@@ -242,16 +242,16 @@ def test_the_network_is_as_wide_as_its_initial_weights() -> None:
 def test_where_nothing_can_be_written(
     command: list[str], place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It is told before the first look at data and models, which may take hours, with the path and what to do."""
+    """The error is reported before any long computation, with path and remedy."""
     (tmp_path / "taken").touch()
     assert main([*command, str(tmp_path / place)]) == 1
     told = capsys.readouterr().err
     assert told.startswith(f"trainer: error: {tmp_path / 'taken'}")
-    assert "cannot be written to (Not a directory). Name a folder" in told or "is there already and no bundle" in told
+    assert "cannot be written to (Not a directory). Name a folder" in told or "already exists and is not" in told
 
 
 def test_no_folder_is_left_where_nothing_was_written(tmp_path: Path) -> None:
-    """The look at a place leaves nothing there."""
+    """The check for write permission leaves no files."""
     assert main(["data", "check", "nowhere", "--report", str(tmp_path / "a" / "b")]) == 10
     assert not list(tmp_path.iterdir())
 
@@ -259,7 +259,7 @@ def test_no_folder_is_left_where_nothing_was_written(tmp_path: Path) -> None:
 def test_results_are_printed_before_they_are_written(
     kaggle_zip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A disk that fills up meanwhile does not take them."""
+    """Results are printed even if the report cannot be written."""
     (tmp_path / "report" / "audit.json").mkdir(parents=True)
     assert main(["data", "check", str(kaggle_zip), "--report", str(tmp_path / "report")]) == 1
     assert "Images in" in capsys.readouterr().out
@@ -270,7 +270,7 @@ def test_results_are_printed_before_they_are_written(
 
 
 def test_reader_that_has_seen_enough(kaggle_zip: Path, tmp_path: Path) -> None:
-    """`trainer ... | head` ends quietly, and its report is written all the same."""
+    """`trainer ... | head` ends silently, and the report is still written."""
     report = tmp_path / "report"
     command = [*TRAINER, "data", "check", str(kaggle_zip), "--format", "json", "--report", str(report)]
     reader, writer = os.pipe()
@@ -282,7 +282,7 @@ def test_reader_that_has_seen_enough(kaggle_zip: Path, tmp_path: Path) -> None:
 
 
 def test_text_for_a_reader_that_has_seen_enough(tmp_path: Path) -> None:
-    """As with JSON, scripts see the code of a closed pipe, and not that of a fault."""
+    """The exit code is that of a closed pipe, not of an error."""
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run([*TRAINER, "keygen", str(tmp_path / "key")], stdout=writer, stderr=subprocess.PIPE, cwd=ROOT,
@@ -292,7 +292,7 @@ def test_text_for_a_reader_that_has_seen_enough(tmp_path: Path) -> None:
 
 
 def test_output_that_cannot_be_written(tmp_path: Path) -> None:
-    """A full disk is told in one line, with the code of an error; `/dev/full` is one. With --verbose, it says where."""
+    """A full disk (`/dev/full`) is reported in one line; with --verbose, with a traceback."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     with Path("/dev/full").open("w") as full:
         done, told = (subprocess.run([*TRAINER, "keygen", str(tmp_path / name), *options], stdout=full,

@@ -1,4 +1,4 @@
-"""Corruptions: the same for the same image, always, and worse with each severity."""
+"""Corruptions are deterministic, and stronger with each severity."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ def images() -> NDArray[np.uint8]:
 
 
 def distortions(images: NDArray[np.uint8], corruption: Corruption) -> list[float]:
-    """Mean distance from the image in gray levels, at each severity."""
+    """Returns the mean distance from the image in gray levels at each severity."""
     spoilt = (corrupt(images, corruption, severity) for severity in SEVERITIES)
     return [float(np.abs(one.astype(float) - images).mean()) for one in spoilt]
 
 
 def named(name: str) -> Corruption:
-    """The corruption of that name."""
+    """Returns a corruption by name."""
     return next(corruption for corruption in CORRUPTIONS if corruption.name == name)
 
 
 def test_names_stay() -> None:
-    """What programs look up in the JSON stays as it is."""
+    """The names in the JSON are stable."""
     assert [corruption.name for corruption in CORRUPTIONS] == [
         "brightness", "contrast", "gamma", "low_light", "motion_blur", "defocus_blur", "jpeg", "rotation", "scale",
         "detector_crop", "occlusion",
@@ -42,7 +42,7 @@ def test_names_stay() -> None:
 
 @each_corruption
 def test_an_image_is_corrupted_alike_in_any_company(corruption: Corruption, images: NDArray[np.uint8]) -> None:
-    """Alone, in another order or a second time, each image comes out the same; the images themselves stay untouched."""
+    """The result does not depend on order, other images or repetition; the input is not modified."""
     before = images.copy()
     spoilt = corrupt(images, corruption, 3)
     order = np.random.default_rng(0).permutation(len(images))
@@ -53,7 +53,7 @@ def test_an_image_is_corrupted_alike_in_any_company(corruption: Corruption, imag
 
 @each_corruption
 def test_result_is_an_image_again(corruption: Corruption, images: NDArray[np.uint8]) -> None:
-    """Size and type stay at every severity, and so does the number of images, none included."""
+    """Shape and type are preserved at every severity, also for zero images."""
     for severity in SEVERITIES:
         spoilt = corrupt(images, corruption, severity)
         assert spoilt.shape == (40, 48, 48)
@@ -63,7 +63,7 @@ def test_result_is_an_image_again(corruption: Corruption, images: NDArray[np.uin
 
 @each_corruption
 def test_each_severity_is_worse_than_the_last(corruption: Corruption, images: NDArray[np.uint8]) -> None:
-    """Distance from the clean image grows all the way."""
+    """The distance from the clean image increases with severity."""
     clean_to_worst = [0.0, *distortions(images, corruption)]
     assert clean_to_worst == sorted(clean_to_worst)
     assert len(set(clean_to_worst)) == len(clean_to_worst)
@@ -81,7 +81,7 @@ def test_each_severity_is_worse_on_real_faces(corruption: Corruption, real_table
 @each_corruption
 @pytest.mark.parametrize("gray", [0, 255])
 def test_blank_images_are_no_obstacle(corruption: Corruption, gray: int) -> None:
-    """Black and white images, of which the data set has some, pass through without a warning."""
+    """Black and white images, which the data set contains, cause no warning."""
     blank = np.full((2, 48, 48), gray, np.uint8)
     assert corrupt(blank, corruption, 5).shape == blank.shape
 
@@ -94,21 +94,21 @@ def test_light_changes_both_ways(name: str, images: NDArray[np.uint8]) -> None:
 
 
 def test_low_light_shows_what_the_exposure_leaves(images: NDArray[np.uint8]) -> None:
-    """At an exposure of 0.25, a quarter of the brightness is left, and noise."""
+    """An exposure of 0.25 leaves a quarter of the brightness and adds noise."""
     dark = corrupt(images, named("low_light"), 3).astype(float)
     assert dark.mean() == pytest.approx(images.mean() / 4, rel=0.05)
     assert (dark - images / 4.0).std() > 2
 
 
 def test_occlusion_hides_one_square_that_grows(images: NDArray[np.uint8]) -> None:
-    """What severity 1 hides, severity 5 hides too: about half of the image."""
+    """Severity 5 covers what severity 1 covers, and about half of the image."""
     hidden = [corrupt(images, named("occlusion"), severity) != images for severity in (1, 5)]
     assert (hidden[0] & ~hidden[1]).mean() < 0.01  # where the gray level happens to be that of the image
     assert hidden[1].mean() == pytest.approx(0.49, abs=0.03)
 
 
 def test_motion_blur_keeps_what_lies_along_its_direction() -> None:
-    """It is a smear in one direction, so a dot becomes a line as long as the level says."""
+    """A dot becomes a line of the kernel's length."""
     dot = np.zeros((1, 48, 48), np.uint8)
     dot[0, 24, 24] = 255
     rows, columns = np.nonzero(corrupt(dot, named("motion_blur"), 5)[0] > 6)
@@ -117,7 +117,7 @@ def test_motion_blur_keeps_what_lies_along_its_direction() -> None:
 
 
 def test_rotation_turns_about_the_middle() -> None:
-    """The middle stays where it is, and an upright line leans by 45 degrees at the worst."""
+    """The center does not move, and a vertical line is rotated by up to 45 degrees."""
     line = np.zeros((1, 48, 48), np.uint8)
     line[0, :, 23:25] = 255
     turned = corrupt(line, named("rotation"), 5)[0].astype(float)

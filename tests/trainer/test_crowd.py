@@ -1,4 +1,4 @@
-"""What the raters say of labels and of a bundle's confidence, as the README and the cards quote it."""
+"""Statistics of `tests.bench.crowd` that README and model cards quote."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edge.contract import EMOTIONS, softmax
-from tests.bench.crowd import agreement, trust
+from tests.bench.crowd import agreement, calibration_by_agreement
 from trainer.data import FaceSet
 from trainer.errors import DataError
 from trainer.labels import FERPLUS_EMOTIONS, with_labels
@@ -27,7 +27,7 @@ VOTES: list[dict[str, int]] = [
 
 
 def test_votes_that_agree_on_nothing_leave_nothing_to_measure(make_faces: Callable[..., FaceSet]) -> None:
-    """The error says so, rather than a division by zero later on."""
+    """There is an error message instead of a division by zero."""
     votes = np.array([[2 * (column in ("fear", "sadness")) for column in VOTE_COLUMNS]])
     with pytest.raises(DataError, match="no image among 1 has a strict majority"):
         with_labels(replace(make_faces([0]), votes=votes), "ferplus")
@@ -35,29 +35,29 @@ def test_votes_that_agree_on_nothing_leave_nothing_to_measure(make_faces: Callab
 
 @pytest.fixture
 def faces(make_faces: Callable[..., FaceSet]) -> FaceSet:
-    """Six images labelled fear, and one, the last but one, labelled happy."""
+    """Six images labeled fear, and one, the last but one, labeled happy."""
     made = make_faces([EMOTIONS.index(name) for name in (*["fear"] * 5, "happy", "fear")])
     return replace(made, votes=np.array([[one.get(column, 0) for column in VOTE_COLUMNS] for one in VOTES]))
 
 
 def test_both_ways_of_asking_the_raters(faces: FaceSet) -> None:
-    """What they say most often, `unknown` among it, and their strict majority where there is one."""
+    """Plurality, including votes for `unknown`, and strict majority, if there is one."""
     happy, fear = sorted(agreement(faces)[:-1], key=lambda row: row.images)
     every = agreement(faces)[-1]
-    assert (fear.label, fear.images, fear.most_said, fear.decided, fear.majority) == ("fear", 6, 3 / 6, 3, 2 / 3)
-    assert (happy.label, happy.most_said, happy.decided) == ("happy", 0, 0)
+    assert (fear.label, fear.images, fear.plurality, fear.decided, fear.majority) == ("fear", 6, 3 / 6, 3, 2 / 3)
+    assert (happy.label, happy.plurality, happy.decided) == ("happy", 0, 0)
     assert np.isnan(happy.majority)
-    assert (every.label, every.images, every.most_said, every.decided) == ("all", 7, 3 / 7, 3)
+    assert (every.label, every.images, every.plurality, every.decided) == ("all", 7, 3 / 7, 3)
 
 
 def test_confidence_by_how_far_raters_agree(faces: FaceSet) -> None:
-    """A bundle that always answers fear is right where that is said most often; an image without a vote is left out."""
+    """A bundle that always predicts fear is correct if fear has most votes; images without votes are excluded."""
     logits = np.tile(2 * np.eye(8, dtype=np.float32)[FERPLUS_EMOTIONS.index("fear")], (len(faces), 1))
     confidence = float(softmax(logits)[0].max())
-    rows = trust(logits, faces)
+    rows = calibration_by_agreement(logits, faces)
     _, _, undecided, every = rows
     assert [row.images for row in rows] == [2, 1, 3, 6]
     # Of equal emotions the first in FER-2013's order is right, and that is fear.
-    assert [row.right for row in rows] == [1 / 2, 1, 2 / 3, 4 / 6]
+    assert [row.accuracy for row in rows] == [1 / 2, 1, 2 / 3, 4 / 6]
     assert every.confidence == pytest.approx(confidence)
-    assert undecided.error == pytest.approx(abs(confidence - 2 / 3))
+    assert undecided.ece == pytest.approx(abs(confidence - 2 / 3))

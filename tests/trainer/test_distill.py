@@ -79,7 +79,7 @@ def test_a_student_learns_what_its_teacher_knows(mislabelled: Dataset, accurate:
     config = replace(TEACHER, width=0.25, teachers=(str(accurate),), teacher_weight=1.0)
     assert fit(mislabelled, tmp_path / "student", config) > 0.6
     export(tmp_path / "student", tmp_path / "bundle", mislabelled, ExportOptions(name="student", max_drop=None))
-    assert f"learned from `{accurate}`" in (tmp_path / "bundle" / "MODEL_CARD.md").read_text()
+    assert f"predictions of `{accurate}`" in (tmp_path / "bundle" / "MODEL_CARD.md").read_text()
 
 
 def test_a_student_learns_from_a_live_teacher(mislabelled: Dataset, accurate: Path, tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_a_student_learns_from_copies_alone(mislabelled: Dataset, accurate: Path
     assert fit(mislabelled, tmp_path / "student", config, resume=True) > 0.6
     export(tmp_path / "student", tmp_path / "bundle", mislabelled, ExportOptions(name="student", max_drop=None))
     assert (
-        "3 varied copies of each training image, 30% of them joined"
+        "3 augmented copies of each training image, 30% of them composed"
         in (tmp_path / "bundle" / "MODEL_CARD.md").read_text()
     )
 
@@ -298,7 +298,7 @@ def test_a_teacher_of_other_data_is_rejected(
     fit(mislabelled, heir, replace(TEACHER, stages=((16, 1),), initial_weights=str(teacher)))
     assert told in caplog.text
     export(heir, tmp_path / "bundle", mislabelled, ExportOptions(name="heir", max_drop=None))
-    assert "had learned from other data, `stripes.csv`" in (tmp_path / "bundle" / "MODEL_CARD.md").read_text()
+    assert "were trained on other data, `stripes.csv`" in (tmp_path / "bundle" / "MODEL_CARD.md").read_text()
     for forbidden in (teacher, heir):
         with pytest.raises(CheckpointError, match=re.escape(f"{forbidden.name}: {told}")):
             fit(mislabelled, tmp_path / "student", replace(TEACHER, teachers=(str(forbidden),)))

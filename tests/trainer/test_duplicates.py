@@ -1,4 +1,4 @@
-"""Finding the same photograph twice, and not two different ones."""
+"""Near-duplicate detection: recall and precision."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from trainer.data import FaceSet, load_dataset
-from trainer.duplicates import components, distinct, is_blank, leaked, near_pairs
+from trainer.duplicates import connected_components, is_blank, leaked, near_duplicates, unique_images
 
 Images = NDArray[np.uint8]
 
 
 def shifted(image: Images) -> Images:
-    """A pixel to the right and down, as another crop of the photograph would be."""
+    """Shifts by a pixel right and down, like another crop of the photograph."""
     return np.pad(image, ((1, 0), (1, 0)), mode="edge")[:48, :48]
 
 
 def relit(image: Images) -> Images:
-    """Of less contrast, and brighter."""
+    """Reduces contrast and brightens."""
     return np.asarray(image * 0.6 + 70, np.uint8)
 
 
 def compressed(image: Images) -> Images:
-    """Through a JPEG of low quality."""
+    """Compresses with low JPEG quality."""
     return np.asarray(
         cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 30])[1], cv2.IMREAD_GRAYSCALE)
     )
 
 
 def mirrored(image: Images) -> Images:
-    """Left for right."""
+    """Mirrors horizontally."""
     return np.ascontiguousarray(image[:, ::-1])
 
 
@@ -45,17 +45,17 @@ def mirrored(image: Images) -> Images:
 def test_the_same_picture_is_found_however_it_was_changed(
     make_faces: Callable[..., FaceSet], change: Callable[[Images], Images]
 ) -> None:
-    """A copy that was cropped, relit, compressed or mirrored is found, and only that."""
+    """Shifted, relit, compressed and mirrored copies are found, and nothing else."""
     images = make_faces([0] * 40).images
     copies = np.array([change(image) for image in images[10:30]])
-    assert near_pairs(images, copies).tolist() == [[i + 10, i] for i in range(20)]
-    assert near_pairs(np.concatenate([images, copies])).tolist() == [[i + 10, i + 40] for i in range(20)]
+    assert near_duplicates(images, copies).tolist() == [[i + 10, i] for i in range(20)]
+    assert near_duplicates(np.concatenate([images, copies])).tolist() == [[i + 10, i + 40] for i in range(20)]
 
 
 def test_the_frames_of_films_are_found_at_once(
     make_faces: Callable[..., FaceSet], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Hundreds of one face, shifted, relit, mirrored: each pair of one face, no other, and few one by one."""
+    """Hundreds of frames of each face: all pairs of the same face are found, and few need template matching."""
     really, alone = cv2.matchTemplate, []
 
     def match(*arguments: Any) -> NDArray[np.float32]:
@@ -70,41 +70,41 @@ def test_the_frames_of_films_are_found_at_once(
     films = np.array([changes[number % 4](image) for number, image in enumerate(noisy)])
     i, j = np.triu_indices(len(films), 1)
     expected = np.stack([i, j], axis=1)[i // 240 == j // 240]
-    assert np.array_equal(near_pairs(films), expected)
+    assert np.array_equal(near_duplicates(films), expected)
     assert len(alone) < len(expected) / 20
     assert leaked(FaceSet(films[::10], np.zeros(48, np.int64), ("",) * 48), make_faces([0])).tolist() == list(range(24))
 
 
 @pytest.mark.parametrize("change", [shifted, relit, compressed, mirrored])
 def test_real_photographs_are_recognised(real_zip: Path, change: Callable[[Images], Images]) -> None:
-    """On real faces, which resemble each other, nearly every changed copy is found, and hardly a stranger."""
+    """On real faces, almost all modified copies are found, with hardly a false positive."""
     images = load_dataset(real_zip).split("validation").images
     images = images[~is_blank(images)]
-    found = near_pairs(images, np.array([change(image) for image in images]))
+    found = near_duplicates(images, np.array([change(image) for image in images]))
     own = np.unique(found[found[:, 0] == found[:, 1], 0])
     assert len(own) >= 0.9 * len(images)
     assert len(found) - len(own) <= 0.03 * len(images)
 
 
 def test_blank_images_are_no_duplicates_of_each_other(make_faces: Callable[..., FaceSet]) -> None:
-    """Empty images are reported as such; that they are alike says nothing."""
+    """Blank images are not reported as duplicates of each other."""
     faint = np.clip(128 + np.random.default_rng(0).normal(0, 2, (3, 48, 48)), 0, 255).astype(np.uint8)
     images = np.concatenate([np.zeros((2, 48, 48), np.uint8), faint, make_faces([0]).images])
     assert is_blank(images).tolist() == [True] * 5 + [False]
-    assert near_pairs(images).size == 0
-    assert near_pairs(images[:0]).shape == (0, 2)
+    assert near_duplicates(images).size == 0
+    assert near_duplicates(images[:0]).shape == (0, 2)
 
 
 def test_copies_are_told_by_content(make_faces: Callable[..., FaceSet]) -> None:
-    """Images with equal pixels get the same number."""
+    """Images with equal pixels have the same index."""
     a, b = make_faces([0, 0]).images
-    first, content = distinct(np.array([a, b, a, b, b]))
+    first, content = unique_images(np.array([a, b, a, b, b]))
     assert first.tolist() == [0, 1]
     assert content.tolist() == [0, 1, 0, 1, 1]
 
 
 def test_leaked_test_images(make_faces: Callable[..., FaceSet]) -> None:
-    """Each test image that also is a training image is named once."""
+    """Each test image with a near-duplicate in the training split is listed once."""
     train, test = make_faces([0] * 6, seed=1), make_faces([0] * 4, seed=2)
     test.images[3], test.images[1] = mirrored(train.images[5]), train.images[0]
     train.images[4] = shifted(train.images[0])
@@ -113,11 +113,11 @@ def test_leaked_test_images(make_faces: Callable[..., FaceSet]) -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 19), st.integers(0, 19)), max_size=30))
 def test_groups_are_the_connected_parts(pairs: list[tuple[int, int]]) -> None:
-    """Two images are in one group exactly if a chain of pairs leads from one to the other."""
+    """Two images are in the same group if and only if they are connected by pairs."""
     reach = np.eye(20, dtype=np.int64)
     for a, b in pairs:
         reach[a, b] = reach[b, a] = 1
     for _ in range(5):  # chains of up to 32 pairs
         reach = np.minimum(reach @ reach, 1)
-    groups = components(20, np.array(pairs, np.int64).reshape(-1, 2))
+    groups = connected_components(20, np.array(pairs, np.int64).reshape(-1, 2))
     assert ((groups[:, None] == groups[None]) == reach.astype(bool)).all()

@@ -1,4 +1,4 @@
-"""What `trainer evaluate` says of models whose answers are known."""
+"""`trainer evaluate` with models of known predictions."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def faces(make_faces: Callable[..., FaceSet]) -> FaceSet:
 
 @pytest.fixture
 def evaluation(faces: FaceSet, make_predictor: MakePredictor) -> Evaluation:
-    """int8 is wrong on images 0, 3 and 9, float on 0 and 1; images 0 and 5 are known from training."""
+    """int8 is wrong on images 0, 3 and 9, float on 0 and 1; images 0 and 5 are leaked."""
     predictors = {
         "int8": make_predictor(faces, {0: "sad", 3: "fear", 9: "neutral"}),
         "float": make_predictor(faces, {0: "sad", 1: "happy"}, confidence=0.7),
@@ -45,7 +45,7 @@ def evaluation(faces: FaceSet, make_predictor: MakePredictor) -> Evaluation:
 
 
 def test_each_model_is_measured(evaluation: Evaluation) -> None:
-    """Accuracy, confusions and calibration of each model are its own."""
+    """Each model has its own accuracy, confusion matrix and calibration."""
     int8, exact = evaluation.models["int8"], evaluation.models["float"]
     assert int8.classification.accuracy.value == pytest.approx(18 / 21)
     assert exact.classification.accuracy.value == pytest.approx(19 / 21)
@@ -56,7 +56,7 @@ def test_each_model_is_measured(evaluation: Evaluation) -> None:
 
 
 def test_accuracy_without_images_known_from_training(evaluation: Evaluation) -> None:
-    """Images with a near-duplicate in training are left out of the second figure."""
+    """Accuracy without leaked images excludes those with a near-duplicate in the training split."""
     assert evaluation.leaked == 2
     clean = evaluation.models["int8"].without_leaked
     assert clean is not None
@@ -73,7 +73,7 @@ def test_how_often_the_models_agree(evaluation: Evaluation) -> None:
 
 
 def test_where_training_images_are_not_known(faces: FaceSet, make_predictor: MakePredictor) -> None:
-    """One model and a data set without a training split give a result all the same."""
+    """A single model can be evaluated, and a data set without a training split."""
     evaluation = evaluate(faces, {"float": make_predictor(faces)})
     assert evaluation.leaked is None
     assert evaluation.models["float"].without_leaked is None
@@ -82,30 +82,30 @@ def test_where_training_images_are_not_known(faces: FaceSet, make_predictor: Mak
 
 
 def test_where_every_image_is_known_from_training(faces: FaceSet, make_predictor: MakePredictor) -> None:
-    """Nothing is left to measure without them, and that is no fault."""
+    """If all images are leaked, the result without them is None."""
     evaluation = evaluate(faces, {"float": make_predictor(faces)}, leaked=np.arange(21))
     assert (evaluation.leaked, evaluation.models["float"].without_leaked) == (21, None)
     validate(evaluation)
 
 
 def validate(evaluation: Evaluation) -> None:
-    """Checks what a program would read."""
+    """Validates a document against the schema."""
     text = json.dumps(document(Subject("models/default", "archive.zip", "test"), evaluation), allow_nan=False)
     jsonschema.validate(json.loads(text), SCHEMA)
 
 
 def test_json_keeps_its_documented_keys(evaluation: Evaluation) -> None:
-    """docs/schema/evaluation.json describes the whole output."""
+    """The output conforms to docs/schema/evaluation.json."""
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     validate(evaluation)
 
 
 class TestCommand:
-    """`trainer evaluate` from data on disk to its output, with models whose answers are known."""
+    """`trainer evaluate` from data on disk to its output, with models of known predictions."""
 
     @pytest.fixture
     def arguments(self, plain_folder: Path) -> Callable[..., argparse.Namespace]:
-        """Arguments as the command line gives them, for the generated data set."""
+        """Returns a function that parses arguments, for the generated data set."""
         return lambda *more: parser().parse_args(["evaluate", "models/any", "--data", str(plain_folder), *more])
 
     @pytest.fixture
@@ -120,10 +120,10 @@ class TestCommand:
         arguments: Callable[..., argparse.Namespace],
         capsys: pytest.CaptureFixture[str],
     ) -> None:
-        """The tables show accuracy with its interval, agreement, classes and confusions."""
+        """The tables show accuracy with interval, agreement, per-class metrics and confusion matrix."""
         assert evaluate_targets([target], arguments()) == 0
         printed = capsys.readouterr().out
-        for expected in ("any 1.0.0 on the test split", "85.7 % (48.7 to 97.4)", "same answer to 85.7 %", "disgust"):
+        for expected in ("any 1.0.0 on the test split", "85.7 % (48.7 to 97.4)", "agree on 85.7 %", "disgust"):
             assert expected in printed
 
     def test_json_and_report(
@@ -133,7 +133,7 @@ class TestCommand:
         tmp_path: Path,
         capsys: pytest.CaptureFixture[str],
     ) -> None:
-        """The printed JSON is the report's, and the HTML lies beside it."""
+        """The printed JSON equals that in the report folder, which also contains the HTML."""
         assert evaluate_targets([target], arguments("--format", "json", "--report", str(tmp_path / "out"))) == 0
         printed = json.loads(capsys.readouterr().out)
         jsonschema.validate(printed, SCHEMA)
@@ -148,7 +148,7 @@ class TestCommand:
         arguments: Callable[..., argparse.Namespace],
         capsys: pytest.CaptureFixture[str],
     ) -> None:
-        """A test image that also lies in train, mirrored, is found and counted."""
+        """A test image with a mirrored copy in the training split is counted as leaked."""
         stolen = cv2.imread(str(next((plain_folder / "train" / "fear").iterdir())))
         assert stolen is not None
         assert cv2.imwrite(str(plain_folder / "test" / "fear" / "stolen.png"), cv2.flip(stolen, 1))
@@ -162,7 +162,7 @@ class TestCommand:
     def test_folder_of_own_faces(
         self, tmp_path: Path, make_predictor: MakePredictor, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        """Pictures of any size in folders named after emotions can be tested on."""
+        """Images of any size in folders named after emotions can be evaluated."""
         for emotion, gray in (("happy", 40), ("sad", 200)):
             (tmp_path / "mine" / emotion).mkdir(parents=True)
             assert cv2.imwrite(str(tmp_path / "mine" / emotion / "a.jpg"), np.full((200, 160, 3), gray, np.uint8))
@@ -175,7 +175,7 @@ class TestCommand:
         assert printed["models"]["int8"]["accuracy"]["value"] == 0.5
 
     def test_model_of_the_crowd_s_labels(self, table: Path, votes: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        """A model that learned FER+ is measured against the majority of its votes, over eight emotions."""
+        """A model trained on FER+ is evaluated by the majority label, with eight classes."""
         surprised = np.eye(8, dtype=np.float32)[[FERPLUS_EMOTIONS.index("surprise")]]
         target = Target("plus", FERPLUS_EMOTIONS, {"float": lambda images: np.repeat(surprised, len(images), axis=0)})
         command = ["evaluate", "plus", "--data", str(table), "--format", "json"]
@@ -187,7 +187,7 @@ class TestCommand:
     def test_two_targets_are_told_apart(
         self, target: Target, arguments: Callable[..., argparse.Namespace], capsys: pytest.CaptureFixture[str]
     ) -> None:
-        """Models of the same kind carry the name of their target."""
+        """Models of the same arithmetic include the name of their target."""
         other = Target("other", EMOTIONS, {"int8": target.predictors["float"]})
         assert evaluate_targets([target, other], arguments("--format", "json")) == 0
         printed = json.loads(capsys.readouterr().out)
@@ -198,13 +198,13 @@ class TestCommand:
         self, target: Target, arguments: Callable[..., argparse.Namespace], tmp_path: Path,
         capsys: pytest.CaptureFixture[str],
     ) -> None:  # fmt: skip
-        """A run beside a bundle is not taken for what int8 costs, in text, page and JSON."""
+        """A run is marked `as trained` in text, HTML and JSON: its difference to a bundle is not only quantization."""
         bundle = Target("any 1.0.0", EMOTIONS, {"int8": target.predictors["int8"]})
         run = Target("first", EMOTIONS, {"float": target.predictors["float"]}, as_trained=True)
         report = tmp_path / "out"
         assert evaluate_targets([bundle, run], arguments("--report", str(report))) == 0
         assert " float (as trained) ┃" in capsys.readouterr().out
-        assert "float (as trained): accuracy" in (report / "report.html").read_text()
+        assert "float (as trained): top-1 accuracy" in (report / "report.html").read_text()
         written = json.loads((report / "evaluation.json").read_text())
         assert list(written["models"]) == ["int8", "float (as trained)"]
         assert evaluate_targets([run, replace(run, name="second")], arguments("--format", "json")) == 0
@@ -212,14 +212,14 @@ class TestCommand:
         assert list(printed["models"]) == [f"float (as trained) of {name}" for name in ("first", "second")]
 
     def test_a_run_is_as_trained_and_a_bundle_is_not(self) -> None:
-        """What is opened knows whether it is what a device runs."""
+        """Runs are opened `as_trained`, bundles are not."""
         assert not open_target(MODELS / "ferplus").as_trained
         assert open_target(MODELS / "runs" / "default").as_trained
 
     def test_two_bundles_of_one_name_are_told_apart(
         self, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        """An old and a new version of the same bundle carry their paths."""
+        """Bundles of the same name are named by their paths."""
         for age in ("old", "new"):
             shutil.copytree(MODELS / "default", tmp_path / age / "default")
         bundles = [str(tmp_path / age / "default") for age in ("old", "new")]
@@ -229,40 +229,40 @@ class TestCommand:
     def test_long_names_are_told_apart(
         self, target: Target, arguments: Callable[..., argparse.Namespace], capsys: pytest.CaptureFixture[str]
     ) -> None:
-        """Where the output goes to a file or another program, no name is cut off."""
+        """Without a terminal, names are not truncated."""
         paths = [f"/srv/models/of/the/third/quarter/with/all/that/they/learned/{day}" for day in ("monday", "tuesday")]
         assert evaluate_targets([Target(path, EMOTIONS, target.predictors) for path in paths], arguments()) == 0
         header = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("┃"))
         assert header.split("┃")[2:-1] == [f" {kind} of {path} " for path in paths for kind in ("int8", "float")]
 
     def test_targets_of_different_labels(self, target: Target, arguments: Callable[..., argparse.Namespace]) -> None:
-        """Models of seven and of eight emotions cannot be measured together, which is no fault of the data."""
+        """Models of seven and eight classes cannot be compared; this is not a DataError."""
         other = Target("plus", FERPLUS_EMOTIONS, target.predictors)
-        with pytest.raises(UserError, match="plus: tells 8 emotions apart") as raised:
+        with pytest.raises(UserError, match="plus: has 8 classes") as raised:
             evaluate_targets([target, other], arguments())
         assert raised.value.exit_code == 1
 
     def test_one_bundle_named_twice(
         self, tmp_path: Path, plain_folder: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        """It is not measured as if the other had been forgotten, whatever it is called the second time."""
+        """The same target given twice, even by different paths, is an error."""
         (link := tmp_path / "link").symlink_to(MODELS / "default")
         assert main(["evaluate", str(MODELS / "default"), str(link), "--data", str(plain_folder)]) == 1
-        assert "default: is named twice. Name each bundle or run once" in capsys.readouterr().err
+        assert "default: is given twice. Give each bundle or run once" in capsys.readouterr().err
 
     @pytest.mark.parametrize("options", [[], ["--format", "json"], ["--robustness"]])
     def test_a_model_whose_answers_are_no_numbers(
         self, arguments: Callable[..., argparse.Namespace], options: list[str]
     ) -> None:
-        """One that diverged is named, and measured as nothing."""
+        """A model with non-finite logits is an error that names it."""
         target = Target("wild", EMOTIONS, {"float": lambda images: np.full((len(images), 7), np.nan, np.float32)})
-        with pytest.raises(UserError, match="wild: answers with what is no number"):
+        with pytest.raises(UserError, match="wild: returns logits that are not finite"):
             evaluate_targets([target], arguments(*options))
 
     def test_target_that_is_not_there(
         self, tmp_path: Path, plain_folder: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        """A wrong path is told as such, before any data is read."""
+        """A wrong path is reported before any data is read."""
         code = main(["evaluate", str(tmp_path / "nowhere"), "--data", str(plain_folder)])
         assert code in {BundleError.exit_code, CheckpointError.exit_code}
         assert f"trainer: error: {tmp_path / 'nowhere'}" in capsys.readouterr().err

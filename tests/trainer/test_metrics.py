@@ -1,4 +1,4 @@
-"""The figures of a classification, against cases worked out by hand and published values."""
+"""Classification metrics, compared to manual calculations and published values."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.metrics import Logits, classification, compare, confusion_matrix, mcnemar, mean_share, proportion
+from trainer.metrics import Logits, classification, compare, confusion_matrix, mcnemar, mean_proportion, proportion
 
 NAMES = ("a", "b", "c")
 
 
 def answering(answers: list[int], classes: int = 3) -> Logits:
-    """Logits of which the class in `answers` is the largest."""
+    """Returns logits whose largest class is that in `answers`."""
     return np.eye(classes, dtype=np.float32)[answers] * 5
 
 
@@ -22,7 +22,7 @@ def answering(answers: list[int], classes: int = 3) -> Logits:
     [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
 )
 def test_interval_is_wilson_s(successes: int, count: int, low: float, high: float) -> None:
-    """The interval is that of Newcombe's table of worked examples (Statistics in Medicine 17, 1998, method 3)."""
+    """Intervals equal the worked examples of Newcombe (Statistics in Medicine 17, 1998, method 3)."""
     share = proportion(successes, count)
     assert (round(share.low, 4), round(share.high, 4)) == (low, high)
     assert share.value == successes / count
@@ -30,26 +30,26 @@ def test_interval_is_wilson_s(successes: int, count: int, low: float, high: floa
 
 @pytest.mark.parametrize(("shares", "low", "high"), [([1.0], 0.2065, 1.0), ([0.0] * 20, 0.0, 0.1611)])
 def test_equal_shares_leave_doubt(shares: list[float], low: float, high: float) -> None:
-    """A single image, or a few that are all wrong, do not tell of all others without any doubt."""
-    mean = mean_share(np.array(shares))
+    """The interval of a single image, or of a few that are all wrong, has a width."""
+    mean = mean_proportion(np.array(shares))
     assert mean.value == shares[0]
     assert (round(mean.low, 4), round(mean.high, 4)) == (low, high)
 
 
 def test_interval_of_shares_that_vary() -> None:
-    """It is as wide as they vary: two standard errors to both sides."""
-    mean = mean_share(np.array([0.4, 0.6] * 50))
+    """Its width is two standard errors to both sides."""
+    mean = mean_proportion(np.array([0.4, 0.6] * 50))
     assert (mean.low, mean.value, mean.high) == pytest.approx((0.4804, 0.5, 0.5196), abs=1e-4)
 
 
 def test_interval_at_fer2013_s_size() -> None:
-    """72 % of 3,589 images is known to one and a half points."""
+    """72 % of 3,589 images has an interval of one and a half points to both sides."""
     share = proportion(round(0.72 * 3589), 3589)
     assert share.high - share.low == pytest.approx(0.0294, abs=0.0002)
 
 
 def test_scores_of_a_small_case() -> None:
-    """Precision, recall and F1 of three classes, counted by hand."""
+    """Precision, recall and F1 of three classes, calculated by hand."""
     labels = np.array([0, 0, 0, 1, 1, 2])
     result = classification(answering([0, 0, 1, 1, 0, 0]), labels, NAMES)
     assert result.confusion == ((2, 1, 0), (1, 1, 0), (1, 0, 0))
@@ -63,14 +63,14 @@ def test_scores_of_a_small_case() -> None:
 
 
 def test_absent_class_does_not_count() -> None:
-    """A class that a small folder does not have lowers no mean."""
+    """A class without images does not lower the means."""
     result = classification(answering([0, 1]), np.array([0, 1]), NAMES)
     assert result.macro_f1 == result.balanced_accuracy == 1.0
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1))
 def test_confusion_holds_every_image_once(pairs: list[tuple[int, int]]) -> None:
-    """Rows count labels, columns count answers."""
+    """Rows are labels, columns are predictions."""
     answers, labels = (np.array(column, np.int64) for column in zip(*pairs, strict=True))
     confusion = confusion_matrix(answers, labels, 3)
     assert confusion.sum(axis=1).tolist() == np.bincount(labels, minlength=3).tolist()
@@ -79,7 +79,7 @@ def test_confusion_holds_every_image_once(pairs: list[tuple[int, int]]) -> None:
 
 
 def test_two_models_are_compared_image_by_image() -> None:
-    """Agreement counts equal answers, right or wrong; the rest says who was right alone."""
+    """Agreement counts equal predictions, correct or wrong; the others, those only one model classifies correctly."""
     labels = np.array([0, 0, 1, 1, 2])
     result = compare(("int8", answering([0, 0, 1, 0, 1])), ("float", answering([0, 1, 0, 1, 1])), labels)
     assert result.agreement.value == pytest.approx(2 / 5)
@@ -94,6 +94,6 @@ def test_mcnemar_against_the_binomial(first: int, second: int, p: float) -> None
 
 
 def test_mcnemar_of_large_numbers() -> None:
-    """Thousands of discordant images overflow nothing."""
+    """Thousands of discordant images cause no overflow."""
     assert 0 < mcnemar(1000, 1400) < 1e-15
     assert mcnemar(0, 3000) == 0.0

@@ -1,4 +1,4 @@
-"""The HTML report: complete in one file, readable, and right about what it shows."""
+"""HTML report: self-contained, with correct contents."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SUBJECT = Subject("models/<default>", "archive.zip", "test")
 
 
 class Page(HTMLParser):
-    """The references and the visible words of a page."""
+    """References and visible text of a page."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ def faces(make_faces: Callable[..., FaceSet]) -> FaceSet:
 
 
 def test_report_is_one_file(faces: FaceSet, make_predictor: Callable[..., Predictor]) -> None:
-    """Every picture is inside the file, and nothing is fetched from anywhere."""
+    """All images are embedded, and nothing is loaded from elsewhere."""
     html = html_report(SUBJECT, evaluate(faces, {"int8": make_predictor(faces, {0: "sad"})}), faces)
     page = Page(html)
     assert not page.tags & {"script", "link", "iframe", "object"}
@@ -60,24 +60,25 @@ def test_report_is_one_file(faces: FaceSet, make_predictor: Callable[..., Predic
 
 
 def test_report_shows_the_figures(faces: FaceSet, make_predictor: Callable[..., Predictor]) -> None:
-    """Accuracy with its interval, accuracy without leaked images, agreement and each class are there to read."""
+    """The report contains accuracy with interval, accuracy without leaked images, agreement and per-class metrics."""
     predictors = {"int8": make_predictor(faces, {0: "sad", 7: "fear"}), "float": make_predictor(faces)}
     words = Page(html_report(SUBJECT, evaluate(faces, predictors, leaked=np.array([0])), faces)).words
     for expected in (
         "models/<default>", "14 images of the test split of archive.zip",
-        "int8: accuracy 85.7 % 95 % interval 60.1 % to 96.0 %", "without near-duplicates of training images 92.3 %",
-        "float: accuracy 100.0 %", "int8 and float give the same answer to 85.7 %", "surprise 1.000 1.000 1.000 2 2",
+        "int8: top-1 accuracy 85.7 % 95 % interval 60.1 % to 96.0 %",
+        "without near-duplicates of training images 92.3 %", "float: top-1 accuracy 100.0 %",
+        "int8 and float agree on 85.7 %", "surprise 1.000 1.000 1.000 2 2",
     ):  # fmt: skip
         assert expected in words
 
 
 def test_same_evaluation_gives_the_same_report(faces: FaceSet, make_predictor: Callable[..., Predictor]) -> None:
-    """Reports can be compared: nothing in them depends on the day."""
+    """Reports are reproducible."""
     evaluation = evaluate(faces, {"int8": make_predictor(faces, {0: "sad"})})
     assert html_report(SUBJECT, evaluation, faces) == html_report(SUBJECT, evaluation, faces)
 
 
 def test_model_without_mistakes(faces: FaceSet, make_predictor: Callable[..., Predictor]) -> None:
-    """A perfect model has a report too, on a single image as well."""
+    """A model without errors has a report, also on a single image."""
     one = faces.take(np.array([3]))
     assert "100.0 %" in html_report(SUBJECT, evaluate(one, {"float": make_predictor(faces)}), one)

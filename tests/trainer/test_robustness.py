@@ -1,4 +1,4 @@
-"""`trainer evaluate --robustness`: what corruption leaves of accuracy, and where a user reads it."""
+"""`trainer evaluate --robustness`: accuracy under corruption, and its presentation."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from trainer.targets import Predictor, Target
 
 
 def most_alike(known: FaceSet) -> Predictor:
-    """A classifier that answers with the label of the known image that correlates best."""
+    """Returns a classifier that predicts the label of the most correlated known image."""
     patterns = _standardized(known.images)
     of_label = np.eye(len(EMOTIONS), dtype=np.float32)[known.labels]
 
@@ -44,13 +44,13 @@ def _standardized(images: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def always_happy(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Logits that name one emotion, whatever it looks at."""
+    """Returns logits of a constant prediction."""
     return np.repeat(np.eye(len(EMOTIONS), dtype=np.float32)[[EMOTIONS.index("happy")]], len(images), axis=0)
 
 
 @pytest.fixture(scope="module")
 def arguments() -> Callable[..., argparse.Namespace]:
-    """Arguments as the command line gives them."""
+    """Returns a function that parses arguments."""
     return lambda data, *more: parser().parse_args(["evaluate", "any", "--data", str(data), *more])
 
 
@@ -62,13 +62,13 @@ def faces(make_faces: Callable[..., FaceSet]) -> FaceSet:
 
 @pytest.fixture
 def evaluation(faces: FaceSet) -> Evaluation:
-    """Two models under corruption."""
+    """Robustness of two models."""
     predictors = {"int8": most_alike(faces), "float": always_happy}
     return evaluate(faces, predictors, robustness=measure_robustness(faces, predictors))
 
 
 def test_accuracy_is_that_of_the_corrupted_images_against_the_same_labels(faces: FaceSet) -> None:
-    """Each figure is what one gets by corrupting and asking the model oneself."""
+    """Each accuracy equals a manual calculation."""
     predict = most_alike(faces)
     measured = measure_robustness(faces, {"int8": predict})["int8"]
     for number, corruption in enumerate(CORRUPTIONS):
@@ -79,7 +79,7 @@ def test_accuracy_is_that_of_the_corrupted_images_against_the_same_labels(faces:
 
 
 def test_means(evaluation: Evaluation) -> None:
-    """The figure for all is the mean over corruptions of their means, and lies within its interval."""
+    """The mean corruption accuracy is the mean over all corruptions and severities, within its interval."""
     robustness = evaluation.robustness["int8"]
     mean = robustness.mean_corruption_accuracy
     assert robustness.corruptions[0].mean == pytest.approx(np.mean(robustness.corruptions[0].accuracies))
@@ -90,14 +90,14 @@ def test_means(evaluation: Evaluation) -> None:
 
 
 def test_a_model_that_does_not_look_is_not_disturbed(evaluation: Evaluation) -> None:
-    """Where nothing depends on the pixels, corruption takes nothing."""
+    """A constant prediction is not affected by corruption."""
     blind = evaluation.robustness["float"]
     assert {value for score in blind.corruptions for value in score.accuracies} == {1 / 7}
     assert blind.mean_corruption_accuracy.value == pytest.approx(1 / 7)
 
 
 def test_progress_sees_every_step(faces: FaceSet) -> None:
-    """A bar can show 11 corruptions at 5 severities one by one."""
+    """The progress callback iterates over 11 corruptions at 5 severities."""
     seen: list[Step] = []
 
     def watch(steps: Sequence[Step]) -> Iterator[Step]:
@@ -113,7 +113,7 @@ def test_progress_sees_every_step(faces: FaceSet) -> None:
 
 
 def test_json_keeps_its_documented_keys(evaluation: Evaluation, faces: FaceSet) -> None:
-    """docs/schema/evaluation.json describes the robustness of some, of all and of no models."""
+    """docs/schema/evaluation.json describes results with robustness of some, all or no models."""
     validate(evaluation)
     predictors = {"int8": most_alike(faces), "float": always_happy}
     validate(evaluate(faces, predictors, robustness=measure_robustness(faces, {"int8": predictors["int8"]})))
@@ -121,7 +121,7 @@ def test_json_keeps_its_documented_keys(evaluation: Evaluation, faces: FaceSet) 
 
 
 def test_report_has_table_plot_and_sheet(evaluation: Evaluation, faces: FaceSet) -> None:
-    """Each corruption has its row; the plot and the sheet of examples are in the file, the same every time."""
+    """Each corruption has a row; plot and examples are embedded and reproducible."""
     html = html_report(SUBJECT, evaluation, faces)
     page = Page(html)
     robustness = evaluation.robustness["int8"]
@@ -129,7 +129,7 @@ def test_report_has_table_plot_and_sheet(evaluation: Evaluation, faces: FaceSet)
     for corruption, score in zip(CORRUPTIONS, robustness.corruptions, strict=True):
         shares = " ".join(f"{100 * share:.1f} %" for share in (*score.accuracies, score.mean))
         assert f"{corruption.title} ({corruption.unit}) {shares}" in page.words
-    assert f"all {100 * robustness.by_severity[0]:.1f} %" in page.words
+    assert f"mean {100 * robustness.by_severity[0]:.1f} %" in page.words
     kinds = [reference.split(";")[0] for reference in page.references]
     assert (kinds.count("data:image/svg+xml"), kinds.count("data:image/png")) == (4, 2)
     assert html == html_report(SUBJECT, evaluation, faces)
@@ -148,10 +148,10 @@ class TestCommand:
         self, target: Target, plain_folder: Path, arguments: Callable[..., argparse.Namespace],
         capsys: pytest.CaptureFixture[str],
     ) -> None:  # fmt: skip
-        """A table shows the first model by severity, and the means of both; without the option there is none."""
+        """A table shows the first model by severity and the means of both; only with the option."""
         assert evaluate_targets([target], arguments(plain_folder, "--robustness")) == 0
         told = capsys.readouterr()
-        for expected in ("mean accuracy under corruption", "low light", "detector crop", "mean, int8", "mean, float"):
+        for expected in ("mean corruption accuracy", "low light", "detector crop", "mean, int8", "mean, float"):
             assert expected in told.out
         assert told.err == ""  # the progress is for terminals
         assert evaluate_targets([target], arguments(plain_folder)) == 0
@@ -161,13 +161,13 @@ class TestCommand:
         self, target: Target, plain_folder: Path, arguments: Callable[..., argparse.Namespace], tmp_path: Path,
         capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
     ) -> None:  # fmt: skip
-        """Whoever waits at a terminal sees how far it is, while the output stays JSON that is the report's."""
+        """Progress is shown on the terminal, while standard output is valid JSON, equal to the report."""
         monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
         monkeypatch.setenv("TERM", "xterm")
         options = ("--robustness", "--format", "json", "--report", str(tmp_path / "out"))
         assert evaluate_targets([target], arguments(plain_folder, *options)) == 0
         told = capsys.readouterr()
-        assert "Corrupting and measuring" in told.err
+        assert "Evaluating robustness" in told.err
         printed = json.loads(told.out)
         jsonschema.validate(printed, SCHEMA)
         assert printed == json.loads((tmp_path / "out" / "evaluation.json").read_text())

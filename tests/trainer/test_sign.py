@@ -1,4 +1,4 @@
-"""From a bundle to one that devices trust, by command."""
+"""`trainer keygen` and `trainer sign`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def bundle(tmp_path: Path, bundle_path: Path) -> Path:
 def test_a_bundle_is_signed_for_those_who_trust_the_key(
     tmp_path: Path, bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What `keygen` prints goes into a device's configuration, and recognises what `sign` writes."""
+    """The public key printed by `keygen` is valid in a device's configuration and verifies the output of `sign`."""
     key = tmp_path / "fleet.key"
     assert main(["keygen", str(key)]) == 0
     assert key.stat().st_mode & 0o077 == 0, "others could read the private key"
@@ -35,23 +35,23 @@ def test_a_bundle_is_signed_for_those_who_trust_the_key(
 
 
 def test_a_key_is_never_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without it, no device that trusts it can be updated."""
+    """Devices that trust a lost key could not be updated."""
     key = tmp_path / "fleet.key"
     key.write_text("precious")
     assert main(["keygen", str(key)]) == 1
     assert key.read_text() == "precious"
-    assert "fleet.key: is there already. Name another file" in capsys.readouterr().err
+    assert "fleet.key: already exists. Choose another file" in capsys.readouterr().err
 
 
 def test_a_key_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The path is named, with what would do."""
+    """The error names the path and a remedy."""
     assert main(["keygen", str(tmp_path / "nowhere" / "fleet.key")]) == 1
-    told = "fleet.key: cannot be written (No such file or directory). Name a file in a folder that you may write to."
+    told = "fleet.key: cannot be written (No such file or directory). Choose a file in a writable folder."
     assert told in capsys.readouterr().err
 
 
 def test_a_full_disk_leaves_no_key(small_disk: Path) -> None:
-    """An empty file would be in the way of the next try, and be taken for a key."""
+    """An empty file would block the next attempt, and look like a key."""
     with contextlib.suppress(OSError):
         (small_disk / "all").write_bytes(bytes(3 * 2**20))
     assert main(["keygen", str(small_disk / "fleet.key")]) == 1
@@ -59,14 +59,14 @@ def test_a_full_disk_leaves_no_key(small_disk: Path) -> None:
 
 
 def test_what_cannot_be_signed_is_told(tmp_path: Path, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A bundle that is damaged is not signed; a key that is none is named."""
+    """A damaged bundle is not signed; an invalid key file is named in the error."""
     key, other = tmp_path / "fleet.key", tmp_path / "other"
     main(["keygen", str(key)])
     other.write_text("-----BEGIN PRIVATE KEY-----")
     assert main(["sign", str(bundle), "--key", str(tmp_path / "nowhere")]) == 1
-    assert "nowhere: the key cannot be read (No such file or directory). Make a pair" in capsys.readouterr().err
+    assert "nowhere: the key cannot be read (No such file or directory). Generate a key pair" in capsys.readouterr().err
     assert main(["sign", str(bundle), "--key", str(other)]) == 1
-    assert "other: is no private key. Name the file that trainer keygen wrote." in capsys.readouterr().err
+    assert "other: is not a private key. Give the file written by trainer keygen." in capsys.readouterr().err
     model = next(bundle.glob("*.tflite"))
     model.write_bytes(model.read_bytes()[:-1])
     assert main(["sign", str(bundle), "--key", str(key)]) == 4
@@ -75,7 +75,7 @@ def test_what_cannot_be_signed_is_told(tmp_path: Path, bundle: Path, capsys: pyt
 
 
 def test_a_signature_that_cannot_be_written(tmp_path: Path, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The path is named, with what would do."""
+    """The error names the path and a remedy."""
     main(["keygen", str(tmp_path / "fleet.key")])
     (bundle / "manifest.json.sig").mkdir()
     assert main(["sign", str(bundle), "--key", str(tmp_path / "fleet.key")]) == 1

@@ -1,1 +1,1 @@
-"""One module for each command of `trainer`; its `run` takes the parsed arguments and returns the exit code."""
+"""Commands of `trainer`: one module each, with `run(arguments)` that returns the exit code."""

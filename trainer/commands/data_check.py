@@ -1,4 +1,4 @@
-"""`trainer data check`: what is in a data set and what is wrong with it."""
+"""`trainer data check`: audits a data set."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trainer.text import audit_text
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints the findings. Returns 0 whatever they are: a data set is unusable only where it cannot be read."""
+    """Prints the audit. Returns 0 whatever its findings; only an unreadable data set is an error."""
     if arguments.report:
         require_writable(arguments.report)
     dataset = load_dataset(arguments.data, arguments.votes)
@@ -23,7 +23,7 @@ def run(arguments: argparse.Namespace) -> int:
             show_json(findings.to_dict())
         else:
             show(audit_text(findings))
-    finally:  # a reader who has seen enough takes no file away, and a full disk nothing that is read
+    finally:  # write the report even if standard output is closed
         if arguments.report:
             _write_report(arguments.report, dataset, findings)
     return 0

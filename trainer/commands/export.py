@@ -1,4 +1,4 @@
-"""`trainer export`: turns a training run into a bundle."""
+"""`trainer export`: exports a training run as a bundle."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _SPLIT_NAMES = {"validation": "PublicTest", "test": "PrivateTest"}
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Writes the bundle, says what it measured, and returns 0."""
-    keras.config.disable_interactive_logging()  # or the converter lists every tensor on standard output
+    """Writes the bundle, prints its metrics and returns 0."""
+    keras.config.disable_interactive_logging()  # otherwise the converter prints every tensor
     options = ExportOptions(
         name=arguments.output.name,
         version=arguments.version,
@@ -25,7 +25,7 @@ def run(arguments: argparse.Namespace) -> int:
         max_drop=arguments.max_drop / 100,
         calibration_per_class=arguments.calibration_per_class,
     )
-    # What can be told at once, before the data are read.
+    # Fail early, before the data is read.
     require_writable(arguments.output.parent)
     require_exportable(arguments.run, arguments.output, options)
     dataset = load_dataset(arguments.data, arguments.votes)
@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     for metrics in manifest.metrics:
         low, high = metrics.interval_95
         console.print(
-            f"{_SPLIT_NAMES[metrics.split]:<12} accuracy {metrics.accuracy:.2%} ({low:.2%} to {high:.2%}), "
-            f"macro F1 {metrics.macro_f1:.3f}, calibration error {metrics.calibration_error:.3f}"
+            f"{_SPLIT_NAMES[metrics.split]:<12} top-1 accuracy {metrics.accuracy:.2%} ({low:.2%} to {high:.2%}), "
+            f"macro F1 {metrics.macro_f1:.3f}, ECE {metrics.calibration_error:.3f}"
         )
     return 0

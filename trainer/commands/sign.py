@@ -1,4 +1,4 @@
-"""`trainer sign`: signs a bundle, so that devices take it from a web server."""
+"""`trainer sign`: signs a bundle for distribution by a web server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trainer.disk import atomic_replace
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Writes the signature beside the manifest, says what to publish, and returns 0."""
+    """Writes the signature next to the manifest and returns 0."""
     bundle = load_bundle(arguments.bundle)
     signing_key = _read_key(arguments.key)
     signature = sign((arguments.bundle / MANIFEST_FILE).read_bytes(), signing_key)
@@ -21,8 +21,8 @@ def run(arguments: argparse.Namespace) -> int:
     manifest = bundle.manifest
     console = Console()
     console.print(
-        f"{arguments.bundle}: {manifest.name} {manifest.version}, release {manifest.release}, signed. Devices that "
-        f"trust {public_key(signing_key)} and run a lower release take it from the web server that holds this folder."
+        f"Signed {arguments.bundle}: {manifest.name} {manifest.version}, release {manifest.release}. Serve this folder "
+        f"on the update server: devices that trust {public_key(signing_key)} and run a lower release install it."
     )
     return 0
 
@@ -33,9 +33,9 @@ def _read_key(path: Path) -> str:
         public_key(signing_key)
     except OSError as error:
         raise UserError(f"the key cannot be read ({error.strerror})", where=path,
-                        remedy="Make a pair of keys with trainer keygen") from error  # fmt: skip
+                        remedy="Generate a key pair with trainer keygen") from error  # fmt: skip
     except ValueError as error:
-        raise UserError("is no private key", where=path, remedy="Name the file that trainer keygen wrote") from error
+        raise UserError("is not a private key", where=path, remedy="Give the file written by trainer keygen") from error
     return signing_key
 
 
@@ -45,4 +45,4 @@ def _write(path: Path, text: str) -> None:
             fresh.write_text(text)
     except OSError as error:
         raise UserError(f"the signature cannot be written ({error.strerror})", where=path,
-                        remedy="Copy the bundle to where you may write, and sign that") from error  # fmt: skip
+                        remedy="Copy the bundle to a writable folder and sign the copy") from error  # fmt: skip

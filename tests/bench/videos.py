@@ -1,4 +1,4 @@
-"""Films of faces of which the emotion is known at every moment, made from labelled images."""
+"""Synthetic face videos with a known emotion in every frame, made from labeled images."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from trainer.data import FaceSet
 
 FPS = 10
 _SEGMENT_S = (2.0, 8.0)
-_LOOK_S = (0.3, 2.0)
-_SHIFT_PX, _SCALE, _TURN_DEG, _LIGHT, _NOISE = 1.5, 0.04, 3.0, 0.1, 4.0
+_IMAGE_S = (0.3, 2.0)
+_SHIFT_PX, _SCALE, _ROTATION_DEG, _LIGHT, _NOISE = 1.5, 0.04, 3.0, 0.1, 4.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Film:
-    """One face, at `FPS` frames a second.
+class Video:
+    """Video of one face at `FPS` frames per second.
 
     Attributes:
-        crops: uint8 (N, 48, 48), gray 0-255.
-        labels: int64 (N,), the emotion that is shown, index into `EMOTIONS`.
+        crops: uint8 (N, 48, 48), gray 0-255, one per frame.
+        labels: int64 (N,), true emotion of each frame, index into `EMOTIONS`.
     """
 
     crops: NDArray[np.uint8]
     labels: NDArray[np.int64]
 
 
-def shoot(faces: FaceSet, seconds: float, seed: int = 0) -> Film:
-    """Makes a film: an emotion for 2 to 8 s, then another one, as often as each occurs among the images.
+def render_video(faces: FaceSet, seconds: float, seed: int = 0) -> Video:
+    """Renders a video: segments of 2 to 8 s with different emotions, distributed as among the images.
 
-    An emotion is shown by one image after the other for 0.3 to 2 s each, as a face moves while it feels the same; so a
-    misread look lasts for a while. Each frame is another view of it: shifted, scaled, turned and lit a little
-    differently, with noise.
+    Within a segment, random images of the emotion are shown for 0.3 to 2 s each, as a face moves while its expression
+    stays the same; a misclassified image therefore affects consecutive frames. Each frame is slightly shifted, scaled,
+    rotated and relit, with noise.
     """
     random = np.random.default_rng(seed)
     crops: list[NDArray[np.uint8]] = []
@@ -46,17 +46,17 @@ def shoot(faces: FaceSet, seconds: float, seed: int = 0) -> Film:
         end = len(labels) + round(random.uniform(*_SEGMENT_S) * FPS)
         while len(labels) < end:
             image = faces.images[random.choice(of_label)]
-            for _ in range(min(end - len(labels), round(random.uniform(*_LOOK_S) * FPS))):
+            for _ in range(min(end - len(labels), round(random.uniform(*_IMAGE_S) * FPS))):
                 crops.append(_view(image, random))
                 labels.append(label)
-    return Film(np.array(crops), np.array(labels))
+    return Video(np.array(crops), np.array(labels))
 
 
 def _view(image: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
-    """The image as a camera and a detector, which are never quite still, give it in one frame."""
+    """Returns the image as in one frame, with the jitter of camera and detector."""
     side = image.shape[0]
-    scale, turn = 1 + random.uniform(-_SCALE, _SCALE), random.uniform(-_TURN_DEG, _TURN_DEG)
-    matrix = cv2.getRotationMatrix2D(((side - 1) / 2, (side - 1) / 2), turn, scale)
+    scale, rotation = 1 + random.uniform(-_SCALE, _SCALE), random.uniform(-_ROTATION_DEG, _ROTATION_DEG)
+    matrix = cv2.getRotationMatrix2D(((side - 1) / 2, (side - 1) / 2), rotation, scale)
     matrix[:, 2] += random.uniform(-_SHIFT_PX, _SHIFT_PX, 2)
     moved = cv2.warpAffine(image, matrix, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     lit = moved * random.uniform(1 - _LIGHT, 1 + _LIGHT) + random.normal(0, _NOISE, moved.shape)
