@@ -134,7 +134,7 @@ class Controls:
             return list(self._workers.values())
         if request.camera not in self._workers:
             known = ", ".join(self._workers)
-            raise UserError(f"there is no camera {request.camera}", remedy=f"The device has: {known}")
+            raise UserError(f"there is no camera {request.camera}", remedy=f"Available cameras: {known}")
         return [self._workers[request.camera]]
 
 

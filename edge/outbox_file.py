@@ -176,7 +176,7 @@ def _check(db: sqlite3.Connection, path: Path) -> None:
     (version,) = db.execute("PRAGMA user_version").fetchone()
     if version > _VERSION:
         raise StateError(
-            f"a newer agent has written this (version {version}; this agent knows {_VERSION})",
+            f"was written by a newer agent (version {version}; this agent supports {_VERSION})",
             where=path,
             remedy="Install the newer agent again, or move the file away, with the pending events in it",
         )

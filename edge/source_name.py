@@ -55,7 +55,7 @@ def source_kind(name: str) -> SourceKind:
     scheme, is_address, _ = name.partition("://")
     known = " or ".join((", ".join(_STREAM_SCHEMES[:-1]), _STREAM_SCHEMES[-1]))
     if _is_mistyped(name):
-        raise ValueError(f"an address must start with {known} followed by ://; prefix a file name with ./")
+        raise ValueError(f"an address must start with {known} followed by ://; if it is a file, prefix it with ./")
     if not is_address:
         return SourceKind.RECORDING
     if scheme.lower() not in _STREAM_SCHEMES:

@@ -106,8 +106,8 @@ fps = 999
         (
             CAMERA.replace("0", '"rtsp:/me:secret@cam"'),
             (
-                ":3: camera[0].source: an address must start with rtsp, rtsps, http or https followed by ://; prefix a "
-                "file name with ./."
+                ":3: camera[0].source: an address must start with rtsp, rtsps, http or https followed by ://; if it "
+                "is a file, prefix it with ./."
             ),
         ),
         (

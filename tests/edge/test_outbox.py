@@ -287,7 +287,9 @@ def test_a_file_of_a_newer_agent_is_left_alone(tmp_path: Path) -> None:
     with closing(sqlite3.connect(path)) as db:
         db.execute("PRAGMA user_version=99")
     content = path.read_bytes()
-    with pytest.raises(StateError, match=r"outbox\.sqlite: a newer agent .* \(version 99; .*\)\. Install the newer"):
+    with pytest.raises(
+        StateError, match=r"outbox\.sqlite: was written by a newer agent \(version 99; .*\)\. Install the newer"
+    ):
         open_outbox(tmp_path)
     assert path.read_bytes() == content
     assert not (tmp_path / "outbox.corrupt").exists()
