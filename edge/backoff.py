@@ -24,7 +24,7 @@ class Backoff:
         self._next_s = self._first_s
 
     def delay_s(self, *, at_most_s: float = math.inf) -> float:
-        """Returns the next delay, drawn at random between half and all of the doubled one.
+        """Returns a random delay between half and all of the current one, and doubles that for the next time.
 
         Args:
             at_most_s: A lower limit on this delay; the doubling continues from the limited delay.

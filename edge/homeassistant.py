@@ -198,6 +198,7 @@ def _camera_components(topics: Topics, camera: str, state_expiry_s: int, health_
             "'confidence': value_json.confidence, 'track_id': value_json.track_id} | to_json }}{% endif %}",
             "qos": 1,
             # No availability: an event entity that becomes available again repeats its last event.
+            # That would trigger automations, too.
         },
         f"{camera}_faces": {
             **seen,
@@ -251,7 +252,7 @@ def _emotion(field: str) -> str:
 
 
 def _available(topics: Topics, camera: str | None = None) -> _Component:
-    """Makes a component available while the device and, if given, the camera are online."""
+    """Makes a component available while the device and, if given, the camera are online (a paused one is not)."""
     availability = [{"topic": topics.status}]
     if camera is not None:
         template = "{{ 'online' if value == 'online' else 'offline' }}"

@@ -135,7 +135,7 @@ class Outbox:
                 self._commit([])
 
     def housekeep(self) -> None:
-        """Writes and flushes what is due, without blocking other methods by the flush. For one thread at a time."""
+        """Writes and flushes what is due, without blocking other methods during the flush. For one thread at a time."""
         with self._lock:
             self._write_due()
             if self._unflushed == 0 or (self._file.count == 0 and self._unflushed < _MAX_UNFLUSHED):

@@ -53,7 +53,7 @@ class MqttPublisher:
         groups: The fleet groups whose commands the device follows too.
         home_assistant_status: The topic of Home Assistant's birth, after which everything is announced again.
         on_delivered: Called with the topic of each QoS 1 message that the broker has accepted.
-        announce_within_s: The random delay of that announcement, so that a fleet does not announce at once.
+        announce_within_s: The limit of that announcement's random delay, so that a fleet does not announce at once.
         backoff: Delays between attempts to connect; limited to eight seconds while the broker is unreachable.
         stop_timeout_s: How long leaving the context may take to deliver what is left and to disconnect cleanly.
 

@@ -30,7 +30,7 @@ class SmoothingRules:
         time_constant_s: Time constant of the exponential average of the logits (63 % of a step).
         min_dwell_s: Time for which an emotion must lead before it is reported.
         margin: Difference in probability by which another emotion must exceed the current one to replace it, unless
-            the current one is below the threshold.
+            the current one has fallen too low (see `unknown_below`).
         unknown_below: Confidence below which the emotion is `unknown`; the current emotion may fall 0.05 lower.
     """
 

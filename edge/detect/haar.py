@@ -58,7 +58,10 @@ class HaarDetector:
         return sorted(confident, key=lambda face: face.score, reverse=True)
 
     def _scale(self, longer_side_px: int) -> float:
-        """Returns the smallest scale at which a face of the minimum size still fills the cascade's window."""
+        """Returns the scale at which a face of the minimum size just fills the cascade's window, at most 1.
+
+        It is smaller if the image would otherwise be larger than `_MAX_SIDE_PX`, so that smaller faces are missed.
+        """
         return min(1.0, _CASCADE_WINDOW_PX / self._min_face_px, _MAX_SIDE_PX / longer_side_px)
 
 

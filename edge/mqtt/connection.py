@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 _CLOSE_TIMEOUT_S = 1.0
 _MAX_IN_FLIGHT = 20
 _ACK_TIMEOUT_S = 60.0
-"""A broker may drop a message silently. MQTT 5 allows to send it again only over another connection [MQTT-4.4.0-1]."""
+"""A broker may drop a message silently. MQTT 5 allows sending it again only over another connection [MQTT-4.4.0-1]."""
 
 
 class Connection:

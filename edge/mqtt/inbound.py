@@ -43,7 +43,7 @@ class Inbound:
         commands: Carries out commands.
         groups: The fleet groups whose commands the device follows too.
         home_assistant_status: The topic of Home Assistant's birth, after which everything is announced again.
-        announce_within_s: The random delay of that announcement, so that a fleet does not announce at once.
+        announce_within_s: The limit of that announcement's random delay, so that a fleet does not announce at once.
         client_id: The device's own client id.
         birth, will: The retained messages on the status topic: the device's own, and the one that replaces it when the
             connection breaks.

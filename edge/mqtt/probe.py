@@ -119,7 +119,9 @@ def probe_retained(settings: BrokerSettings, topic: str, *, timeout_s: float = C
 
 
 def probe_client_id(settings: BrokerSettings, *, timeout_s: float = CONNECT_TIMEOUT_S) -> bool | None:
-    """Returns whether another client is connected under the settings' own client id. It is disconnected by this.
+    """Returns whether another client is connected under the settings' own client id.
+
+    That client is disconnected by this; an agent reconnects.
 
     Returns:
         True also for a client that lost its connection within the last seconds; None with MQTT 3.1.1, which does not

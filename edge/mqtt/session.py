@@ -35,8 +35,8 @@ class Session:
     """Sends and receives over one connection. Not thread-safe.
 
     A topic on which the broker rejects a message is held back, longer after each further rejection, while all other
-    topics go on. The exceptions are events that are rejected permanently, which are discarded, and topics that the
-    device may not clear, which are given up.
+    topics go on. The exceptions are messages that are rejected permanently, which are not sent again over this
+    connection (events are discarded), and topics that the device may not clear, which are given up.
 
     Args:
         connection: A new connection.

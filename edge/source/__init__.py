@@ -44,8 +44,8 @@ def open_source(
         limiter: How often frames will be read. Frames of a camera that are not due are not decoded; those of a stream
             always are, because later frames depend on them.
         open_timeout_s: Time limit for opening a live source.
-        stall_timeout_s: Time without a frame after which a live source is lost; at least three frame periods if `fps`
-            is given.
+        stall_timeout_s: Time without a frame after which a live source is lost; for a camera with `fps`, at least three
+            frame periods.
 
     Raises:
         SourceUnavailable: The name is not valid. Whether the source exists is checked on entry.
