@@ -69,7 +69,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """Load of the device at one moment; a value is None where the machine does not provide it."""
+    """Condition of the device at one moment; a value is None where the machine does not provide it."""
 
     throttling: tuple[str, ...] | None
     temperature_c: float | None

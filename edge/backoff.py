@@ -27,7 +27,7 @@ class Backoff:
         """Returns a random delay between half and all of the current one, and doubles that for the next time.
 
         Args:
-            at_most_s: A lower limit on this delay; the doubling continues from the limited delay.
+            at_most_s: A shorter limit for this delay only; the doubling continues from the limited delay.
         """
         delay_s = min(self._next_s, self._limit_s, at_most_s)
         self._next_s = 2 * delay_s

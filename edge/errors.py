@@ -65,7 +65,7 @@ class DriverHangs(SourceUnavailable):
     """The driver still blocks the last attempt to use the source; another attempt would hang as well."""
 
     def __init__(self, *, where: str, remedy: str) -> None:
-        super().__init__("its driver still hangs since the last attempt", where=where, remedy=remedy)
+        super().__init__("its driver still hangs after the last attempt", where=where, remedy=remedy)
 
 
 class SourceLost(SourceError):

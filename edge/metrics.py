@@ -176,7 +176,7 @@ def _device_metrics(health: Health) -> Iterator[Metric]:
     if health.adaptation is not None:
         yield _gauge(
             "adaptation_level",
-            "Adaptation level: 0 as configured, higher the more the load is reduced.",
+            "Adaptation level: 0 as configured; each higher level reduces the load further.",
             health.adaptation.level,
         )
 

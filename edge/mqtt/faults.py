@@ -164,7 +164,7 @@ def ack_timeout(settings: BrokerSettings, timeout_s: float) -> BrokerError:
     return AckTimeout(
         f"the broker has not acknowledged a message or a subscription for {timeout_s:.0f} s",
         where=settings.address,
-        remedy="Check the broker's log: it drops messages silently",
+        remedy="Check the broker's log, as the broker may be dropping messages silently",
         behavior="it sends no acknowledgement",
     )
 
