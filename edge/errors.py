@@ -29,7 +29,7 @@ from edge.contract.errors import UserError
 
 
 class ConfigError(UserError):
-    """The configuration is invalid; `where` is the file with line and key."""
+    """The configuration cannot be used; `where` is the file, with line and key if known."""
 
     exit_code = 3
 

@@ -46,7 +46,7 @@ def load_config(path: Path, environ: Mapping[str, str]) -> Config:
 
 
 def _is_consequence(details: ErrorDetails) -> bool:
-    """Whether an error only follows from another, as for a default derived from an invalid key."""
+    """Whether an error only follows from another: a default from an invalid key, or a list of invalid tables."""
     emptied = details["type"] == "too_short" and bool(details["input"])
     return emptied or details["type"] == "default_factory_not_called"
 

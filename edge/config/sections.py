@@ -56,7 +56,8 @@ class DeviceConfig(Section):
 
     name: Annotated[str, AfterValidator(check_device)] = Field(
         default_factory=host_name,
-        description="Name of the device in topics: 1 to 64 lower-case letters, digits, `-` and `_`.",
+        description="Name of the device in topics: 1 to 64 lower-case letters, digits, `-` and `_`, starting with a "
+        "letter or digit.",
         json_schema_extra={"shown_default": "the host name"},
     )
     groups: tuple[Group, ...] = Field(
@@ -122,7 +123,8 @@ class CameraConfig(Section):
     """A camera. Repeat this table for each camera."""
 
     name: Annotated[str, AfterValidator(check_camera)] = Field(
-        description="Name of the camera in topics: 1 to 64 lower-case letters, digits, `-` and `_`."
+        description="Name of the camera in topics: 1 to 64 lower-case letters, digits, `-` and `_`, starting with a "
+        "letter or digit."
     )
     source: SourceName = Field(
         coerce_numbers_to_str=True,
@@ -212,8 +214,8 @@ class SmoothingConfig(Section):
     )
     margin: Fraction = Field(
         default=_RULES.margin,
-        description="Lead in probability by which another emotion replaces the current one; not required if the "
-        "current one is uncertain.",
+        description="How much more probable than the current emotion another one must be to replace it; not required "
+        "if the current one is uncertain.",
     )
     unknown_below: Fraction | None = Field(
         default=None,
@@ -258,7 +260,7 @@ class PublishConfig(Section):
 
 
 class AdaptationConfig(Section):
-    """Gradual reduction of the workload while the processor is throttled or hot, or live frames are being dropped."""
+    """Gradual reduction of the workload while the processor is throttled or hot, or too slow for the live frames."""
 
     enabled: bool = Field(default=True, description="Whether the agent reduces its workload.")
     cool_c: float = Field(

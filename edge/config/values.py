@@ -50,7 +50,7 @@ def host_name() -> str:
 
 
 def read_password(file: Path) -> str:
-    """Returns the first line of a file, without its line ending and a byte order mark.
+    """Returns the first line of a file, without line ending and byte order mark.
 
     Raises:
         ConfigError: The file cannot be read, or its first line is empty.

@@ -98,7 +98,7 @@ def _without_smoothing(logits: NDArray[np.float32], label_smoothing: float) -> N
         label_smoothing: s, 0 to less than 1.
 
     Returns:
-        float32 (N, C): the logarithms of the probabilities minus s / C.
+        float32 (N, C): log(p - s / C) of each predicted probability p, with p - s / C bounded from below.
     """
     if label_smoothing == 0.0:
         return logits

@@ -76,11 +76,14 @@ class Framing(_Part):
 
 
 class Intensity(_Part):
-    """Range of mean and standard deviation of the gray levels to which crops are normalized linearly."""
+    """Range of mean and standard deviation of the gray levels of most training images.
+
+    The gray levels of a crop outside this range are mapped linearly into it.
+    """
 
     mean_low: GrayLevel
     mean_high: GrayLevel
-    deviation_low: GrayLevel = Field(description="Standard deviation")
+    deviation_low: GrayLevel = Field(description="Lower limit of the standard deviation")
     deviation_high: GrayLevel
 
     @model_validator(mode="after")
@@ -113,7 +116,7 @@ class Calibration(_Part):
 
 
 class Metrics(_Part):
-    """Metrics on one split of the data set, with what is needed to compare them."""
+    """Metrics on one split of the data set. Comparable only for the same split and labels."""
 
     split: str
     labels: Literal["fer2013", "ferplus"]
