@@ -53,7 +53,7 @@ def _topics(config: Config) -> Topics:
 def _login(config: Config) -> str:
     settings = _settings(config)
     protocol = probe_broker(settings)
-    return f"{settings.address} speaks {protocol}" + (" over TLS" if settings.tls else "")
+    return f"connected to {settings.address} with {protocol}" + (" over TLS" if settings.tls else "")
 
 
 def _name(config: Config) -> str:
@@ -114,7 +114,7 @@ def _device_name(config: Config) -> str:
     client_id = known_client_id(folder)
     ours = in_use(folder) if sender is None else client_id is not None and sender == fingerprint(client_id)
     if not online or ours:
-        return f"no other device named {name} is online"
+        return f"no other device named {name} was seen online"
     if client_id is None and not is_unused(folder):
         return f"{name} is online; cannot tell whether it is this device, as {folder / STATE_FILE} cannot be read"
     if sender is None:

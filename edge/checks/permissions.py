@@ -19,7 +19,7 @@ _OTHERS = 0o007
 
 
 def devices(config: Config | None) -> Iterator[Chain]:
-    """Checks that this user can access local cameras, if any are configured."""
+    """Checks that this user can access local cameras; skipped if the configuration has none."""
     if config is None or any(map(on_this_machine, config.camera)):
         yield (Check("camera access", _devices),)
 

@@ -52,7 +52,7 @@ def test_a_sound_device_is_all_ok(config: Path, tmp_path: Path) -> None:
     assert "state, will be created" in lines[1]
     assert "passed its self-test on" in lines[2]
     assert "640x360, 25 frames per second" in lines[4]
-    assert f"localhost:{broker.port} speaks MQTT 5" in lines[6]
+    assert f"connected to localhost:{broker.port} with MQTT 5" in lines[6]
     assert code == 0
     assert not (tmp_path / "state").exists()
 

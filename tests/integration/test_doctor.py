@@ -54,7 +54,7 @@ def test_a_working_broker_passes_every_step(broker: Mosquitto, tmp_path: Path) -
     assert list(found) == STEPS
     assert {finding.status for finding in found.values()} == {Outcome.OK}
     assert "127.0.0.1" in found["broker name"].detail
-    assert found["broker"].detail == f"localhost:{broker.port} speaks MQTT 5"
+    assert found["broker"].detail == f"connected to localhost:{broker.port} with MQTT 5"
     assert found["MQTT publish"].detail == "allowed on emotion/hall/probe"
     topic_filters = "emotion/hall/status, emotion/hall/cmd/+, emotion/fleet/shop/cmd/+, homeassistant/status"
     assert found["MQTT subscribe"].detail == f"accepted for {topic_filters}"
@@ -181,7 +181,7 @@ def test_an_mqtt_3_broker_does_not_identify_the_device_online(broker: Mosquitto,
     for doubt in (found, stopped):
         assert doubt.status is Outcome.WARN
         assert "hall is online although no agent runs here; MQTT 3.1.1 does not identify the sender" in doubt.detail
-    assert (running.status, running.detail) == (Outcome.OK, "no other device named hall is online")
+    assert (running.status, running.detail) == (Outcome.OK, "no other device named hall was seen online")
 
 
 def test_a_retained_message_on_another_topic_is_ignored(broker: Mosquitto) -> None:
