@@ -41,7 +41,7 @@ def download(url: str, *, max_bytes: int, ca_file: Path | None = None) -> bytes:
 
     Args:
         url: URL of the file, http or https.
-        max_bytes: Maximum size. The time limit grows with it.
+        max_bytes: Maximum size; the download of a larger file is aborted. The time limit grows with it.
         ca_file: PEM file of the CA that signed an https server's certificate; the system's CAs if None.
 
     Raises:

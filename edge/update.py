@@ -33,7 +33,7 @@ _STOP_WITHIN_S: Final = 1.0
 _MAX_MANIFEST_BYTES: Final = 1_000_000
 _MAX_SIGNATURE_BYTES: Final = 1_000
 _MAX_BUNDLE_BYTES: Final = 16_000_000
-"""A downloaded bundle is held in memory, beside the model in use."""
+"""A downloaded bundle is held in memory, in addition to the model in use."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,7 +121,7 @@ def draw(image_bgr: NDArray[np.uint8], faces: Sequence[AnnotatedFace]) -> NDArra
 
 
 def _label(image_bgr: NDArray[np.uint8], text: str, left: int, top: int, line: int) -> None:
-    """Draws the text on a filled bar above the box, or inside its visible top where there is no room above."""
+    """Draws the text on a filled bar above the box, or at its visible top if there is no room above."""
     scale = 0.35 * line + 0.15
     (width, height), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, line)
     top = max(0, top)

@@ -54,7 +54,7 @@ class Board:
         self._error = str(error) if error else None
 
     def update(self, topic: str, payload: bytes, *, now_s: float) -> None:
-        """Processes a message. An empty one means that the camera is removed, or for a device's status, the device."""
+        """Processes a message. An empty one removes the camera, or on the status topic of a device, the device."""
         match topic.removeprefix(f"{self._prefix}/").split("/"):
             case [device, "status"] if not payload:
                 self._devices.pop(device, None)

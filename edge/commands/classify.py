@@ -118,7 +118,7 @@ class _Analyzer:
 
 
 def _files(paths: Sequence[Path]) -> tuple[list[Path], list[SourceError]]:
-    """Returns the given files and those in the given folders, and an error for each unusable folder."""
+    """Returns the given files and the images and videos in the given folders, and an error for each unusable folder."""
     files: list[Path] = []
     errors: list[SourceError] = []
     for path in paths:

@@ -33,8 +33,8 @@ def subscribe(
 
     Raises:
         BrokerRefused: The broker rejects the connection or all subscriptions. If it cannot be reached, connecting is
-            retried. So it is if the broker rejects the client after having accepted it before: the settings are
-            valid, and the broker or a proxy is probably restarting.
+            retried. The same applies if the broker rejects the client after having accepted it before: the settings
+            are valid, and the broker or a proxy is probably restarting.
     """
     subscriptions = [Subscription(topic_filter, send_retained=True) for topic_filter in topic_filters]
     accepted = False
@@ -56,7 +56,7 @@ def subscribe(
 
 
 def _subscribe(connection: Connection, subscriptions: Sequence[Subscription], settings: BrokerSettings) -> None:
-    """Subscribes and waits for the acknowledgements, at least one of which has to accept a subscription."""
+    """Subscribes and waits for the acknowledgements; raises if all subscriptions are rejected."""
     connection.subscribe(subscriptions)
     acks: list[Ack] = []
     deadline_s = time.monotonic() + CONNECT_TIMEOUT_S
