@@ -57,9 +57,9 @@ _LIMITS_OF_FER2013: Final = """\
 - Class imbalance: disgust has 436 training images, 1.5 % of them all."""  # noqa: E501
 _LIMITS_OF_FERPLUS: Final = """\
 - Evaluation and calibration cover only the 88 % of the images with a strict majority, that is, more than half of the ten raters' votes
-  that remain after single votes are dropped. The confidence is well calibrated where more than half of all ten votes agree (76 % of the images). With less
-  agreement, people disagree about the expression and the model is overconfident; `python -m tests.bench.crowd BUNDLE --data fer2013.csv
-  --votes fer2013new.csv` shows by how much.
+  that remain after single votes are dropped. The confidence is calibrated on these as a whole. Outside the 76 % of the images on which
+  more than half of all ten votes agree, people disagree about the expression and the model is overconfident;
+  `python -m tests.bench.crowd BUNDLE --data fer2013.csv --votes fer2013new.csv` shows by how much.
 - Class imbalance: disgust and contempt are the majority label of 119 training images each, 0.5 % of those with a majority; the recall
   of both is low. The agent does not publish contempt."""  # noqa: E501
 _PEOPLE_OF_FER2013: Final = """\
@@ -271,12 +271,12 @@ def _teachers(config: Mapping[str, Any], names: _Names) -> str:
     share = f"{config['teacher_weight']:.0%}"
     whose = f"{names.own} labels" if config["labels"] == "fer2013" else "the FER+ votes"
     if config.get("live_teachers"):
-        heads, views = "each head", "of each augmented training image"
+        heads, views = "each head", "for each augmented training image"
     else:
         heads, views = f"the head for {whose}", "averaged over ten views of each training image"
     return (
-        f"Knowledge distillation: {share} of the target of {heads} are the predictions of {teachers}, trained on the "
-        f"same images, {views}."
+        f"Knowledge distillation: the predictions of {teachers} (trained on the same images), {views}, make up {share} "
+        f"of the target of {heads}."
     )
 
 
