@@ -90,8 +90,8 @@ A password is sent over an unencrypted connection only to this host itself, unle
 _CLI = """\
 # Command line
 
-Results are written to standard output, logs to standard error; under systemd, log lines have priorities instead of
-timestamps.
+Results are written to standard output, logs to standard error. In the systemd journal, log lines of `edge` have
+priorities instead of timestamps.
 """
 
 _CLASSIFY_JSON = """\

@@ -162,7 +162,9 @@ def _add_data(commands: Commands) -> None:
 def _add_fit(commands: Commands) -> None:
     command = _add(commands, "fit", "fit", "train a network; model selection is done on PublicTest")
     _add_dataset(command)
-    command.add_argument("-o", "--output", type=Path, required=True, metavar="RUN", help="run folder to create")
+    command.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="RUN", help="run folder to create, or to resume"
+    )
     _add_recipe(command, "default")
     command.add_argument(
         "--seed",

@@ -57,7 +57,7 @@ class FitConfig:
         mirror: Whether the network is invariant to horizontal flips by construction.
         bfloat16: Whether convolutions are computed in bfloat16, which is faster on GPUs and on processors with
             AVX512-BF16 or AMX.
-        labels: Labels of the main head: the seven of FER-2013, or the eight of FER+, by strict majority of its votes.
+        labels: Labels of the main head: the seven of FER-2013, or the eight of FER+, on images with a strict majority.
         seed: Seed of weight initialization, shuffling, augmentation and dropout.
     """
 

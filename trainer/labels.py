@@ -45,7 +45,7 @@ def with_labels(faces: FaceSet, kind: LabelKind) -> FaceSet:
     kept = np.flatnonzero(majority & np.isin(winner, FERPLUS_COLUMNS))
     if not kept.size:
         raise DataError(f"no image among {len(faces)} has a strict majority of FER+ votes",
-                        remedy="Add images, or use --labels fer2013")  # fmt: skip
+                        remedy="Add images, or use FER-2013's own labels")  # fmt: skip
     position = {column: index for index, column in enumerate(FERPLUS_COLUMNS)}
     labels = np.array([position[column] for column in winner[kept]], np.int64)
     chosen = faces.take(kept)

@@ -36,8 +36,8 @@ class TensorFlowTraining(Training):
         config: Configuration of the run.
         train: Training images.
         soft_targets: Teacher predictions that were computed before training, if any.
-        strategy: Distribution strategy; by default, over as many GPUs as divide the batch evenly, or else on the only
-            GPU or the CPU.
+        strategy: Distribution strategy; by default, over as many GPUs as divide the batch evenly; if those are fewer
+            than two, the default device, a GPU or the CPU.
 
     Raises:
         ValueError: The batch size is not a multiple of the number of replicas of `strategy`.
