@@ -130,8 +130,8 @@ def assemble(
 def _golden_vectors(model: EmotionModel, seed: int) -> bytes:
     """Returns random gray patterns and the model's outputs for them, as .npz.
 
-    Images of the data set must not be redistributed. The last input is dark, so that a runtime without intensity
-    normalization fails the self-test.
+    Images of the data set must not be redistributed. The last input is dark, so that an agent that does
+    not normalize intensity fails the self-test.
     """
     random = np.random.default_rng(seed)
     coarse = random.uniform(0, 255, (_GOLDEN_COUNT, 6, 6))

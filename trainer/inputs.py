@@ -122,8 +122,8 @@ def _require_same_smoothing(teacher: str, config: FitConfig) -> None:
 def initial_network(initial: Path, config: FitConfig) -> keras.Model:
     """Loads the network whose weights a run starts with, without its FER+ head if the run has none.
 
-    It may be narrower than the run's, except that of paired channels (`mirror`) only the last layer may grow, as a
-    wider network has its pairs at other positions.
+    It may be narrower than the network of the run. With `mirror`, only the last layer may be, as a wider network
+    has the channel pairs of the other layers at other positions.
 
     Raises:
         CheckpointError: The run cannot be read, or its network has other labels or layers, is wider, or lacks the FER+

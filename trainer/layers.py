@@ -12,7 +12,7 @@ import keras
 from keras import ops
 
 Tensor: TypeAlias = Any
-"""A tensor of the Keras backend, none of which has type annotations."""
+"""A tensor of the Keras backend; no backend publishes types."""
 
 _MAX_MATMUL_ROWS: Final = 6
 """With twelve rows, the matrix product is faster only in bfloat16 with AMX."""

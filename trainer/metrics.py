@@ -44,7 +44,7 @@ def proportion(successes: float, count: int) -> Proportion:
 
 
 def mean_proportion(shares: NDArray[np.float64]) -> Proportion:
-    """Returns the mean of one share (0 to 1) per trial with its 95 % interval by the normal approximation.
+    """Returns the mean of one share (0 to 1) per trial, of at least one, with its 95 % interval (normal approximation).
 
     If all shares are equal (e.g. a single trial), their variance cannot be estimated; the result is then the Wilson
     interval, as if each trial were a binary outcome.

@@ -40,7 +40,7 @@ class FleetReport:
     Attributes:
         agents: Number of agents.
         online_s: Time from the start of the processes until all agents are online.
-        recovered_s: Time from the restart of the broker until all agents are online again.
+        recovered_s: Time from the restart of the broker until all agents are online and announced again.
         messages_per_s: Messages received by the subscriber in steady state.
         broker_cpu, agent_cpu: CPU usage in steady state as a share of one core, of the broker and of one agent.
         broker_rss_mb, agent_rss_mb: Resident set size; of one agent, excluding the interpreter and its modules.

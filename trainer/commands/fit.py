@@ -112,8 +112,8 @@ def _distillation(config: FitConfig) -> str:
     if config.live_teachers:
         return f"{teachers}, predicted in every step"
     if config.copies:
-        return f"{teachers}, predicted first for {config.copies} augmented copies of each image"
-    return f"{teachers}, predicted first"
+        return f"{teachers}, predicted beforehand for {config.copies} augmented copies of each image"
+    return f"{teachers}, predicted beforehand"
 
 
 class _Display(Listener):

@@ -13,7 +13,7 @@ from trainer.disk import atomic_replace
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Writes the signature next to the manifest and returns 0."""
+    """Writes the signature next to the manifest, prints what to serve, and returns 0."""
     bundle = load_bundle(arguments.bundle)
     signing_key = _read_key(arguments.key)
     signature = sign((arguments.bundle / MANIFEST_FILE).read_bytes(), signing_key)
