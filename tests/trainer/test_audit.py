@@ -36,7 +36,7 @@ def faulty(make_faces: Callable[..., FaceSet]) -> Dataset:
     return Dataset(Path("faulty"), {"train": train, "test": test}, ("bad.jpg",), ("big.jpg",))
 
 
-def test_counts_and_unusual_images(faulty: Dataset) -> None:
+def test_counts_and_problematic_images(faulty: Dataset) -> None:
     """Every split and class is counted; damaged, resized and blank images are listed."""
     findings = audit(faulty)
     assert findings.counts["train"] == {
@@ -53,7 +53,7 @@ def test_duplicates_inside_and_across_splits(faulty: Dataset) -> None:
     assert overlaps == {("train", "train"): (2, 4), ("test", "train"): (1, 2), ("test", "test"): (0, 0)}
 
 
-def test_groups_and_contradicting_labels(faulty: Dataset) -> None:
+def test_groups_and_conflicting_labels(faulty: Dataset) -> None:
     """Duplicates form groups; a photograph with two labels is reported as a conflict."""
     findings = audit(faulty)
     members = [[(image.split, image.index) for image in group.images] for group in findings.groups]
@@ -64,7 +64,7 @@ def test_groups_and_contradicting_labels(faulty: Dataset) -> None:
     assert findings.groups[0].emotions == {"angry": 2, "happy": 1}
 
 
-def test_what_the_crowd_agrees_on_is_counted(table: Path, votes: Path) -> None:
+def test_ferplus_majority_labels_are_counted(table: Path, votes: Path) -> None:
     """With FER+ votes, the images with a strict majority are counted by emotion."""
     findings = audit(load_dataset(table, votes))
     assert findings.ferplus_counts is not None
@@ -80,7 +80,7 @@ def test_many_copies_of_one_picture(make_faces: Callable[..., FaceSet]) -> None:
     assert (findings.overlaps[0].exact, findings.overlaps[0].near) == (2000, 2000)
 
 
-def test_nothing_but_blank_images(make_faces: Callable[..., FaceSet]) -> None:
+def test_only_blank_images(make_faces: Callable[..., FaceSet]) -> None:
     """A data set of black images is reported as blank."""
     faces = replace(make_faces([0, 1]), images=np.zeros((2, 48, 48), np.uint8))
     findings = audit(Dataset(Path("black"), {"train": faces}))
@@ -117,7 +117,7 @@ def text_of(findings: Audit) -> str:
     return capture.get()
 
 
-def test_text_tells_all_findings(faulty: Dataset) -> None:
+def test_tables_list_all_findings(faulty: Dataset) -> None:
     """The tables list all findings."""
     text = text_of(audit(faulty))
     for expected in (
@@ -130,9 +130,7 @@ def test_text_tells_all_findings(faulty: Dataset) -> None:
         assert expected in text
 
 
-def test_command_writes_report_and_pictures(
-    kaggle_zip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_command_writes_report_and_plots(kaggle_zip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`trainer data check` prints JSON and writes the same, with two plots, to the report folder."""
     report = tmp_path / "new" / "report"
     assert main(["data", "check", str(kaggle_zip), "--format", "json", "--report", str(report)]) == 0
@@ -154,7 +152,7 @@ def test_command_prints_tables(table: Path, votes: Path, capsys: pytest.CaptureF
 
 
 @pytest.mark.parametrize("format_", ["text", "json"])
-def test_names_are_printed_as_they_are(format_: str, kaggle_folder: Path, tmp_path: Path) -> None:
+def test_file_names_are_printed_verbatim(format_: str, kaggle_folder: Path, tmp_path: Path) -> None:
     """[Brackets] and :colons: are not markup, and file names may not be UTF-8."""
     latin = os.fsdecode(b"caf\xe9.jpg")
     for name in ("me [copy].jpg", ":cat:.jpg", latin):

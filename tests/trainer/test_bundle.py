@@ -26,7 +26,7 @@ def fresh_files(bundle: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in bundle.iterdir()} | {"MODEL_CARD.md": b"new"}
 
 
-def test_a_place_that_is_free_or_holds_a_bundle_will_do(tmp_path: Path, bundle: Path) -> None:
+def test_bundles_and_empty_folders_can_be_replaced(tmp_path: Path, bundle: Path) -> None:
     """A bundle, signed or not, a new and an empty folder can be written to."""
     require_replaceable(bundle)
     (bundle / "manifest.json.sig").write_text("signed")
@@ -37,7 +37,7 @@ def test_a_place_that_is_free_or_holds_a_bundle_will_do(tmp_path: Path, bundle: 
 
 
 @pytest.mark.parametrize("manifest", [None, '{"name": "my web app"}', ""])
-def test_what_is_no_bundle_is_not_replaced(manifest: str | None, tmp_path: Path) -> None:
+def test_other_folders_are_not_replaced(manifest: str | None, tmp_path: Path) -> None:
     """Folders with another manifest.json, such as of web apps, are not replaced."""
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "me.jpg").write_text("dear")
@@ -49,19 +49,19 @@ def test_what_is_no_bundle_is_not_replaced(manifest: str | None, tmp_path: Path)
         require_replaceable(tmp_path / "photos" / "me.jpg")
 
 
-@pytest.mark.parametrize("stranger", ["notes.txt", "photos/me.jpg", "report.json/me.jpg"])
-def test_what_lies_beside_a_bundle_is_not_lost(stranger: str, bundle: Path) -> None:
+@pytest.mark.parametrize("other", ["notes.txt", "photos/me.jpg", "report.json/me.jpg"])
+def test_a_bundle_with_other_files_is_not_replaced(other: str, bundle: Path) -> None:
     """The error names the file and a remedy."""
     shutil.rmtree(bundle / "report.json", ignore_errors=True)
     (bundle / "report.json").unlink(missing_ok=True)
-    (bundle / stranger).parent.mkdir(exist_ok=True)
-    (bundle / stranger).write_text("dear")
-    name = stranger.partition("/")[0]
+    (bundle / other).parent.mkdir(exist_ok=True)
+    (bundle / other).write_text("dear")
+    name = other.partition("/")[0]
     with pytest.raises(UserError, match=rf"mine: contains {name}, which is not .* bundle .*\. Move it elsewhere"):
         require_replaceable(bundle)
 
 
-def test_a_bundle_is_replaced_as_a_whole(bundle: Path) -> None:
+def test_a_bundle_is_replaced_completely(bundle: Path) -> None:
     """Neither old files nor the staging folder remain."""
     fresh = fresh_files(bundle)
     (bundle / "manifest.json.sig").write_text("signed")
@@ -70,7 +70,7 @@ def test_a_bundle_is_replaced_as_a_whole(bundle: Path) -> None:
     assert list(bundle.parent.iterdir()) == [bundle]
 
 
-def test_a_link_to_a_bundle_stays_one(tmp_path: Path, bundle: Path) -> None:
+def test_a_link_to_a_bundle_is_kept(tmp_path: Path, bundle: Path) -> None:
     """The target of a symbolic link is replaced."""
     link = tmp_path / "current"
     link.symlink_to(bundle)
@@ -80,7 +80,7 @@ def test_a_link_to_a_bundle_stays_one(tmp_path: Path, bundle: Path) -> None:
     assert sorted(tmp_path.iterdir()) == [link, bundle.parent]
 
 
-def test_a_writing_that_fails_changes_nothing(bundle: Path) -> None:
+def test_a_failed_write_changes_nothing(bundle: Path) -> None:
     """An error, such as a full disk, leaves the old bundle."""
     before = (bundle / "MODEL_CARD.md").read_bytes()
     with pytest.raises(OSError, match="nowhere"):
@@ -108,7 +108,7 @@ write_bundle(Path(sys.argv[1]), {"MODEL_CARD.md": b"new"})
 
 
 @pytest.mark.parametrize("renamings", [0, 1])
-def test_what_a_killed_export_left_is_put_back(renamings: int, bundle: Path) -> None:
+def test_the_old_bundle_is_restored_after_a_killed_export(renamings: int, bundle: Path) -> None:
     """The next export first restores the old bundle, even if it fails afterwards."""
     command = [sys.executable, "-c", KILLED, str(bundle), str(renamings)]
     assert subprocess.run(command, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}).returncode == -signal.SIGKILL

@@ -25,7 +25,7 @@ def card(model: str, config: dict[str, Any] | None = None, **training: str) -> s
 
 @pytest.mark.parametrize("name", ["mine", "fer2013.csv"])
 @pytest.mark.parametrize("model", ["default", "ferplus"])
-def test_of_other_data_no_fact_of_fer2013_is_told(model: str, name: str) -> None:
+def test_no_facts_about_fer2013_for_other_data(model: str, name: str) -> None:
     """The card of a model trained on other data, or on a part of FER-2013, states no facts about FER-2013."""
     mine = card(model, data=name, data_sha256="0" * 64)
     for fact in ("FER-2013", "Goodfellow", "PublicTest", "PrivateTest", "436", "119", "88 %", "62.3 %"):
@@ -39,25 +39,25 @@ def test_of_other_data_no_fact_of_fer2013_is_told(model: str, name: str) -> None
         assert known in mine
 
 
-def test_fer2013_is_known_in_every_layout() -> None:
+def test_fer2013_is_recognized_in_every_layout() -> None:
     """FER-2013 is identified by the hash of its images, not by file name."""
-    told = card("default", data="archive.zip", data_sha256=JPEGS)
+    text = card("default", data="archive.zip", data_sha256=JPEGS)
     for fact in ("FER-2013 (Goodfellow et al. 2013), archive.zip;", "disgust has 436", "PrivateTest (held-out test)"):
-        assert fact in told
+        assert fact in text
 
 
 @pytest.mark.parametrize(
-    ("initial", "told"), [(None, "random weights"), ("runs/refined", "the weights of `runs/refined`")]
+    ("initial", "weights"), [(None, "random weights"), ("runs/refined", "the weights of `runs/refined`")]
 )
-def test_what_the_run_began_with_is_told_first_and_last(initial: str | None, told: str) -> None:
+def test_the_initial_weights_are_stated_twice(initial: str | None, weights: str) -> None:
     """The initial weights are named in the first and the last section."""
     text = card("default", {"initial_weights": initial})
-    assert f"Trained from {told} on FER-2013" in text
-    assert f"- Initialization: {told}." in text
+    assert f"Trained from {weights} on FER-2013" in text
+    assert f"- Initialization: {weights}." in text
     assert "scratch" not in text
 
 
-def test_the_crowd_s_card_says_where_its_confidence_holds() -> None:
+def test_the_ferplus_card_states_where_the_model_is_overconfident() -> None:
     """The card states on which images the calibration error was measured."""
     for text in card("ferplus"), card("ferplus", data="mine", data_sha256="0" * 64):
         assert "more than half of the" in text
@@ -65,7 +65,7 @@ def test_the_crowd_s_card_says_where_its_confidence_holds() -> None:
     assert "overconfident" not in card("default")
 
 
-def test_the_card_says_in_which_light_its_figures_are() -> None:
+def test_intensity_normalization_is_stated_if_there_is_any() -> None:
     """A bundle without intensity normalization has no such statement."""
     assert "limits the mean gray level of a crop to 86 to 173" in card("default")
     manifest = read_manifest(MODELS / "default")

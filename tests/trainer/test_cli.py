@@ -34,7 +34,7 @@ def test_help_names_every_command() -> None:
 @pytest.mark.parametrize(
     "command", [["--version"], ["fit", "--help"], ["tune", "--help"], ["data", "check", "nowhere"]]
 )
-def test_light_commands_do_without_tensorflow(command: list[str]) -> None:
+def test_light_commands_do_not_import_tensorflow(command: list[str]) -> None:
     """Help and `data check` do not import TensorFlow, which takes seconds."""
     script = (
         "import sys, trainer.cli\n"
@@ -48,12 +48,12 @@ def test_light_commands_do_without_tensorflow(command: list[str]) -> None:
     )
 
 
-def test_error_says_what_where_and_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_error_names_path_problem_and_remedy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A wrong path ends with exit code 10 and a line that names it."""
     assert main(["data", "check", str(tmp_path / "fer.zip")]) == 10
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert told.err.startswith(f"trainer: error: {tmp_path / 'fer.zip'}: no such file or folder. Give {{train,")
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith(f"trainer: error: {tmp_path / 'fer.zip'}: no such file or folder. Give {{train,")
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def few(tmp_path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("command", "told"),
+    ("command", "message"),
     [
         (["fit", "--config", "mine.json", "-o", "run"], "mine.json: is not a run configuration"),
         (["fit", "--resume", "-o", "run"], "run: is not a run folder"),
@@ -97,16 +97,16 @@ def few(tmp_path: Path) -> list[str]:
         (["export", "run", "-o", str(ROOT / "docs")], "docs: already exists and is not a readable bundle"),
     ],
 )
-def test_what_can_be_told_at_once_is_told_before_the_data_are_read(
-    command: list[str], told: str, capsys: pytest.CaptureFixture[str]
+def test_errors_that_need_no_data_are_reported_before_it_is_read(
+    command: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Errors that need no data are reported before it is read."""
     assert main([*command, "--data", "nowhere"]) in {1, 11}
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "told"),
+    ("option", "value", "message"),
     [
         ("--epochs", "abc", "'abc' is not a positive integer"),
         ("--epochs", "1.5", "'1.5' is not a positive integer"),
@@ -118,25 +118,25 @@ def test_what_can_be_told_at_once_is_told_before_the_data_are_read(
         ("--max-drop", "101", "'101' is not a number from 0 to 100"),
     ],
 )
-def test_a_number_that_is_none_is_told_in_words(
-    option: str, value: str, told: str, capsys: pytest.CaptureFixture[str]
+def test_an_invalid_number_is_rejected_with_the_allowed_values(
+    option: str, value: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The error states the allowed values."""
     command = ["export", "run"] if option == "--max-drop" else ["fit"]
     with pytest.raises(SystemExit):
         main([*command, "--data", "nowhere", "-o", "out", option, value])
-    assert capsys.readouterr().err.endswith(f"error: argument {option}: {told}\n")
+    assert capsys.readouterr().err.endswith(f"error: argument {option}: {message}\n")
 
 
 @pytest.mark.parametrize("epochs", ["100000000", "9" * 400], ids=["many", "beyond all"])
-def test_more_epochs_than_a_run_can_have(epochs: str, few: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_too_many_epochs_are_a_clear_error(epochs: str, few: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """The error names the option."""
     assert main([*few, "--epochs", epochs]) == 1
     assert f"error: --epochs {epochs} is more than a run can have. Use fewer." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("verbose", [False, True])
-def test_tensorflow_says_nothing_of_the_machine_unasked(verbose: bool, tmp_path: Path) -> None:
+def test_tensorflow_messages_are_shown_with_verbose_only(verbose: bool, tmp_path: Path) -> None:
     """Standard error contains only the error, or with --verbose also TensorFlow's messages."""
     command = ["export", str(tmp_path), "--data", "nowhere", "-o", str(tmp_path / "bundle")]
     environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
@@ -147,7 +147,7 @@ def test_tensorflow_says_nothing_of_the_machine_unasked(verbose: bool, tmp_path:
     assert bool(others) == verbose
 
 
-def test_a_bundle_of_other_labels_is_not_measured_by_those_of_fer_2013(
+def test_a_bundle_with_other_labels_is_not_evaluated_on_fer2013(
     kaggle_zip: Path, bundle_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A bundle with other label order is valid for devices, but its label indices differ from the data set's."""
@@ -158,7 +158,7 @@ def test_a_bundle_of_other_labels_is_not_measured_by_those_of_fer_2013(
     assert "but the classes of the model are contempt, neutral, surprise" in capsys.readouterr().err
 
 
-def test_how_long_a_run_takes_is_told_where_its_epochs_have_few_steps_too(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_remaining_time_is_estimated_for_epochs_of_few_steps_too(capsys: pytest.CaptureFixture[str]) -> None:
     """With JAX, an epoch is a single step for the display, and the first includes compilation."""
     config = FitConfig(stages=((24, 1), (48, 4)))
     with _Display(Console(), config) as display:
@@ -169,13 +169,13 @@ def test_how_long_a_run_takes_is_told_where_its_epochs_have_few_steps_too(capsys
 
 
 @pytest.mark.parametrize("more", [["--votes", "votes.csv"], ["--split", "test"]])
-def test_a_folder_of_faces_takes_neither_votes_nor_split(more: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_folder_cannot_be_combined_with_votes_or_split(more: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """Options that would be ignored are errors."""
     assert main(["evaluate", str(ROOT / "models/default"), "--folder", "--data", "mine", *more]) == 1
     assert f"--folder has neither splits nor votes and cannot be combined with {more[0]}." in capsys.readouterr().err
 
 
-def test_a_folder_of_faces_may_show_what_the_model_knows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_may_contain_the_classes_of_the_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Contempt is a valid folder only for models with FER+ labels."""
     (tmp_path / "contempt").mkdir()
     cv2.imwrite(str(tmp_path / "contempt" / "1.png"), np.zeros((48, 48), np.uint8))
@@ -187,7 +187,7 @@ def test_a_folder_of_faces_may_show_what_the_model_knows(tmp_path: Path, capsys:
 
 
 @pytest.mark.parametrize("more", [["--epochs", "9"], ["--recipe", "teacher"], ["--no-bfloat16"]])
-def test_a_resumed_run_takes_no_other_parameters(
+def test_resume_cannot_be_combined_with_other_parameters(
     more: list[str], few: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Options that would be ignored are errors."""
@@ -199,7 +199,7 @@ def test_a_resumed_run_takes_no_other_parameters(
 
 
 @pytest.mark.parametrize("value", ['"stages": []', '"stages": [[48, 1]], "labels": "FERPlus"'])
-def test_parameters_that_make_no_sense(
+def test_an_invalid_configuration_file_is_a_clear_error(
     value: str, few: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """An invalid configuration file ends with exit code 11 and names the value, before a run is created."""
@@ -209,9 +209,7 @@ def test_parameters_that_make_no_sense(
     assert not (tmp_path / "run").exists()
 
 
-def test_votes_that_nothing_would_learn_are_refused(
-    few: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_votes_without_effect_are_rejected(few: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """With votes_weight 0 there is no second head, which would otherwise be noticed only after hours."""
     (tmp_path / "mine.json").write_text('{"stages": [[48, 1]], "votes_weight": 0.0}')
     assert main([*few, "--config", str(tmp_path / "mine.json"), "--votes", "fer2013new.csv"]) == 1
@@ -239,18 +237,18 @@ def test_the_network_is_as_wide_as_its_initial_weights() -> None:
         ["export", "nobody", "--data", "nowhere", "-o"],
     ],
 )
-def test_where_nothing_can_be_written(
+def test_an_output_folder_that_cannot_be_written_is_a_clear_error(
     command: list[str], place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The error is reported before any long computation, with path and remedy."""
     (tmp_path / "taken").touch()
     assert main([*command, str(tmp_path / place)]) == 1
-    told = capsys.readouterr().err
-    assert told.startswith(f"trainer: error: {tmp_path / 'taken'}")
-    assert "cannot be written to (Not a directory). Name a folder" in told or "already exists and is not" in told
+    error = capsys.readouterr().err
+    assert error.startswith(f"trainer: error: {tmp_path / 'taken'}")
+    assert "cannot be written to (Not a directory). Name a folder" in error or "already exists and is not" in error
 
 
-def test_no_folder_is_left_where_nothing_was_written(tmp_path: Path) -> None:
+def test_the_write_check_leaves_no_folder(tmp_path: Path) -> None:
     """The check for write permission leaves no files."""
     assert main(["data", "check", "nowhere", "--report", str(tmp_path / "a" / "b")]) == 10
     assert not list(tmp_path.iterdir())
@@ -269,7 +267,7 @@ def test_results_are_printed_before_they_are_written(
     assert "macro F1" in capsys.readouterr().out
 
 
-def test_reader_that_has_seen_enough(kaggle_zip: Path, tmp_path: Path) -> None:
+def test_closed_pipe_while_printing_json(kaggle_zip: Path, tmp_path: Path) -> None:
     """`trainer ... | head` ends silently, and the report is still written."""
     report = tmp_path / "report"
     command = [*TRAINER, "data", "check", str(kaggle_zip), "--format", "json", "--report", str(report)]
@@ -281,7 +279,7 @@ def test_reader_that_has_seen_enough(kaggle_zip: Path, tmp_path: Path) -> None:
     assert (report / "audit.json").exists()
 
 
-def test_text_for_a_reader_that_has_seen_enough(tmp_path: Path) -> None:
+def test_closed_pipe_while_printing_text(tmp_path: Path) -> None:
     """The exit code is that of a closed pipe, not of an error."""
     reader, writer = os.pipe()
     os.close(reader)
@@ -291,15 +289,15 @@ def test_text_for_a_reader_that_has_seen_enough(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (141, b"")
 
 
-def test_output_that_cannot_be_written(tmp_path: Path) -> None:
+def test_standard_output_on_a_full_disk(tmp_path: Path) -> None:
     """A full disk (`/dev/full`) is reported in one line; with --verbose, with a traceback."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     with Path("/dev/full").open("w") as full:
-        done, told = (subprocess.run([*TRAINER, "keygen", str(tmp_path / name), *options], stdout=full,
+        done, verbose = (subprocess.run([*TRAINER, "keygen", str(tmp_path / name), *options], stdout=full,
                                      stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment, check=False)
                       for name, options in (("key", ()), ("other", ("--verbose",))))  # fmt: skip
     assert (done.returncode, done.stderr) == (1, "trainer: error: [Errno 28] No space left on device\n")
-    assert "Traceback" in told.stderr
+    assert "Traceback" in verbose.stderr
 
 
 def test_interrupt(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ BLACK_TO_WHITE = np.repeat(np.arange(250, dtype=np.uint8), 48 * 48).reshape(250,
 COPIES = Copies(count=3, recompose_share=0.5, degrade_share=0.2, erase_share=0.1, seed=7)
 
 
-def test_each_image_has_its_copies_which_differ_and_come_again() -> None:
+def test_copies_differ_and_are_reproducible() -> None:
     """They are in the order of the images, copy after copy; another seed gives others."""
     copies = COPIES.of(BLACK_TO_WHITE)
     assert copies.shape == (750, 48, 48)
@@ -29,7 +29,7 @@ def test_each_image_has_its_copies_which_differ_and_come_again() -> None:
         assert np.abs(copy.mean(axis=(1, 2)) - np.arange(250)).max() < 50
 
 
-def test_copies_are_made_in_little_more_memory_than_they_take() -> None:
+def test_copies_are_made_with_little_additional_memory() -> None:
     """However many are joined: the copies of a whole data set fill most of the memory."""
     images = np.tile(BLACK_TO_WHITE, (8, 1, 1))
     tracemalloc.start()
@@ -55,7 +55,7 @@ def test_faces_are_joined_from_upper_and_lower_or_left_and_right_halves(share: f
     assert np.any(changed & left & ~right) == (share > 0)
 
 
-def test_the_other_half_has_the_light_of_the_first() -> None:
+def test_the_second_half_is_relit_like_the_first() -> None:
     """If both are uniform, nothing is left of the other's gray level, and matching contrast adds no noise."""
     joined = recompose(BLACK_TO_WHITE, 1.0, np.random.default_rng(1))
     np.testing.assert_array_equal(joined, BLACK_TO_WHITE)

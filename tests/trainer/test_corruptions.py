@@ -32,7 +32,7 @@ def named(name: str) -> Corruption:
     return next(corruption for corruption in CORRUPTIONS if corruption.name == name)
 
 
-def test_names_stay() -> None:
+def test_names_are_stable() -> None:
     """The names in the JSON are stable."""
     assert [corruption.name for corruption in CORRUPTIONS] == [
         "brightness", "contrast", "gamma", "low_light", "motion_blur", "defocus_blur", "jpeg", "rotation", "scale",
@@ -41,7 +41,7 @@ def test_names_stay() -> None:
 
 
 @each_corruption
-def test_an_image_is_corrupted_alike_in_any_company(corruption: Corruption, images: NDArray[np.uint8]) -> None:
+def test_corruption_does_not_depend_on_other_images(corruption: Corruption, images: NDArray[np.uint8]) -> None:
     """The result does not depend on order, other images or repetition; the input is not modified."""
     before = images.copy()
     spoilt = corrupt(images, corruption, 3)
@@ -52,7 +52,7 @@ def test_an_image_is_corrupted_alike_in_any_company(corruption: Corruption, imag
 
 
 @each_corruption
-def test_result_is_an_image_again(corruption: Corruption, images: NDArray[np.uint8]) -> None:
+def test_shape_and_type_are_preserved(corruption: Corruption, images: NDArray[np.uint8]) -> None:
     """Shape and type are preserved at every severity, also for zero images."""
     for severity in SEVERITIES:
         spoilt = corrupt(images, corruption, severity)
@@ -62,7 +62,7 @@ def test_result_is_an_image_again(corruption: Corruption, images: NDArray[np.uin
 
 
 @each_corruption
-def test_each_severity_is_worse_than_the_last(corruption: Corruption, images: NDArray[np.uint8]) -> None:
+def test_distance_increases_with_severity(corruption: Corruption, images: NDArray[np.uint8]) -> None:
     """The distance from the clean image increases with severity."""
     clean_to_worst = [0.0, *distortions(images, corruption)]
     assert clean_to_worst == sorted(clean_to_worst)
@@ -70,7 +70,7 @@ def test_each_severity_is_worse_than_the_last(corruption: Corruption, images: ND
 
 
 @each_corruption
-def test_each_severity_is_worse_on_real_faces(corruption: Corruption, real_table: tuple[Path, Path]) -> None:
+def test_distance_increases_with_severity_on_real_faces(corruption: Corruption, real_table: tuple[Path, Path]) -> None:
     """The same holds for faces."""
     faces = load_dataset(real_table[0]).split("train").images
     clean_to_worst = [0.0, *distortions(faces, corruption)]
@@ -80,34 +80,34 @@ def test_each_severity_is_worse_on_real_faces(corruption: Corruption, real_table
 
 @each_corruption
 @pytest.mark.parametrize("gray", [0, 255])
-def test_blank_images_are_no_obstacle(corruption: Corruption, gray: int) -> None:
+def test_blank_images_cause_no_warning(corruption: Corruption, gray: int) -> None:
     """Black and white images, which the data set contains, cause no warning."""
     blank = np.full((2, 48, 48), gray, np.uint8)
     assert corrupt(blank, corruption, 5).shape == blank.shape
 
 
 @pytest.mark.parametrize("name", ["brightness", "gamma"])
-def test_light_changes_both_ways(name: str, images: NDArray[np.uint8]) -> None:
+def test_light_corruptions_brighten_and_darken(name: str, images: NDArray[np.uint8]) -> None:
     """Some images become lighter and some darker."""
     change = corrupt(images, named(name), 2).mean(axis=(1, 2)) - images.mean(axis=(1, 2))
     assert 5 < np.count_nonzero(change > 0) < 35
 
 
-def test_low_light_shows_what_the_exposure_leaves(images: NDArray[np.uint8]) -> None:
+def test_low_light_scales_brightness_and_adds_noise(images: NDArray[np.uint8]) -> None:
     """An exposure of 0.25 leaves a quarter of the brightness and adds noise."""
     dark = corrupt(images, named("low_light"), 3).astype(float)
     assert dark.mean() == pytest.approx(images.mean() / 4, rel=0.05)
     assert (dark - images / 4.0).std() > 2
 
 
-def test_occlusion_hides_one_square_that_grows(images: NDArray[np.uint8]) -> None:
+def test_occlusion_covers_a_square_that_grows(images: NDArray[np.uint8]) -> None:
     """Severity 5 covers what severity 1 covers, and about half of the image."""
     hidden = [corrupt(images, named("occlusion"), severity) != images for severity in (1, 5)]
     assert (hidden[0] & ~hidden[1]).mean() < 0.01  # where the gray level happens to be that of the image
     assert hidden[1].mean() == pytest.approx(0.49, abs=0.03)
 
 
-def test_motion_blur_keeps_what_lies_along_its_direction() -> None:
+def test_motion_blur_turns_a_dot_into_a_line() -> None:
     """A dot becomes a line of the kernel's length."""
     dot = np.zeros((1, 48, 48), np.uint8)
     dot[0, 24, 24] = 255
@@ -116,7 +116,7 @@ def test_motion_blur_keeps_what_lies_along_its_direction() -> None:
     assert len(rows) <= 30
 
 
-def test_rotation_turns_about_the_middle() -> None:
+def test_rotation_is_about_the_center() -> None:
     """The center does not move, and a vertical line is rotated by up to 45 degrees."""
     line = np.zeros((1, 48, 48), np.uint8)
     line[0, :, 23:25] = 255

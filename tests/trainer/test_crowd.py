@@ -26,7 +26,7 @@ VOTES: list[dict[str, int]] = [
 ]
 
 
-def test_votes_that_agree_on_nothing_leave_nothing_to_measure(make_faces: Callable[..., FaceSet]) -> None:
+def test_without_any_majority_there_is_a_clear_error(make_faces: Callable[..., FaceSet]) -> None:
     """There is an error message instead of a division by zero."""
     votes = np.array([[2 * (column in ("fear", "sadness")) for column in VOTE_COLUMNS]])
     with pytest.raises(DataError, match="no image among 1 has a strict majority"):
@@ -40,7 +40,7 @@ def faces(make_faces: Callable[..., FaceSet]) -> FaceSet:
     return replace(made, votes=np.array([[one.get(column, 0) for column in VOTE_COLUMNS] for one in VOTES]))
 
 
-def test_both_ways_of_asking_the_raters(faces: FaceSet) -> None:
+def test_agreement_by_plurality_and_by_majority(faces: FaceSet) -> None:
     """Plurality, including votes for `unknown`, and strict majority, if there is one."""
     happy, fear = sorted(agreement(faces)[:-1], key=lambda row: row.images)
     every = agreement(faces)[-1]
@@ -50,7 +50,7 @@ def test_both_ways_of_asking_the_raters(faces: FaceSet) -> None:
     assert (every.label, every.images, every.plurality, every.decided) == ("all", 7, 3 / 7, 3)
 
 
-def test_confidence_by_how_far_raters_agree(faces: FaceSet) -> None:
+def test_calibration_by_level_of_agreement(faces: FaceSet) -> None:
     """A bundle that always predicts fear is correct if fear has most votes; images without votes are excluded."""
     logits = np.tile(2 * np.eye(8, dtype=np.float32)[FERPLUS_EMOTIONS.index("fear")], (len(faces), 1))
     confidence = float(softmax(logits)[0].max())

@@ -32,35 +32,35 @@ def test_every_layout_gives_the_same_data_set(any_layout: Path) -> None:
     assert dataset.unreadable == dataset.resized == ()
 
 
-def test_pixels_of_the_table_arrive_as_they_are(table: Path, plain_folder: Path) -> None:
+def test_pixels_of_the_table_are_unchanged(table: Path, plain_folder: Path) -> None:
     """The table and lossless image files yield the same pixels."""
     from_table, from_files = load_dataset(table), load_dataset(plain_folder)
     for split, faces in from_table.splits.items():
         assert {image.tobytes() for image in faces.images} == {i.tobytes() for i in from_files.split(split).images}
 
 
-def test_an_image_can_be_found_again_by_its_name(kaggle_folder: Path, table: Path) -> None:
+def test_images_are_named_by_path_or_row(kaggle_folder: Path, table: Path) -> None:
     """Images are named by path within the data set, or by row of the table."""
     name = load_dataset(kaggle_folder).split("validation").names[0]
     assert (kaggle_folder / name).name.startswith("PublicTest_")
     assert load_dataset(table).split("validation").names[0] == "row 29"
 
 
-def test_table_as_other_programs_save_it(table: Path) -> None:
+def test_table_with_byte_order_mark_or_spaces_in_the_header(table: Path) -> None:
     """The byte order mark of Excel and the spaces in the header of Kaggle's other edition are accepted."""
     text = table.read_text().replace("emotion,pixels,Usage", "emotion, pixels, Usage")
     table.write_text(text, encoding="utf-8-sig")
     assert len(load_dataset(table).split("train")) == 28
 
 
-def test_suffixes_in_capitals(table: Path, table_gz: Path, kaggle_zip: Path) -> None:
+def test_suffixes_in_upper_case(table: Path, table_gz: Path, kaggle_zip: Path) -> None:
     """File names in upper case, as written by Windows and cameras, are recognized."""
     for path in (table, table_gz, kaggle_zip):
         capital = path.rename(path.with_name(path.name.upper()))
         assert len(load_dataset(capital).split("train")) == 28
 
 
-def test_the_folder_says_which_split_an_image_belongs_to(kaggle_folder: Path) -> None:
+def test_the_folder_determines_the_split(kaggle_folder: Path) -> None:
     """Training images moved to `val` are validation images, even with Kaggle's names."""
     aside = kaggle_folder / "val" / "happy"
     aside.mkdir(parents=True)
@@ -72,7 +72,7 @@ def test_the_folder_says_which_split_an_image_belongs_to(kaggle_folder: Path) ->
     assert tuple(sizes.values()) == expected
 
 
-def test_other_names_of_emotions_and_files_of_macos(plain_folder: Path) -> None:
+def test_emotion_aliases_and_metadata_files_of_macos(plain_folder: Path) -> None:
     """`happiness` is an alias of happy, and the metadata files of macOS are ignored."""
     (plain_folder / "train" / "happy").rename(plain_folder / "train" / "Happiness")
     shadow = plain_folder / "__MACOSX" / "train" / "angry" / "._0.png"
@@ -96,7 +96,7 @@ def test_votes_stay_with_their_row(table: Path, votes: Path) -> None:
     assert chosen[:, 9].tolist() == [0, 9]
 
 
-def test_damaged_images_are_named_and_left_out(kaggle_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_damaged_images_are_skipped_with_a_warning(kaggle_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Truncated and undecodable images are skipped with a warning that counts them."""
     victim = next((kaggle_folder / "train" / "fear").iterdir())
     victim.write_bytes(victim.read_bytes()[:-200])
@@ -122,7 +122,7 @@ def test_folders_may_be_links(plain_folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("pixels", ["", "1 2 3", "x " * 2304, "1 " * 2303 + "1.5", "1 " * 2303 + "300", "-1 " * 2304])
-def test_damaged_rows_are_named_and_left_out(table: Path, pixels: str) -> None:
+def test_damaged_rows_are_skipped_with_a_warning(table: Path, pixels: str) -> None:
     """A row whose pixels are too few, out of range or not numbers is skipped."""
     with table.open("a") as file:
         file.write(f"3,{pixels},Training\n")
@@ -131,7 +131,7 @@ def test_damaged_rows_are_named_and_left_out(table: Path, pixels: str) -> None:
     assert len(dataset.split("train")) == 28
 
 
-def test_images_of_other_sizes_are_scaled_and_named(plain_folder: Path) -> None:
+def test_images_of_other_sizes_are_resized_and_listed(plain_folder: Path) -> None:
     """Larger color images are converted and resized."""
     picture = np.full((120, 90, 3), (0, 0, 255), np.uint8)
     assert cv2.imwrite(str(plain_folder / "train" / "happy" / "big.png"), picture)
@@ -151,14 +151,14 @@ def test_folder_of_faces_without_splits(tmp_path: Path) -> None:
     assert dict(zip(faces.names, faces.labels.tolist(), strict=True)) == {"anger/me.jpg": 0, "happy/me.jpg": 3}
 
 
-def test_faces_of_an_emotion_may_lie_in_folders(tmp_path: Path) -> None:
+def test_emotion_folders_may_have_subfolders(tmp_path: Path) -> None:
     """Subfolders, e.g. one per person, are read; a folder with the suffix of an image is not an image."""
     write_gray(tmp_path / "happy" / "anna" / "1.png", tmp_path / "happy" / "2.png")
     (tmp_path / "happy" / "folder.jpg").mkdir()
     assert load_folder(tmp_path).split("test").names == ("happy/2.png", "happy/anna/1.png")
 
 
-def test_faces_without_splits_that_cannot_be_used(tmp_path: Path) -> None:
+def test_invalid_folders_without_splits_are_a_clear_error(tmp_path: Path) -> None:
     """The remedy describes the folder layout and lists the classes of the model."""
     ferplus = r"Give a folder of <emotion>/\*\.png or \*\.jpg; the emotions are .*contempt"
     with pytest.raises(DataError, match=rf"contains no readable image\. {ferplus}"):
@@ -170,7 +170,7 @@ def test_faces_without_splits_that_cannot_be_used(tmp_path: Path) -> None:
         load_folder(tmp_path / "flat", FERPLUS_EMOTIONS)
 
 
-def test_what_is_called_like_an_image_and_is_none(plain_folder: Path) -> None:
+def test_folders_and_links_with_image_names(plain_folder: Path) -> None:
     """A folder with an image's name is skipped, also in a zip; a broken link is an unreadable image."""
     (plain_folder / "train" / "happy" / "folder.jpg").mkdir()
     packed = shutil.make_archive(str(plain_folder.with_name("packed")), "zip", plain_folder)
@@ -179,7 +179,7 @@ def test_what_is_called_like_an_image_and_is_none(plain_folder: Path) -> None:
     assert load_dataset(plain_folder).unreadable == ("train/happy/link.jpg",)
 
 
-def test_missing_split_is_told_with_those_that_are_there(kaggle_folder: Path) -> None:
+def test_error_for_a_missing_split_lists_the_existing_ones(kaggle_folder: Path) -> None:
     """The error for a missing split lists those that exist."""
     shutil.rmtree(kaggle_folder / "test")
     with pytest.raises(DataError, match=r"kaggle: has no test split \(found: train\)"):
@@ -290,7 +290,7 @@ class TestBadInput:
         table_gz.write_bytes(table_gz.read_bytes()[:-1000])
         self.refused(table_gz, "not a valid gzip file")
 
-    def test_gzip_that_is_none(self, table_gz: Path, table: Path) -> None:
+    def test_file_that_is_not_gzip(self, table_gz: Path, table: Path) -> None:
         """An uncompressed table has the suffix .gz."""
         shutil.copy(table, table_gz)
         self.refused(table_gz, "not a valid gzip file")
@@ -300,7 +300,7 @@ class TestBadInput:
         table.write_text(table.read_text().replace("emotion,pixels", "emotion,image"))
         self.refused(table, r"has no column pixels \(found: emotion, image, usage\)")
 
-    def test_no_text(self, table: Path) -> None:
+    def test_file_that_is_not_text(self, table: Path) -> None:
         """The table is a binary file."""
         table.write_bytes(gzip.compress(table.read_bytes()))
         self.refused(table, "is not a CSV text file")
@@ -321,7 +321,7 @@ class TestBadInput:
         self.refused(kaggle_folder, "only be used with the challenge table", votes)
 
     @pytest.mark.parametrize("change", [-1, 1])
-    def test_votes_of_another_length(self, table: Path, votes: Path, change: int) -> None:
+    def test_votes_with_another_number_of_rows(self, table: Path, votes: Path, change: int) -> None:
         """The votes belong to another table."""
         lines = votes.read_text().splitlines()
         votes.write_text("\n".join(lines[:-1] if change < 0 else [*lines, lines[-1]]))
@@ -333,7 +333,7 @@ class TestBadInput:
         votes.write_text("\n".join([header, *reversed(lines)]))
         self.refused(table, "row 1 belongs to a different split than in fer2013.csv", votes)
 
-    def test_votes_below_zero(self, table: Path, votes: Path) -> None:
+    def test_negative_votes(self, table: Path, votes: Path) -> None:
         """Negative counts are invalid; the error names the line."""
         lines = votes.read_text().splitlines()
         lines[4] = lines[4].replace(",2,0,8,", ",-2,0,8,")
@@ -377,7 +377,7 @@ def test_real_archive(real_zip: Path) -> None:
         assert 20 < faces.images.std() < 100
 
 
-def test_real_table_with_the_crowd_s_votes(real_table: tuple[Path, Path]) -> None:
+def test_real_table_with_ferplus_votes(real_table: tuple[Path, Path]) -> None:
     """The original table and FER+ match: each image has ten votes."""
     train = load_dataset(*real_table).split("train")
     assert len(train) == 300

@@ -163,8 +163,8 @@ def test_label_smoothing_must_be_that_of_the_teachers(
 ) -> None:
     """An export corrects for the configured value, and the soft targets have that of the teachers."""
     config = replace(TEACHER, width=0.25, teachers=(str(teacher),), label_smoothing=0.0, **how)
-    told = r'teacher: was trained with a label_smoothing of 0.1, .* has 0.0, .* Set "label_smoothing": 0.1 in --config'
-    with pytest.raises(UserError, match=told):
+    error = r'teacher: was trained with a label_smoothing of 0.1, .* has 0.0, .* Set "label_smoothing": 0.1 in --config'
+    with pytest.raises(UserError, match=error):
         fit(dataset, tmp_path / "student", config)
     assert not (tmp_path / "student").exists()
 
@@ -294,13 +294,13 @@ def test_a_teacher_of_other_data_is_rejected(
 
     Such weights are allowed as initial weights, with a warning, and a note in the bundle's model card.
     """
-    heir, told = tmp_path / "heir", "was trained on other data (stripes.csv)"
-    fit(mislabelled, heir, replace(TEACHER, stages=((16, 1),), initial_weights=str(teacher)))
-    assert told in caplog.text
-    export(heir, tmp_path / "bundle", mislabelled, ExportOptions(name="heir", max_drop=None))
+    fine_tuned, message = tmp_path / "fine_tuned", "was trained on other data (stripes.csv)"
+    fit(mislabelled, fine_tuned, replace(TEACHER, stages=((16, 1),), initial_weights=str(teacher)))
+    assert message in caplog.text
+    export(fine_tuned, tmp_path / "bundle", mislabelled, ExportOptions(name="fine-tuned", max_drop=None))
     assert "were trained on other data, `stripes.csv`" in (tmp_path / "bundle" / "MODEL_CARD.md").read_text()
-    for forbidden in (teacher, heir):
-        with pytest.raises(CheckpointError, match=re.escape(f"{forbidden.name}: {told}")):
+    for forbidden in (teacher, fine_tuned):
+        with pytest.raises(CheckpointError, match=re.escape(f"{forbidden.name}: {message}")):
             fit(mislabelled, tmp_path / "student", replace(TEACHER, teachers=(str(forbidden),)))
     assert not (tmp_path / "student").exists()
 

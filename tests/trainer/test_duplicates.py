@@ -42,9 +42,7 @@ def mirrored(image: Images) -> Images:
 
 
 @pytest.mark.parametrize("change", [np.copy, shifted, relit, compressed, mirrored])
-def test_the_same_picture_is_found_however_it_was_changed(
-    make_faces: Callable[..., FaceSet], change: Callable[[Images], Images]
-) -> None:
+def test_modified_copies_are_found(make_faces: Callable[..., FaceSet], change: Callable[[Images], Images]) -> None:
     """Shifted, relit, compressed and mirrored copies are found, and nothing else."""
     images = make_faces([0] * 40).images
     copies = np.array([change(image) for image in images[10:30]])
@@ -52,7 +50,7 @@ def test_the_same_picture_is_found_however_it_was_changed(
     assert near_duplicates(np.concatenate([images, copies])).tolist() == [[i + 10, i + 40] for i in range(20)]
 
 
-def test_the_frames_of_films_are_found_at_once(
+def test_video_frames_are_matched_by_matrix_product(
     make_faces: Callable[..., FaceSet], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Hundreds of frames of each face: all pairs of the same face are found, and few need template matching."""
@@ -67,16 +65,17 @@ def test_the_frames_of_films_are_found_at_once(
     changes = (np.copy, shifted, relit, mirrored)
     faces = np.repeat(make_faces([0, 0]).images, 240, axis=0)
     noisy = np.clip(faces + random.normal(0, 6, faces.shape), 0, 255).astype(np.uint8)
-    films = np.array([changes[number % 4](image) for number, image in enumerate(noisy)])
-    i, j = np.triu_indices(len(films), 1)
+    frames = np.array([changes[number % 4](image) for number, image in enumerate(noisy)])
+    i, j = np.triu_indices(len(frames), 1)
     expected = np.stack([i, j], axis=1)[i // 240 == j // 240]
-    assert np.array_equal(near_duplicates(films), expected)
+    assert np.array_equal(near_duplicates(frames), expected)
     assert len(alone) < len(expected) / 20
-    assert leaked(FaceSet(films[::10], np.zeros(48, np.int64), ("",) * 48), make_faces([0])).tolist() == list(range(24))
+    leaked_frames = leaked(FaceSet(frames[::10], np.zeros(48, np.int64), ("",) * 48), make_faces([0]))
+    assert leaked_frames.tolist() == list(range(24))
 
 
 @pytest.mark.parametrize("change", [shifted, relit, compressed, mirrored])
-def test_real_photographs_are_recognised(real_zip: Path, change: Callable[[Images], Images]) -> None:
+def test_modified_copies_of_real_faces_are_found(real_zip: Path, change: Callable[[Images], Images]) -> None:
     """On real faces, almost all modified copies are found, with hardly a false positive."""
     images = load_dataset(real_zip).split("validation").images
     images = images[~is_blank(images)]
@@ -86,7 +85,7 @@ def test_real_photographs_are_recognised(real_zip: Path, change: Callable[[Image
     assert len(found) - len(own) <= 0.03 * len(images)
 
 
-def test_blank_images_are_no_duplicates_of_each_other(make_faces: Callable[..., FaceSet]) -> None:
+def test_blank_images_are_not_duplicates_of_each_other(make_faces: Callable[..., FaceSet]) -> None:
     """Blank images are not reported as duplicates of each other."""
     faint = np.clip(128 + np.random.default_rng(0).normal(0, 2, (3, 48, 48)), 0, 255).astype(np.uint8)
     images = np.concatenate([np.zeros((2, 48, 48), np.uint8), faint, make_faces([0]).images])
@@ -95,7 +94,7 @@ def test_blank_images_are_no_duplicates_of_each_other(make_faces: Callable[..., 
     assert near_duplicates(images[:0]).shape == (0, 2)
 
 
-def test_copies_are_told_by_content(make_faces: Callable[..., FaceSet]) -> None:
+def test_exact_copies_have_the_same_index(make_faces: Callable[..., FaceSet]) -> None:
     """Images with equal pixels have the same index."""
     a, b = make_faces([0, 0]).images
     first, content = unique_images(np.array([a, b, a, b, b]))
@@ -112,7 +111,7 @@ def test_leaked_test_images(make_faces: Callable[..., FaceSet]) -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 19), st.integers(0, 19)), max_size=30))
-def test_groups_are_the_connected_parts(pairs: list[tuple[int, int]]) -> None:
+def test_groups_are_connected_components(pairs: list[tuple[int, int]]) -> None:
     """Two images are in the same group if and only if they are connected by pairs."""
     reach = np.eye(20, dtype=np.int64)
     for a, b in pairs:

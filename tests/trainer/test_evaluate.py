@@ -44,7 +44,7 @@ def evaluation(faces: FaceSet, make_predictor: MakePredictor) -> Evaluation:
     return evaluate(faces, predictors, leaked=np.array([0, 5]))
 
 
-def test_each_model_is_measured(evaluation: Evaluation) -> None:
+def test_each_model_is_evaluated(evaluation: Evaluation) -> None:
     """Each model has its own accuracy, confusion matrix and calibration."""
     int8, exact = evaluation.models["int8"], evaluation.models["float"]
     assert int8.classification.accuracy.value == pytest.approx(18 / 21)
@@ -55,7 +55,7 @@ def test_each_model_is_measured(evaluation: Evaluation) -> None:
     assert [p.coverage for p in int8.risk_coverage if p.threshold in {0.85, 0.95}] == [1.0, 0.0]
 
 
-def test_accuracy_without_images_known_from_training(evaluation: Evaluation) -> None:
+def test_accuracy_without_leaked_images(evaluation: Evaluation) -> None:
     """Accuracy without leaked images excludes those with a near-duplicate in the training split."""
     assert evaluation.leaked == 2
     clean = evaluation.models["int8"].without_leaked
@@ -64,7 +64,7 @@ def test_accuracy_without_images_known_from_training(evaluation: Evaluation) -> 
     assert clean.accuracy.value == pytest.approx(17 / 19)
 
 
-def test_how_often_the_models_agree(evaluation: Evaluation) -> None:
+def test_models_are_compared_image_by_image(evaluation: Evaluation) -> None:
     """int8 and float are compared image by image."""
     (comparison,) = evaluation.comparisons
     assert (comparison.first, comparison.second) == ("int8", "float")
@@ -72,7 +72,7 @@ def test_how_often_the_models_agree(evaluation: Evaluation) -> None:
     assert (comparison.first_only, comparison.second_only) == (1, 2)
 
 
-def test_where_training_images_are_not_known(faces: FaceSet, make_predictor: MakePredictor) -> None:
+def test_evaluation_without_a_training_split(faces: FaceSet, make_predictor: MakePredictor) -> None:
     """A single model can be evaluated, and a data set without a training split."""
     evaluation = evaluate(faces, {"float": make_predictor(faces)})
     assert evaluation.leaked is None
@@ -81,7 +81,7 @@ def test_where_training_images_are_not_known(faces: FaceSet, make_predictor: Mak
     validate(evaluation)
 
 
-def test_where_every_image_is_known_from_training(faces: FaceSet, make_predictor: MakePredictor) -> None:
+def test_evaluation_if_every_image_is_leaked(faces: FaceSet, make_predictor: MakePredictor) -> None:
     """If all images are leaked, the result without them is None."""
     evaluation = evaluate(faces, {"float": make_predictor(faces)}, leaked=np.arange(21))
     assert (evaluation.leaked, evaluation.models["float"].without_leaked) == (21, None)
@@ -174,7 +174,7 @@ class TestCommand:
         assert (printed["split"], printed["leaked"]) == ("folder", None)
         assert printed["models"]["int8"]["accuracy"]["value"] == 0.5
 
-    def test_model_of_the_crowd_s_labels(self, table: Path, votes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_model_with_ferplus_labels(self, table: Path, votes: Path, capsys: pytest.CaptureFixture[str]) -> None:
         """A model trained on FER+ is evaluated by the majority label, with eight classes."""
         surprised = np.eye(8, dtype=np.float32)[[FERPLUS_EMOTIONS.index("surprise")]]
         target = Target("plus", FERPLUS_EMOTIONS, {"float": lambda images: np.repeat(surprised, len(images), axis=0)})
@@ -184,7 +184,7 @@ class TestCommand:
         with pytest.raises(DataError, match="votes are needed"):
             evaluate_targets([target], parser().parse_args(command))
 
-    def test_two_targets_are_told_apart(
+    def test_two_targets_have_distinct_names(
         self, target: Target, arguments: Callable[..., argparse.Namespace], capsys: pytest.CaptureFixture[str]
     ) -> None:
         """Models of the same arithmetic include the name of their target."""
@@ -194,7 +194,7 @@ class TestCommand:
         assert set(printed["models"]) == {"int8 of any 1.0.0", "float", "int8 of other"}
         assert len(printed["comparisons"]) == 3
 
-    def test_what_is_not_as_on_a_device_is_called_so(
+    def test_results_of_a_run_are_marked_as_trained(
         self, target: Target, arguments: Callable[..., argparse.Namespace], tmp_path: Path,
         capsys: pytest.CaptureFixture[str],
     ) -> None:  # fmt: skip
@@ -216,7 +216,7 @@ class TestCommand:
         assert not open_target(MODELS / "ferplus").as_trained
         assert open_target(MODELS / "runs" / "default").as_trained
 
-    def test_two_bundles_of_one_name_are_told_apart(
+    def test_two_bundles_of_the_same_name_have_distinct_names(
         self, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         """Bundles of the same name are named by their paths."""
@@ -242,7 +242,7 @@ class TestCommand:
             evaluate_targets([target, other], arguments())
         assert raised.value.exit_code == 1
 
-    def test_one_bundle_named_twice(
+    def test_a_target_that_is_given_twice(
         self, tmp_path: Path, plain_folder: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         """The same target given twice, even by different paths, is an error."""
@@ -251,7 +251,7 @@ class TestCommand:
         assert "default: is given twice. Give each bundle or run once" in capsys.readouterr().err
 
     @pytest.mark.parametrize("options", [[], ["--format", "json"], ["--robustness"]])
-    def test_a_model_whose_answers_are_no_numbers(
+    def test_a_model_with_logits_that_are_not_finite(
         self, arguments: Callable[..., argparse.Namespace], options: list[str]
     ) -> None:
         """A model with non-finite logits is an error that names it."""
@@ -259,9 +259,7 @@ class TestCommand:
         with pytest.raises(UserError, match="wild: returns logits that are not finite"):
             evaluate_targets([target], arguments(*options))
 
-    def test_target_that_is_not_there(
-        self, tmp_path: Path, plain_folder: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_missing_target(self, tmp_path: Path, plain_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         """A wrong path is reported before any data is read."""
         code = main(["evaluate", str(tmp_path / "nowhere"), "--data", str(plain_folder)])
         assert code in {BundleError.exit_code, CheckpointError.exit_code}

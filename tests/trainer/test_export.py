@@ -79,7 +79,7 @@ def test_input_and_output_are_int8_and_one_gray_level_is_one_step(int8: Path) ->
     np.testing.assert_array_equal(BundleClassifier(int8)._model._table, np.arange(-128, 128))
 
 
-def test_a_face_and_its_mirror_image_get_the_same_answer_on_the_device(dataset: Dataset, tmp_path: Path) -> None:
+def test_the_int8_model_of_a_mirror_run_is_symmetric(dataset: Dataset, tmp_path: Path) -> None:
     """The int8 model of a run with `mirror` is exactly symmetric."""
     config = replace(CONFIG, stages=((48, 1),), mirror=True)
     fit(dataset, tmp_path / "run", config)
@@ -89,7 +89,7 @@ def test_a_face_and_its_mirror_image_get_the_same_answer_on_the_device(dataset: 
     np.testing.assert_array_equal(classifier.classify(faces), classifier.classify(faces[:, :, ::-1]))
 
 
-def test_the_dark_changes_hardly_an_answer_on_the_device(int8: Path, dataset: Dataset) -> None:
+def test_intensity_normalization_makes_predictions_robust_to_light(int8: Path, dataset: Dataset) -> None:
     """Images with a tenth of the brightness or contrast are normalized to the range of the training images."""
     faces, classifier = dataset.split("test"), BundleClassifier(int8)
     usual = classifier.classify(faces.images).argmax(axis=1)
@@ -97,7 +97,7 @@ def test_the_dark_changes_hardly_an_answer_on_the_device(int8: Path, dataset: Da
         assert np.mean(classifier.classify(spoilt.round().astype(np.uint8)).argmax(axis=1) == usual) >= 0.95
 
 
-def test_the_usual_light_is_that_of_most_training_images(int8: Path, dataset: Dataset) -> None:
+def test_intensity_range_is_that_of_most_training_images(int8: Path, dataset: Dataset) -> None:
     """The bounds are the 10th and 90th percentiles of mean and standard deviation."""
     light, images = intensity_of(int8), dataset.split("train").images
     means, deviations = images.mean(axis=(1, 2)), images.std(axis=(1, 2))
@@ -107,7 +107,7 @@ def test_the_usual_light_is_that_of_most_training_images(int8: Path, dataset: Da
         assert (np.mean(values < low), np.mean(values > high)) == pytest.approx((0.1, 0.1), abs=0.02)
 
 
-def test_the_measured_figures_stand_in_manifest_report_and_card(int8: Path) -> None:
+def test_metrics_are_in_manifest_report_and_card(int8: Path) -> None:
     """Manifest, report and card state the same accuracy."""
     manifest = load_bundle(int8).manifest
     test = next(metrics for metrics in manifest.metrics if metrics.split == "test")
@@ -116,7 +116,7 @@ def test_the_measured_figures_stand_in_manifest_report_and_card(int8: Path) -> N
     assert f"{test.accuracy:.2%}" in (int8 / "MODEL_CARD.md").read_text()
 
 
-def test_what_corruption_leaves_stands_in_report_and_card(int8: Path) -> None:
+def test_robustness_is_in_report_and_card(int8: Path) -> None:
     """Report and card contain the robustness of the int8 model on the test split, and no other."""
     report = json.loads((int8 / "report.json").read_text())
     measured = report["test"]["models"]["int8"]["robustness"]
@@ -128,9 +128,7 @@ def test_what_corruption_leaves_stands_in_report_and_card(int8: Path) -> None:
     assert report["validation"]["models"]["int8"]["robustness"] is None
 
 
-def test_temperature_and_threshold_are_not_fitted_on_what_is_reported(
-    int8: Path, run: Path, dataset: Dataset, tmp_path: Path
-) -> None:
+def test_calibration_is_not_fitted_on_private_test(int8: Path, run: Path, dataset: Dataset, tmp_path: Path) -> None:
     """Other labels on PrivateTest change the report, but not the calibration."""
     test = dataset.split("test")
     shuffled = FaceSet(test.images, np.random.default_rng(1).permutation(test.labels), test.names, test.votes)
@@ -141,7 +139,7 @@ def test_temperature_and_threshold_are_not_fitted_on_what_is_reported(
     assert after.metrics[1].accuracy < before.metrics[1].accuracy - 0.2
 
 
-def test_without_quantize_the_bundle_is_float_and_exact(run: Path, dataset: Dataset, tmp_path: Path) -> None:
+def test_without_quantize_the_bundle_has_the_logits_of_the_network(run: Path, dataset: Dataset, tmp_path: Path) -> None:
     """A float bundle returns the trained network's logits, with the manifest's intensity range and calibration."""
     export(run, tmp_path / "float", dataset, replace(OPTIONS, quantize=False))
     classifier = BundleClassifier(tmp_path / "float")
@@ -153,9 +151,7 @@ def test_without_quantize_the_bundle_is_float_and_exact(run: Path, dataset: Data
     np.testing.assert_allclose(classifier.classify(images), exact, atol=1e-3)
 
 
-def test_what_chose_the_weights_may_not_be_moved_to_what_is_reported(
-    run: Path, dataset: Dataset, tmp_path: Path
-) -> None:
+def test_validation_images_must_not_be_moved_to_private_test(run: Path, dataset: Dataset, tmp_path: Path) -> None:
     """PrivateTest must not contain images of the PublicTest with which the checkpoint was selected."""
     validation, test = dataset.split("validation"), dataset.split("test")
     moved = Dataset(dataset.path, {**dataset.splits, "validation": test, "test": validation})
@@ -167,7 +163,7 @@ def test_what_chose_the_weights_may_not_be_moved_to_what_is_reported(
 
 
 @pytest.mark.parametrize("arithmetic", ["float32", "int8"])
-def test_the_command_writes_the_bundle_that_it_is_asked_for(
+def test_the_command_writes_a_bundle_with_its_options(
     arithmetic: str, run: Path, dataset: Dataset, bundle_path: Path, tmp_path: Path
 ) -> None:
     """Version, release and arithmetic are those of the options; an existing bundle is replaced; metrics are printed."""
@@ -184,7 +180,7 @@ def test_the_command_writes_the_bundle_that_it_is_asked_for(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fer2013.csv", "mine"]
 
 
-def test_nothing_but_a_bundle_is_replaced(run: Path, dataset: Dataset, tmp_path: Path) -> None:
+def test_only_a_bundle_is_replaced(run: Path, dataset: Dataset, tmp_path: Path) -> None:
     """A typo in `-o` must not destroy a folder."""
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "me.jpg").write_text("dear")
@@ -195,21 +191,21 @@ def test_nothing_but_a_bundle_is_replaced(run: Path, dataset: Dataset, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         (replace(OPTIONS, name="v1.2"), "'v1.2' is not a valid name of a bundle"),
         (replace(OPTIONS, version="1.0"), "'1.0' is not a valid version of a bundle"),
     ],
 )
-def test_what_a_manifest_cannot_say_is_told_first(
-    options: ExportOptions, told: str, run: Path, dataset: Dataset, tmp_path: Path
+def test_invalid_options_are_rejected_before_the_conversion(
+    options: ExportOptions, message: str, run: Path, dataset: Dataset, tmp_path: Path
 ) -> None:
     """The error is raised before the conversion, with a remedy."""
-    with pytest.raises(UserError, match=f"{told}.*The name is the name of the folder"):
+    with pytest.raises(UserError, match=f"{message}.*The name is the name of the folder"):
         export(run, tmp_path / "out", dataset, options)
 
 
-def test_a_name_that_will_not_do_is_told_before_the_data_are_read(
+def test_an_invalid_name_is_rejected_before_the_data_is_read(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Reading the data can take minutes."""
@@ -217,7 +213,7 @@ def test_a_name_that_will_not_do_is_told_before_the_data_are_read(
     assert "'Mine' is not a valid name of a bundle" in capsys.readouterr().err
 
 
-def test_a_run_that_says_nonsense_of_itself_is_named(run: Path, dataset: Dataset, tmp_path: Path) -> None:
+def test_an_invalid_run_configuration_is_named(run: Path, dataset: Dataset, tmp_path: Path) -> None:
     """The error names the run, not name and version of the bundle."""
     document = json.loads((run / "config.json").read_text())
     (tmp_path / "run").mkdir()
@@ -227,18 +223,18 @@ def test_a_run_that_says_nonsense_of_itself_is_named(run: Path, dataset: Dataset
 
 
 @pytest.mark.parametrize(("max_drop", "refused"), [(0.005, False), (0.0049, True)])
-def test_a_drop_is_allowed_up_to_the_very_share(max_drop: float, refused: bool, tmp_path: Path) -> None:
+def test_a_drop_of_exactly_the_maximum_is_allowed(max_drop: float, refused: bool, tmp_path: Path) -> None:
     """One more wrong image of 200 is a drop from 73 % to 72.5 %, exactly half a point."""
     exact = np.eye(2, dtype=np.float32)[(np.arange(200) < 146).astype(int)]
     int8 = np.eye(2, dtype=np.float32)[(np.arange(200) < 145).astype(int)]
     faces = stripes(200, seed=1)
     validation = FaceSet(faces.images, np.ones(200, np.int64), faces.names)
-    told = pytest.raises(QualityError, match=r"run: quantization .* reduces PublicTest accuracy from 73.00% to 72.50%")
-    with told if refused else nullcontext():
+    error = pytest.raises(QualityError, match=r"run: quantization .* reduces PublicTest accuracy from 73.00% to 72.50%")
+    with error if refused else nullcontext():
         _require_accuracy(int8, exact, validation, max_drop, tmp_path / "run")
 
 
-def test_a_run_is_not_measured_on_other_data(run: Path, dataset: Dataset, tmp_path: Path) -> None:
+def test_a_run_is_not_exported_with_other_data(run: Path, dataset: Dataset, tmp_path: Path) -> None:
     """Otherwise the bundle's metrics would not be those of the data set it names."""
     other = Dataset(Path("mine"), {**dataset.splits, "train": dataset.split("test")})
     with pytest.raises(CheckpointError, match=r"tiny: was started with other data \(stripes.csv\)\. Use that data"):
@@ -246,7 +242,7 @@ def test_a_run_is_not_measured_on_other_data(run: Path, dataset: Dataset, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
-def test_a_bundle_that_lost_too_much_is_not_written(run: Path, dataset: Dataset, tmp_path: Path) -> None:
+def test_a_bundle_that_lost_too_much_accuracy_is_not_written(run: Path, dataset: Dataset, tmp_path: Path) -> None:
     """If int8 loses too much accuracy, the error has remedies, and the existing bundle is kept."""
     export(run, tmp_path / "tiny", dataset, OPTIONS)
     before = (tmp_path / "tiny" / "manifest.json").read_bytes()
@@ -257,7 +253,7 @@ def test_a_bundle_that_lost_too_much_is_not_written(run: Path, dataset: Dataset,
     assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
 
 
-def test_the_head_that_learned_votes_becomes_a_bundle_of_its_own(dataset: Dataset, tmp_path: Path) -> None:
+def test_the_ferplus_head_can_be_exported(dataset: Dataset, tmp_path: Path) -> None:
     """A run with votes exports a second bundle with the eight FER+ classes, of which the agent uses seven."""
     fit(dataset, tmp_path / "run", replace(CONFIG, stages=((48, 1),), votes_weight=0.5))
     manifest = export(tmp_path / "run", tmp_path / "crowd", dataset, replace(OPTIONS, labels="ferplus"))
@@ -283,13 +279,15 @@ def voted_anew(faces: FaceSet) -> FaceSet:
     )
 
 
-def test_a_run_without_votes_gives_no_bundle_of_them(run: Path, dataset: Dataset, tmp_path: Path) -> None:
+def test_a_run_without_votes_cannot_be_exported_with_ferplus_labels(
+    run: Path, dataset: Dataset, tmp_path: Path
+) -> None:
     """The error explains how to train such a run."""
     with pytest.raises(CheckpointError, match="--labels ferplus"):
         export(run, tmp_path / "crowd", dataset, replace(OPTIONS, labels="ferplus"))
 
 
-def test_what_is_no_run_is_a_clear_error(dataset: Dataset, tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_run_is_a_clear_error(dataset: Dataset, tmp_path: Path) -> None:
     """The error names the folder."""
     with pytest.raises(CheckpointError, match=str(tmp_path)):
         export(tmp_path, tmp_path / "out", dataset, OPTIONS)

@@ -163,8 +163,8 @@ write_config(Path(sys.argv[1]), FitConfig(), Provenance("data.csv", "0", "0", {}
 """
 
 
-@pytest.mark.parametrize("end", ["told", "killed"])
-def test_half_a_configuration_is_no_run(end: str, tmp_path: Path, dataset: Dataset) -> None:
+@pytest.mark.parametrize("end", ["error", "killed"])
+def test_a_partial_configuration_does_not_block_the_folder(end: str, tmp_path: Path, dataset: Dataset) -> None:
     """If the disk is full or the process is killed while writing, the folder can be used for another try."""
     command = [sys.executable, "-c", HALF_A_CONFIGURATION, str(tmp_path), end]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -314,8 +314,8 @@ def test_each_epoch_trains_on_the_next_copies_unchanged(dataset: Dataset) -> Non
     training = TensorFlowTraining(config, train, SoftTargets(copies, [answers]))
     for training.epoch, copy in enumerate((0, 1, 2, 0, 1)):
         assert set(training._order().flat) <= set(range(copy * len(train), (copy + 1) * len(train)))
-    images, dice = tf.constant(copies[:14]), tf.random.Generator.from_seed(1)
-    losses = {float(training._loss(images, [tf.constant(answers[:14])], 48, dice)) for _ in range(3)}
+    images, random = tf.constant(copies[:14]), tf.random.Generator.from_seed(1)
+    losses = {float(training._loss(images, [tf.constant(answers[:14])], 48, random)) for _ in range(3)}
     assert len(losses) == 1
 
 
@@ -435,17 +435,17 @@ def test_weights_of_another_network_are_rejected(tmp_path: Path, dataset: Datase
     """The error names the run and describes both networks, or names the folder that does not exist."""
     wide = replace(TINY, stages=((16, 1),), width=1.5)
     fit(dataset, tmp_path / "wide", wide)
-    begun = replace(TINY, initial_weights=str(tmp_path / "wide"))
+    fine_tuned = replace(TINY, initial_weights=str(tmp_path / "wide"))
     with pytest.raises(
         CheckpointError, match=r"wide: does not fit as initial weights: .* width 1.5, .* width 0.25, 16"
     ):
-        fit(dataset, tmp_path / "run", begun)
+        fit(dataset, tmp_path / "run", fine_tuned)
     with pytest.raises(CheckpointError, match=r"its network has .* without FER\+ head, this run's .* with FER\+ head"):
-        fit(dataset, tmp_path / "run", replace(begun, width=1.5, votes_weight=0.5))
+        fit(dataset, tmp_path / "run", replace(fine_tuned, width=1.5, votes_weight=0.5))
     with pytest.raises(CheckpointError, match=r"its network has .* blocks 0-0-0, .* this run's .* blocks 1-2-1, "):
-        fit(dataset, tmp_path / "run", replace(begun, width=1.5, blocks=(1, 2, 1)))
+        fit(dataset, tmp_path / "run", replace(fine_tuned, width=1.5, blocks=(1, 2, 1)))
     with pytest.raises(CheckpointError, match=r"its network has .*, ordinary channels, .*, paired channels, "):
-        fit(dataset, tmp_path / "run", replace(begun, width=1.5, mirror=True))
+        fit(dataset, tmp_path / "run", replace(fine_tuned, width=1.5, mirror=True))
     paired = replace(TINY, stages=((16, 1),), mirror=True)
     fit(dataset, tmp_path / "paired", paired)
     with pytest.raises(
@@ -483,10 +483,10 @@ def test_a_run_that_cannot_start_leaves_no_folder(tmp_path: Path, dataset: Datas
     """After a wrong path of a teacher, or one without a finished epoch, the right one works in the same folder."""
     with pytest.raises(CheckpointError, match="nobody"):
         fit(dataset, tmp_path / "run", replace(TINY, teachers=(str(tmp_path / "nobody"),)))
-    (tmp_path / "begun").mkdir()
-    write_config(tmp_path / "begun", TINY, provenance(dataset, TINY))
-    with pytest.raises(CheckpointError, match=r"begun: has no best.weights.h5 yet"):
-        fit(dataset, tmp_path / "run", replace(TINY, teachers=(str(tmp_path / "begun"),)))
+    (tmp_path / "started").mkdir()
+    write_config(tmp_path / "started", TINY, provenance(dataset, TINY))
+    with pytest.raises(CheckpointError, match=r"started: has no best.weights.h5 yet"):
+        fit(dataset, tmp_path / "run", replace(TINY, teachers=(str(tmp_path / "started"),)))
     assert not (tmp_path / "run").exists()
 
 
@@ -505,7 +505,7 @@ def test_a_run_is_not_resumed_with_other_data(tmp_path: Path, dataset: Dataset) 
         fit(dataset, tmp_path / "run", replace(TINY, votes_weight=0.5), listener=StopAfter(1))
     train = dataset.split("train")
     without_votes = FaceSet(train.images, train.labels, train.names)
-    for changed, told in (
+    for changed, message in (
         ({"train": stripes(64, 9)}, r"run: was started with other data \(stripes.csv\)"),
         (
             {"validation": stripes(70, 9)},
@@ -513,7 +513,7 @@ def test_a_run_is_not_resumed_with_other_data(tmp_path: Path, dataset: Dataset) 
         ),
         ({"train": without_votes}, "run: was started with other votes. Use the --votes that it was started with"),
     ):
-        with pytest.raises(CheckpointError, match=told):
+        with pytest.raises(CheckpointError, match=message):
             fit(Dataset(dataset.path, {**dataset.splits, **changed}), tmp_path / "run", TINY, resume=True)
 
 
@@ -646,8 +646,8 @@ except ValueError as error:
     print(error)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=Path.cwd())
-    told = ["1 on 1", "6 on 3", "8 on 4", "a batch_size of 3 cannot be divided evenly among 4 devices"]
-    assert done.stdout.splitlines() == told, done.stderr[-2000:]
+    expected = ["1 on 1", "6 on 3", "8 on 4", "a batch_size of 3 cannot be divided evenly among 4 devices"]
+    assert done.stdout.splitlines() == expected, done.stderr[-2000:]
     assert "training on 3 of 4 GPUs" in done.stderr
 
 

@@ -59,7 +59,7 @@ def test_report_is_one_file(faces: FaceSet, make_predictor: Callable[..., Predic
     assert mistakes.std() > 10
 
 
-def test_report_shows_the_figures(faces: FaceSet, make_predictor: Callable[..., Predictor]) -> None:
+def test_report_contains_the_metrics(faces: FaceSet, make_predictor: Callable[..., Predictor]) -> None:
     """The report contains accuracy with interval, accuracy without leaked images, agreement and per-class metrics."""
     predictors = {"int8": make_predictor(faces, {0: "sad", 7: "fear"}), "float": make_predictor(faces)}
     words = Page(html_report(SUBJECT, evaluate(faces, predictors, leaked=np.array([0])), faces)).words
@@ -72,13 +72,13 @@ def test_report_shows_the_figures(faces: FaceSet, make_predictor: Callable[..., 
         assert expected in words
 
 
-def test_same_evaluation_gives_the_same_report(faces: FaceSet, make_predictor: Callable[..., Predictor]) -> None:
+def test_reports_are_reproducible(faces: FaceSet, make_predictor: Callable[..., Predictor]) -> None:
     """Reports are reproducible."""
     evaluation = evaluate(faces, {"int8": make_predictor(faces, {0: "sad"})})
     assert html_report(SUBJECT, evaluation, faces) == html_report(SUBJECT, evaluation, faces)
 
 
-def test_model_without_mistakes(faces: FaceSet, make_predictor: Callable[..., Predictor]) -> None:
+def test_report_of_a_model_without_errors(faces: FaceSet, make_predictor: Callable[..., Predictor]) -> None:
     """A model without errors has a report, also on a single image."""
     one = faces.take(np.array([3]))
     assert "100.0 %" in html_report(SUBJECT, evaluate(one, {"float": make_predictor(faces)}), one)

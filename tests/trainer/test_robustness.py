@@ -67,7 +67,7 @@ def evaluation(faces: FaceSet) -> Evaluation:
     return evaluate(faces, predictors, robustness=measure_robustness(faces, predictors))
 
 
-def test_accuracy_is_that_of_the_corrupted_images_against_the_same_labels(faces: FaceSet) -> None:
+def test_accuracy_is_that_on_the_corrupted_images(faces: FaceSet) -> None:
     """Each accuracy equals a manual calculation."""
     predict = most_alike(faces)
     measured = measure_robustness(faces, {"int8": predict})["int8"]
@@ -78,7 +78,7 @@ def test_accuracy_is_that_of_the_corrupted_images_against_the_same_labels(faces:
             assert measured.corruptions[number].accuracies[severity - 1] == pytest.approx(expected)
 
 
-def test_means(evaluation: Evaluation) -> None:
+def test_mean_corruption_accuracy_is_the_mean_of_all(evaluation: Evaluation) -> None:
     """The mean corruption accuracy is the mean over all corruptions and severities, within its interval."""
     robustness = evaluation.robustness["int8"]
     mean = robustness.mean_corruption_accuracy
@@ -89,14 +89,14 @@ def test_means(evaluation: Evaluation) -> None:
     assert mean.count == 28
 
 
-def test_a_model_that_does_not_look_is_not_disturbed(evaluation: Evaluation) -> None:
+def test_a_constant_model_is_not_affected(evaluation: Evaluation) -> None:
     """A constant prediction is not affected by corruption."""
     blind = evaluation.robustness["float"]
     assert {value for score in blind.corruptions for value in score.accuracies} == {1 / 7}
     assert blind.mean_corruption_accuracy.value == pytest.approx(1 / 7)
 
 
-def test_progress_sees_every_step(faces: FaceSet) -> None:
+def test_progress_iterates_over_every_step(faces: FaceSet) -> None:
     """The progress callback iterates over 11 corruptions at 5 severities."""
     seen: list[Step] = []
 
@@ -150,14 +150,14 @@ class TestCommand:
     ) -> None:  # fmt: skip
         """A table shows the first model by severity and the means of both; only with the option."""
         assert evaluate_targets([target], arguments(plain_folder, "--robustness")) == 0
-        told = capsys.readouterr()
+        output = capsys.readouterr()
         for expected in ("mean corruption accuracy", "low light", "detector crop", "mean, int8", "mean, float"):
-            assert expected in told.out
-        assert told.err == ""  # the progress is for terminals
+            assert expected in output.out
+        assert output.err == ""  # the progress is for terminals
         assert evaluate_targets([target], arguments(plain_folder)) == 0
         assert "corruption" not in capsys.readouterr().out
 
-    def test_progress_goes_to_the_terminal_and_not_into_the_json(
+    def test_progress_is_not_written_to_the_json(
         self, target: Target, plain_folder: Path, arguments: Callable[..., argparse.Namespace], tmp_path: Path,
         capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
     ) -> None:  # fmt: skip
@@ -166,9 +166,9 @@ class TestCommand:
         monkeypatch.setenv("TERM", "xterm")
         options = ("--robustness", "--format", "json", "--report", str(tmp_path / "out"))
         assert evaluate_targets([target], arguments(plain_folder, *options)) == 0
-        told = capsys.readouterr()
-        assert "Evaluating robustness" in told.err
-        printed = json.loads(told.out)
+        output = capsys.readouterr()
+        assert "Evaluating robustness" in output.err
+        printed = json.loads(output.out)
         jsonschema.validate(printed, SCHEMA)
         assert printed == json.loads((tmp_path / "out" / "evaluation.json").read_text())
         assert len(printed["models"]["int8"]["robustness"]["corruptions"]) == 11

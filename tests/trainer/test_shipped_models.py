@@ -46,18 +46,18 @@ def test_accuracy_has_not_dropped(bundle: Path, report: dict[str, Any]) -> None:
     assert report["validation"]["models"]["int8"]["accuracy"]["value"] >= FLOORS[bundle.name]
 
 
-def test_int8_costs_next_to_nothing(report: dict[str, Any]) -> None:
+def test_int8_is_as_accurate_as_float(report: dict[str, Any]) -> None:
     """The int8 model is as accurate as the float model."""
     models = report["validation"]["models"]
     assert models["float"]["accuracy"]["value"] - models["int8"]["accuracy"]["value"] <= LARGEST_INT8_DROP
 
 
-def test_it_fits_a_small_device(bundle: Path) -> None:
+def test_the_model_is_small(bundle: Path) -> None:
     """The model file is smaller than a megabyte."""
     assert (bundle / "classifier.int8.tflite").stat().st_size < LARGEST_FILE_BYTES
 
 
-def test_it_was_exported_from_its_run(bundle: Path) -> None:
+def test_the_bundle_was_exported_from_its_run(bundle: Path) -> None:
     """The float weights in models/runs yield the logits of the bundle."""
     target = open_target(bundle)
     labels: LabelKind = "ferplus" if target.labels == FERPLUS_EMOTIONS else "fer2013"
@@ -70,14 +70,14 @@ def test_it_was_exported_from_its_run(bundle: Path) -> None:
 
 
 @pytest.mark.parametrize("run", sorted((MODELS / "runs").glob("*/")), ids=lambda run: run.name)
-def test_a_run_can_be_made_again(run: Path) -> None:
+def test_the_configuration_of_a_run_matches_its_history(run: Path) -> None:
     """The configuration of each run matches its history."""
     config = read_recipe(run / "config.json")
     history = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
     assert [config.side_px(epoch) for epoch in range(config.epochs)] == [line["side_px"] for line in history]
 
 
-def test_what_is_said_of_the_labels_can_be_counted() -> None:
+def test_the_quoted_label_agreement_is_reproducible() -> None:
     """The agreement of FER+ with FER-2013's labels is as quoted in README and model card."""
     table, votes = REAL / "fer2013.csv.gz", REAL / "fer2013new.csv"
     if not (table.exists() and votes.exists()):
@@ -91,7 +91,7 @@ def test_what_is_said_of_the_labels_can_be_counted() -> None:
     assert "only {all} of the images (fear {fear}, sad {sad}, happy {happy};".format_map(shares) in readme
 
 
-def test_the_committed_figure_can_be_reproduced(bundle: Path, report: dict[str, Any]) -> None:
+def test_the_committed_accuracy_is_reproducible(bundle: Path, report: dict[str, Any]) -> None:
     """On the real PrivateTest images, the model has the accuracy stated in its report."""
     table, votes = REAL / "fer2013.csv.gz", REAL / "fer2013new.csv"
     if not (table.exists() and votes.exists()):

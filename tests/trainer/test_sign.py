@@ -19,7 +19,7 @@ def bundle(tmp_path: Path, bundle_path: Path) -> Path:
     return shutil.copytree(bundle_path, tmp_path / "ferplus")
 
 
-def test_a_bundle_is_signed_for_those_who_trust_the_key(
+def test_a_signed_bundle_is_verified_with_the_public_key(
     tmp_path: Path, bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The public key printed by `keygen` is valid in a device's configuration and verifies the output of `sign`."""
@@ -43,11 +43,11 @@ def test_a_key_is_never_overwritten(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "fleet.key: already exists. Choose another file" in capsys.readouterr().err
 
 
-def test_a_key_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_key_that_cannot_be_written_is_a_clear_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The error names the path and a remedy."""
     assert main(["keygen", str(tmp_path / "nowhere" / "fleet.key")]) == 1
-    told = "fleet.key: cannot be written (No such file or directory). Choose a file in a writable folder."
-    assert told in capsys.readouterr().err
+    message = "fleet.key: cannot be written (No such file or directory). Choose a file in a writable folder."
+    assert message in capsys.readouterr().err
 
 
 def test_a_full_disk_leaves_no_key(small_disk: Path) -> None:
@@ -58,7 +58,9 @@ def test_a_full_disk_leaves_no_key(small_disk: Path) -> None:
     assert not (small_disk / "fleet.key").exists()
 
 
-def test_what_cannot_be_signed_is_told(tmp_path: Path, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_bundles_and_keys_are_a_clear_error(
+    tmp_path: Path, bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A damaged bundle is not signed; an invalid key file is named in the error."""
     key, other = tmp_path / "fleet.key", tmp_path / "other"
     main(["keygen", str(key)])
@@ -74,7 +76,9 @@ def test_what_cannot_be_signed_is_told(tmp_path: Path, bundle: Path, capsys: pyt
     assert not (bundle / "manifest.json.sig").exists()
 
 
-def test_a_signature_that_cannot_be_written(tmp_path: Path, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_signature_that_cannot_be_written_is_a_clear_error(
+    tmp_path: Path, bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The error names the path and a remedy."""
     main(["keygen", str(tmp_path / "fleet.key")])
     (bundle / "manifest.json.sig").mkdir()

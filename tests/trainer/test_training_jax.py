@@ -1,4 +1,4 @@
-"""Training with JAX, on the processor: slow, but the very programs that a GPU runs."""
+"""Training with JAX, on the CPU: slow, but with the same programs as on a GPU."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ ROOT = Path(__file__).parents[2]
 
 
 def in_jax(program: str, *arguments: str, compiled: Path) -> str:
-    """What a program prints that runs with Keras on JAX; this process has Keras on TensorFlow.
+    """Runs a program with Keras on JAX and returns its output; this process has Keras on TensorFlow.
 
-    What the compiler makes is kept in `compiled`, because the same network is compiled for each run; it takes several
-    times as long as the runs, and so it is not to optimize much.
+    Compiling takes several times as long as the runs. The same network is compiled for each run, so the compilation is
+    cached in `compiled`, with little optimization.
     """
     cache = {
         "JAX_COMPILATION_CACHE_DIR": str(compiled),
@@ -41,14 +41,14 @@ def in_jax(program: str, *arguments: str, compiled: Path) -> str:
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where all tests keep what the compiler made."""
+    """Compilation cache, shared by all tests."""
     return tmp_path_factory.mktemp("compiled")
 
 
-def test_a_run_learns_from_a_live_teacher_and_goes_on_after_a_stop(tmp_path: Path, compiled: Path) -> None:
-    """A stopped and an unbroken run end alike, and TensorFlow, which exports, gives the answers that JAX gave.
+def test_a_run_with_a_live_teacher_can_be_resumed(tmp_path: Path, compiled: Path) -> None:
+    """Resumed and uninterrupted runs end with equal weights, and their logits in TensorFlow equal those in JAX.
 
-    Where the last checkpoint is cut off, it goes on from the one before; without any, it is a clear error.
+    If the last checkpoint is truncated, the previous one is used; if both are, there is a clear error.
     """
     program = """
 import sys
@@ -71,44 +71,44 @@ teacher = FitConfig(stages=((16, 6),), batch_size=16, peak_lr=0.05, warmup_epoch
 fit(dataset, folder / "teacher", teacher)
 student = replace(teacher, stages=((16, 2),), mirror=True, muon_lr=0.02, mixup=0.3,
                   bfloat16=True, teachers=(str(folder / "teacher"),), live_teachers=True)
-fit(dataset, folder / "whole", student)
+fit(dataset, folder / "uninterrupted", student)
 try:
-    fit(dataset, folder / "broken", student, listener=StopAfterFirst())
+    fit(dataset, folder / "resumed", student, listener=StopAfterFirst())
 except KeyboardInterrupt:
-    fit(dataset, folder / "broken", student, resume=True)
+    fit(dataset, folder / "resumed", student, resume=True)
 
 def damage(checkpoint):
     checkpoint.write_bytes(checkpoint.read_bytes()[:5000])
 
-damage(folder / "broken/checkpoint/state.npz")
-fit(dataset, folder / "broken", student, resume=True)
-for checkpoint in (folder / "broken/checkpoint").iterdir():
+damage(folder / "resumed/checkpoint/state.npz")
+fit(dataset, folder / "resumed", student, resume=True)
+for checkpoint in (folder / "resumed/checkpoint").iterdir():
     damage(checkpoint)
 try:
-    fit(dataset, folder / "broken", student, resume=True)
+    fit(dataset, folder / "resumed", student, resume=True)
 except CheckpointError as error:
     print(error)
 images = dataset.split("test").images
-np.savez(folder / "answers.npz", **{name: predict(load_network(folder / name), images)
-                                    for name in ("teacher", "whole", "broken")})
+np.savez(folder / "logits.npz", **{name: predict(load_network(folder / name), images)
+                                    for name in ("teacher", "uninterrupted", "resumed")})
 """
-    told = in_jax(program, str(tmp_path), compiled=compiled)
-    assert f"{tmp_path}/broken/checkpoint: holds no readable checkpoint" in told
+    output = in_jax(program, str(tmp_path), compiled=compiled)
+    assert f"{tmp_path}/resumed/checkpoint: holds no readable checkpoint" in output
     history = [json.loads(line) for line in (tmp_path / "teacher" / "history.jsonl").read_text().splitlines()]
     assert history[-1]["loss"] < 0.7 * history[0]["loss"]
-    history = [json.loads(line) for line in (tmp_path / "broken" / "history.jsonl").read_text().splitlines()]
+    history = [json.loads(line) for line in (tmp_path / "resumed" / "history.jsonl").read_text().splitlines()]
     assert [epoch["epoch"] for epoch in history] == [1, 2]
     images = stripe_dataset().split("test").images
-    with np.load(tmp_path / "answers.npz") as answers:
-        np.testing.assert_allclose(answers["whole"], answers["broken"], atol=1e-3)
-        for name in answers:
-            np.testing.assert_allclose(predict(load_network(tmp_path / name), images), answers[name], atol=1e-3)
+    with np.load(tmp_path / "logits.npz") as logits:
+        np.testing.assert_allclose(logits["uninterrupted"], logits["resumed"], atol=1e-3)
+        for name in logits:
+            np.testing.assert_allclose(predict(load_network(tmp_path / name), images), logits[name], atol=1e-3)
 
 
-def test_the_command_takes_a_backend_and_keeps_to_it(
+def test_a_run_is_resumed_with_its_backend_only(
     tmp_path: Path, compiled: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`--backend jax` trains, the run says so, and another backend refuses to go on with it."""
+    """`--backend jax` is recorded in the run, and the run is not resumed with another backend."""
     faces = {usage: stripes(count, seed) for usage, count, seed in (("Training", 28, 1), ("PublicTest", 14, 2))}
     rows = [
         Example(usage, int(label), image)
@@ -129,15 +129,15 @@ def test_the_command_takes_a_backend_and_keeps_to_it(
         str(tmp_path / "run"),
     ]
     start = ["fit", "--backend", "jax", "--config", str(tmp_path / "config.json"), *data]
-    told = in_jax("import sys; from trainer.cli import main; sys.exit(main(sys.argv[1:]))", *start, compiled=compiled)
-    assert "epoch   1/1" in told
+    output = in_jax("import sys; from trainer.cli import main; sys.exit(main(sys.argv[1:]))", *start, compiled=compiled)
+    assert "epoch   1/1" in output
     assert "jax" in json.loads((tmp_path / "run" / "config.json").read_text())["libraries"]
     assert main(["fit", "--resume", *data]) == 11
     assert "was started with another --backend" in capsys.readouterr().err
 
 
 def test_a_backend_that_is_not_installed_is_a_clear_error(tmp_path: Path) -> None:
-    """The error says how to install it, before any data are read."""
+    """The error says how to install it, before any data is read."""
     program = """
 import importlib.util, sys
 found = importlib.util.find_spec

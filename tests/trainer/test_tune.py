@@ -170,8 +170,8 @@ def test_only_images_with_a_majority_count(
     assert shown in Page((tmp_path / "study" / "report.html").read_text()).words
 
     assert main(printed) == 0
-    assert "on 112 images of" in (told := capsys.readouterr().out)
-    assert "validating on 35 of PublicTest" in told
+    assert "on 112 images of" in (output := capsys.readouterr().out)
+    assert "validating on 35 of PublicTest" in output
 
 
 def test_the_report_is_one_file_and_shows_the_search(found: tuple[Path, str]) -> None:
@@ -314,7 +314,7 @@ def test_an_unpromising_trial_is_pruned(tmp_path: Path, dataset: Dataset) -> Non
 
 def test_a_failed_trial_is_recorded_and_reported_and_the_search_continues(tmp_path: Path, dataset: Dataset) -> None:
     """The error is stored with the trial; another one takes its place."""
-    told: list[Trial] = []
+    results: list[Trial] = []
 
     class FailFirst(StudyListener):
         def __init__(self) -> None:
@@ -328,10 +328,10 @@ def test_a_failed_trial_is_recorded_and_reported_and_the_search_continues(tmp_pa
                 raise MemoryError("no room for the images")
 
         def on_result(self, trial: Trial) -> None:
-            told.append(trial)
+            results.append(trial)
 
     run_search(dataset, tmp_path, search(tmp_path, count=1), FailFirst())
-    assert [(trial.state, trial.fault) for trial in told] == [("failed", "no room for the images"), ("complete", "")]
+    assert [(trial.state, trial.fault) for trial in results] == [("failed", "no room for the images"), ("complete", "")]
 
 
 def test_a_trial_that_diverges_has_failed(tmp_path: Path, dataset: Dataset) -> None:
@@ -587,11 +587,11 @@ def test_the_accuracy_of_a_complete_trial_is_that_of_its_run(tmp_path: Path) -> 
     """If it was stopped between its best epoch and the report of it, the curve lacks that epoch."""
     what = search(tmp_path)
     study = open_study(what.storage, what.name, seed=1, epochs=3)
-    for curve, told in (((0.5, 0.6, 0.7), 0.7), ((0.5, 0.6), 0.9), ((0.8, 0.7), None)):
+    for curve, value in (((0.5, 0.6, 0.7), 0.7), ((0.5, 0.6), 0.9), ((0.8, 0.7), None)):
         trial = study.ask(dict(what.space))
         for epoch, accuracy in enumerate(curve, start=1):
             trial.report(accuracy, epoch)
-        study.tell(trial, told, state=TrialState.COMPLETE if told else TrialState.PRUNED)
+        study.tell(trial, value, state=TrialState.COMPLETE if value else TrialState.PRUNED)
     assert [trial.accuracy for trial in trials(study)] == [0.7, 0.9, 0.8]
     assert [trial.number for trial in ranking(trials(study))] == [1, 0]
 
