@@ -261,7 +261,7 @@ def _add_recipe(command: argparse.ArgumentParser, default: str) -> None:
     command.add_argument("--teacher", type=Path, nargs="+", metavar="RUN",
                          help="run folders of the teachers for knowledge distillation")  # fmt: skip
     command.add_argument("--initial-weights", type=Path, metavar="RUN",
-                         help="run folder to initialize the weights from; the network is at least as wide")  # fmt: skip
+                         help="run folder to initialize the weights from; its network may be narrower")  # fmt: skip
     command.add_argument("--epochs", type=_positive_int, metavar="N",
                          help="total number of epochs; scales all stages (default: the recipe's)")  # fmt: skip
     command.add_argument("--backend", choices=tuple(_INSTALL), default="tensorflow",
