@@ -21,6 +21,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edge.contract import EMOTIONS
+from tests.trainer.stripes import stripe_dataset
 from trainer.data import Dataset, FaceSet
 from trainer.layouts import VOTE_COLUMNS
 from trainer.targets import Predictor
@@ -56,6 +57,12 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], check=True)
     yield disk
     subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.fixture(scope="session")
+def dataset() -> Dataset:
+    """A data set that is easy to learn."""
+    return stripe_dataset()
 
 
 @pytest.fixture(scope="session")

@@ -5,12 +5,29 @@ Stripes survive augmentation: shifts, flips, small rotations and changes of ligh
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
+from trainer.config import FitConfig
 from trainer.data import Dataset, FaceSet
+
+TINY: Final = FitConfig(
+    stages=((16, 1), (32, 2)), batch_size=16, peak_lr=0.02, warmup_epochs=0.5, votes_weight=0.0, ema_decay=0.5,
+    width=0.25, top_channels=16, blocks=(0, 0, 0),
+)  # fmt: skip
+"""A run of seconds, most of which go into compiling a step for each image size; it does not learn much."""
+
+ONE_SIZE: Final = replace(TINY, stages=((16, 3),))
+SMALL: Final = replace(TINY, stages=((16, 1),))
+
+LEARNING: Final = FitConfig(
+    stages=((48, 8),), batch_size=16, peak_lr=0.05, warmup_epochs=1, ema_decay=0.8, votes_weight=0.2, width=0.5,
+    blocks=(0, 0, 1),
+)  # fmt: skip
+"""A run that learns the stripes well."""
 
 _PERIODS_PX: Final = (5, 9, 16, 28, 5, 9, 16)  # the last three are vertical
 

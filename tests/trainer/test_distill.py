@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 from edge.contract import UserError
-from tests.trainer.stripes import stripe_dataset
 from trainer.config import FitConfig
 from trainer.data import Dataset, FaceSet
 from trainer.distill import soft_targets
@@ -34,12 +33,6 @@ TEACHER = FitConfig(
     width=0.5,
     blocks=(0, 0, 0),
 )
-
-
-@pytest.fixture(scope="module")
-def dataset() -> Dataset:
-    """A data set that is easy to learn."""
-    return stripe_dataset()
 
 
 @pytest.fixture(scope="module")

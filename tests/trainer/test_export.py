@@ -17,7 +17,7 @@ from edge.contract import UserError, calibrated, load_bundle
 from edge.contract.intensity import normalized
 from edge.contract.manifest import Intensity
 from tests.trainer.conftest import write_data_set
-from tests.trainer.stripes import stripe_dataset, stripes
+from tests.trainer.stripes import stripes
 from tests.trainer.test_cli import ROOT, TRAINER
 from trainer.cli import main
 from trainer.config import FitConfig
@@ -33,12 +33,6 @@ CONFIG = FitConfig(
     blocks=(0, 0, 1),
 )  # fmt: skip
 OPTIONS = ExportOptions(name="tiny", calibration_per_class=10, max_drop=None)
-
-
-@pytest.fixture(scope="module")
-def dataset() -> Dataset:
-    """A data set that is easy to learn."""
-    return stripe_dataset()
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from edge.contract.errors import UserError
 from tests.trainer.conftest import write_data_set, write_votes
-from tests.trainer.stripes import stripe_dataset, stripes
+from tests.trainer.stripes import stripes
 from tests.trainer.test_cli import ROOT, TRAINER
 from tests.trainer.test_report import Page
 from trainer.cli import main
@@ -52,12 +52,6 @@ from trainer.weights import load_network
 BASE = FitConfig(
     stages=((16, 2),), batch_size=32, warmup_epochs=0.5, votes_weight=0.0, width=0.25, blocks=(0, 0, 0), seed=3
 )
-
-
-@pytest.fixture(scope="module")
-def dataset() -> Dataset:
-    """A data set that is easy to learn."""
-    return stripe_dataset()
 
 
 @pytest.fixture(scope="module")
