@@ -1,4 +1,4 @@
-"""A real mosquitto on a port of its own, and an independent client that receives all messages."""
+"""A real mosquitto broker on a free port, and an independent client that records all messages."""
 
 from __future__ import annotations
 
@@ -26,65 +26,64 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 PROGRAM = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
-"""None where mosquitto is not installed."""
+"""Path of mosquitto, None if it is not installed."""
 
 DYNAMIC_SECURITY = Path(f"/usr/lib/{sysconfig.get_config_var('MULTIARCH')}/mosquitto_dynamic_security.so")
-"""A plugin of Debian's mosquitto that rejects subscriptions, where its access list would only filter messages."""
+"""A plugin of Debian's mosquitto that rejects subscriptions; an access list would only filter messages."""
 
 
-def allow_only_subscription(topic_filter: str, rights: Path) -> list[str]:
-    """Returns settings of a broker that rejects all other subscriptions. Skips the test without the plugin.
+def allow_only_subscription(topic_filter: str, config: Path) -> list[str]:
+    """Returns mosquitto settings that reject all other subscriptions. Skips the test if the plugin is not installed.
 
     Args:
         topic_filter: The only filter that clients may subscribe to.
-        rights: Where to write the plugin's configuration.
+        config: Path of the plugin's configuration file, which is written.
     """
     if not DYNAMIC_SECURITY.exists():
-        pytest.skip("mosquitto has no plugin for dynamic security here")
-    own = {"acltype": "subscribePattern", "topic": topic_filter, "allow": True}
+        pytest.skip("mosquitto's dynamic security plugin is not installed")
+    allowed = {"acltype": "subscribePattern", "topic": topic_filter, "allow": True}
     access = {
         "defaultACLAccess": {"publishClientSend": True, "publishClientReceive": True, "subscribe": False},
-        "roles": [{"rolename": "device", "acls": [own]}],
+        "roles": [{"rolename": "device", "acls": [allowed]}],
         "groups": [{"groupname": "everybody", "roles": [{"rolename": "device"}]}],
         "anonymousGroup": "everybody",
     }
-    rights.write_text(json.dumps(access))
-    return ["allow_anonymous true", f"plugin {DYNAMIC_SECURITY}", f"plugin_opt_config_file {rights}"]
+    config.write_text(json.dumps(access))
+    return ["allow_anonymous true", f"plugin {DYNAMIC_SECURITY}", f"plugin_opt_config_file {config}"]
 
 
-PATIENT = ("max_queued_messages 0", "max_inflight_messages 0")
-"""Settings of a broker that forwards a burst of messages at once, and drops none of them for a slow subscriber."""
-
+UNLIMITED_QUEUES = ("max_queued_messages 0", "max_inflight_messages 0")
+"""Mosquitto settings with which a burst of messages is forwarded at once, and none is dropped for a slow subscriber."""
 
 PATIENCE_S = 60.0
-"""How long tests wait for a condition. Only a failing test takes this long, so a busy machine makes none fail."""
+"""Timeout of the conditions that tests wait for; long, because only failing tests reach it, even on a busy machine."""
 
 
 def wait_until(condition: Callable[[], object], timeout_s: float = PATIENCE_S) -> None:
     """Polls a condition until it holds."""
-    give_up_s = time.monotonic() + timeout_s
+    deadline_s = time.monotonic() + timeout_s
     while not condition():
-        assert time.monotonic() < give_up_s, "the condition did not become true"
+        assert time.monotonic() < deadline_s, "the condition did not become true"
         time.sleep(0.01)
 
 
 def free_port() -> int:
     """Returns an unused port outside the range of ephemeral ports."""
-    draw = random.SystemRandom()  # the shared generator may have been seeded, so that parallel tests draw the same port
+    rng = random.SystemRandom()  # the global generator may be seeded, so that parallel tests would get the same port
     while True:
-        port = draw.randrange(10_000, 32_768)
-        with socket.socket() as probe, contextlib.suppress(OSError):  # in use
+        port = rng.randrange(10_000, 32_768)
+        with socket.socket() as probe, contextlib.suppress(OSError):  # the port is in use
             probe.bind(("127.0.0.1", port))
             return port
 
 
 class Mosquitto:
-    """A broker that can be stopped and started again on the same port. It has no persistence.
+    """A broker that can be killed and restarted on the same port. It has no persistence unless the settings enable it.
 
     Args:
-        folder: For its configuration and log.
-        settings: Lines of its configuration. By default, anybody may connect.
-        port: A free one if not given.
+        folder: Folder for its configuration and log.
+        settings: Lines of its configuration. By default, anonymous clients are accepted.
+        port: Port to listen on; a free one by default.
     """
 
     def __init__(
@@ -93,7 +92,7 @@ class Mosquitto:
         self.port = port or free_port()
         self._folder = folder
         self._config = folder / f"mosquitto-{self.port}.conf"
-        # As root, it would switch to a user who cannot read the test's files.
+        # If started as root, it would switch to a user who cannot read the test's files.
         user = ["user root"] if os.geteuid() == 0 else []
         lines = [*user, f"listener {self.port} 127.0.0.1", "log_type all", *settings]
         self._config.write_text("\n".join(lines) + "\n")
@@ -108,7 +107,7 @@ class Mosquitto:
 
     @property
     def log(self) -> str:
-        """Its log so far."""
+        """The content of its log."""
         return self._config.with_suffix(".log").read_text()
 
     @property
@@ -122,9 +121,9 @@ class Mosquitto:
         assert PROGRAM is not None
         with self._config.with_suffix(".log").open("ab") as log:
             self._process = subprocess.Popen([PROGRAM, "-c", self._config], stdout=log, stderr=log)
-        wait_until(self._listens)
+        wait_until(self._accepts_connections)
 
-    def _listens(self) -> bool:
+    def _accepts_connections(self) -> bool:
         assert self._process is not None
         assert self._process.poll() is None, self.log
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
@@ -132,7 +131,7 @@ class Mosquitto:
         return False
 
     def kill(self) -> None:
-        """Ends it as a power cut would."""
+        """Kills it (SIGKILL), as a crash or a power failure would."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -141,16 +140,16 @@ class Mosquitto:
     def start_again(self, listener: Listener) -> None:
         """Starts it after `kill`, and waits until the listener has subscribed again.
 
-        The listener misses what is published before that, so other clients should not connect until this returns.
+        The listener does not receive what is published before that, so other clients should connect only afterwards.
         """
-        listener.wait_lost()
+        listener.wait_disconnected()
         self.start()
         listener.wait_subscribed()
 
 
 @dataclass(frozen=True)
 class ReceivedMessage:
-    """A message that the independent client received."""
+    """A message that a `Listener` received."""
 
     topic: str
     payload: str
@@ -163,8 +162,9 @@ class Listener:
     """An independent MQTT 5 client that records all messages, and reconnects within milliseconds.
 
     Args:
-        port: The broker's.
-        login: User name and password.
+        port: The broker's port.
+        login: User name and password; None to connect anonymously.
+        topic_filter: The filter that it subscribes to.
     """
 
     def __init__(self, port: int, *, login: tuple[str, str] | None = None, topic_filter: str = "#") -> None:
@@ -198,17 +198,19 @@ class Listener:
         """Waits until it has subscribed (again)."""
         assert self._subscribed.wait(PATIENCE_S)
 
-    def wait_lost(self) -> None:
-        """Waits until it has noticed that the connection is lost."""
+    def wait_disconnected(self) -> None:
+        """Waits until it has detected the loss of the connection."""
         wait_until(lambda: not self._subscribed.is_set())
 
     def wait_for(self, condition: Callable[[], object], timeout_s: float = PATIENCE_S) -> None:
         """Waits until a condition on the received messages holds."""
         with self._changed:
-            assert self._changed.wait_for(condition, timeout_s), f"received only {self.received}"
+            assert self._changed.wait_for(condition, timeout_s), (
+                f"the condition did not become true; received {self.received}"
+            )
 
     def take(self) -> list[ReceivedMessage]:
-        """Returns and forgets the messages received since the last call, in order."""
+        """Returns and removes the messages received since the last call, in order."""
         with self._changed:
             received, self.received = self.received, []
         return received

@@ -1,4 +1,4 @@
-"""Programs that tests call, and a library that they try, which not every computer has."""
+"""Skips tests whose external programs or optional libraries are not installed."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from importlib import metadata
 import pytest
 
 
-def need(program: str, package: str) -> str:
-    """Where a program is; skips the test where it is not installed.
+def require_program(program: str, package: str) -> str:
+    """Returns the path of a program. Skips the test if it is not installed.
 
     Args:
-        program: Its name.
-        package: Debian's package that has it.
+        program: Name of the program.
+        package: Debian package that contains it.
     """
     found = shutil.which(program)
     if found is None:
@@ -21,13 +21,13 @@ def need(program: str, package: str) -> str:
     return found
 
 
-def need_tflite_runtime(*, numpy: str | None = None) -> None:
-    """Skips the test where tflite-runtime is not installed, or is beside another numpy.
+def require_tflite_runtime(*, numpy: str | None = None) -> None:
+    """Skips the test if tflite-runtime is not installed, or is installed with another numpy version.
 
     Args:
-        numpy: The first figure of the version that the test is about.
+        numpy: Required major version of numpy; None for any.
     """
     if not list(metadata.distributions(name="tflite-runtime")):
         pytest.skip("tflite-runtime has no release for this Python")
     if numpy not in {None, metadata.version("numpy").partition(".")[0]}:
-        pytest.skip(f"tflite-runtime is not beside numpy {numpy} here")
+        pytest.skip(f"tflite-runtime is not installed with numpy {numpy}")

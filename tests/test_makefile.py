@@ -7,14 +7,14 @@ import shlex
 import subprocess
 from pathlib import Path
 
-from tests.programs import need
+from tests.programs import require_program
 
 PROJECT = Path(__file__).parents[1]
 
 
 def make(*arguments: str) -> str:
     """Returns the output of make in the project's folder."""
-    command = [need("make", "make"), "--no-print-directory", *arguments]
+    command = [require_program("make", "make"), "--no-print-directory", *arguments]
     return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True).stdout
 
 

@@ -1,4 +1,4 @@
-"""A simple update server, and the publishing of signed releases on it."""
+"""An HTTP server for model updates, and a helper that publishes signed releases on it."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from edge.contract.manifest import MANIFEST_FILE
 from edge.contract.signature import SIGNATURE_FILE, sign
 
 
-class UpdateWeb(ThreadingHTTPServer):
+class UpdateHTTPServer(ThreadingHTTPServer):
     """Serves a folder over HTTP while the context is open.
 
     Args:
         folder: Folder to serve.
-        tls: TLS context with the server's certificate, to serve https as localhost.
+        tls: TLS context with the server's certificate, to serve HTTPS as localhost.
 
     Attributes:
-        open: While cleared, requests for anything but manifest and signature block.
+        unblocked: While cleared, requests for files other than manifest and signature block.
     """
 
     daemon_threads = True
 
     def __init__(self, folder: Path, *, tls: ssl.SSLContext | None = None) -> None:
-        super().__init__(("127.0.0.1", 0), partial(_Requests, directory=str(folder)))
-        self.open = threading.Event()
-        self.open.set()
+        super().__init__(("127.0.0.1", 0), partial(_RequestHandler, directory=str(folder)))
+        self.unblocked = threading.Event()
+        self.unblocked.set()
         self.url = f"http://127.0.0.1:{self.server_port}/"
         if tls is not None:
             self.socket = tls.wrap_socket(self.socket, server_side=True)
@@ -44,18 +44,18 @@ class UpdateWeb(ThreadingHTTPServer):
         return self
 
     def __exit__(self, *args: object) -> None:
-        self.open.set()
+        self.unblocked.set()
         self.shutdown()
         self._thread.join()
         self.server_close()
 
 
-class _Requests(SimpleHTTPRequestHandler):
-    server: UpdateWeb
+class _RequestHandler(SimpleHTTPRequestHandler):
+    server: UpdateHTTPServer
 
     def do_GET(self) -> None:
         if not self.path.endswith((MANIFEST_FILE, SIGNATURE_FILE)):
-            self.server.open.wait()
+            self.server.unblocked.wait()
         super().do_GET()
 
     def log_message(self, *_: object) -> None:
@@ -63,26 +63,26 @@ class _Requests(SimpleHTTPRequestHandler):
 
 
 def publish(
-    web: Path,
+    folder: Path,
     bundle: Path,
     release: int,
     signing_key: str,
     *,
     edit: Callable[[dict[str, Any]], object] = lambda _manifest: None,
 ) -> None:
-    """Publishes a release of a bundle in a folder, as created by `trainer export --release` and `trainer sign`.
+    """Writes a signed release of a bundle to a folder, as `trainer export --release` and `trainer sign` create it.
 
     Args:
-        web: The folder; its content is replaced.
+        folder: The folder that the server serves; its content is replaced.
         bundle: The bundle to copy.
         release: Release number; the version is then `release`.0.0.
         signing_key: Private key to sign with.
-        edit: Changes the manifest before it is signed.
+        edit: Modifies the manifest before it is signed.
     """
-    shutil.rmtree(web, ignore_errors=True)
-    shutil.copytree(bundle, web)
-    manifest = json.loads((web / MANIFEST_FILE).read_bytes())
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(bundle, folder)
+    manifest = json.loads((folder / MANIFEST_FILE).read_bytes())
     manifest |= {"release": release, "version": f"{release}.0.0"}
     edit(manifest)
-    (web / MANIFEST_FILE).write_text(json.dumps(manifest))
-    (web / SIGNATURE_FILE).write_text(sign((web / MANIFEST_FILE).read_bytes(), signing_key))
+    (folder / MANIFEST_FILE).write_text(json.dumps(manifest))
+    (folder / SIGNATURE_FILE).write_text(sign((folder / MANIFEST_FILE).read_bytes(), signing_key))

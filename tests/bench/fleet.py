@@ -23,7 +23,7 @@ from typing import Any
 
 from tests.e2e.hall import Vitals
 from tests.e2e.process import frozen
-from tests.mosquitto import PATIENT, Listener, Mosquitto
+from tests.mosquitto import UNLIMITED_QUEUES, Listener, Mosquitto
 
 PROCESSES = 4
 INTERVAL_S = 2.0
@@ -95,7 +95,7 @@ class Fleet:
         self._folder = folder
         self._agents = agents
         self._steady_s = steady_s
-        self._broker = Mosquitto(folder, ["allow_anonymous true", "log_dest none", *PATIENT])
+        self._broker = Mosquitto(folder, ["allow_anonymous true", "log_dest none", *UNLIMITED_QUEUES])
         self._tally = _Tally()
 
     def run(self) -> FleetReport:

@@ -23,7 +23,7 @@ from edge.contract.signature import new_signing_key, public_key
 from tests.e2e import hall
 from tests.e2e.process import Edge
 from tests.mosquitto import PATIENCE_S, Mosquitto, free_port
-from tests.update_server import UpdateWeb, publish
+from tests.update_server import UpdateHTTPServer, publish
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 HOST = Path(__file__).with_name("home_assistant_host.py")
@@ -248,7 +248,7 @@ def test_its_button_installs_a_newer_model(
     """A release that is found is offered, installed when asked for, and shown as installed."""
     key, model = new_signing_key(), "update.hall_model"
     publish(tmp_path / "web", bundle_path, 2, key)
-    with UpdateWeb(tmp_path / "web") as web:
+    with UpdateHTTPServer(tmp_path / "web") as web:
         update = (
             f'[update]\nurl = "{web.url}"\npublic_keys = ["{public_key(key)}"]\nautomatic = false\ninterval_h = 0.01\n'
         )

@@ -25,7 +25,7 @@ from edge.payloads import timestamp
 from tests.e2e import hall
 from tests.e2e.hall import Vitals
 from tests.e2e.process import Edge, frozen
-from tests.mosquitto import PATIENT, Listener, Mosquitto, ReceivedMessage
+from tests.mosquitto import UNLIMITED_QUEUES, Listener, Mosquitto, ReceivedMessage
 
 DOWN_S = 2.0
 """How long the broker stays down."""
@@ -139,7 +139,7 @@ class Soak:
         recovered_within_s: float = 10.0,
     ) -> None:
         self._run_s, self._bounce_s, self._recovered_within_s = run_s, bounce_s, recovered_within_s
-        self._broker = Mosquitto(folder, ["allow_anonymous true", *PATIENT])
+        self._broker = Mosquitto(folder, ["allow_anonymous true", *UNLIMITED_QUEUES])
         pictures = hall.visitors(folder, photograph)
         camera = f'source = "{pictures}"\nfps = 20\nloop = true'
         self._config = hall.configure(folder, bundle=bundle, port=self._broker.port, camera=camera, more=hall.RESTLESS)

@@ -16,7 +16,7 @@ from tests.e2e import service
 from tests.e2e.nspawn import Machine
 from tests.e2e.service import CHECKOUT, PYTHON, STATE, UNIT, VENV
 from tests.mosquitto import Listener, Mosquitto, wait_until
-from tests.update_server import UpdateWeb, publish
+from tests.update_server import UpdateHTTPServer, publish
 
 pytestmark = pytest.mark.timeout(3600)
 """One machine runs at a time; the first test's time includes waiting for the others."""
@@ -107,7 +107,7 @@ def test_a_newer_model_is_installed_in_the_sandbox(
     """The sandbox allows downloading, testing, installing and loading a model; the process stays the same."""
     key = new_signing_key()
     publish(tmp_path / "web", bundle_path, 2, key)
-    with UpdateWeb(tmp_path / "web") as web:
+    with UpdateHTTPServer(tmp_path / "web") as web:
         update = f'[update]\nurl = "{web.url}"\npublic_keys = ["{public_key(key)}"]\n'
         service.configure(unit, configuration(broker, source=FILM) + update)
         service.start(unit)

@@ -16,7 +16,7 @@ from edge.contract.signature import new_signing_key, public_key
 from tests.e2e import hall
 from tests.e2e.process import Edge
 from tests.mosquitto import Listener, Mosquitto
-from tests.update_server import UpdateWeb, publish
+from tests.update_server import UpdateHTTPServer, publish
 
 SCHEMAS = Path(__file__).parents[2] / "docs" / "schema"
 KEY = new_signing_key()
@@ -25,14 +25,14 @@ Payload = dict[str, Any]
 
 
 @pytest.fixture
-def web(tmp_path: Path) -> Iterator[UpdateWeb]:
+def web(tmp_path: Path) -> Iterator[UpdateHTTPServer]:
     """A web server with nothing on it yet."""
-    with UpdateWeb(tmp_path / "web") as web:
+    with UpdateHTTPServer(tmp_path / "web") as web:
         yield web
 
 
 @pytest.fixture
-def config(tmp_path: Path, bundle_path: Path, astronaut_path: Path, broker: Mosquitto, web: UpdateWeb) -> Path:
+def config(tmp_path: Path, bundle_path: Path, astronaut_path: Path, broker: Mosquitto, web: UpdateHTTPServer) -> Path:
     """A device that checks for updates, and whose camera sees faces come and go all the time."""
     pictures = hall.visitors(tmp_path, astronaut_path)
     camera = f'source = "{pictures}"\nfps = 20\nrealtime = true\nloop = true'

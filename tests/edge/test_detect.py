@@ -18,7 +18,7 @@ from edge.detect import BlazeFaceDetector, DetectorChoice, HaarDetector, create_
 from edge.domain import Box, Face
 from edge.errors import RuntimeMissing
 from edge.ports import Detector
-from tests.programs import need_tflite_runtime
+from tests.programs import require_tflite_runtime
 
 NUMPY_2 = int(np.__version__.split(".")[0]) >= 2
 
@@ -212,7 +212,7 @@ def test_threshold_outside_its_range_is_rejected(min_score: float) -> None:
 
 def test_tflite_runtime_finds_the_same_face_or_is_a_clear_error() -> None:
     """The other runtime works with numpy 1, and is an error with numpy 2."""
-    need_tflite_runtime()
+    require_tflite_runtime()
     name = "skimage/data/astronaut.png"
     script = f"""
 import cv2

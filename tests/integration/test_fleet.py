@@ -1,4 +1,4 @@
-"""A small version of `make fleet`."""
+"""A small version of `make fleet`: many agents on one broker."""
 
 from __future__ import annotations
 

@@ -1,3 +1,5 @@
+"""The publisher with a real broker: order, retained state, outages, MQTT versions, reloads and crashes."""
+
 from __future__ import annotations
 
 import json
@@ -23,7 +25,7 @@ from edge.mqtt.connect import connect
 from edge.outbox import Outbox
 from edge.payloads import CommandRequest
 from edge.publish import MqttPublisher
-from tests.integration.conftest import Build, StartBroker
+from tests.integration.conftest import MakePublisher, StartBroker
 from tests.mosquitto import PATIENCE_S, Listener, Mosquitto, wait_until
 from tests.network import NO_MQTT5, Relay, puback
 
@@ -42,7 +44,7 @@ def settings(port: int) -> BrokerSettings:
 
 
 def event(number: int) -> Message:
-    """A durable message with a number."""
+    """A numbered event."""
     payload = json.dumps({"seq": number, "historical": False}).encode()
     return Message(EVENT, payload, qos=1, durable=True, user_properties=(("schema", "emotion.event/1"),))
 
@@ -58,19 +60,21 @@ def payloads(listener: Listener, topic: str) -> list[str]:
 
 
 def numbers(listener: Listener) -> list[int]:
-    """The numbers of the events that arrived."""
+    """The numbers of the events received, in order."""
     return [json.loads(payload)["seq"] for payload in payloads(listener, EVENT)]
 
 
 def historical(listener: Listener) -> list[int]:
-    """The numbers of those that are marked as historical."""
+    """The numbers of the events received that are marked as historical."""
     events = map(json.loads, payloads(listener, EVENT))
     return [event["seq"] for event in events if event["historical"]]
 
 
-def test_birth_then_info_then_discovery_then_states(broker: Mosquitto, listener: Listener, build: Build) -> None:
-    """A subscriber receives the status, the device information, the discovery and the states, in this order."""
-    publisher = build(settings(broker.port))
+def test_birth_info_discovery_and_states_arrive_in_this_order(
+    broker: Mosquitto, listener: Listener, make_publisher: MakePublisher
+) -> None:
+    """After the birth message come the device information, discovery and the states, all retained."""
+    publisher = make_publisher(settings(broker.port))
     for topic in (STATE, DISCOVERY, INFO):
         publisher.publish(state("{}", topic))
     with publisher:
@@ -80,9 +84,11 @@ def test_birth_then_info_then_discovery_then_states(broker: Mosquitto, listener:
     assert all(message.retain for message in listener.received)
 
 
-def test_a_clean_stop_publishes_offline_once(broker: Mosquitto, listener: Listener, build: Build) -> None:
-    """After a clean stop the device is offline at once, and no last will follows."""
-    with build(settings(broker.port)):
+def test_a_clean_stop_publishes_offline_once(
+    broker: Mosquitto, listener: Listener, make_publisher: MakePublisher
+) -> None:
+    """After a clean disconnect the device is offline at once, and no last will follows."""
+    with make_publisher(settings(broker.port)):
         listener.wait_for(lambda: listener.on(STATUS))
     listener.publish("the/end", "")
     listener.wait_for(lambda: listener.on("the/end"))
@@ -90,9 +96,11 @@ def test_a_clean_stop_publishes_offline_once(broker: Mosquitto, listener: Listen
     assert "Received DISCONNECT from edge-test" in broker.log
 
 
-def test_messages_published_just_before_the_stop_arrive(broker: Mosquitto, listener: Listener, build: Build) -> None:
+def test_messages_published_just_before_the_stop_arrive(
+    broker: Mosquitto, listener: Listener, make_publisher: MakePublisher
+) -> None:
     """The last events and states of a stopping agent reach the subscriber before its `offline`."""
-    with build(settings(broker.port), stop_timeout_s=PATIENCE_S) as publisher:
+    with make_publisher(settings(broker.port), stop_timeout_s=PATIENCE_S) as publisher:
         wait_until(lambda: publisher.stats.connected)
         for number in range(1, 101):
             publisher.publish(event(number))
@@ -103,24 +111,24 @@ def test_messages_published_just_before_the_stop_arrive(broker: Mosquitto, liste
     assert listener.received[-1].payload == "offline"
 
 
-def test_messages_have_mqtt_5_properties(broker: Mosquitto, listener: Listener, build: Build) -> None:
-    """A consumer reads content type, schema, session and expiry without parsing the payload."""
-    with build(settings(broker.port)) as publisher:
+def test_messages_have_mqtt_5_properties(broker: Mosquitto, listener: Listener, make_publisher: MakePublisher) -> None:
+    """Subscribers can read content type, schema, session and expiry without parsing the payload."""
+    with make_publisher(settings(broker.port)) as publisher:
         publisher.publish(state("{}"))
         publisher.publish(event(1))
         listener.wait_for(lambda: listener.on(STATE) and listener.on(EVENT))
-    birth, standing, incident = (listener.on(topic)[0] for topic in (STATUS, STATE, EVENT))
+    birth, state_message, event_message = (listener.on(topic)[0] for topic in (STATUS, STATE, EVENT))
     assert birth.properties["ContentType"] == "text/plain"
     assert birth.properties["UserProperty"] == [("session", "7"), ("client", fingerprint("edge-test"))]
-    assert 0 < standing.properties["MessageExpiryInterval"] <= 60
-    assert incident.properties["ContentType"] == "application/json"
-    assert incident.properties["UserProperty"] == [("schema", "emotion.event/1")]
-    assert (incident.qos, incident.retain) == (1, False)
+    assert 0 < state_message.properties["MessageExpiryInterval"] <= 60
+    assert event_message.properties["ContentType"] == "application/json"
+    assert event_message.properties["UserProperty"] == [("schema", "emotion.event/1")]
+    assert (event_message.qos, event_message.retain) == (1, False)
 
 
-def test_only_the_newest_state_is_sent(broker: Mosquitto, listener: Listener, build: Build) -> None:
-    """States that changed while the broker was away are not replayed: only the last one arrives."""
-    publisher = build(settings(broker.port))
+def test_only_the_newest_state_is_sent(broker: Mosquitto, listener: Listener, make_publisher: MakePublisher) -> None:
+    """Of the states that changed while the broker was unreachable, only the last one is sent."""
+    publisher = make_publisher(settings(broker.port))
     for text in ("happy", "sad", "neutral"):
         publisher.publish(state(text))
     with publisher:
@@ -128,9 +136,11 @@ def test_only_the_newest_state_is_sent(broker: Mosquitto, listener: Listener, bu
     assert payloads(listener, STATE) == ["neutral"]
 
 
-def test_an_expired_state_is_not_sent_again(broker: Mosquitto, listener: Listener, build: Build) -> None:
-    """A state from before a long outage does not look fresh after it."""
-    publisher = build(settings(broker.port))
+def test_an_expired_state_is_not_sent_again(
+    broker: Mosquitto, listener: Listener, make_publisher: MakePublisher
+) -> None:
+    """A state from before a long outage does not appear current after it."""
+    publisher = make_publisher(settings(broker.port))
     publisher.publish(replace(state("happy"), expiry_s=0))
     publisher.publish(state("{}", INFO))
     with publisher:
@@ -139,16 +149,16 @@ def test_an_expired_state_is_not_sent_again(broker: Mosquitto, listener: Listene
 
 
 def test_everything_is_restored_after_a_restart_of_the_broker(
-    broker: Mosquitto, listener: Listener, build: Build
+    broker: Mosquitto, listener: Listener, make_publisher: MakePublisher
 ) -> None:
-    """A broker without persistence gets status and states again, and every event of the outage in order."""
-    with Relay(broker.port) as relay, build(settings(relay.port)) as publisher:
+    """A broker without persistence receives status and states again, and every event of the outage in order."""
+    with Relay(broker.port) as relay, make_publisher(settings(relay.port)) as publisher:
         wait_until(lambda: publisher.stats.connected)
         publisher.publish(state("happy"))
         publisher.publish(event(1))
         listener.wait_for(lambda: listener.on(EVENT) and listener.on(STATE))
         wait_until(lambda: publisher.stats.queue_depth == 0)
-        relay.shut()
+        relay.close()
         broker.kill()
         wait_until(lambda: not publisher.stats.connected)
         for number in range(2, 60):
@@ -167,19 +177,19 @@ def test_everything_is_restored_after_a_restart_of_the_broker(
 
 
 def test_events_added_while_a_backlog_is_sent_are_historical(
-    broker: Mosquitto, listener: Listener, build: Build
+    broker: Mosquitto, listener: Listener, make_publisher: MakePublisher
 ) -> None:
-    """They may arrive minutes late, so that automations have to ignore them."""
+    """They may arrive minutes late, so automations must be able to ignore them."""
 
-    def publish_when_the_first_passes(packet: bytes) -> bytes | None:
+    def publish_when_the_first_is_sent(packet: bytes) -> bytes | None:
         if b"/event" in packet and not published:
             published.append(True)
             publisher.publish(event(61))
         return None
 
     published: list[bool] = []
-    with Relay(broker.port, intercept=publish_when_the_first_passes) as relay:
-        publisher = build(settings(relay.port))
+    with Relay(broker.port, intercept=publish_when_the_first_is_sent) as relay:
+        publisher = make_publisher(settings(relay.port))
         for number in range(1, 61):
             publisher.publish(event(number))
         with publisher:
@@ -191,114 +201,122 @@ def test_events_added_while_a_backlog_is_sent_are_historical(
     assert historical(listener) == list(range(1, 62))
 
 
-def test_events_survive_a_broken_network(broker: Mosquitto, listener: Listener, build: Build) -> None:
-    """However often the connection breaks, every event arrives, and first arrivals are in order."""
-    with Relay(broker.port) as relay, build(settings(relay.port)) as publisher:
+def test_events_survive_a_broken_network(broker: Mosquitto, listener: Listener, make_publisher: MakePublisher) -> None:
+    """However often the connection breaks, every event arrives, in order apart from duplicates."""
+    with Relay(broker.port) as relay, make_publisher(settings(relay.port)) as publisher:
         for number in range(1, 301):
             publisher.publish(event(number))
             if number % 60 == 0:
-                listener.wait_for(lambda least=number - 30: least in numbers(listener))  # type: ignore[misc]
-                relay.cut()
+                listener.wait_for(lambda expected=number - 30: expected in numbers(listener))  # type: ignore[misc]
+                relay.drop_connections()
         listener.wait_for(lambda: 300 in numbers(listener))
     assert list(dict.fromkeys(numbers(listener))) == list(range(1, 301))
 
 
-def test_a_short_break_does_not_flap(broker: Mosquitto, listener: Listener, build: Build) -> None:
-    """A device that reconnects within seconds is never reported as offline."""
-    with Relay(broker.port) as relay, build(settings(relay.port)) as publisher:
+def test_a_short_interruption_is_not_reported_as_offline(
+    broker: Mosquitto, listener: Listener, make_publisher: MakePublisher
+) -> None:
+    """If a device reconnects within seconds, its last will is not published."""
+    with Relay(broker.port) as relay, make_publisher(settings(relay.port)) as publisher:
         listener.wait_for(lambda: listener.on(STATUS))
-        relay.cut()
+        relay.drop_connections()
         listener.wait_for(lambda: len(listener.on(STATUS)) == 2)
         assert publisher.stats.reconnects == 1
     listener.wait_for(lambda: len(listener.on(STATUS)) == 3)
     assert payloads(listener, STATUS) == ["online", "online", "offline"]
 
 
-def test_broken_connections_leak_nothing(broker: Mosquitto, build: Build) -> None:
+def test_broken_connections_leak_nothing(broker: Mosquitto, make_publisher: MakePublisher) -> None:
     """After many broken connections the agent has no more open files and threads than after the first."""
     files = Path("/proc/self/fd")
     if not files.is_dir():
-        pytest.skip("open files are counted on Linux only")
-    with Relay(broker.port) as relay, build(settings(relay.port)) as publisher:
+        pytest.skip("open files can be counted on Linux only")
+    with Relay(broker.port) as relay, make_publisher(settings(relay.port)) as publisher:
         wait_until(lambda: publisher.stats.connected)
-        most_files, most_threads = len(list(files.iterdir())), threading.active_count()
+        max_files, max_threads = len(list(files.iterdir())), threading.active_count()
         for number in range(1, 12):
-            relay.cut()
+            relay.drop_connections()
             wait_until(lambda number=number: publisher.stats.connected and publisher.stats.reconnects == number)  # type: ignore[misc]
-        wait_until(lambda: len(list(files.iterdir())) <= most_files)
-        wait_until(lambda: threading.active_count() <= most_threads)
+        wait_until(lambda: len(list(files.iterdir())) <= max_files)
+        wait_until(lambda: threading.active_count() <= max_threads)
 
 
-def test_a_late_will_is_corrected(broker: Mosquitto, listener: Listener, build: Build) -> None:
+def test_a_late_will_is_corrected(broker: Mosquitto, listener: Listener, make_publisher: MakePublisher) -> None:
     """If the will of an earlier connection arrives late, the device publishes that it is online again."""
-    with build(settings(broker.port)):
+    with make_publisher(settings(broker.port)):
         listener.wait_for(lambda: listener.on(STATUS))
         listener.publish(STATUS, "offline", retain=True)
         listener.wait_for(lambda: len(listener.on(STATUS)) == 3)
         assert payloads(listener, STATUS) == ["online", "offline", "online"]
 
 
-def test_two_devices_with_one_name_are_logged(
-    broker: Mosquitto, build: Build, caplog: pytest.LogCaptureFixture
+def test_two_devices_with_the_same_name_are_logged(
+    broker: Mosquitto, make_publisher: MakePublisher, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An SD card that was copied without changing the host name is logged once."""
-    mine = settings(broker.port)
-    with build(mine) as first:
+    """Another device of this name, such as one with a copied SD card, is logged once."""
+    own_settings = settings(broker.port)
+    with make_publisher(own_settings) as first:
         wait_until(lambda: first.stats.connected)
         for _ in range(2):
-            with build(replace(mine, client_id="edge-other")) as second:
+            with make_publisher(replace(own_settings, client_id="edge-other")) as second:
                 wait_until(lambda second=second: second.stats.connected)  # type: ignore[misc]
                 wait_until(lambda: "another device is also named hall" in caplog.text)
     assert caplog.text.count(f"(client {fingerprint('edge-other')}, {fingerprint('edge-test')} here)") == 1
 
 
-def test_the_will_of_a_former_client_id_is_no_other_device(
-    broker: Mosquitto, listener: Listener, build: Build, caplog: pytest.LogCaptureFixture
+def test_the_will_of_a_former_client_id_is_not_another_device(
+    broker: Mosquitto, listener: Listener, make_publisher: MakePublisher, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A device that lost its state and restarted within the keep alive receives its own will, and corrects it."""
-    with build(settings(broker.port)):
+    with make_publisher(settings(broker.port)):
         listener.wait_for(lambda: listener.on(STATUS))
         listener.publish(STATUS, "offline", retain=True, user_properties=[("client", "former")])
         listener.wait_for(lambda: payloads(listener, STATUS) == ["online", "offline", "online"])
     assert "another device" not in caplog.text
 
 
-def test_a_device_that_takes_over_a_name_is_not_cleared(broker: Mosquitto, listener: Listener, build: Build) -> None:
-    """When the device that had this name before clears its topics, this one publishes everything again."""
-    with build(settings(broker.port)) as publisher:
+def test_topics_cleared_by_another_device_are_published_again(
+    broker: Mosquitto, listener: Listener, make_publisher: MakePublisher
+) -> None:
+    """When the former owner of this device's name clears the topics, this device publishes everything again."""
+    with make_publisher(settings(broker.port)) as publisher:
         for topic in (INFO, DISCOVERY, STATE):
             publisher.publish(state("{}", topic))
         listener.wait_for(lambda: listener.on(STATE))
         for topic in (DISCOVERY, STATE, INFO, STATUS):
             listener.publish(topic, "", retain=True)
         listener.wait_for(lambda: all(listener.on(t)[-1].payload for t in (STATUS, INFO, DISCOVERY, STATE)))
-    with Listener(broker.port) as newcomer:
-        newcomer.wait_for(lambda: {INFO, DISCOVERY, STATE} <= {message.topic for message in newcomer.received})
+    with Listener(broker.port) as subscriber:
+        subscriber.wait_for(lambda: {INFO, DISCOVERY, STATE} <= {message.topic for message in subscriber.received})
 
 
-def test_a_topic_is_cleared_once(broker: Mosquitto, listener: Listener, build: Build) -> None:
+def test_a_topic_is_cleared_once(broker: Mosquitto, listener: Listener, make_publisher: MakePublisher) -> None:
     """After the acknowledgement it is not cleared again, as it may belong to another device by then."""
     delivered: list[str] = []
-    with Relay(broker.port) as relay, build(settings(relay.port), on_delivered=delivered.append) as publisher:
+    with Relay(broker.port) as relay, make_publisher(settings(relay.port), on_delivered=delivered.append) as publisher:
         publisher.publish(clearing_message("emotion/old/status"))
         publisher.publish(state("{}", INFO))
         wait_until(lambda: "emotion/old/status" in delivered)
         listener.publish("emotion/old/status", "online", retain=True)
-        relay.cut()
+        relay.drop_connections()
         listener.wait_for(lambda: len(listener.on(INFO)) == 2)
     assert payloads(listener, "emotion/old/status") == ["", "online"]
 
 
-def test_a_topic_that_may_not_be_cleared_is_logged_and_given_up(
-    start_broker: StartBroker, build: Build, password_file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_clearing_a_forbidden_topic_is_logged_and_given_up(
+    start_broker: StartBroker,
+    make_publisher: MakePublisher,
+    password_file: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A renamed device without its former rights logs how to clear its topics, and does not retry forever."""
+    """A renamed device without its former permissions logs how to clear the topics, and does not retry forever."""
     acl, delivered = tmp_path / "acl", list[str]()
     acl.touch(mode=0o600)
     acl.write_text("user camera\ntopic readwrite emotion/hall/#\n")
     broker = start_broker(["allow_anonymous false", f"password_file {password_file}", f"acl_file {acl}"])
     login = replace(settings(broker.port), username="camera", password="right")  # noqa: S106
-    with build(login, on_delivered=delivered.append) as publisher:
+    with make_publisher(login, on_delivered=delivered.append) as publisher:
         publisher.publish(clearing_message("emotion/old/status"))
         wait_until(lambda: "emotion/old/status" in delivered)
         assert publisher.stats.rejected == 0
@@ -306,26 +324,26 @@ def test_a_topic_that_may_not_be_cleared_is_logged_and_given_up(
 
 
 def test_an_invalid_topic_name_counts_as_forbidden(
-    broker: Mosquitto, build: Build, caplog: pytest.LogCaptureFixture
+    broker: Mosquitto, make_publisher: MakePublisher, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """That is how ejabberd rejects topics that the device has no right to."""
+    """Ejabberd rejects topics without permission with this reason code."""
     delivered = list[str]()
-    reject = partial(puback, topic_end="emotion/old/status", reason=0x90)
+    reject = partial(puback, topic_suffix="emotion/old/status", reason=0x90)
     with (
         Relay(broker.port, intercept=reject) as relay,
-        build(settings(relay.port), on_delivered=delivered.append) as it,
+        make_publisher(settings(relay.port), on_delivered=delivered.append) as publisher,
     ):
-        it.publish(clearing_message("emotion/old/status"))
+        publisher.publish(clearing_message("emotion/old/status"))
         wait_until(lambda: "emotion/old/status" in delivered)
-        assert it.stats.rejected == 0
+        assert publisher.stats.rejected == 0
     assert "mosquitto_sub -t 'emotion/old/status' --retained-only --remove-retained" in caplog.text
 
 
-def test_everything_is_announced_again_when_home_assistant_starts(
-    broker: Mosquitto, listener: Listener, build: Build
+def test_everything_is_published_again_when_home_assistant_starts(
+    broker: Mosquitto, listener: Listener, make_publisher: MakePublisher
 ) -> None:
-    """When Home Assistant starts, the device publishes its discovery, its availability and its states again."""
-    with build(settings(broker.port), home_assistant_status=HOME_ASSISTANT) as publisher:
+    """On its birth message, the device publishes information, discovery, status and states again."""
+    with make_publisher(settings(broker.port), home_assistant_status=HOME_ASSISTANT) as publisher:
         for topic in (INFO, DISCOVERY, STATE):
             publisher.publish(state("{}", topic))
         listener.wait_for(lambda: listener.on(STATE))
@@ -338,42 +356,42 @@ def test_everything_is_announced_again_when_home_assistant_starts(
 
 
 def abandon(publisher: MqttPublisher) -> threading.Thread:
-    """Stops a publisher that hangs. Returns its abandoned thread."""
+    """Stops a publisher that hangs, and returns the thread that is abandoned."""
     publisher.__exit__()
     [thread] = [thread for thread in threading.enumerate() if thread.name == "mqtt"]
     return thread
 
 
 def test_an_abandoned_publisher_does_not_disconnect_its_successor(
-    broker: Mosquitto, build: Build, monkeypatch: pytest.MonkeyPatch
+    broker: Mosquitto, make_publisher: MakePublisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When DNS responds only after a reload, the old publisher does not connect with the new one's client id."""
-    requested, responding = threading.Event(), threading.Event()
+    requested, may_respond = threading.Event(), threading.Event()
     resolve = socket.getaddrinfo
 
-    def resolve_late(*arguments: Any, **more: Any) -> Any:
+    def resolve_late(*arguments: Any, **keywords: Any) -> Any:
         requested.set()
-        assert responding.wait(PATIENCE_S)
-        return resolve(*arguments, **more)
+        assert may_respond.wait(PATIENCE_S)
+        return resolve(*arguments, **keywords)
 
     with monkeypatch.context() as patch:
         patch.setattr(socket, "getaddrinfo", resolve_late)
-        old = build(settings(broker.port), stop_timeout_s=-1).__enter__()
+        old = make_publisher(settings(broker.port), stop_timeout_s=-1).__enter__()
         assert requested.wait(PATIENCE_S)
         abandoned = abandon(old)
-    with build(settings(broker.port)) as new:
+    with make_publisher(settings(broker.port)) as new:
         wait_until(lambda: new.stats.connected)
-        responding.set()
+        may_respond.set()
         abandoned.join(PATIENCE_S)
         assert not abandoned.is_alive()
     assert new.stats.reconnects == 0
     assert broker.log.count("as edge-test") == 1
 
 
-def test_an_abandoned_publisher_sends_nothing_more(build: Build) -> None:
+def test_an_abandoned_publisher_sends_nothing_more(make_publisher: MakePublisher) -> None:
     """When the broker accepts the connection only after a reload, no status and no subscriptions are sent."""
     with closing(socket.create_server(("127.0.0.1", 0))) as server:
-        publisher = build(settings(server.getsockname()[1]), stop_timeout_s=-1).__enter__()
+        publisher = make_publisher(settings(server.getsockname()[1]), stop_timeout_s=-1).__enter__()
         with closing(server.accept()[0]) as link:
             assert b"edge-test" in link.recv(4096)
             abandoned = abandon(publisher)
@@ -382,25 +400,25 @@ def test_an_abandoned_publisher_sends_nothing_more(build: Build) -> None:
             assert link.recv(4096) == b""
 
 
-def test_a_publisher_abandoned_during_a_command_leaves_everything_to_its_successor(
-    broker: Mosquitto, listener: Listener, build: Build
+def test_a_publisher_abandoned_during_a_command_does_nothing_more(
+    broker: Mosquitto, listener: Listener, make_publisher: MakePublisher
 ) -> None:
     """It processes no more acknowledgements, and does not publish the offline status of the device."""
-    begun, done = threading.Event(), threading.Event()
+    started, released = threading.Event(), threading.Event()
     delivered: list[str] = []
 
     def hang(_request: CommandRequest) -> None:
-        begun.set()
-        assert done.wait(PATIENCE_S)
+        started.set()
+        assert released.wait(PATIENCE_S)
 
-    publisher = build(
+    publisher = make_publisher(
         settings(broker.port), commands={"hang": hang}, on_delivered=delivered.append, stop_timeout_s=-1
     ).__enter__()
     wait_until(lambda: STATUS in delivered)
     listener.publish("emotion/hall/cmd/hang", '{"id": 1}')
-    assert begun.wait(PATIENCE_S)
+    assert started.wait(PATIENCE_S)
     abandoned = abandon(publisher)
-    done.set()
+    released.set()
     abandoned.join(PATIENCE_S)
     listener.publish("the/end", "")
     listener.wait_for(lambda: listener.on("the/end"))
@@ -408,11 +426,11 @@ def test_a_publisher_abandoned_during_a_command_leaves_everything_to_its_success
     assert delivered == [STATUS]
 
 
-def test_a_publisher_abandoned_during_an_acknowledgement_leaves_the_rest_to_its_successor(
-    broker: Mosquitto, build: Build, outbox: Outbox
+def test_a_publisher_abandoned_during_an_acknowledgement_processes_no_others(
+    broker: Mosquitto, make_publisher: MakePublisher, outbox: Outbox
 ) -> None:
     """Of four events that the broker acknowledges at once, it processes only the one at which it hung."""
-    begun, done = threading.Event(), threading.Event()
+    started, released = threading.Event(), threading.Event()
     acknowledgements: list[bytes] = []
     delivered: list[str] = []
 
@@ -426,29 +444,29 @@ def test_a_publisher_abandoned_during_an_acknowledgement_leaves_the_rest_to_its_
     def hang(topic: str) -> None:
         delivered.append(topic)
         if topic == EVENT:
-            begun.set()
-            assert done.wait(PATIENCE_S)
+            started.set()
+            assert released.wait(PATIENCE_S)
 
     for number in range(4):
         outbox.put(event(number))
     with Relay(broker.port, intercept=acknowledge_four_at_once) as relay:
-        publisher = build(settings(relay.port), on_delivered=hang, stop_timeout_s=-1).__enter__()
-        assert begun.wait(PATIENCE_S)
+        publisher = make_publisher(settings(relay.port), on_delivered=hang, stop_timeout_s=-1).__enter__()
+        assert started.wait(PATIENCE_S)
         abandoned = abandon(publisher)
-        done.set()
+        released.set()
         abandoned.join(PATIENCE_S)
     assert delivered.index(EVENT) == len(delivered) - 1
     assert outbox.depth == 3
 
 
-def test_it_starts_without_a_broker_and_connects_later(
-    tmp_path: Path, build: Build, caplog: pytest.LogCaptureFixture
+def test_the_publisher_starts_without_a_broker_and_connects_later(
+    tmp_path: Path, make_publisher: MakePublisher, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The agent may start before the broker: it logs that once, and connects when the broker is up."""
+    """The missing broker is logged once, and the publisher connects when it is up."""
     with ExitStack() as stack:
         broker = Mosquitto(tmp_path)
         stack.callback(broker.kill)
-        publisher = stack.enter_context(build(settings(broker.port)))
+        publisher = stack.enter_context(make_publisher(settings(broker.port)))
         publisher.publish(event(1))
         wait_until(lambda: publisher.stats.last_error)
         assert "nothing listens on that port" in str(publisher.stats.last_error)
@@ -458,9 +476,11 @@ def test_it_starts_without_a_broker_and_connects_later(
     assert sum("no MQTT connection" in record.message for record in caplog.records) == 1
 
 
-def test_an_old_broker_is_used_with_mqtt_3_1_1(broker: Mosquitto, listener: Listener, build: Build) -> None:
-    """With a broker without MQTT 5, birth, states, events and clean disconnect work too."""
-    with Relay(broker.port, mqtt5_reply=NO_MQTT5) as relay, build(settings(relay.port)) as publisher:
+def test_an_old_broker_is_used_with_mqtt_3_1_1(
+    broker: Mosquitto, listener: Listener, make_publisher: MakePublisher
+) -> None:
+    """Birth, states, events and the clean disconnect work with a broker without MQTT 5."""
+    with Relay(broker.port, mqtt5_reply=NO_MQTT5) as relay, make_publisher(settings(relay.port)) as publisher:
         publisher.publish(state("happy"))
         publisher.publish(event(1))
         listener.wait_for(lambda: listener.on(EVENT))
@@ -471,15 +491,15 @@ def test_an_old_broker_is_used_with_mqtt_3_1_1(broker: Mosquitto, listener: List
 
 @pytest.fixture
 def dropping_mqtt5(broker: Mosquitto, monkeypatch: pytest.MonkeyPatch) -> Iterator[Relay]:
-    """The way to a broker that drops connections with MQTT 5; the first retry comes soon."""
+    """A relay that drops MQTT 5 connections; the publisher soon retries MQTT 5 for the first time."""
     monkeypatch.setattr(mqtt5_probe, "_FIRST_DELAY_S", 0.1)
     with Relay(broker.port, mqtt5_reply=b"") as relay:
         yield relay
 
 
-def test_mqtt_5_is_retried(dropping_mqtt5: Relay, listener: Listener, build: Build) -> None:
-    """After a broker dropped MQTT 5 while it was starting, MQTT 5 is used later; no will is published for that."""
-    with build(settings(dropping_mqtt5.port)) as publisher:
+def test_mqtt_5_is_retried(dropping_mqtt5: Relay, listener: Listener, make_publisher: MakePublisher) -> None:
+    """If a broker drops MQTT 5 connections while it starts, MQTT 5 is used later; the switch publishes no will."""
+    with make_publisher(settings(dropping_mqtt5.port)) as publisher:
         wait_until(lambda: publisher.stats.protocol == "MQTT 3.1.1")
         dropping_mqtt5.mqtt5_reply = None
         wait_until(lambda: publisher.stats.protocol == "MQTT 5")
@@ -489,10 +509,10 @@ def test_mqtt_5_is_retried(dropping_mqtt5: Relay, listener: Listener, build: Bui
 
 
 def test_retrying_mqtt_5_keeps_the_connection(
-    dropping_mqtt5: Relay, broker: Mosquitto, listener: Listener, build: Build
+    dropping_mqtt5: Relay, broker: Mosquitto, listener: Listener, make_publisher: MakePublisher
 ) -> None:
-    """With a broker that drops MQTT 5 each time, the working connection stays."""
-    with build(settings(dropping_mqtt5.port)) as publisher:
+    """With a broker that always drops MQTT 5 connections, the working connection is kept."""
+    with make_publisher(settings(dropping_mqtt5.port)) as publisher:
         wait_until(lambda: dropping_mqtt5.mqtt5_attempts >= 4)
         publisher.publish(event(1))
         listener.wait_for(lambda: listener.on(EVENT))
@@ -500,17 +520,17 @@ def test_retrying_mqtt_5_keeps_the_connection(
     assert broker.log.count("as edge-test") == 1
 
 
-def test_a_broker_that_ignores_mqtt_5_costs_one_timeout_only(
-    broker: Mosquitto, build: Build, monkeypatch: pytest.MonkeyPatch
+def test_a_broker_that_ignores_mqtt_5_causes_only_one_timeout(
+    broker: Mosquitto, make_publisher: MakePublisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Reconnects use MQTT 3.1.1 at once; MQTT 5 is retried in the background, and used once it works."""
     monkeypatch.setattr(publish, "CONNECT_TIMEOUT_S", 0.5)
     monkeypatch.setattr(mqtt5_probe, "_FIRST_DELAY_S", 4.0)
     with Relay(broker.port) as relay:
         relay.ignores_mqtt5 = True
-        with build(settings(relay.port)) as publisher:
+        with make_publisher(settings(relay.port)) as publisher:
             wait_until(lambda: publisher.stats.protocol == "MQTT 3.1.1")
-            relay.cut()
+            relay.drop_connections()
             wait_until(lambda: publisher.stats.connected and publisher.stats.reconnects == 1)
             assert (publisher.stats.protocol, relay.mqtt5_attempts) == ("MQTT 3.1.1", 1)
             wait_until(lambda: relay.mqtt5_attempts == 2)
@@ -520,12 +540,12 @@ def test_a_broker_that_ignores_mqtt_5_costs_one_timeout_only(
 
 
 def test_a_stop_does_not_wait_for_the_mqtt_5_probe(
-    broker: Mosquitto, listener: Listener, build: Build, monkeypatch: pytest.MonkeyPatch
+    broker: Mosquitto, listener: Listener, make_publisher: MakePublisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The agent disconnects cleanly while a probe is running, so no will is published."""
     monkeypatch.setattr(mqtt5_probe, "_FIRST_DELAY_S", 0.1)
     with Relay(broker.port, mqtt5_reply=b"") as relay:
-        with build(settings(relay.port)) as publisher:
+        with make_publisher(settings(relay.port)) as publisher:
             wait_until(lambda: publisher.stats.protocol == "MQTT 3.1.1")
             relay.ignores_mqtt5 = True
             attempts = relay.mqtt5_attempts
@@ -536,7 +556,7 @@ def test_a_stop_does_not_wait_for_the_mqtt_5_probe(
 
 @pytest.mark.parametrize(("reply", "provisional"), [(b"", True), (b"\x20\x02\x00\x01", False)])
 def test_only_an_explicit_refusal_of_mqtt_5_is_final(broker: Mosquitto, reply: bytes, *, provisional: bool) -> None:
-    """With a broker that drops the connection instead, it is retried."""
+    """If the broker drops the connection instead, MQTT 5 is retried later."""
     with (
         Relay(broker.port, mqtt5_reply=reply) as relay,
         connect(settings(relay.port), timeout_s=PATIENCE_S) as connection,
@@ -544,17 +564,20 @@ def test_only_an_explicit_refusal_of_mqtt_5_is_final(broker: Mosquitto, reply: b
         assert (connection.protocol, connection.provisional) == ("MQTT 3.1.1", provisional)
 
 
-def test_a_full_outbox_keeps_the_newest(tmp_path: Path, build: Build) -> None:
-    """In an outage that is too long for the outbox, the oldest events are dropped and counted."""
-    with Outbox(folder=tmp_path / "small", capacity=10) as small, build(settings(1), outbox=small) as publisher:
+def test_a_full_outbox_keeps_the_newest(tmp_path: Path, make_publisher: MakePublisher) -> None:
+    """If an outage lasts too long for the outbox's capacity, the oldest events are dropped and counted."""
+    with (
+        Outbox(folder=tmp_path / "small", capacity=10) as small,
+        make_publisher(settings(1), outbox=small) as publisher,
+    ):
         for number in range(1, 31):
             publisher.publish(event(number))
         assert (publisher.stats.queue_depth, publisher.stats.dropped) == (10, 20)
 
 
 @contextmanager
-def child(broker: Mosquitto, folder: Path, first: int, last: int) -> Iterator[subprocess.Popen[str]]:
-    """A publisher in a process of its own, which stops cleanly unless it is killed."""
+def publisher_process(broker: Mosquitto, folder: Path, first: int, last: int) -> Iterator[subprocess.Popen[str]]:
+    """Runs a publisher in a separate process, which is stopped cleanly unless it was killed."""
     command: list[str | Path] = [sys.executable, CHILD, str(broker.port), str(folder), str(first), str(last)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -567,21 +590,21 @@ def child(broker: Mosquitto, folder: Path, first: int, last: int) -> Iterator[su
 
 def test_a_killed_agent_is_reported_by_its_last_will(broker: Mosquitto, listener: Listener, tmp_path: Path) -> None:
     """When the agent is killed, the broker publishes `offline` for it."""
-    with child(broker, tmp_path / "child", 1, 1) as process:
+    with publisher_process(broker, tmp_path / "child", 1, 1) as process:
         listener.wait_for(lambda: listener.on(EVENT))
         process.kill()
         listener.wait_for(lambda: len(listener.on(STATUS)) == 2)
     assert payloads(listener, STATUS) == ["online", "offline"]
 
 
-def test_kill_9_loses_no_event(broker: Mosquitto, listener: Listener, tmp_path: Path) -> None:
-    """When an agent is killed while publishing, the next run delivers every event that it had accepted."""
-    with child(broker, tmp_path / "child", 1, 10_000) as process:
+def test_a_killed_agent_loses_no_event(broker: Mosquitto, listener: Listener, tmp_path: Path) -> None:
+    """If an agent is killed (SIGKILL) while publishing, the next run delivers every event that it had stored."""
+    with publisher_process(broker, tmp_path / "child", 1, 10_000) as process:
         assert process.stdout is not None
         listener.wait_for(lambda: len(listener.on(EVENT)) > 100)
         process.kill()
         last = int(process.stdout.read().split()[-1])
-    with child(broker, tmp_path / "child", last + 2, last + 2):
+    with publisher_process(broker, tmp_path / "child", last + 2, last + 2):
         listener.wait_for(lambda: last + 2 in numbers(listener))
     arrived = list(dict.fromkeys(numbers(listener)))
     assert set(range(1, last + 1)) <= set(arrived)

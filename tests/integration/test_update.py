@@ -1,4 +1,4 @@
-"""Model updates from a real web server: what is accepted, what is rejected, and fallbacks for damaged releases."""
+"""Model updates from a real web server: accepted and rejected releases, and fallbacks for damaged ones."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from edge.trial import try_out
 from edge.update import Updater, UpdateStatus
 from tests.integration.conftest import Certificates
 from tests.mosquitto import PATIENCE_S
-from tests.update_server import UpdateWeb, publish
+from tests.update_server import UpdateHTTPServer, publish
 
 KEY = new_signing_key()
 
@@ -57,15 +57,15 @@ def web(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def server(web: Path) -> Iterator[UpdateWeb]:
-    """A web server."""
-    with UpdateWeb(web) as server:
+def server(web: Path) -> Iterator[UpdateHTTPServer]:
+    """The update server."""
+    with UpdateHTTPServer(web) as server:
         yield server
 
 
 @pytest.fixture
-def config(tmp_path: Path, bundle_path: Path, server: UpdateWeb) -> Config:
-    """A device that trusts one key and runs release 1."""
+def config(tmp_path: Path, bundle_path: Path, server: UpdateHTTPServer) -> Config:
+    """The configuration of a device that trusts one key and runs release 1."""
     return Config.model_validate(
         {
             "device": {"name": "hall", "state_dir": tmp_path / "state"},
@@ -104,13 +104,13 @@ class Device:
         return status
 
 
-def damage(path: Path) -> None:
-    """Takes the file's last byte away."""
+def truncate(path: Path) -> None:
+    """Removes the last byte of a file."""
     path.write_bytes(path.read_bytes()[:-1])
 
 
-def refusal(config: Config) -> str:
-    """The error for the release on the server, which is not installed."""
+def installation_error(config: Config) -> str:
+    """Requests an update that must fail, and returns the error."""
     status = Device(config).install()
     assert status is not None
     assert status.error is not None
@@ -118,13 +118,10 @@ def refusal(config: Config) -> str:
     return status.error
 
 
-def test_a_signed_release_takes_the_place_of_an_older_one(
+def test_a_signed_release_replaces_an_older_one(
     config: Config, web: Path, bundle_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The device then uses it. The previous release is kept as a fallback; an older one is never installed.
-
-    The log explains why an older release is not installed.
-    """
+    """The previous release is kept as a fallback. An older one is never installed, and the log explains why."""
     for release in (2, 3, 4):
         publish(web, bundle_path, release, KEY)
         assert Device(config).install() is None
@@ -138,7 +135,7 @@ def test_a_signed_release_takes_the_place_of_an_older_one(
     assert status is not None
     assert (status.error, status.latest) == (None, newest_classifier(config).bundle.manifest)
     assert newest_classifier(config).bundle.manifest.release == 4
-    damage(config.device.state_dir / "models" / "4" / "golden.npz")
+    truncate(config.device.state_dir / "models" / "4" / "golden.npz")
     assert newest_classifier(config).bundle.manifest.release == 3
 
 
@@ -151,34 +148,36 @@ def test_a_newer_model_shipped_with_the_agent_is_preferred(config: Config, web: 
     assert newest_classifier(config.model_copy(update={"model": model})).bundle.manifest.release == 3
 
 
-def test_what_is_not_signed_by_somebody_trusted_is_refused(config: Config, web: Path, bundle_path: Path) -> None:
+def test_a_release_without_a_trusted_signature_is_rejected(config: Config, web: Path, bundle_path: Path) -> None:
     """Releases signed with another key, without a signature, or changed after signing are rejected."""
-    told = "manifest.json: is not signed with a trusted key. Sign the bundle"
+    error = "manifest.json: is not signed with a trusted key. Sign the bundle"
     publish(web, bundle_path, 2, new_signing_key())
-    assert told in refusal(config)
+    assert error in installation_error(config)
     publish(web, bundle_path, 2, KEY)
     manifest = web / "manifest.json"
     manifest.write_text(manifest.read_text() + " ")
-    assert told in refusal(config)
+    assert error in installation_error(config)
     (web / "manifest.json.sig").unlink()
-    assert "manifest.json.sig: the server responded with 404 Not Found" in refusal(config)
+    assert "manifest.json.sig: the server responded with 404 Not Found" in installation_error(config)
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "error"),
     [("manifest.json", "is a web page, not a manifest"), ("manifest.json.sig", "is a web page, not a signature")],
 )
-def test_a_web_page_is_not_called_unsigned(config: Config, web: Path, bundle_path: Path, name: str, told: str) -> None:
-    """A catch-all page or a captive portal is reported as a web page, not as an unsigned release."""
+def test_a_web_page_is_not_reported_as_unsigned(
+    config: Config, web: Path, bundle_path: Path, name: str, error: str
+) -> None:
+    """A catch-all page or a captive portal is reported as such, not as an unsigned release."""
     publish(web, bundle_path, 2, KEY)
     (web / name).write_text("\n<!doctype html>\n<title>Welcome</title>\n")
-    assert refusal(config) == (
-        f"{config.update.url}{name}: {told}. Check that update.url is the URL of the bundle's folder."
+    assert installation_error(config) == (
+        f"{config.update.url}{name}: {error}. Check that update.url is the URL of the bundle's folder."
     )
 
 
 @pytest.mark.parametrize(
-    ("edit", "told"),
+    ("edit", "error"),
     [
         (lambda m: m.update(name="other"), "is the model other, but this device runs ferplus. Publish each model"),
         (lambda m: m.update(minimum_agent_version="99.0.0"), "requires agent 99.0.0"),
@@ -189,35 +188,36 @@ def test_a_web_page_is_not_called_unsigned(config: Config, web: Path, bundle_pat
         (lambda m: m["files"].update({"missing.bin": {"sha256": "0" * 64, "size": 1}}), "missing.bin: the server"),
     ],
 )
-def test_what_is_signed_and_does_not_fit_is_refused(
-    config: Config, web: Path, bundle_path: Path, edit: Edit, told: str
+def test_a_signed_release_that_is_unusable_here_is_rejected(
+    config: Config, web: Path, bundle_path: Path, edit: Edit, error: str
 ) -> None:
-    """A signed release that this device cannot use is rejected."""
+    """A release must be for this model and agent, have a valid and supported manifest, and consist of its files."""
     publish(web, bundle_path, 2, KEY, edit=edit)
-    assert told in refusal(config)
+    assert error in installation_error(config)
 
 
-def test_what_arrives_damaged_is_refused(config: Config, web: Path, bundle_path: Path) -> None:
-    """Every file must match the signed manifest."""
+def test_a_damaged_download_is_rejected(config: Config, web: Path, bundle_path: Path) -> None:
+    """Every file must have the checksum and the size in the signed manifest."""
     publish(web, bundle_path, 2, KEY)
     model = next(web.glob("*.tflite"))
     content = bytearray(model.read_bytes())
     content[len(content) // 2] ^= 1
     model.write_bytes(content)
-    assert f"{model.name}: has sha256" in refusal(config)
+    assert f"{model.name}: has sha256" in installation_error(config)
     model.write_bytes(content[:-1])
-    assert f"{model.name}: has {len(content) - 1} bytes, the manifest says {len(content)}" in refusal(config)
+    assert f"{model.name}: has {len(content) - 1} bytes, the manifest says {len(content)}" in installation_error(config)
 
 
-def test_a_model_that_computes_something_else_here_is_refused(config: Config, web: Path, bundle_path: Path) -> None:
-    """The self-test is run on this device before the model is used."""
-    publish(web, spoilt(bundle_path, web.parent / "wrong"), 2, KEY, edit=admit(web.parent / "wrong"))
-    assert "self-test failed: a logit is off by 9" in refusal(config)
+def test_a_model_that_fails_its_self_test_is_rejected(config: Config, web: Path, bundle_path: Path) -> None:
+    """The self-test is run on this device before the release is installed."""
+    wrong = with_wrong_golden_vectors(bundle_path, web.parent / "wrong")
+    publish(web, wrong, 2, KEY, edit=update_checksum(wrong))
+    assert "self-test failed: a logit is off by 9" in installation_error(config)
     assert list((config.device.state_dir / "models").iterdir()) == []
 
 
 @pytest.mark.parametrize(
-    ("end", "told"),
+    ("commands", "error"),
     [
         ("kill -ILL $$", "does not run on this device (its process was killed by SIGILL). Test the release"),
         ("echo 'RuntimeError: node 3 failed' >&2; exit 1", "does not run on this device (RuntimeError: node 3 failed)"),
@@ -231,21 +231,21 @@ def test_a_model_that_computes_something_else_here_is_refused(config: Config, we
     ],
 )
 def test_a_model_that_crashes_its_process_does_not_crash_the_agent(
-    config: Config, web: Path, bundle_path: Path, monkeypatch: pytest.MonkeyPatch, end: str, told: str
+    config: Config, web: Path, bundle_path: Path, monkeypatch: pytest.MonkeyPatch, commands: str, error: str
 ) -> None:
-    """The error reports how the process ended, or that it timed out."""
-    if "sleep" in end:
+    """The self-test runs in a separate process; the error reports how it ended, or that it timed out."""
+    if "sleep" in commands:
         monkeypatch.setattr(trial, "_WITHIN_S", 1.0)
     interpreter = web.parent / "python"
-    interpreter.write_text(f"#!/bin/sh\n{end}\n")
+    interpreter.write_text(f"#!/bin/sh\n{commands}\n")
     interpreter.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(interpreter))
     publish(web, bundle_path, 2, KEY)
-    assert told in refusal(config)
+    assert error in installation_error(config)
 
 
-def test_a_start_beside_an_installation_leaves_it_alone(config: Config, web: Path, bundle_path: Path) -> None:
-    """After a reload, a leftover thread may still be installing a release."""
+def test_a_start_does_not_disturb_a_running_installation(config: Config, web: Path, bundle_path: Path) -> None:
+    """After a reload, a thread of the previous agent may still be installing a release, whose files are kept."""
     publish(web, bundle_path, 2, KEY)
     files = {path.name: path.read_bytes() for path in web.iterdir()}
     folder = config.device.state_dir / "models"
@@ -261,15 +261,19 @@ def test_a_start_beside_an_installation_leaves_it_alone(config: Config, web: Pat
 def test_a_model_that_cannot_be_tested_is_not_reported_as_faulty(
     config: Config, web: Path, bundle_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The error names what is missing, and nothing is installed untested."""
+    """If the self-test cannot be started, the error says why, and nothing is installed untested."""
     monkeypatch.setattr(sys, "executable", str(web.parent / "gone"))
     publish(web, bundle_path, 2, KEY)
-    assert "gone: cannot be started to test a newer model (No such file or directory). Check that" in refusal(config)
+    assert (
+        "gone: cannot be started to test a newer model (No such file or directory). Check that"
+        in installation_error(config)
+    )
 
 
 def test_a_release_that_fails_is_not_downloaded_again(config: Config, web: Path, bundle_path: Path) -> None:
     """A release that failed its self-test is not downloaded again, and its error remains in the status."""
-    publish(web, spoilt(bundle_path, web.parent / "wrong"), 2, KEY, edit=admit(web.parent / "wrong"))
+    wrong = with_wrong_golden_vectors(bundle_path, web.parent / "wrong")
+    publish(web, wrong, 2, KEY, edit=update_checksum(wrong))
     update = config.update.model_copy(update={"interval_h": 0.1 / 3600})
     device = Device(config.model_copy(update={"update": update}))
     with device.updater:
@@ -285,24 +289,24 @@ def test_a_release_that_fails_is_not_downloaded_again(config: Config, web: Path,
     assert newest_classifier(config).bundle.manifest.release == 3
 
 
-def spoilt(bundle: Path, copy: Path) -> Path:
-    """A copy of a bundle whose golden vectors are not what its model computes."""
+def with_wrong_golden_vectors(bundle: Path, copy: Path) -> Path:
+    """Copies a bundle, with golden vectors that do not match the outputs of its model."""
     shutil.copytree(bundle, copy)
     vectors = dict(np.load(bundle / "golden.npz"))
     np.savez_compressed(copy / "golden.npz", **{**vectors, "logits": vectors["logits"] + 9})
     return copy
 
 
-def renamed(bundle: Path, copy: Path) -> Path:
-    """A copy of the bundle whose model has the name `other`."""
+def with_other_name(bundle: Path, copy: Path) -> Path:
+    """Copies a bundle, with `other` as the name of its model."""
     shutil.copytree(bundle, copy)
     manifest = json.loads((copy / "manifest.json").read_bytes())
     (copy / "manifest.json").write_text(json.dumps(manifest | {"name": "other"}))
     return copy
 
 
-def admit(bundle: Path) -> Edit:
-    """Writes the checksum of the present golden vectors into the manifest."""
+def update_checksum(bundle: Path) -> Edit:
+    """Returns an edit that sets checksum and size of the bundle's golden vectors in a manifest."""
 
     def edit(manifest: dict[str, Any]) -> None:
         content = (bundle / "golden.npz").read_bytes()
@@ -311,21 +315,21 @@ def admit(bundle: Path) -> Edit:
     return edit
 
 
-def test_an_agent_that_stops_meanwhile_installs_nothing(
-    config: Config, web: Path, bundle_path: Path, server: UpdateWeb
+def test_an_agent_that_stops_during_a_download_installs_nothing(
+    config: Config, web: Path, bundle_path: Path, server: UpdateHTTPServer
 ) -> None:
-    """It does not wait for a slow server, and installs nothing that arrives later."""
+    """It does not wait for a slow server, and a release that arrives afterwards is not installed."""
     publish(web, bundle_path, 2, KEY)
-    server.open.clear()
+    server.unblocked.clear()
     device = Device(config)
     with device.updater:
         device.updater.install()
         while (status := device.statuses.get(timeout=PATIENCE_S)) is None or not status.installing:
             pass
-    left_behind = device.updater._thread
-    assert left_behind.is_alive()
-    server.open.set()
-    left_behind.join(PATIENCE_S)
+    abandoned = device.updater._thread
+    assert abandoned.is_alive()
+    server.unblocked.set()
+    abandoned.join(PATIENCE_S)
     assert device.statuses.empty()
     assert newest_classifier(config).bundle.path == bundle_path
     assert Device(config).install() is None
@@ -333,9 +337,9 @@ def test_an_agent_that_stops_meanwhile_installs_nothing(
 
 
 def test_an_unreachable_server_is_retried(
-    config: Config, web: Path, bundle_path: Path, server: UpdateWeb, caplog: pytest.LogCaptureFixture
+    config: Config, web: Path, bundle_path: Path, server: UpdateHTTPServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The same error is logged only once, as is that of a missing file."""
+    """An error that repeats is logged only once, whether the manifest or another file is missing."""
     device = Device(config)
     with device.updater, caplog.at_level(logging.WARNING):
         device.statuses.get(timeout=PATIENCE_S)
@@ -377,7 +381,7 @@ def test_nothing_is_installed_without_a_command_if_not_automatic(config: Config,
 
 
 def test_a_newer_release_is_installed_automatically(config: Config, web: Path, bundle_path: Path) -> None:
-    """At the latest after the interval."""
+    """It is installed at the latest after the update interval."""
     publish(web, bundle_path, 2, KEY)
     update = config.update.model_copy(update={"interval_h": 0.5 / 3600})
     device = Device(config.model_copy(update={"update": update}))
@@ -394,7 +398,7 @@ def test_a_release_that_is_damaged_on_disk_is_skipped(
     """The device falls back to the installed model, logs why, and installs the release again."""
     publish(web, bundle_path, 2, KEY)
     Device(config).install()
-    damage(config.device.state_dir / "models" / "2" / name)
+    truncate(config.device.state_dir / "models" / "2" / name)
     with caplog.at_level(logging.WARNING):
         assert newest_classifier(config).bundle.manifest == read_manifest(bundle_path)
     assert caplog.text.count("skipped: ") == 1
@@ -403,7 +407,7 @@ def test_a_release_that_is_damaged_on_disk_is_skipped(
 
 
 def test_releases_signed_with_a_revoked_key_are_not_used(config: Config, web: Path, bundle_path: Path) -> None:
-    """Likewise with another model or without any key; without `url` alone, the release is still used."""
+    """Nor are releases of another model, or any without public keys; without `url` alone, the release is still used."""
     publish(web, bundle_path, 2, KEY)
     Device(config).install()
     for changes, release in (
@@ -413,7 +417,7 @@ def test_releases_signed_with_a_revoked_key_are_not_used(config: Config, web: Pa
     ):
         update = config.update.model_copy(update=changes)
         assert newest_classifier(config.model_copy(update={"update": update})).bundle.manifest.release == release
-    other = renamed(bundle_path, web.parent / "other")
+    other = with_other_name(bundle_path, web.parent / "other")
     model = config.model.model_copy(update={"path": other})
     assert newest_classifier(config.model_copy(update={"model": model})).bundle.path == other
 
@@ -433,7 +437,7 @@ def test_untrusted_releases_with_higher_numbers_do_not_block_an_installation(
         assert Device(recovered).install() is None
         assert newest_classifier(recovered).bundle.manifest.release == release
     assert {path.name for path in (config.device.state_dir / "models").iterdir()} == {"2", "3"}
-    other = renamed(bundle_path, web.parent / "other")
+    other = with_other_name(bundle_path, web.parent / "other")
     switched = recovered.model_copy(update={"model": config.model.model_copy(update={"path": other})})
     publish(web, other, 2, key)
     assert Device(switched).install() is None
@@ -441,25 +445,25 @@ def test_untrusted_releases_with_higher_numbers_do_not_block_an_installation(
     assert {path.name for path in (config.device.state_dir / "models").iterdir()} == {"2"}
 
 
-def test_a_runtime_that_fails_with_a_release_leaves_the_installed_model(
+def test_a_release_that_fails_with_a_changed_runtime_is_skipped(
     config: Config, web: Path, bundle_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The device starts even if an installed release makes a changed runtime fail."""
+    """If an installed release no longer works after a change of the runtime, the model at model.path is used."""
     publish(web, bundle_path, 2, KEY)
     Device(config).install()
 
-    def changed_since(path: Path, **options: Any) -> BundleClassifier:
+    def changed_runtime(path: Path, **options: Any) -> BundleClassifier:
         if path != bundle_path:
             raise RuntimeError("an operator is not known")
         return BundleClassifier(path, **options)
 
-    monkeypatch.setattr(adapters, "BundleClassifier", changed_since)
+    monkeypatch.setattr(adapters, "BundleClassifier", changed_runtime)
     assert newest_classifier(config).bundle.path == bundle_path
     assert "models/2: does not run on this device (an operator is not known)" in caplog.text
 
 
 def test_the_doctor_checks_the_model_that_the_agent_runs(config: Config, web: Path, bundle_path: Path) -> None:
-    """Also without an update server. Skipped releases and an unusable fallback are reported."""
+    """This also applies without an update server. Skipped releases and an unusable fallback are reported."""
     installed = web.parent / "installed"
     shutil.copytree(bundle_path, installed)
     model = config.model.model_copy(update={"path": installed})
@@ -472,13 +476,13 @@ def test_the_doctor_checks_the_model_that_the_agent_runs(config: Config, web: Pa
     [found] = run_checks([check_model(config)])
     assert found.status is Outcome.OK
     assert found.detail.startswith("ferplus 2.0.0 (release 2) passed its self-test on ")
-    damage(installed / "golden.npz")
+    truncate(installed / "golden.npz")
     [found] = run_checks([check_model(config)])
     assert found.status is Outcome.WARN
     assert found.detail.startswith("ferplus 2.0.0 (release 2) passed")
     assert f"the fallback, model.path, cannot be used: {installed}/golden.npz: has " in found.detail
     shutil.copy(bundle_path / "golden.npz", installed)
-    damage(release / "golden.npz")
+    truncate(release / "golden.npz")
     [found] = run_checks([check_model(config)])
     assert (found.status, found.exit_code) == (Outcome.WARN, 0)
     assert found.detail.startswith("ferplus 1.0.0 (release 1) passed")
@@ -486,72 +490,72 @@ def test_the_doctor_checks_the_model_that_the_agent_runs(config: Config, web: Pa
     assert found.remedy == "Copy the bundle from its source again"
 
 
-def test_nothing_is_installed_where_the_agent_could_not_be_opened_again(
+def test_nothing_is_installed_if_the_agent_could_not_be_reopened(
     config: Config, web: Path, bundle_path: Path, tmp_path: Path
 ) -> None:
-    """A working agent is not closed if a file it needs to be opened again is missing."""
+    """A running agent is not closed for a new model while a file that it needs for reopening is missing."""
     password = tmp_path / "password"
     mqtt = config.mqtt.model_copy(update={"password_file": password})
     publish(web, bundle_path, 2, KEY)
-    assert "password: the password cannot be read" in refusal(config.model_copy(update={"mqtt": mqtt}))
+    assert "password: the password cannot be read" in installation_error(config.model_copy(update={"mqtt": mqtt}))
     password.write_text("secret")
     assert Device(config.model_copy(update={"mqtt": mqtt})).install() is None
 
 
-def test_a_full_disk_is_left_some_room(
+def test_nothing_is_installed_if_disk_space_is_low(
     config: Config, web: Path, bundle_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Undelivered events need the disk space."""
+    """The remaining space is needed for undelivered events."""
     publish(web, bundle_path, 2, KEY)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000_000))
-    assert "only 1000000 are free. Free some disk space." in refusal(config)
+    assert "only 1000000 are free. Free some disk space." in installation_error(config)
 
 
-def test_an_encrypted_server_is_trusted_where_its_authority_is(
+def test_an_https_server_is_trusted_if_its_ca_is(
     config: Config, web: Path, bundle_path: Path, certificates: Certificates
 ) -> None:
-    """A private CA is set with `ca_file`."""
+    """A private CA is configured as `ca_file`, and the certificate must be valid for the host in the URL."""
     publish(web, bundle_path, 2, KEY)
-    identity = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    identity.load_cert_chain(certificates.broker, certificates.broker_key)
-    with UpdateWeb(web, tls=identity) as server:
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificates.broker, certificates.broker_key)
+    with UpdateHTTPServer(web, tls=tls) as server:
         update = config.update.model_copy(update={"url": server.url})
         config = config.model_copy(update={"update": update})
-        assert refusal(config) == (
+        assert installation_error(config) == (
             f"{server.url}manifest.json: the server's certificate is not trusted (unable to get local issuer "
             "certificate). Set update.ca_file to its CA, and use a host name from its certificate in update.url."
         )
         update = update.model_copy(update={"ca_file": certificates.ca})
-        otherwise = update.model_copy(update={"url": server.url.replace("localhost", "127.0.0.1")})
+        by_address = update.model_copy(update={"url": server.url.replace("localhost", "127.0.0.1")})
         assert (
             "not trusted (IP address mismatch, certificate is not valid for '127.0.0.1'). Set update.ca_file"
-            in refusal(config.model_copy(update={"update": otherwise}))
+            in installation_error(config.model_copy(update={"update": by_address}))
         )
         assert Device(config.model_copy(update={"update": update})).install() is None
 
 
 def test_an_expired_certificate_has_its_own_remedy(web: Path, tmp_path: Path, certificates: Certificates) -> None:
-    """An expired certificate may be due to an unset clock; the remedy names the clock, not the CA."""
-    ca, own = certificates.ca, certificates.broker
+    """The remedy mentions the clock, which may be wrong, and not the CA."""
+    ca, server_certificate = certificates.ca, certificates.broker
     expired, request = tmp_path / "expired.crt", tmp_path / "request"
     for command in (
-        f"-x509toreq -in {own} -signkey {certificates.broker_key} -out {request}",
+        f"-x509toreq -in {server_certificate} -signkey {certificates.broker_key} -out {request}",
         f"-req -in {request} -CA {ca} -CAkey {ca.with_suffix('.key')} -set_serial 1 -days -1 -out {expired}",
     ):
-        every = ["openssl", "x509", "-copy_extensions", "copyall", *command.split()]
-        subprocess.run(every, check=True, capture_output=True)
-    identity = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    identity.load_cert_chain(expired, certificates.broker_key)
-    with UpdateWeb(web, tls=identity) as server, pytest.raises(UpdateError) as refused:
+        arguments = ["openssl", "x509", "-copy_extensions", "copyall", *command.split()]
+        subprocess.run(arguments, check=True, capture_output=True)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(expired, certificates.broker_key)
+    with UpdateHTTPServer(web, tls=tls) as server, pytest.raises(UpdateError) as caught:
         download.download(server.url, max_bytes=1, ca_file=certificates.ca)
-    assert str(refused.value) == (
+    assert str(caught.value) == (
         f"{server.url}: the server's certificate is not trusted (certificate has expired). Renew the certificate, or "
         "check this device's clock."
     )
 
 
-def test_what_keeps_encryption_from_beginning_is_named(tmp_path: Path, server: UpdateWeb) -> None:
-    """A port without TLS, and a CA file without a certificate."""
+def test_tls_errors_name_their_cause(tmp_path: Path, server: UpdateHTTPServer) -> None:
+    """The causes are a port without TLS, and a CA file without a certificate."""
     address = server.url.replace("http://", "https://")
     with pytest.raises(UpdateError, match=r"TLS error \([A-Z_]+\)\. Check that the server .* serves https"):
         download.download(address, max_bytes=1)
@@ -561,39 +565,39 @@ def test_what_keeps_encryption_from_beginning_is_named(tmp_path: Path, server: U
 
 
 @pytest.mark.parametrize("folder", ["the hall/größe", "the%20hall/gr%C3%B6%C3%9Fe", "a+b&c;d=e,f~g/@home"])
-def test_a_folder_may_have_any_name(
-    config: Config, web: Path, bundle_path: Path, server: UpdateWeb, folder: str
+def test_the_url_may_contain_any_folder_name(
+    config: Config, web: Path, bundle_path: Path, server: UpdateHTTPServer, folder: str
 ) -> None:
-    """The URL may be percent-encoded or not."""
+    """Special characters may be percent-encoded or not."""
     publish(web / unquote(folder), bundle_path, 2, KEY)
     update = config.update.model_copy(update={"url": server.url + folder})
     assert Device(config.model_copy(update={"update": update})).install() is None
 
 
 @contextmanager
-def answering(*parts: bytes, for_ever: bool = False, pause_s: float = 0) -> Iterator[str]:
-    """The URL of a server that sends a fixed response.
+def fixed_response_server(*parts: bytes, endless: bool = False, pause_s: float = 0) -> Iterator[str]:
+    """Runs a server that sends a fixed response, and yields its URL.
 
     Args:
         parts: The parts of the response.
-        for_ever: Whether to repeat the last part.
+        endless: Whether to repeat the last part until the client disconnects.
         pause_s: Pause after each part.
     """
-    with socket.create_server(("127.0.0.1", 0)) as listening:
+    with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:
-            connection, _ = listening.accept()
+            connection, _ = server.accept()
             with connection:
-                connection.settimeout(5)  # who has gone may leave it waiting for minutes
+                connection.settimeout(5)  # otherwise, a client that is gone could block it for minutes
                 connection.recv(1000)
-                with suppress(OSError):  # who asked has gone
-                    for part in chain(parts, repeat(parts[-1]) if for_ever else ()):
+                with suppress(OSError):  # the client has disconnected
+                    for part in chain(parts, repeat(parts[-1]) if endless else ()):
                         connection.sendall(part)
                         time.sleep(pause_s)
 
         thread = threading.Thread(target=serve)
         thread.start()
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}/manifest.json"
+        yield f"http://127.0.0.1:{server.getsockname()[1]}/manifest.json"
         thread.join()
 
 
@@ -601,7 +605,7 @@ OK = b"HTTP/1.1 200 OK\r\n"
 
 
 @pytest.mark.parametrize(
-    ("parts", "for_ever", "told"),
+    ("parts", "endless", "error"),
     [
         (
             (b"HTTP/1.1 302 Found\r\nLocation: ftp://elsewhere/\r\n\r\n", b"x" * 1000),
@@ -628,27 +632,27 @@ OK = b"HTTP/1.1 200 OK\r\n"
     ],
 )
 def test_malicious_responses_are_rejected(
-    parts: tuple[bytes, ...], for_ever: bool, told: str, monkeypatch: pytest.MonkeyPatch
+    parts: tuple[bytes, ...], endless: bool, error: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No response can exhaust the memory, block the agent, redirect it, or be mistaken for the file."""
-    if for_ever:
+    if endless:
         monkeypatch.setattr(download, "_BASE_TIMEOUT_S", 1.0)
         monkeypatch.setattr(download, "_MIN_BYTES_PER_S", 1e6)
-    with answering(*parts, for_ever=for_ever) as url, pytest.raises(UpdateError) as refused:
+    with fixed_response_server(*parts, endless=endless) as url, pytest.raises(UpdateError) as caught:
         download.download(url, max_bytes=5000)
-    assert str(refused.value).startswith(f"{url}: {told}")
-    assert len(str(refused.value)) < 300
+    assert str(caught.value).startswith(f"{url}: {error}")
+    assert len(str(caught.value)) < 300
 
 
 @pytest.mark.parametrize("header", [b"Content-Length: 900\r\n", b"Transfer-Encoding: chunked\r\n", b""])
-def test_a_download_that_takes_too_long_is_cut_off(header: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The timeout is reported, and a partial file is not accepted."""
+def test_a_download_that_takes_too_long_is_aborted(header: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The timeout is reported, and a partial file is not accepted, whatever its transfer encoding."""
     monkeypatch.setattr(download, "_BASE_TIMEOUT_S", 1.0)
     monkeypatch.setattr(download, "_MIN_BYTES_PER_S", 1e6)
-    dripping = answering(OK + header + b"\r\n", b"1\r\nx\r\n", for_ever=True, pause_s=0.1)
-    with dripping as url, pytest.raises(UpdateError) as cut_off:
+    slow_server = fixed_response_server(OK + header + b"\r\n", b"1\r\nx\r\n", endless=True, pause_s=0.1)
+    with slow_server as url, pytest.raises(UpdateError) as caught:
         download.download(url, max_bytes=5000)
-    assert str(cut_off.value) == (
+    assert str(caught.value) == (
         f"{url}: took longer than 1 s. Use a faster connection, or install the release manually; the agent "
         "retries later."
     )
@@ -658,19 +662,19 @@ def test_a_large_file_may_take_long(monkeypatch: pytest.MonkeyPatch) -> None:
     """Slow connections work: the time limit grows with the size."""
     monkeypatch.setattr(download, "_BASE_TIMEOUT_S", 0.1)
     monkeypatch.setattr(download, "_MIN_BYTES_PER_S", 50.0)
-    with answering(OK + b"Content-Length: 500\r\n\r\n", *[b"x" * 100] * 5, pause_s=0.1) as url:
+    with fixed_response_server(OK + b"Content-Length: 500\r\n\r\n", *[b"x" * 100] * 5, pause_s=0.1) as url:
         assert download.download(url, max_bytes=500) == b"x" * 500
 
 
-def test_an_ipv6_address_is_a_servers_address_too() -> None:
+def test_the_url_may_contain_an_ipv6_address() -> None:
     """The last group of an IPv6 address is not mistaken for a port."""
     with pytest.raises(UpdateError) as caught:
         download.download("http://[::1]/manifest.json", max_bytes=1)
     assert "Name or service not known" not in str(caught.value)
 
 
-def test_the_doctor_checks_the_server(config: Config, web: Path, bundle_path: Path, server: UpdateWeb) -> None:
-    """The release on the server, whether it is newer, and its errors."""
+def test_the_doctor_checks_the_server(config: Config, web: Path, bundle_path: Path, server: UpdateHTTPServer) -> None:
+    """The check reports the release on the server, whether it is newer than the one in use, and errors."""
     publish(web, bundle_path, 2, KEY)
     [found] = run_checks(check_update(config))
     assert (found.status, found.detail) == (
