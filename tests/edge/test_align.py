@@ -1,4 +1,4 @@
-"""Cropping of faces."""
+"""Alignment and cropping of faces."""
 
 import math
 
@@ -28,8 +28,8 @@ def image_with_eyes(left: tuple[float, float], right: tuple[float, float], radiu
     return image
 
 
-def brightest(crop: NDArray[np.uint8], half: slice) -> tuple[float, float]:
-    """Center of the bright dot in the left or right half of a crop, as fractions of its side."""
+def dot_center(crop: NDArray[np.uint8], half: slice) -> tuple[float, float]:
+    """Returns the center of the white dot in the left or right half of a crop, as fractions of its side."""
     ys, xs = np.nonzero(crop[:, half] > 160)
     return (xs.mean() + 0.5 + (half.start or 0)) / crop.shape[1], (ys.mean() + 0.5) / crop.shape[0]
 
@@ -44,19 +44,19 @@ def test_the_eyes_are_positioned_where_the_model_expects_them(angle_deg: float, 
     face = Face(Box(320 - distance, 170 - distance, 320 + distance, 170 + distance), 0.9, (left, right))
     crops, _ = align(frame_of(image), [face], FRAMING, 48)
     for half, x in ((slice(0, 24), 0.32), (slice(24, None), 0.68)):
-        assert brightest(crops[0], half) == pytest.approx((x, 0.4), abs=0.02)
+        assert dot_center(crops[0], half) == pytest.approx((x, 0.4), abs=0.02)
 
 
 @pytest.mark.parametrize("yaw_deg", [0, 30, 45, 60])
-def test_a_head_that_turns_to_the_side_keeps_its_size(yaw_deg: float) -> None:
-    """Its eyes get closer together while its box stays the same: the crop must not get smaller."""
+def test_a_head_turned_to_the_side_keeps_its_size(yaw_deg: float) -> None:
+    """Its eyes are closer together while its box stays the same: the crop must not get smaller."""
     distance = 100 * math.cos(math.radians(yaw_deg))
     left, right = (320 - distance / 2, 170.0), (320 + distance / 2, 170.0)
     side = 100 / 0.36
     face = Face(Box(320 - side / 2.28, 185 - side / 2.28, 320 + side / 2.28, 185 + side / 2.28), 0.9, (left, right))
     crops, _ = align(frame_of(image_with_eyes(left, right, radius=3)), [face], FRAMING, 48)
     for half, eye in ((slice(0, 24), left), (slice(24, None), right)):
-        assert brightest(crops[0], half) == pytest.approx((0.5 + (eye[0] - 320) / side, 0.4), abs=0.03)
+        assert dot_center(crops[0], half) == pytest.approx((0.5 + (eye[0] - 320) / side, 0.4), abs=0.03)
 
 
 def test_without_eyes_the_box_is_used() -> None:
@@ -81,7 +81,7 @@ def test_a_face_beyond_the_edge_or_too_small_has_lower_quality() -> None:
 
 
 def test_no_face_gives_no_crop() -> None:
-    """An empty frame needs no special case."""
+    """Without faces, the array of crops is empty."""
     crops, qualities = align(frame_of(np.zeros((90, 160, 3), np.uint8)), [], FRAMING, 48)
     assert (crops.shape, qualities) == ((0, 48, 48), [])
 

@@ -1,4 +1,4 @@
-"""The annotated copies of `--annotate`."""
+"""The annotated copies that `edge classify --annotate` writes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edge.commands.annotate import Annotator, draw, plan_outputs
 
 @dataclass(frozen=True)
 class Face:
-    """A happy face."""
+    """A face to draw, by default a happy one."""
 
     box: tuple[float, float, float, float]
     emotion: str = "happy"
@@ -28,21 +28,21 @@ def drawn(left: float, top: float) -> NDArray[np.uint8]:
 
 
 @pytest.mark.parametrize("top", [-1.0, -40.0, -90.0])
-def test_label_of_a_face_that_reaches_over_the_upper_edge_is_in_the_picture(top: float) -> None:
+def test_label_of_a_face_beyond_the_upper_edge_is_in_the_picture(top: float) -> None:
     """Its label is at the same position as that of a face just below the edge."""
     label = drawn(80, top)[:10, 85:150]
     assert label.any()
     assert (label == drawn(80, 0)[:10, 85:150]).all()
 
 
-def test_label_stands_above_the_face_where_there_is_room() -> None:
+def test_label_is_above_the_face_if_there_is_room() -> None:
     """The label does not cover the face."""
     picture = drawn(80, 60)
     assert picture[50:60, 85:150].any()
     assert not picture[65:150, 85:150].any()
 
 
-def test_names_that_are_taken_get_the_next_free_number(tmp_path: Path) -> None:
+def test_names_in_use_get_the_next_free_number(tmp_path: Path) -> None:
     """Names are unique, even if a file already has the name that the number would produce."""
     names = ["a/x.png", "b/x-2.png", "c/x.png", "d/x.png", "e/x.webm", "f/x.mp4"]
     planned = plan_outputs([Path(name) for name in names], tmp_path)
@@ -52,11 +52,10 @@ def test_names_that_are_taken_get_the_next_free_number(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_thousands_of_files_that_are_called_alike_are_planned_at_once(tmp_path: Path) -> None:
+def test_thousands_of_files_with_the_same_name_are_planned_quickly(tmp_path: Path) -> None:
     """Planning the names of many files with the same name takes linear time."""
-    planned = plan_outputs(
-        [Path(f"{number}/face.jpg") for number in range(20_000)], tmp_path
-    )  # or until the test's limit
+    # Quadratic time would exceed the timeout of the test.
+    planned = plan_outputs([Path(f"{number}/face.jpg") for number in range(20_000)], tmp_path)
     assert len(set(planned.values())) == 20_000
 
 

@@ -13,10 +13,10 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 
 def test_the_committed_documents_are_up_to_date(tmp_path: Path) -> None:
-    """The documents in `docs` describe what the agent sends."""
-    for fresh in write(tmp_path):
-        committed = DOCS / fresh.relative_to(tmp_path)
-        assert committed.read_text() == fresh.read_text(), "run: python -m edge.asyncapi docs"
+    """The generated documents in `docs` describe what the agent sends."""
+    for generated in write(tmp_path):
+        committed = DOCS / generated.relative_to(tmp_path)
+        assert committed.read_text() == generated.read_text(), "run: python -m edge.asyncapi docs"
 
 
 @pytest.mark.parametrize("name", PAYLOADS)
@@ -35,26 +35,26 @@ def test_an_older_schema_accepts_a_newer_agent(name: str) -> None:
 
 
 def references(node: Any) -> list[str]:
-    """Returns all `$ref`s below a node."""
+    """Returns the `$ref`s of a node and of all nodes below."""
     if isinstance(node, list):
         return [found for item in node for found in references(item)]
     if not isinstance(node, dict):
         return []
-    own = [node["$ref"]] if "$ref" in node else []
-    return own + [found for item in node.values() for found in references(item)]
+    own_references = [node["$ref"]] if "$ref" in node else []
+    return own_references + [found for item in node.values() for found in references(item)]
 
 
 def test_every_reference_can_be_resolved() -> None:
     """Code generators can follow all references of the document."""
-    whole = document()
-    for reference in references(whole):
-        node: Any = whole
+    root = document()
+    for reference in references(root):
+        node: Any = root
         for key in reference.removeprefix("#/").split("/"):
             node = node[key]
 
 
 @pytest.mark.parametrize("camera", ["door"])
-def test_the_documented_addresses_are_the_real_topics(camera: str) -> None:
+def test_the_documented_addresses_match_the_topics(camera: str) -> None:
     """The document and the agent use the same topics."""
     topics = Topics("emotion", "hall")
     addresses = {

@@ -22,7 +22,7 @@ NEW_YEAR_S = 1767225600.0
 
 
 def text(renderable: RenderableType, *, width: int = 100, height: int = 100) -> str:
-    """Renders it on a screen of the given size."""
+    """Returns the text rendered on a screen of the given size."""
     console = Console(file=io.StringIO(), width=width, height=height)
     console.print(renderable)
     assert isinstance(console.file, io.StringIO)
@@ -30,7 +30,7 @@ def text(renderable: RenderableType, *, width: int = 100, height: int = 100) -> 
 
 
 def board_after(*messages: tuple[str, str | dict[str, Any]], now_s: float = NEW_YEAR_S) -> Board:
-    """A board that has received these messages."""
+    """Returns a board that has received these messages."""
     board = Board(address="localhost:1883", prefix="home/emotion")
     for topic, payload in messages:
         encoded = payload if isinstance(payload, str) else json.dumps(payload)
@@ -38,8 +38,8 @@ def board_after(*messages: tuple[str, str | dict[str, Any]], now_s: float = NEW_
     return board
 
 
-def test_a_device_its_camera_and_the_face_are_on_one_line() -> None:
-    """Device, camera, face, emotion, confidence and age are in one row."""
+def test_a_device_its_camera_and_its_face_are_in_one_row() -> None:
+    """The row contains device, camera, face, emotion, confidence and age."""
     board = board_after(("pi/status", "online"), ("pi/door/status", "online"), ("pi/door/emotion", STATE))
     (line,) = [line for line in text(board.render(now_s=NEW_YEAR_S + 7)).splitlines() if "pi" in line]
     assert [cell.strip() for cell in line.split("│")[1:-1]] == [
@@ -52,21 +52,21 @@ def test_a_device_its_camera_and_the_face_are_on_one_line() -> None:
     ]
 
 
-def test_every_face_has_a_line_and_a_camera_without_faces_says_so() -> None:
-    """Each face has a row; a camera without faces still has one."""
+def test_every_face_has_a_row_and_so_has_a_camera_without_faces() -> None:
+    """The row of a camera without faces contains `no face`."""
     two = {**STATE, "faces": [FACE, {**FACE, "track_id": 4, "emotion": "sad"}]}
     shown = text(board_after(("pi/a/emotion", two), ("pi/b/emotion", {**STATE, "faces": []})).render(now_s=NEW_YEAR_S))
     assert ("happy" in shown, "sad" in shown, "no face" in shown) == (True, True, True)
 
 
-def test_a_device_without_a_trusted_clock_ages_from_the_arrival() -> None:
+def test_the_age_of_an_unsynchronized_device_counts_from_the_arrival() -> None:
     """A device whose clock is at 1970 is not shown as fifty years old."""
     board = board_after(("pi/a/emotion", {**STATE, "time_synced": False}), now_s=NEW_YEAR_S + 90)
     assert "2 s" in text(board.render(now_s=NEW_YEAR_S + 92))
 
 
 @pytest.mark.parametrize("kind", ["status", "emotion"])
-def test_a_camera_whose_topics_are_cleared_is_gone(kind: str) -> None:
+def test_a_camera_whose_topics_are_cleared_is_removed(kind: str) -> None:
     """A renamed or removed camera disappears; its device and the other cameras remain."""
     online = ("pi/status", "pi/door/status", "pi/yard/status")
     board = board_after(*((topic, "online") for topic in online), (f"pi/door/{kind}", ""))
@@ -74,7 +74,7 @@ def test_a_camera_whose_topics_are_cleared_is_gone(kind: str) -> None:
     assert ("door" in shown, "yard online" in shown, "pi online" in shown) == (False, True, True)
 
 
-def test_a_device_whose_topics_are_cleared_is_gone() -> None:
+def test_a_device_whose_topics_are_cleared_is_removed() -> None:
     """Topics may be cleared in any order; clearing those of an unknown device does not add it."""
     cleared = ("pi/status", "pi/door/emotion", "pi/door/status", "pi/health", "pi/info")
     board = board_after(("pi/status", "online"), ("pi/door/emotion", STATE), *((topic, "") for topic in cleared))
@@ -83,8 +83,8 @@ def test_a_device_whose_topics_are_cleared_is_gone() -> None:
     assert "Waiting for a device." in shown
 
 
-def test_an_outage_is_told_above_what_is_known() -> None:
-    """While disconnected, the last state remains below the error and the note that it is retried."""
+def test_a_connection_error_is_shown_above_the_last_state() -> None:
+    """While disconnected, the board shows the error, a note that it is retried, and the last state."""
     board = board_after(("pi/status", "online"))
     board.set_error(BrokerUnreachable("nothing listens on that port", where="localhost:1883"))
     shown = text(board.render(now_s=NEW_YEAR_S))
@@ -94,7 +94,7 @@ def test_an_outage_is_told_above_what_is_known() -> None:
 
 
 @pytest.mark.parametrize("width", [100, 40])
-def test_a_small_screen_tells_how_many_it_leaves_out(width: int) -> None:
+def test_a_small_screen_shows_the_number_of_omitted_rows(width: int) -> None:
     """With more devices than rows, the error stays visible, and the omitted rows are counted."""
     board = board_after(*((f"pi-{number:02}-in-the-hall/status", "online") for number in range(30)))
     board.set_error(BrokerUnreachable("nothing listens on that port", where="localhost:1883"))
@@ -105,30 +105,30 @@ def test_a_small_screen_tells_how_many_it_leaves_out(width: int) -> None:
     assert (len(lines) <= 20, shown > 2) == (True, True)
 
 
-@pytest.mark.parametrize(("height", "left_out"), [(36, False), (35, True)])
-def test_a_screen_is_used_to_its_last_line(height: int, left_out: bool) -> None:
-    """Thirty rows need two lines for the heading and four for the frame; with one line less, the rest is counted."""
+@pytest.mark.parametrize(("height", "omitted"), [(36, False), (35, True)])
+def test_a_screen_is_used_to_its_last_line(height: int, omitted: bool) -> None:
+    """Thirty rows need two lines for the heading and four for the frame; with one line less, rows are omitted."""
     board = board_after(*((f"pi{number:02}/status", "online") for number in range(30)))
     lines = text(board.render(now_s=NEW_YEAR_S), height=height).splitlines()
     assert lines[0].strip() == "localhost:1883  home/emotion/#"
     assert len(lines) == height
-    assert (" more (" in lines[-1]) == left_out
+    assert (" more (" in lines[-1]) == omitted
 
 
-def test_the_address_stands_as_it_is() -> None:
-    """An IPv6 address in brackets is no markup."""
+def test_the_address_is_not_parsed_as_markup() -> None:
+    """An IPv6 address in brackets is shown unchanged."""
     board = Board(address="[fd00::5]:1883", prefix="emotion")
     assert "[fd00::5]:1883  emotion/#" in text(board.render(now_s=NEW_YEAR_S))
 
 
-def test_unexpected_payloads_neither_crash_it_nor_manipulate_the_terminal() -> None:
+def test_unexpected_payloads_neither_crash_the_board_nor_manipulate_the_terminal() -> None:
     """Arbitrary payloads neither crash the display nor send control characters to the terminal."""
-    evil = "\x1b[2J\x07"
+    control_characters = "\x1b[2J\x07"
     number = "9" * 400
     payloads = (
-        *("", "{", "[1]", "3", evil, "[" * 100_000),
+        *("", "{", "[1]", "3", control_characters, "[" * 100_000),
         *(f'{{"faces": [{{"track_id": {"[" * depth}{"]" * depth}}}]}}' for depth in range(900, 1000, 5)),
-        json.dumps({"faces": [3, {"emotion": evil, "confidence": "x"}]}),
+        json.dumps({"faces": [3, {"emotion": control_characters, "confidence": "x"}]}),
         json.dumps({"face_count": 1, "emotion": "sad", "confidence": 0.5, "faces": []}),
         f'{{"face_count": 1, "confidence": {number}, "faces": [{{"track_id": {number}, "confidence": {number}}}]}}',
         f'{{"cameras": {{"door": {{"fps": {number}}}}}, "rss_bytes": {number}}}',
@@ -136,7 +136,7 @@ def test_unexpected_payloads_neither_crash_it_nor_manipulate_the_terminal() -> N
     )
     for payload in payloads:
         for kind in ("status", "a/status", "a/emotion", "a/event", "info", "health", "update"):
-            shown = text(board_after((f"{evil}/{kind}", payload)).render(now_s=0))
+            shown = text(board_after((f"{control_characters}/{kind}", payload)).render(now_s=0))
             shown += text(format_message(f"home/emotion/{kind}", payload.encode()))
             assert not {"\x1b", "\x07"} & set(shown)
 
@@ -171,13 +171,13 @@ def test_messages_are_formatted_as_text() -> None:
 def test_update_messages_are_formatted_as_text(
     latest: int | None, installing: bool, error: str | None, expected: str
 ) -> None:
-    """The installed model, the available one, and the last error."""
+    """The text contains the installed model, the available one, and the last error."""
     one, newest = ({"name": "ferplus", "version": f"{number}.0.0", "release": number} for number in (1, latest))
     update = {"installed": one, "latest": newest if latest else None, "installing": installing, "error": error}
     assert format_message("emotion/pi/update", json.dumps(update).encode()).plain == expected
 
 
-def test_a_bar_is_as_long_as_the_share() -> None:
-    """Half a bar is half."""
+def test_the_length_of_a_bar_is_proportional_to_the_share() -> None:
+    """A share of one half fills half of the bar; shares above 1 fill it completely."""
     assert (bar(0, 4), bar(0.5, 4), bar(1, 4), bar(7, 4)) == ("    ", "██  ", "████", "████")
     assert bar(1 / 32, 4) == "▏   "

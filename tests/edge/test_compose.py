@@ -24,7 +24,7 @@ VALIDATORS = {
 
 
 def instant(mono_s: float, *, synced: bool = True) -> Instant:
-    """A moment `mono_s` after the beginning of February 2026."""
+    """Returns the instant `mono_s` after the beginning of February 2026."""
     return Instant(wall_s=1_769_904_000.0 + mono_s, mono_s=mono_s, synced=synced)
 
 
@@ -47,7 +47,7 @@ def start(face: Reading) -> Transition:
 
 
 class Camera:
-    """A composer and its clock."""
+    """A composer with a simulated clock."""
 
     def __init__(self, name: str = "door") -> None:
         self.composer = Composer(
@@ -66,7 +66,7 @@ class Camera:
 
 
 def parsed(message: Message) -> dict[str, Any]:
-    """The payload, which must match the published schema."""
+    """Returns the payload, and fails if it does not match the published schema."""
     model = Event if message.durable else CameraState
     fields: dict[str, Any] = json.loads(message.payload)
     VALIDATORS[model].validate(fields)
@@ -112,8 +112,8 @@ def test_an_event_contains_all_published_fields(camera: Camera) -> None:
     }
 
 
-def test_event_numbers_have_no_gaps_and_are_each_cameras_own() -> None:
-    """A consumer that counts `seq` notices a missing event, camera by camera."""
+def test_event_numbers_have_no_gaps_and_are_separate_for_each_camera() -> None:
+    """A consumer that counts `seq` of each camera notices a missing event."""
     for camera in (Camera("door"), Camera("yard")):
         messages = [camera.at(second, transitions=(start(reading()), start(reading(2)))) for second in range(3)]
         events = [parsed(message) for batch in messages for message in batch if message.durable]
@@ -130,8 +130,8 @@ def test_a_state_describes_all_faces(camera: Camera) -> None:
     assert [face["emotion"] for face in fields["faces"]] == ["happy", "sad"]
 
 
-def test_an_empty_scene_is_a_state_too(camera: Camera) -> None:
-    """An empty room is published as such, rather than by sending nothing."""
+def test_an_empty_scene_is_a_state(camera: Camera) -> None:
+    """A scene without faces is published as a state, rather than by sending nothing."""
     camera.at(0.0, reading())
     (state,) = camera.at(5.0)
     fields = parsed(state)
@@ -149,16 +149,16 @@ def test_an_unchanged_state_is_sent_only_as_a_heartbeat(camera: Camera) -> None:
 
 
 def test_a_burst_sends_the_newest_state_after_a_second(camera: Camera) -> None:
-    """While emotions change quickly, a subscriber gets one state a second, which is up to date."""
+    """While emotions change quickly, a subscriber gets one state per second, which is the newest."""
     emotions = ["happy", "sad", "angry", "fear"]
     sent: dict[float, str] = {}
-    for tick in range(40):  # every 0.1 s another emotion
+    for tick in range(40):  # the emotion changes every 0.1 s
         for message in camera.at(tick / 10, reading(emotion=emotions[tick % 4])):
             sent[tick / 10] = parsed(message)["emotion"]
     assert sent == {0.0: "happy", 1.0: "angry", 2.0: "happy", 3.0: "angry"}
 
 
-def test_a_state_that_was_held_back_is_sent_after_the_interval(camera: Camera) -> None:
+def test_a_delayed_state_is_sent_after_the_interval(camera: Camera) -> None:
     """The last change of a burst is not lost."""
     camera.at(0.0, reading(emotion="happy"))
     assert camera.at(0.2, reading(emotion="sad")) == []
@@ -193,7 +193,7 @@ def test_a_closed_camera_has_an_empty_state(camera: Camera) -> None:
     confidence=st.floats(),
     probabilities=st.lists(st.floats(width=32), min_size=7, max_size=7),
 )
-def test_odd_numbers_never_break_a_message(
+def test_invalid_values_never_make_a_message_invalid(
     corner: float, size: float, confidence: float, probabilities: list[float]
 ) -> None:
     """A face partly outside the frame, or NaN from the model, still results in a valid message."""

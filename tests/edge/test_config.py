@@ -34,14 +34,14 @@ def load(tmp_path: Path) -> Load:
 
 
 def error_of(load: Load, text: str = CAMERA, environ: Mapping[str, str] | None = None) -> str:
-    """The error message for a configuration, after the file name."""
-    with pytest.raises(ConfigError) as caught:
+    """Returns the error message for a configuration, without the file name at its start."""
+    with pytest.raises(ConfigError) as error:
         load(text, environ)
-    return str(caught.value).rpartition("config.toml")[2]
+    return str(error.value).rpartition("config.toml")[2]
 
 
-def test_a_camera_is_all_that_must_be_given(load: Load) -> None:
-    """A camera is all that is required; the rest has defaults, and the device is named after its host."""
+def test_only_a_camera_is_required(load: Load) -> None:
+    """The other keys have defaults, and the device is named after its host."""
     config = load()
     assert [camera.source for camera in config.camera] == ["0"]
     assert (config.mqtt.host, config.mqtt.port, config.mqtt.prefix) == ("localhost", 1883, "emotion")
@@ -70,10 +70,10 @@ source = 0
 source = ""
 fps = 999
 '''
-    with pytest.raises(ConfigErrors) as caught:
+    with pytest.raises(ConfigErrors) as error:
         load(text)
-    told = [line.rpartition("config.toml:")[2] for line in str(caught.value).splitlines()]
-    assert told == [
+    messages = [line.rpartition("config.toml:")[2] for line in str(error.value).splitlines()]
+    assert messages == [
         (
             "2: device.name: 'Front Door' cannot be part of a topic: use 1 to 64 lower-case letters, digits, "
             "'-' and '_', with a letter or digit first."
@@ -87,7 +87,7 @@ fps = 999
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         ("", ": camera: no camera is configured. Add a [[camera]] table with name and source."),
         (CAMERA + "sorce = 1\n", ":4: camera[0].sorce: unknown key. Perhaps you meant camera[0].source."),
@@ -196,13 +196,13 @@ fps = 999
         ),
     ],
 )
-def test_an_error_is_reported_with_its_key_and_what_is_allowed(load: Load, text: str, told: str) -> None:
+def test_an_error_is_reported_with_its_key_and_the_allowed_values(load: Load, text: str, expected: str) -> None:
     """The message is enough to fix the error without the documentation."""
-    assert error_of(load, text) == told
+    assert error_of(load, text) == expected
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         ("[mqtt]\nhost = localhost\n", ":2: not valid TOML: Invalid value."),
         ('[mqtt]\nhost = "a\n[device]\n', ":2: not valid TOML: Illegal character '\\n'."),
@@ -210,19 +210,19 @@ def test_an_error_is_reported_with_its_key_and_what_is_allowed(load: Load, text:
         ("[mqtt]\nhost = [\n", ":3: not valid TOML: Invalid value."),
     ],
 )
-def test_invalid_toml_is_reported_with_its_line(load: Load, text: str, told: str) -> None:
+def test_invalid_toml_is_reported_with_its_line(load: Load, text: str, expected: str) -> None:
     """A missing quote is reported with its line."""
-    assert error_of(load, text) == told
+    assert error_of(load, text) == expected
 
 
-def test_a_byte_order_mark_does_not_matter(load: Load) -> None:
-    """A byte order mark, as written by editors on Windows, is ignored and does not shift line numbers."""
+def test_a_byte_order_mark_is_ignored(load: Load) -> None:
+    """A byte order mark, as written by editors on Windows, does not shift line numbers either."""
     assert load("\ufeff" + CAMERA) == load(CAMERA)
     assert error_of(load, "\ufeff" + CAMERA + "[mqtt]\nport = 0\n").startswith(":5: mqtt.port: ")
 
 
 def test_unreadable_files_are_reported(tmp_path: Path) -> None:
-    """A wrong --config is reported with the file, and what to start from."""
+    """A wrong --config is reported with the file, and with the example configuration to start from."""
     with pytest.raises(ConfigError, match=r"none\.toml: no such file\. .*deploy/config\.toml"):
         load_config(tmp_path / "none.toml", {})
     with pytest.raises(ConfigError, match="Is a directory"):
@@ -233,7 +233,7 @@ def test_unreadable_files_are_reported(tmp_path: Path) -> None:
 
 
 def test_environment_variables_override_the_file(load: Load) -> None:
-    """A container is configured without touching the file: any key, cameras by number, and one camera more."""
+    """A container is configured without changing the file: any key, cameras by number, and another camera."""
     config = load(
         CAMERA + '[mqtt]\nhost = "a.lan"\n',
         {
@@ -256,7 +256,7 @@ def test_environment_variables_override_the_file(load: Load) -> None:
 
 
 @pytest.mark.parametrize(
-    ("variable", "value", "told"),
+    ("variable", "value", "expected"),
     [
         ("EDGE_MQTT__PORT", "8x", "EDGE_MQTT__PORT: mqtt.port: must be a whole number, not '8x'."),
         ("EDGE_MQTT__HOTS", "b", "EDGE_MQTT__HOTS: mqtt.hots: unknown key. Perhaps you meant mqtt.host."),
@@ -288,19 +288,19 @@ def test_environment_variables_override_the_file(load: Load) -> None:
         ),
     ],
 )
-def test_a_wrong_variable_is_named(load: Load, variable: str, value: str, told: str) -> None:
+def test_a_wrong_variable_is_named(load: Load, variable: str, value: str, expected: str) -> None:
     """An error in the environment is reported with the variable, not with the file."""
-    assert error_of(load, environ={variable: value}) == f"environment variable {told}"
+    assert error_of(load, environ={variable: value}) == f"environment variable {expected}"
 
 
-def test_a_variable_is_not_blamed_for_the_file(load: Load) -> None:
+def test_an_error_in_the_file_is_not_attributed_to_a_variable(load: Load) -> None:
     """A misspelled table in the file is reported with its line, although a variable sets a key in it."""
     text = CAMERA + '[brocker]\nhost = "a.lan"\n'
     assert error_of(load, text, {"EDGE_BROCKER__PORT": "1883"}).startswith(":4: brocker: unknown key.")
 
 
-def test_systemd_says_where_state_and_secrets_are(load: Load, tmp_path: Path) -> None:
-    """Under the unit, nothing about folders has to be configured."""
+def test_systemd_sets_the_state_folder_and_the_password(load: Load, tmp_path: Path) -> None:
+    """Under the systemd unit, no folder has to be configured."""
     (tmp_path / "mqtt_password").write_text("swordfish\n")
     config = load(
         CAMERA + '[mqtt]\nusername = "pi"\n[device]\nstate_dir = "/elsewhere"\n',
@@ -311,7 +311,7 @@ def test_systemd_says_where_state_and_secrets_are(load: Load, tmp_path: Path) ->
     assert config.mqtt.key_file is None
 
 
-def test_a_password_file_that_the_file_names_counts_more_than_the_credential(load: Load, tmp_path: Path) -> None:
+def test_a_configured_password_file_takes_precedence_over_the_credential(load: Load, tmp_path: Path) -> None:
     """The configuration file takes precedence over systemd credentials."""
     (tmp_path / "mqtt_password").write_text("credential")
     (tmp_path / "own").write_text("own")
@@ -322,8 +322,8 @@ def test_a_password_file_that_the_file_names_counts_more_than_the_credential(loa
 def test_a_credential_without_a_user_is_an_error(load: Load, tmp_path: Path) -> None:
     """A password without a user name is an error, reported with its origin."""
     (tmp_path / "mqtt_password").write_text("swordfish")
-    told = error_of(load, environ={"CREDENTIALS_DIRECTORY": str(tmp_path)})
-    assert told.startswith("environment variable CREDENTIALS_DIRECTORY (mqtt_password): mqtt.password_file")
+    message = error_of(load, environ={"CREDENTIALS_DIRECTORY": str(tmp_path)})
+    assert message.startswith("environment variable CREDENTIALS_DIRECTORY (mqtt_password): mqtt.password_file")
 
 
 @pytest.mark.parametrize(
@@ -341,21 +341,21 @@ def test_a_password_is_the_whole_first_line(load: Load, tmp_path: Path, content:
 
 
 def test_a_password_is_not_sent_unencrypted(load: Load, tmp_path: Path) -> None:
-    """The error names file, line and key, and both of its remedies."""
+    """The error names file, line and key, and both remedies."""
     (tmp_path / "password").write_text("swordfish")
     text = CAMERA + '[mqtt]\nhost = "broker.lan"\nusername = "pi"\npassword_file = "password"\n'
     assert error_of(load, text) == (
         ":4: mqtt.allow_plaintext_password: the password would be sent unencrypted over the network. Set up TLS, or "
         "set this key to true if you trust every machine on that network."
     )
-    for way_out in ("allow_plaintext_password = true", "tls = true"):
-        load(text + way_out)
+    for remedy in ("allow_plaintext_password = true", "tls = true"):
+        load(text + remedy)
     load(text.replace("broker.lan", "127.0.0.1"))
     load(text.replace('password_file = "password"', ""))
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\xef\xbb\xbf\r\n", b"\nsecond line", b"\xff"])
-def test_a_password_file_without_a_password_is_a_error_of(load: Load, tmp_path: Path, content: bytes | None) -> None:
+def test_a_password_file_without_a_password_is_an_error(load: Load, tmp_path: Path, content: bytes | None) -> None:
     """A missing password is reported at the start, not when the broker rejects the connection."""
     if content is not None:
         (tmp_path / "password").write_bytes(content)
@@ -363,7 +363,7 @@ def test_a_password_file_without_a_password_is_a_error_of(load: Load, tmp_path: 
         load(CAMERA + '[mqtt]\nusername = "pi"\npassword_file = "password"\n')
 
 
-def test_secrets_do_not_show(load: Load, tmp_path: Path) -> None:
+def test_secrets_are_not_in_the_repr(load: Load, tmp_path: Path) -> None:
     """A configuration that is logged reveals no password."""
     (tmp_path / "password").write_text("swordfish")
     config = load(
@@ -372,28 +372,28 @@ def test_secrets_do_not_show(load: Load, tmp_path: Path) -> None:
     assert "swordfish" not in repr(config)
 
 
-def test_relative_paths_count_from_the_file(load: Load, tmp_path: Path) -> None:
-    """Relative paths are resolved against the folder of the configuration, whether or not they exist yet."""
+def test_relative_paths_are_relative_to_the_file(load: Load, tmp_path: Path) -> None:
+    """They are resolved against the folder of the configuration, whether or not they exist yet."""
     config = load(CAMERA.replace("0", '"clip.mp4"') + '[model]\npath = "bundle"\n')
     assert config.model.path == tmp_path / "bundle"
     assert config.camera[0].source == str(tmp_path / "clip.mp4")
 
 
-def test_brackets_in_a_streams_password_are_as_good_as_any(load: Load) -> None:
-    """Characters that must be escaped in other URLs are accepted in a camera's."""
+def test_brackets_in_the_password_of_a_stream_are_accepted(load: Load) -> None:
+    """Characters that must be escaped in other URLs are accepted in a camera's URL."""
     source = "rtsp://admin:pa[ss@10.0.0.7/h264"
     assert load(CAMERA.replace("0", f'"{source}"')).camera[0].source == source
     open_source(source)
 
 
-def test_an_authority_switches_tls_on_and_the_port_follows(load: Load) -> None:
+def test_a_ca_file_enables_tls_and_its_port(load: Load) -> None:
     """Setting `ca_file` is enough to connect over TLS on the standard port."""
     mqtt = load(CAMERA + '[mqtt]\nca_file = "config.toml"\n').mqtt
     assert (mqtt.tls, mqtt.port) == (True, 8883)
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         ("a = " + "[" * 3000 + "]" * 3000, "is nested too deeply"),
         ("a = " + "9" * 5000, "contains a number with too many digits"),
@@ -402,14 +402,14 @@ def test_an_authority_switches_tls_on_and_the_port_follows(load: Load) -> None:
         (CAMERA + '[model]\npath = "~nobody-here/x"', "model.path: there is no home folder ~nobody-here"),
     ],
 )
-def test_values_that_python_cannot_parse_are_reported(load: Load, text: str, told: str) -> None:
-    """Values beyond all limits are reported like any other error."""
-    assert told in error_of(load, text)
+def test_values_that_python_cannot_parse_are_reported(load: Load, text: str, expected: str) -> None:
+    """Values beyond the limits of Python are reported like any other error."""
+    assert expected in error_of(load, text)
 
 
 def test_the_number_of_reported_errors_is_limited(load: Load) -> None:
-    """A wrong file gives a limited number of errors, and quickly."""
-    with pytest.raises(ConfigError) as caught:
+    """A file full of errors gives a limited number of messages, and the number of the others."""
+    with pytest.raises(ConfigError) as error:
         load("\n".join(f"key_{number} = 0" for number in range(1000)))
-    *told, last = str(caught.value).splitlines()
-    assert (len(told), last) == (20, "and 981 more errors")
+    *messages, last = str(error.value).splitlines()
+    assert (len(messages), last) == (20, "and 981 more errors")

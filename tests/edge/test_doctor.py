@@ -75,9 +75,9 @@ def test_without_a_configuration_the_software_and_the_machine_are_checked(config
 
 def test_the_doctor_includes_the_checks_before_a_start(config: Config, config_file: Path) -> None:
     """`edge doctor` includes all checks of `edge check`."""
-    of_check = {check.name for chain in start_checks(config) for check in chain}
-    of_doctor = {check.name for chain in all_checks(config, config_file) for check in chain}
-    assert of_check < of_doctor
+    start_names = {check.name for chain in start_checks(config) for check in chain}
+    doctor_names = {check.name for chain in all_checks(config, config_file) for check in chain}
+    assert start_names < doctor_names
 
 
 def test_the_installed_software_is_named(check: RunChecks, config: Config) -> None:
@@ -101,7 +101,7 @@ def test_a_runtime_incompatible_with_numpy_is_reported_once(
 
 
 def test_a_missing_blazeface_is_a_warning(check: RunChecks, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The agent works with the less accurate detector, and the doctor says how to install the better one."""
+    """The agent works with the less accurate detector; the remedy names the package of the better one."""
     monkeypatch.setattr("edge.detect.find_model", lambda _reach: None)
     found = check("detector", config=config)["detector"]
     assert found.status is Outcome.WARN
@@ -112,20 +112,20 @@ def test_only_two_of_the_sampled_frames_are_kept(
     check: RunChecks, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Large frames do not exhaust the memory of a small device."""
-    given: list[weakref.ref[NDArray[np.uint8]]] = []
-    held: list[int] = []
+    frame_refs: list[weakref.ref[NDArray[np.uint8]]] = []
+    alive: list[int] = []
 
-    def film() -> Iterator[Frame]:
+    def frames() -> Iterator[Frame]:
         for number in range(100):
-            held.append(sum(picture() is not None for picture in given))
+            alive.append(sum(picture() is not None for picture in frame_refs))
             picture = np.full((48, 64, 3), np.arange(0, 192, 3).reshape(64, 1), np.uint8)
-            given.append(weakref.ref(picture))
+            frame_refs.append(weakref.ref(picture))
             yield Frame(picture, number, time_s=number / 25, mono_s=0.0)
             del picture
 
-    monkeypatch.setattr("edge.checks.camera.camera_source", lambda _: ScriptedSource([film()]))
+    monkeypatch.setattr("edge.checks.camera.camera_source", lambda _: ScriptedSource([frames()]))
     assert check("camera door", config=config)["camera door"].detail == "64x48, 25 frames per second"
-    assert (len(given), max(held)) == (20, 2)
+    assert (len(frame_refs), max(alive)) == (20, 2)
 
 
 @pytest.mark.parametrize("light", [0.0, 3.0, 255.0])
@@ -134,26 +134,26 @@ def test_a_covered_lens_is_reported(
 ) -> None:
     """The camera works, but shows only sensor noise, as with a closed shutter."""
     noise = np.random.default_rng(0).normal(light, 2, (360, 640, 3)).round().clip(0, 255).astype(np.uint8)
-    film = [Frame(noise, number, time_s=number / 25, mono_s=0.0) for number in range(20)]
-    monkeypatch.setattr("edge.checks.camera.camera_source", lambda _: ScriptedSource([film]))
+    frames = [Frame(noise, number, time_s=number / 25, mono_s=0.0) for number in range(20)]
+    monkeypatch.setattr("edge.checks.camera.camera_source", lambda _: ScriptedSource([frames]))
     found = check("camera door", config=config)["camera door"]
     assert (found.status, found.detail) == (Outcome.WARN, "640x360, 25 frames per second, but the image is blank")
     assert "Uncover the lens" in (found.remedy or "")
 
 
-def test_a_dark_room_is_no_covered_lens(
+def test_a_dark_room_is_not_reported_as_a_covered_lens(
     check: RunChecks, config: Config, monkeypatch: pytest.MonkeyPatch, astronaut_path: Path
 ) -> None:
-    """No warning where the agent still detects faces."""
+    """There is no warning if the agent still detects faces."""
     photo = np.asarray(cv2.imread(str(astronaut_path)), np.float32)
     night = (photo * 0.03 + np.random.default_rng(0).normal(size=photo.shape)).round().clip(0, 255).astype(np.uint8)
-    film = [Frame(night, number, time_s=number / 25, mono_s=0.0) for number in range(20)]
-    monkeypatch.setattr("edge.checks.camera.camera_source", lambda _: ScriptedSource([film]))
+    frames = [Frame(night, number, time_s=number / 25, mono_s=0.0) for number in range(20)]
+    monkeypatch.setattr("edge.checks.camera.camera_source", lambda _: ScriptedSource([frames]))
     assert check("camera door", config=config)["camera door"].status is Outcome.OK
 
 
-def test_a_recording_may_begin_with_nothing(check: RunChecks, config_file: Path, tmp_path: Path) -> None:
-    """A black first frame of a recording is no covered lens."""
+def test_a_recording_may_start_with_a_black_frame(check: RunChecks, config_file: Path, tmp_path: Path) -> None:
+    """A black first frame of a recording is not reported as a covered lens."""
     cv2.imwrite(str(tmp_path / "black.png"), np.zeros((360, 640, 3), np.uint8))
     config = load_config(config_file, {})
     door = config.camera[0].model_copy(update={"source": str(tmp_path / "black.png")})
@@ -168,8 +168,8 @@ def test_a_camera_that_does_not_open_fails(check: RunChecks, config: Config) -> 
     assert found.detail == "/dev/video99: no such camera"
 
 
-def test_a_camera_beside_a_running_agent_is_no_fault(check: RunChecks, config: Config) -> None:
-    """While the agent runs, a camera in use is a warning, not a failure."""
+def test_a_camera_that_does_not_open_while_the_agent_runs_is_a_warning(check: RunChecks, config: Config) -> None:
+    """The running agent may be using the camera, so it is a warning, not a failure."""
     with DeviceState(config.device.state_dir) as state:
         found = check("camera yard", "agent", config=config)
         assert found["agent"].detail == f"running, as client {state.client_id}"
@@ -178,10 +178,10 @@ def test_a_camera_beside_a_running_agent_is_no_fault(check: RunChecks, config: C
     assert "none is running" in check("agent", config=config)["agent"].detail
 
 
-def test_a_port_for_metrics_that_another_program_has_is_told(check: RunChecks, config_file: Path) -> None:
+def test_a_metrics_port_in_use_is_a_failure(check: RunChecks, config_file: Path) -> None:
     """Another program on the port is a failure; the agent itself is not."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as other_program:
+        port = other_program.getsockname()[1]
         config = load_config(config_file, {"EDGE_METRICS__PORT": str(port)})
         found = check("metrics port", config=config)["metrics port"]
         assert (found.status, found.exit_code) == (Outcome.FAIL, 3)
@@ -191,16 +191,16 @@ def test_a_port_for_metrics_that_another_program_has_is_told(check: RunChecks, c
     assert check("metrics port", config=config)["metrics port"].status is Outcome.OK
 
 
-def test_an_address_for_metrics_that_is_not_there_is_a_warning(check: RunChecks, config_file: Path) -> None:
-    """The agent starts and waits for the address: DHCP may bring it, or it is a typo."""
+def test_an_unavailable_metrics_address_is_a_warning(check: RunChecks, config_file: Path) -> None:
+    """The agent starts and waits for the address: DHCP may assign it later, or it is a typo."""
     environ = {"EDGE_METRICS__PORT": "9464", "EDGE_METRICS__HOST": "192.0.2.1"}
     found = check("metrics port", config=load_config(config_file, environ))["metrics port"]
     assert (found.status, found.remedy) == (Outcome.WARN, "Name an address of this device")
     assert "192.0.2.1:9464" in found.detail
 
 
-def test_the_doctor_leaves_no_state_behind(check: RunChecks, config: Config) -> None:
-    """A check before the first start creates no client id, and holds no lock."""
+def test_the_doctor_creates_no_state(check: RunChecks, config: Config) -> None:
+    """A check before the first start creates no client id and keeps no lock."""
     assert check("state folder", config=config)["state folder"].status is Outcome.OK
     assert not config.device.state_dir.exists()
     with DeviceState(config.device.state_dir):
@@ -208,8 +208,8 @@ def test_the_doctor_leaves_no_state_behind(check: RunChecks, config: Config) -> 
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o644])
-def test_a_password_that_everybody_may_read_is_a_warning(check: RunChecks, config_file: Path, mode: int) -> None:
-    """The file is named, with the command that hides it."""
+def test_a_world_readable_password_file_is_a_warning(check: RunChecks, config_file: Path, mode: int) -> None:
+    """The warning names the file, and the remedy is the command that restricts its mode."""
     password = config_file.with_name("password")
     password.write_text("secret\n")
     password.chmod(mode)
@@ -222,7 +222,7 @@ def test_a_password_that_everybody_may_read_is_a_warning(check: RunChecks, confi
 
 @pytest.mark.parametrize("mode", [0o700, 0o750, 0o755, 0o711])
 def test_a_state_folder_that_others_can_access_is_a_warning(check: RunChecks, config: Config, mode: int) -> None:
-    """It contains the client id and emotions; the remedy is a command."""
+    """The state folder contains the client id and emotions; the remedy is a command."""
     folder = config.device.state_dir
     folder.mkdir()
     folder.chmod(mode)
@@ -233,23 +233,23 @@ def test_a_state_folder_that_others_can_access_is_a_warning(check: RunChecks, co
     assert found.remedy == (f"Run `sudo chmod o= {folder}`" if exposed else None)
 
 
-def test_a_key_beside_its_certificate_is_a_secret(check: RunChecks, config_file: Path) -> None:
+def test_a_certificate_file_with_a_key_is_a_secret(check: RunChecks, config_file: Path) -> None:
     """A certificate file that also contains the key is a secret; a certificate alone is not."""
-    both = config_file.with_name("device.pem")
-    both.write_text("a certificate and its key\n")
-    both.chmod(0o644)
-    tls = {"EDGE_MQTT__TLS": "true", "EDGE_MQTT__CERT_FILE": str(both)}
+    combined = config_file.with_name("device.pem")
+    combined.write_text("a certificate and its key\n")
+    combined.chmod(0o644)
+    tls = {"EDGE_MQTT__TLS": "true", "EDGE_MQTT__CERT_FILE": str(combined)}
     found = check("secrets", config=load_config(config_file, tls))["secrets"]
-    assert (found.status, found.remedy) == (Outcome.WARN, f"Run `sudo chmod o= {both}`")
+    assert (found.status, found.remedy) == (Outcome.WARN, f"Run `sudo chmod o= {combined}`")
     key = config_file.with_name("device.key")
     key.write_text("the key\n")
     key.chmod(0o600)
-    apart = load_config(config_file, tls | {"EDGE_MQTT__KEY_FILE": str(key)})
-    assert check("secrets", config=apart)["secrets"].status is Outcome.OK
+    separate = load_config(config_file, tls | {"EDGE_MQTT__KEY_FILE": str(key)})
+    assert check("secrets", config=separate)["secrets"].status is Outcome.OK
 
 
 def test_a_password_in_a_cameras_address_makes_the_configuration_a_secret(check: RunChecks, config_file: Path) -> None:
-    """A password in a camera's URL is easily forgotten when file permissions are set."""
+    """The warning names the world-readable configuration file, but does not contain the password."""
     config_file.chmod(0o644)
     config = load_config(config_file, {"EDGE_CAMERA__1__SOURCE": "rtsp://admin:hunter2@camera/"})
     found = check("secrets", config=config)["secrets"]
@@ -257,14 +257,16 @@ def test_a_password_in_a_cameras_address_makes_the_configuration_a_secret(check:
     assert "hunter2" not in str(found)
 
 
-def test_network_cameras_need_no_rights_here(config_file: Path) -> None:
+def test_network_cameras_need_no_permissions(config_file: Path) -> None:
     """With network cameras only, membership in the group video is not checked."""
     environ = {"EDGE_CAMERA__1__SOURCE": "rtsp://camera/"}
     chains = all_checks(load_config(config_file, environ), config_file)
     assert "camera access" not in [check.name for chain in chains for check in chain]
 
 
-def _machine(monkeypatch: pytest.MonkeyPatch, folder: Path, *, soc: str, celsius: float, bits: int) -> None:
+def _simulate_raspberry_pi(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, *, soc: str, celsius: float, bits: int
+) -> None:
     """Simulates the temperature and throttling files of a Raspberry Pi."""
     (folder / "temp").write_text(f"{celsius * 1000:.0f}\n")
     firmware = folder / soc / f"{soc}:firmware"
@@ -274,7 +276,7 @@ def _machine(monkeypatch: pytest.MonkeyPatch, folder: Path, *, soc: str, celsius
     monkeypatch.setattr(system, "_PLATFORM", folder)
 
 
-@pytest.mark.parametrize("soc", ["soc", "soc@107c000000"])  # a Raspberry Pi 4's, and a 5's
+@pytest.mark.parametrize("soc", ["soc", "soc@107c000000"])  # on a Raspberry Pi 4 and on a 5
 @pytest.mark.parametrize(
     ("celsius", "bits", "temperature", "throttling"),
     [
@@ -294,7 +296,7 @@ def test_heat_and_under_voltage_are_reported(
     throttling: str,
 ) -> None:
     """Past throttling is reported too, each cause with its own remedy."""
-    _machine(monkeypatch, tmp_path, soc=soc, celsius=celsius, bits=bits)
+    _simulate_raspberry_pi(monkeypatch, tmp_path, soc=soc, celsius=celsius, bits=bits)
     found = check("temperature", "throttling")
     assert found["temperature"].detail.startswith(temperature)
     assert found["throttling"].detail == throttling
@@ -320,17 +322,17 @@ def test_an_unsynchronized_clock_is_distinguished_from_one_that_cannot_be_querie
     assert (found.status, found.detail) == (status, detail)
 
 
-def test_little_disk_and_memory_are_warnings(check: RunChecks, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Low disk space is reported with the amount and the file system."""
+def test_low_disk_space_and_memory_are_warnings(check: RunChecks, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Low disk space is reported with the free space and the file system."""
     monkeypatch.setattr(machine, "_LOW_DISK_BYTES", 0)
     monkeypatch.setattr(machine, "_LOW_MEMORY_BYTES", 0)
-    roomy = check("disk", "memory")
-    assert [finding.status for finding in roomy.values()] == [Outcome.OK] * 2
+    sufficient = check("disk", "memory")
+    assert [finding.status for finding in sufficient.values()] == [Outcome.OK] * 2
     monkeypatch.setattr(machine, "_LOW_DISK_BYTES", shutil.disk_usage("/").total * 1000)
     monkeypatch.setattr(machine, "_LOW_MEMORY_BYTES", 1 << 60)
-    tight = check("disk", "memory")
-    assert [finding.status for finding in tight.values()] == [Outcome.WARN] * 2
-    assert "MB free at /" in tight["disk"].detail
+    low = check("disk", "memory")
+    assert [finding.status for finding in low.values()] == [Outcome.WARN] * 2
+    assert "MB free at /" in low["disk"].detail
 
 
 def test_text_from_a_server_cannot_manipulate_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
@@ -340,7 +342,7 @@ def test_text_from_a_server_cannot_manipulate_the_terminal(capsys: pytest.Captur
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-def test_root_is_told_that_it_sees_less(check: RunChecks) -> None:
-    """Permissions that suffice for root may not suffice for the service's user."""
+def test_checking_camera_access_as_root_is_a_warning(check: RunChecks) -> None:
+    """Permissions that suffice for root may not suffice for the service's user, so the remedy uses `sudo -u`."""
     found = check("camera access")["camera access"]
     assert (found.status, "sudo -u emotion-edge" in (found.remedy or "")) == (Outcome.WARN, True)

@@ -24,7 +24,7 @@ def announced_device(
     topics: Topics = TOPICS,
     updates: bool = False,
 ) -> Announcement:
-    """Returns the announcement of a device."""
+    """Returns the announcement of a device with these cameras."""
     return announce(
         topics=topics,
         cameras=cameras,
@@ -82,25 +82,25 @@ def test_the_emotion_is_one_of_a_known_list() -> None:
 def test_every_entity_has_a_stable_identity() -> None:
     """Entity customizations survive a restart, and the entities of two cameras are distinct."""
     components = config(announced_device(["front-door", "yard"]).messages[0])["components"]
-    unique = [component["unique_id"] for component in components.values()]
-    assert len(set(unique)) == len(unique) == 17
+    unique_ids = [component["unique_id"] for component in components.values()]
+    assert len(set(unique_ids)) == len(unique_ids) == 17
     for component in components.values():
         assert re.fullmatch(rf"{component['platform']}\.hall_pi_[a-z0-9_]+", component["default_entity_id"])
 
 
 def test_no_two_devices_share_an_identity() -> None:
-    """Whatever their names are, as Home Assistant ignores entities with a known unique id."""
-    unique = [
+    """Unique ids differ whatever the devices are named, as Home Assistant ignores an entity with a known one."""
+    unique_ids = [
         component["unique_id"]
         for device, camera in (("hall", "pi"), ("hall_pi", "door"))
         for message in announced_device([camera], topics=Topics("emotion", device)).messages
         for component in config(message)["components"].values()
     ]
-    assert len(set(unique)) == len(unique)
+    assert len(set(unique_ids)) == len(unique_ids)
 
 
 def test_readings_are_available_only_while_device_and_camera_are() -> None:
-    """Readings of an offline device or a paused camera are unavailable; the switch stays usable."""
+    """The readings of an offline device or a paused camera are unavailable; the switch stays usable."""
     components = config(announced_device().messages[0])["components"]
     topics = [entry["topic"] for entry in components["door_emotion"]["availability"]]
     assert topics == [TOPICS.status, TOPICS.camera_status("door")]
@@ -110,11 +110,11 @@ def test_readings_are_available_only_while_device_and_camera_are() -> None:
 
 
 def test_an_event_entity_has_no_availability() -> None:
-    """One that becomes available again repeats its last event, which would trigger automations."""
+    """An event entity that becomes available again repeats its last event, which would trigger automations."""
     assert "availability" not in config(announced_device().messages[0])["components"]["door_event"]
 
 
-def test_a_report_without_the_camera_is_no_error() -> None:
+def test_a_health_report_without_the_camera_is_not_an_error() -> None:
     """After a camera was added, the retained report may still be an older one."""
     sensor = config(announced_device().messages[0])["components"]["door_fps"]
     assert render(sensor, {"cameras": {"door": {"fps": 9.5}}}) == "9.5"
@@ -132,13 +132,13 @@ def test_the_pause_switch_sends_valid_commands() -> None:
 
 def render(component: dict[str, Any], payload: dict[str, Any]) -> str:
     """Renders the value template of a component as Home Assistant does."""
-    environment = jinja2.Environment(autoescape=False)  # noqa: S701 - Home Assistant's own does not escape either
+    environment = jinja2.Environment(autoescape=False)  # noqa: S701 - Home Assistant does not escape either
     environment.filters["to_json"] = json.dumps
     return environment.from_string(component["value_template"]).render(value_json=payload)
 
 
 def test_every_current_event_triggers_automations() -> None:
-    """Delayed events, after an outage, do not: Home Assistant ignores empty results."""
+    """Historical events, sent after an outage, do not: Home Assistant ignores empty results."""
     component = config(announced_device().messages[0])["components"]["door_event"]
     assert component["state_topic"] == TOPICS.event("door")
     event = {"event": "change", "emotion": "happy", "previous": "sad", "confidence": 0.9, "track_id": 3}
@@ -151,14 +151,14 @@ def test_every_current_event_triggers_automations() -> None:
 
 
 def model_versions(*, updates: bool, **payload: Any) -> dict[str, Any]:
-    """The state of the update entity after a payload."""
+    """Returns the state of the update entity after a payload."""
     component = config(announced_device(updates=updates).messages[0])["components"]["model"]
     read: dict[str, Any] = json.loads(render(component, payload))
     return read
 
 
-def test_a_newer_model_shows_as_an_update_that_can_be_installed() -> None:
-    """Its button sends a valid command. The progress, the last error and the installed version are shown."""
+def test_a_newer_model_is_shown_as_an_update_that_can_be_installed() -> None:
+    """Its button sends a valid command, and the progress, last error and installed version are shown."""
     component = config(announced_device(updates=True).messages[0])["components"]["model"]
     assert (component["state_topic"], component["command_topic"]) == (TOPICS.update, TOPICS.command("update"))
     CommandRequest.model_validate_json(component["payload_install"])
@@ -181,7 +181,7 @@ def test_the_latest_model_is_kept_across_a_restart() -> None:
 
 
 def test_without_an_update_server_the_model_is_shown_as_up_to_date() -> None:
-    """There is nothing to install, and no button."""
+    """Without an update server there is nothing to install, and no button."""
     component = config(announced_device().messages[0])["components"]["model"]
     assert component["state_topic"] == TOPICS.info
     assert "command_topic" not in component

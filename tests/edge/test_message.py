@@ -35,11 +35,11 @@ MODEL = ModelInfo(name="default", version="1.2.0", sha256="ab" * 32)
 
 @pytest.mark.parametrize(("heartbeat_s", "expiry_s"), [(30.0, 90), (1.0, 30)])
 def test_a_state_does_not_expire_before_the_next_one(heartbeat_s: float, expiry_s: int) -> None:
-    """Even at the lowest frame rate that can be configured, one frame in ten seconds."""
+    """The expiry allows for the lowest configurable frame rate, one frame in ten seconds."""
     assert state_expiry_s(heartbeat_s) == expiry_s
 
 
-def test_device_messages_are_as_published() -> None:
+def test_device_messages_match_the_published_interface() -> None:
     """The status is plain text with the session as a user property; info and health match their schemas."""
     online = status_message(TOPICS, Status.ONLINE, session=3, client_id="edge-1")
     assert (online.topic, online.payload, online.qos, online.retain) == ("emotion/hall/status", b"online", 1, True)

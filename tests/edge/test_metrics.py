@@ -54,7 +54,7 @@ def health(**changes: object) -> Health:
 
 
 def scrape(port: int, *, host: str = "127.0.0.1") -> dict[tuple[str, ...], float]:
-    """All samples by name and label values."""
+    """Returns all samples by name and label values."""
     with urllib.request.urlopen(f"http://{host}:{port}/metrics", timeout=10) as response:
         text = response.read().decode()
     samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
@@ -88,16 +88,16 @@ def test_only_a_summary_has_quantiles(accept: str) -> None:
     with serve_metrics(health, host="127.0.0.1", port=port):
         connection = HTTPConnection("127.0.0.1", port, timeout=10)
         connection.request("GET", "/metrics", headers={"Accept": accept})
-        with connection.getresponse() as answer:
-            assert answer.headers["Content-Type"].startswith(accept)
-            text = answer.read().decode()
+        with connection.getresponse() as response:
+            assert response.headers["Content-Type"].startswith(accept)
+            text = response.read().decode()
     families = list((openmetrics_families if "openmetrics" in accept else text_string_to_metric_families)(text))
-    kinds = {family.type for family in families for sample in family.samples if "quantile" in sample.labels}
-    assert kinds == {"summary"}
+    types = {family.type for family in families for sample in family.samples if "quantile" in sample.labels}
+    assert types == {"summary"}
 
 
 def test_unavailable_values_are_omitted() -> None:
-    """A temperature that cannot be read is omitted rather than 0 °C. Each scrape uses a new report."""
+    """A temperature that cannot be read is omitted rather than 0 °C, and each scrape gets a new report."""
     reports = iter((health(), health(temperature_c=None, throttling=None, adaptation=None)))
     port = free_port()
     with serve_metrics(lambda: next(reports), host="127.0.0.1", port=port):
@@ -123,7 +123,7 @@ def test_a_port_in_use_is_an_error_and_free_again_after_closing() -> None:
 
 
 def test_a_silent_connection_is_dropped(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each connection occupies one of a limited number of threads. Other scrapes are served meanwhile."""
+    """An idle connection occupies one of a limited number of threads; other scrapes are served meanwhile."""
     monkeypatch.setattr(metrics, "_REQUEST_TIMEOUT_S", 0.5)
     port = free_port()
     with serve_metrics(health, host="127.0.0.1", port=port):
@@ -148,30 +148,30 @@ def test_connections_beyond_the_maximum_are_dropped(monkeypatch: pytest.MonkeyPa
             silent.enter_context(socket.create_connection(("127.0.0.1", port)))
             # Each has a thread and a timer, which is another thread.
             wait_until(lambda number=number: threading.active_count() >= before + 2 * number)  # type: ignore[misc]
-        one_more = silent.enter_context(socket.create_connection(("127.0.0.1", port)))
-        one_more.settimeout(PATIENCE_S)
-        assert one_more.recv(1) == b""
+        excess = silent.enter_context(socket.create_connection(("127.0.0.1", port)))
+        excess.settimeout(PATIENCE_S)
+        assert excess.recv(1) == b""
 
 
 def test_a_slot_is_released_if_the_request_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For example, if there is no thread left for the timer; the next scrape is served."""
+    """If there is no thread left for the timer, for example, the next scrape is still served."""
 
     def no_thread(_timer: threading.Timer) -> None:
         raise RuntimeError("can't start new thread")
 
     port = free_port()
     with serve_metrics(health, host="127.0.0.1", port=port):
-        with monkeypatch.context() as full:
-            full.setattr(threading.Timer, "start", no_thread)
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Timer, "start", no_thread)
             for _ in range(metrics._MAX_CONNECTIONS + 1):
-                with socket.create_connection(("127.0.0.1", port)) as refused:
-                    refused.settimeout(PATIENCE_S)
-                    assert refused.recv(1) == b""
+                with socket.create_connection(("127.0.0.1", port)) as rejected:
+                    rejected.settimeout(PATIENCE_S)
+                    assert rejected.recv(1) == b""
         assert scrape(port)
 
 
 def accepts(connection: socket.socket, more: bytes) -> bool:
-    """Whether the connection is still open."""
+    """Returns whether the connection is still open, by sending more data."""
     try:
         connection.sendall(more)
     except OSError:
@@ -182,24 +182,22 @@ def accepts(connection: socket.socket, more: bytes) -> bool:
 def test_a_request_that_never_ends_is_dropped(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Headers that arrive slowly do not occupy a thread and its memory for longer."""
+    """Headers that arrive slowly do not occupy a thread and its memory beyond the timeout."""
     monkeypatch.setattr(metrics, "_REQUEST_TIMEOUT_S", 1.0)
     port = free_port()
     with serve_metrics(health, host="127.0.0.1", port=port), ExitStack() as slow:
         before = threading.active_count()
-        dripping = slow.enter_context(socket.create_connection(("127.0.0.1", port)))
-        dripping.sendall(b"GET /metrics HTTP/1.0\r\n")
-        wait_until(lambda: not accepts(dripping, b"x: y\r\n"))
+        slow_connection = slow.enter_context(socket.create_connection(("127.0.0.1", port)))
+        slow_connection.sendall(b"GET /metrics HTTP/1.0\r\n")
+        wait_until(lambda: not accepts(slow_connection, b"x: y\r\n"))
         wait_until(lambda: threading.active_count() <= before)
         assert scrape(port)
     assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid"])
-def test_an_address_that_the_device_does_not_have_is_logged_and_waited_for(
-    host: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    """It may be a typo, or DHCP has not completed yet: the agent runs meanwhile."""
+def test_an_unavailable_address_is_logged_and_retried(host: str, caplog: pytest.LogCaptureFixture) -> None:
+    """It may be a typo, or DHCP has not completed yet, so the agent keeps running."""
     with serve_metrics(health, host=host, port=1):
         pass
     (message,) = caplog.messages
@@ -210,7 +208,7 @@ def test_an_address_that_the_device_does_not_have_is_logged_and_waited_for(
 def test_a_port_in_use_when_the_address_becomes_available_is_logged_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Serving is retried, because the port may become free."""
+    """Serving is retried, because the port may become free later."""
     faults = iter([errno.EADDRNOTAVAIL, *[errno.EADDRINUSE] * 3])
     tried = threading.Event()
 
@@ -232,7 +230,7 @@ def test_an_invalid_host_is_an_error() -> None:
         pass
 
 
-LATE = """
+LATE_ADDRESS_SCRIPT = """
 import logging, subprocess
 from edge import metrics
 from tests.edge.test_metrics import health, scrape
@@ -255,10 +253,12 @@ with metrics.serve_metrics(health, host="192.0.2.1", port=9464):
 
 def test_metrics_are_served_once_the_address_is_available() -> None:
     """A device that starts before its network is up needs no restart."""
-    alone = ["unshare", "--net", "--map-root-user"]  # with its own network namespace
-    if shutil.which("ip") is None or subprocess.run([*alone, "true"], check=False, capture_output=True).returncode:
+    isolated = ["unshare", "--net", "--map-root-user"]  # in a network namespace of its own
+    if shutil.which("ip") is None or subprocess.run([*isolated, "true"], check=False, capture_output=True).returncode:
         pytest.skip("this user may not create network namespaces, or iproute2 is not installed")
-    done = subprocess.run([*alone, sys.executable, "-c", LATE], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "Cannot assign requested address" in done.stderr
-    assert "serving metrics on http://192.0.2.1:9464/metrics" in done.stderr
+    result = subprocess.run(
+        [*isolated, sys.executable, "-c", LATE_ADDRESS_SCRIPT], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert "Cannot assign requested address" in result.stderr
+    assert "serving metrics on http://192.0.2.1:9464/metrics" in result.stderr

@@ -1,4 +1,4 @@
-"""What the publisher logs."""
+"""What the publisher logs, and its description of the connection."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from edge.mqtt.settings import BrokerSettings
 
 
 def test_rejections_are_logged_once_per_topic_up_to_a_limit(caplog: pytest.LogCaptureFixture) -> None:
-    """Clients choose the topics of responses: the log does not fill with them over the years."""
+    """Clients choose the topics of responses, so without a limit the log would grow forever."""
     monitor = Monitor(BrokerSettings(host="broker", port=1883, client_id="edge-test"))
     for number in range(3000):
         ack = Ack(number, Operation(f"responses/{number % 1500}"), "Not authorized")
@@ -22,7 +22,7 @@ def test_rejections_are_logged_once_per_topic_up_to_a_limit(caplog: pytest.LogCa
 
 
 def test_a_rejected_subscription_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    """Not for every connection, and independently of rejected messages on the same topic."""
+    """It is not logged again for each connection, nor mixed up with rejected messages on the same topic."""
     monitor = Monitor(BrokerSettings(host="broker", port=1883, client_id="edge-test"))
     for _ in range(3):
         monitor.subscription_rejected("emotion/hall/status", "Not authorized")
@@ -33,8 +33,8 @@ def test_a_rejected_subscription_is_logged_once(caplog: pytest.LogCaptureFixture
     ]
 
 
-def test_the_link_says_what_is_wrong() -> None:
-    """The status line of the service names an older protocol, or why there is no connection."""
+def test_the_link_describes_the_connection() -> None:
+    """The status line of the service shows an older protocol, or why there is no connection."""
     monitor = Monitor(BrokerSettings(host="broker", port=1883, client_id="edge-test"))
     links = [monitor.link]
     monitor.connection_failed(

@@ -43,7 +43,7 @@ def test_notifications_follow_sd_notify(manager: socket.socket) -> None:
     ]
 
 
-def test_a_reload_carries_its_start_time(manager: socket.socket) -> None:
+def test_a_reload_includes_its_start_time(manager: socket.socket) -> None:
     """The monotonic time distinguishes a reload from an earlier one."""
     before_us = time.monotonic_ns() // 1000
     notify.reloading()
@@ -58,8 +58,8 @@ def test_a_status_cannot_inject_another_assignment(manager: socket.socket) -> No
     assert received(manager) == {"STATUS": "camera said: STOPPING=1"}
 
 
-def test_abstract_sockets_are_reached(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Managers with a socket in the abstract namespace, as in containers, are notified too."""
+def test_abstract_sockets_are_supported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A manager whose socket is in the abstract namespace, as in containers, is notified too."""
     name = f"edge-notify-test-{os.getpid()}"
     monkeypatch.setenv("NOTIFY_SOCKET", f"@{name}")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
@@ -76,10 +76,10 @@ def test_nothing_happens_without_a_manager(monkeypatch: pytest.MonkeyPatch, capl
     assert not caplog.records
 
 
-def test_a_manager_that_went_away_is_reported_and_survived(
+def test_a_missing_manager_is_logged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """If the manager's socket is gone, a warning is logged and the agent keeps running."""
+    """If the manager's socket no longer exists, a warning is logged and the agent keeps running."""
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "gone"))
     with caplog.at_level(logging.WARNING):
         notify.ping_watchdog()
@@ -100,7 +100,7 @@ def test_a_manager_that_went_away_is_reported_and_survived(
 def test_the_ping_interval_is_half_the_watchdog_timeout(
     environment: dict[str, str], interval_s: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Half of the timeout, and None if the watchdog is meant for another process."""
+    """The interval is None if the timeout is missing, invalid, or meant for another process."""
     monkeypatch.delenv("WATCHDOG_USEC", raising=False)
     monkeypatch.delenv("WATCHDOG_PID", raising=False)
     for name, value in environment.items():

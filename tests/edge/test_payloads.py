@@ -40,7 +40,7 @@ def test_fractions_stay_between_0_and_1(value: float, expected: float) -> None:
     assert fraction(value) == expected
 
 
-def test_an_undocumented_field_is_never_sent() -> None:
+def test_a_payload_has_no_undocumented_fields_and_is_immutable() -> None:
     """A field that is not in the schema cannot be sent by mistake, and a payload cannot be modified."""
     fields: dict[str, Any] = {"name": "m", "version": "1.0.0", "sha256": "0" * 64}
     with pytest.raises(ValidationError, match="Extra inputs"):
@@ -50,7 +50,7 @@ def test_an_undocumented_field_is_never_sent() -> None:
 
 
 @pytest.mark.parametrize("request_id", ["a", 7])
-def test_a_request_keeps_its_id_as_it_is(request_id: str | int) -> None:
+def test_a_request_keeps_the_type_of_its_id(request_id: str | int) -> None:
     """A numeric id is returned as a number, not as text."""
     request = CommandRequest.model_validate_json(json.dumps({"id": request_id, "value": 2}))
     assert (request.id, request.value) == (request_id, 2)

@@ -1,4 +1,4 @@
-"""The path of a frame from pixels to messages."""
+"""The pipeline: from the pixels of a frame to messages."""
 
 import json
 from dataclasses import replace
@@ -23,7 +23,7 @@ FRAMING = Framing(eyes_x=0.5, eye_y=0.4, eye_distance=0.36, box_scale=1.14, box_
 
 
 class Rig:
-    """A pipeline between scripted ports."""
+    """A pipeline with fakes of all ports, and a simulated clock."""
 
     def __init__(
         self, detector: ScriptedDetector, *, detection_interval_s: float = 0.0, state_interval_s: float = 1.0
@@ -63,8 +63,8 @@ def _payload(message: Message) -> dict[str, Any]:
     return dict(json.loads(message.payload))
 
 
-def test_a_face_that_comes_changes_and_goes_gives_three_events() -> None:
-    """Start, change and end of a visitor's emotions are published in order."""
+def test_a_face_causes_start_change_and_end_events() -> None:
+    """The start, change and end of a face's emotion are published in order."""
     rig = Rig(ScriptedDetector(lambda call: [one_face()] if call < 30 else []))
     for index in range(40):
         rig.classifier.emotion = "happy" if index < 15 else "surprise"
@@ -85,8 +85,8 @@ def test_a_low_frame_rate_results_in_the_same_events(fps: float) -> None:
     assert rig.events() == [("start", "happy"), ("change", "surprise"), ("end", "surprise")]
 
 
-def test_at_the_lowest_load_a_face_survives_one_missed_detection() -> None:
-    """At the highest adaptation level there is one detection a second; a visitor missed by one does not end."""
+def test_at_the_highest_adaptation_level_a_track_survives_one_missed_detection() -> None:
+    """With one detection per second, a face that one of them misses keeps its track and its emotion."""
     rig = Rig(ScriptedDetector(lambda call: [] if call == 3 else [one_face()]), detection_interval_s=0.2)
     rig.pipeline.adapt(LADDER[-1])
     for index in range(20):
@@ -95,7 +95,7 @@ def test_at_the_lowest_load_a_face_survives_one_missed_detection() -> None:
     assert rig.events() == [("start", "happy")]
 
 
-def test_between_two_detections_faces_are_classified_where_they_were() -> None:
+def test_between_two_detections_faces_are_classified_at_their_last_position() -> None:
     """A longer detection interval saves time, while every frame is still classified."""
     rig = Rig(ScriptedDetector(lambda _: [one_face()]), detection_interval_s=0.45)
     for index in range(20):
@@ -115,7 +115,7 @@ def test_a_reduced_level_detects_less_often() -> None:
 
 
 def test_an_empty_scene_is_published() -> None:
-    """A scene without faces is a state of its own."""
+    """A frame without faces results in a state with a face count of 0."""
     rig = Rig(ScriptedDetector(lambda _: []))
     rig.pipeline.process(frame(0))
     (message,) = rig.publisher.messages
@@ -123,8 +123,8 @@ def test_an_empty_scene_is_published() -> None:
     assert _payload(message)["face_count"] == 0
 
 
-def test_finishing_ends_what_began_and_leaves_an_empty_scene() -> None:
-    """When the camera stops, no emotion remains retained."""
+def test_finishing_ends_emotions_and_publishes_an_empty_scene() -> None:
+    """When the camera stops, open emotions end, and the retained state contains no face."""
     rig = Rig(ScriptedDetector(lambda _: [one_face()]))
     for index in range(10):
         rig.pipeline.process(frame(index))
@@ -147,15 +147,15 @@ def test_each_stage_is_timed() -> None:
 
 
 def test_a_frame_without_a_face_skips_the_classifier_and_its_timing() -> None:
-    """Empty frames neither distort the latency of the classifier nor lock it."""
+    """Empty frames do not call the classifier, and do not distort its latency."""
     rig = Rig(ScriptedDetector(lambda _: []))
     rig.pipeline.process(frame(0))
     assert rig.pipeline.times.percentiles_ms().keys() == {"detect", "total"}
     assert rig.classifier.calls == 0
 
 
-def test_a_frame_of_another_size_is_searched_again() -> None:
-    """Even between two detections, boxes refer to the size of their own frame."""
+def test_a_change_of_the_frame_size_triggers_a_detection() -> None:
+    """Boxes refer to the size of their own frame, also if it changes between two detections."""
     large, small = Face(Box(160, 90, 320, 270), 0.9), Face(Box(16, 9, 32, 27), 0.9)
     rig = Rig(ScriptedDetector(lambda call: [small] if call else [large]), detection_interval_s=60)
     for index in range(10):
@@ -168,8 +168,8 @@ def test_a_frame_of_another_size_is_searched_again() -> None:
     assert [event["box"] for event in rig.payloads("event")] == [box] * 3
 
 
-def test_a_fault_on_the_first_frame_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A face in view after the retry is a new track, which starts then."""
+def test_an_error_on_the_first_frame_leaves_no_track(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an error, a face that is still in view gets a new track, which starts then."""
     rig = Rig(ScriptedDetector(lambda _: [one_face()]))
     monkeypatch.setattr(rig.publisher, "publish", _fail)
     with pytest.raises(MemoryError):
@@ -196,7 +196,7 @@ def test_latency_counts_from_the_capture() -> None:
 
 
 def test_setting_the_clock_while_a_frame_is_processed_does_not_mix_times() -> None:
-    """After a late time synchronization, timestamps are correct and the latency is not off by the jump."""
+    """After a late time synchronization, timestamps are correct and the latency does not include the jump."""
 
     def detect(call: int) -> list[Face]:
         rig.clock.instant = after if call == 3 else before
@@ -213,7 +213,7 @@ def test_setting_the_clock_while_a_frame_is_processed_does_not_mix_times() -> No
 
 
 def test_events_at_the_stop_of_a_camera_use_the_current_clock() -> None:
-    """The end of an emotion that started before the clock was set is dated by the new setting."""
+    """The end of an emotion that started before the clock was set has a timestamp of the new setting."""
     rig = Rig(ScriptedDetector(lambda _: [one_face()]))
     rig.clock.instant = Instant(wall_s=0.0, mono_s=0.9, synced=False)
     for index in range(10):

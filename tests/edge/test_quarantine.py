@@ -1,4 +1,4 @@
-"""Which operation is put into quarantine when the broker drops connections."""
+"""Attribution of dropped connections to operations, and their quarantine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SUBSCRIPTION = Operation("emotion/hall/status", subscribe=True)
 
 
 def serial_quarantine() -> Quarantine:
-    """One in serial mode, after two connections that dropped early."""
+    """Returns a quarantine in serial mode, after two connections that dropped early."""
     quarantine = Quarantine()
     for _ in range(2):
         quarantine.connected()
@@ -28,7 +28,7 @@ def serial_quarantine() -> Quarantine:
 
 
 def drop(quarantine: Quarantine, *unacknowledged: Operation, acknowledged: Operation | None = None) -> Operation | None:
-    """Drops a connection in serial mode. Returns the offender."""
+    """Drops a connection in serial mode, and returns the offender."""
     quarantine.connected()
     if acknowledged is not None:
         quarantine.acknowledged(acknowledged)
@@ -36,7 +36,7 @@ def drop(quarantine: Quarantine, *unacknowledged: Operation, acknowledged: Opera
 
 
 def test_two_drops_over_an_operation_put_it_into_quarantine() -> None:
-    """One is not enough, as networks fail too. Other operations are not held, nor is a subscription to the topic."""
+    """One is not enough, as networks fail too; other operations, also on the same topic, are not held."""
     quarantine = serial_quarantine()
     assert [drop(quarantine, operation) for operation in (EVENT, STATUS, EVENT)] == [None, None, EVENT]
     assert quarantine.held_topics == {EVENT.topic}
@@ -44,7 +44,7 @@ def test_two_drops_over_an_operation_put_it_into_quarantine() -> None:
     assert not quarantine.holds(SUBSCRIPTION)
 
 
-def test_operations_that_were_accepted_before_are_no_suspects() -> None:
+def test_operations_accepted_before_over_the_same_connection_are_no_suspects() -> None:
     """An event in flight does not hide the response to a command over which the connection is dropped."""
     quarantine = Quarantine()
     for unacknowledged, expected in ([EVENT, RESPONSE], None), ([RESPONSE, EVENT], RESPONSE):
@@ -54,7 +54,7 @@ def test_operations_that_were_accepted_before_are_no_suspects() -> None:
 
 
 def test_a_single_unacknowledged_operation_is_a_suspect_without_serial_mode() -> None:
-    """A response to a command causes a drop long after everything else was acknowledged, and is not retried."""
+    """A response may cause a drop long after everything else was acknowledged, and is not retried."""
     quarantine = Quarantine()
     for expected in (None, RESPONSE):
         quarantine.connected()
@@ -66,7 +66,7 @@ def test_a_single_unacknowledged_operation_is_a_suspect_without_serial_mode() ->
 
 
 def test_an_acknowledgement_clears_a_suspect() -> None:
-    """A network that fails from time to time while the same operation is in flight makes it no offender."""
+    """An operation that is in flight whenever a bad network fails, but acknowledged later, is no offender."""
     quarantine = Quarantine()
     for _ in range(3):
         assert quarantine.connection_dropped([RESPONSE], serial=False, lifetime_s=3600.0) is None
@@ -75,14 +75,14 @@ def test_an_acknowledgement_clears_a_suspect() -> None:
         quarantine.connected()
 
 
-def test_an_operation_that_was_accepted_over_the_same_connection_is_no_suspect() -> None:
-    """Another client with the same client id disconnects this one in the middle of its events, again and again."""
+def test_drops_caused_by_another_client_quarantine_nothing() -> None:
+    """Another client with the same client id disconnects this one again and again while it sends events."""
     quarantine = serial_quarantine()
     assert [drop(quarantine, EVENT, acknowledged=EVENT) for _ in range(5)] == [None] * 5
 
 
 def test_an_early_drop_with_nothing_unacknowledged_releases_everything() -> None:
-    """A broker that is starting drops connections whatever is sent; afterwards nothing is held back for long."""
+    """A starting broker drops connections whatever is sent; afterwards nothing is held back for long."""
     quarantine = serial_quarantine()
     for operation in (SUBSCRIPTION, STATUS):
         assert [drop(quarantine, operation) for _ in range(2)] == [None, operation]
@@ -92,7 +92,7 @@ def test_an_early_drop_with_nothing_unacknowledged_releases_everything() -> None
 
 
 def test_the_first_acknowledgement_of_an_unresponsive_broker_releases_everything() -> None:
-    """After an hour in which it accepted connections and acknowledged nothing, nothing is held for another hour."""
+    """After an hour in which it accepted connections but acknowledged nothing, nothing is held any longer."""
     quarantine = serial_quarantine()
     for operation in (STATUS, STATUS, EVENT, EVENT):
         quarantine.connected()
@@ -104,7 +104,7 @@ def test_the_first_acknowledgement_of_an_unresponsive_broker_releases_everything
 
 
 def test_memory_is_bounded_whatever_the_number_of_topics() -> None:
-    """A client that asks for each response on a new topic does not fill the memory over the months."""
+    """A client that requests each response on a new topic does not fill the memory over the months."""
     quarantine = Quarantine()
     for number in range(3_000):
         quarantine.acknowledged(Operation(f"responses/{number}"))
@@ -118,7 +118,7 @@ def test_memory_is_bounded_whatever_the_number_of_topics() -> None:
 
 
 def test_the_holdoffs_of_a_response_grow_though_it_is_not_retried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client that asks for a report every two minutes causes drops less and less often, and no serial mode."""
+    """Requesting a report every two minutes causes drops less and less often, and no serial mode."""
     clock_s = [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock_s[0])
     quarantine, drops = Quarantine(), 0
@@ -134,7 +134,7 @@ def test_the_holdoffs_of_a_response_grow_though_it_is_not_retried(monkeypatch: p
 
 
 def test_the_holdoffs_grow_until_an_acknowledgement(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An offender is retried by itself, in serial mode, and one more drop is enough then."""
+    """An offender is retried alone, in serial mode, where one more drop is enough."""
     clock_s = [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock_s[0])
     quarantine = serial_quarantine()

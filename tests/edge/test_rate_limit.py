@@ -18,7 +18,7 @@ def test_without_a_limit_every_frame_is_due() -> None:
 
 
 def test_the_lower_limit_applies_and_the_other_one_is_kept() -> None:
-    """The requested limit is neither exceeded nor forgotten while the load is reduced."""
+    """While the load is reduced, the requested limit is neither exceeded nor forgotten."""
     limiter = RateLimiter(requested_fps=5.0)
     limiter.adapted_fps = 10.0
     assert limiter.max_fps == 5.0

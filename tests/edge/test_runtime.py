@@ -31,12 +31,12 @@ def test_litert_runs_a_model(model: Path | bytes) -> None:
 
 
 def test_litert_is_preferred_and_named_with_its_version() -> None:
-    """The name appears in info messages."""
+    """The default runtime is LiteRT, whose name and version appear in info messages."""
     assert runtime_name() == runtime_name("litert") == f"litert {metadata.version('ai-edge-litert')}"
 
 
 def test_tflite_runtime_with_numpy_2_is_an_error_with_a_remedy() -> None:
-    """Pip allows the combination, which would crash in C++."""
+    """The combination, which pip allows, would crash in native code."""
     require_tflite_runtime(numpy="2")
     with pytest.raises(RuntimeMissing, match=r"built for numpy 1.*numpy 2.*pip install 'numpy<2'"):
         load_interpreter(MODEL, runtime="tflite-runtime")
@@ -54,7 +54,9 @@ def test_missing_runtime_is_an_error_with_a_remedy(monkeypatch: pytest.MonkeyPat
     assert error.value.exit_code == 7
 
 
-@pytest.mark.parametrize("content", [b"", b"no model", MODEL.read_bytes()[:100_000]], ids=["empty", "text", "cut"])
+@pytest.mark.parametrize(
+    "content", [b"", b"no model", MODEL.read_bytes()[:100_000]], ids=["empty", "text", "truncated"]
+)
 def test_damaged_model_is_named(tmp_path: Path, content: bytes) -> None:
     """The error names the damaged file."""
     path = tmp_path / "model.tflite"

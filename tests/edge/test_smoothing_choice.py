@@ -1,4 +1,4 @@
-"""The benchmark by which the smoother's defaults were chosen: synthetic videos, scores, and choice."""
+"""The benchmark that chose the defaults of the smoother: synthetic videos, scores, and choice."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ def test_the_score_counts_accuracy_flips_delay_and_missed_changes() -> None:
     reported: list[str | None] = [None] * 5 + ["happy"] * 95
     reported += ["happy"] * 6 + ["sad"] * 44 + ["unknown"] * 5 + ["sad"] * 45
     reported += ["sad"] * 100
-    got = score(reported, labels)
-    assert got.accuracy == (95 + 44 + 45) / 300
-    assert got.unknown == 5 / 300
-    assert got.flips == 2 / 0.5  # to unknown and back, in half a minute
-    assert got.missed == 1 / 2
-    assert got.delay_s == math.inf
+    result = score(reported, labels)
+    assert result.accuracy == (95 + 44 + 45) / 300
+    assert result.unknown == 5 / 300
+    assert result.flips == 2 / 0.5  # to unknown and back, within half a minute
+    assert result.missed == 1 / 2
+    assert result.delay_s == math.inf
     assert score(reported[:200], labels[:200]).delay_s == 0.6
 
 
-def test_the_agents_own_smoother_is_scored() -> None:
+def test_the_smoother_of_the_agent_is_scored() -> None:
     """With unambiguous frames, a change is reported right after the dwell time."""
     labels = np.repeat([HAPPY, SAD], 30)
     logits = 6 * np.eye(7, dtype=np.float32)[labels]
@@ -81,5 +81,5 @@ def test_the_choice_balances_flips_and_accuracy() -> None:
         row("slow", flips=1, delay_s=0.9), row("missing", flips=2, missed=0.2), row("calm", flips=5),
         row("accurate", flips=5.9, accuracy=0.65), row("nervous", flips=7, accuracy=0.7),
     ]  # fmt: skip
-    assert [one.name for one in within_limits(rows)] == ["calm", "accurate", "nervous"]
+    assert [candidate.name for candidate in within_limits(rows)] == ["calm", "accurate", "nervous"]
     assert choose(within_limits(rows)).name == "accurate"

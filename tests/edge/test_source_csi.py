@@ -70,7 +70,7 @@ SYSTEM_PYTHON = Path("/usr/bin/python3")
 
 
 class FakePicamera2:
-    """The fake of picamera2 and its behavior."""
+    """Installs the fake of picamera2 for helper processes, and sets its behavior."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (folder / "picamera2.py").write_text(FAKE)
@@ -78,9 +78,9 @@ class FakePicamera2:
         self._monkeypatch = monkeypatch
         monkeypatch.setenv("PYTHONPATH", str(folder))
         monkeypatch.setenv("FAKE_PICAMERA2_PID", str(self.pid_file))
-        self.behave("well")
+        self.set_behavior("normal")
 
-    def behave(self, behavior: str) -> None:
+    def set_behavior(self, behavior: str) -> None:
         """Sets the behavior of the next helper's camera."""
         self._monkeypatch.setenv("FAKE_PICAMERA2", behavior)
 
@@ -95,12 +95,12 @@ class FakePicamera2:
 
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakePicamera2:
-    """A well-behaved camera number 0."""
+    """A fake with one camera, number 0, that works."""
     return FakePicamera2(tmp_path, monkeypatch)
 
 
 def csi_source(camera: int = 0, *, fps: float = 50, stall_timeout_s: float = PATIENCE_S) -> CsiSource:
-    """A source of small frames from the fake, with the system's Python if there is one."""
+    """Returns a source of small frames from the fake, which runs with the system's Python if there is one."""
     return CsiSource(
         camera=camera,
         width=70,
@@ -133,7 +133,7 @@ def test_frames_are_complete_in_order_and_of_the_size_chosen_by_the_camera(fake:
 
 def test_padded_rows_are_copied_correctly(fake: FakePicamera2) -> None:
     """The padding between rows is not part of the frame."""
-    fake.behave("padded rows")
+    fake.set_behavior("padded rows")
     with csi_source() as source:
         frames = [read_frame(source) for _ in range(3)]
     assert all((frame.image_bgr == frame.index).all() for frame in frames)
@@ -185,11 +185,11 @@ def test_camera_that_fails_is_lost_killed_and_can_be_opened_again(
 ) -> None:
     """A failed camera is detected in time, leaves no process behind, and works after its recovery."""
     source = csi_source(stall_timeout_s=3.0)
-    fake.behave(behavior)
+    fake.set_behavior(behavior)
     with pytest.raises(SourceLost, match=error), source:
         read_for(source, PATIENCE_S)
     assert not fake.state
-    fake.behave("well")
+    fake.set_behavior("normal")
     with source:
         assert read_frame(source).image_bgr.shape == (48, 64, 3)
 
@@ -197,7 +197,7 @@ def test_camera_that_fails_is_lost_killed_and_can_be_opened_again(
 def test_a_frame_overwritten_while_being_copied_is_skipped(
     fake: FakePicamera2, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A frame mixed from two is not delivered."""
+    """A frame that mixes two of the camera's frames is not delivered."""
     del fake
     with open_source("csi:0", width=64, height=48) as source:
         assert isinstance(source, CsiSource)
@@ -215,15 +215,15 @@ def test_an_overwritten_frame_is_not_a_stall(fake: FakePicamera2, monkeypatch: p
     with csi_source(stall_timeout_s=1.0) as source:
         read_frame(source)
         time.sleep(1.1)
-        with monkeypatch.context() as overwritten:
-            overwritten.setattr("edge.source.csi._Helper.newest_frame", lambda _: None)
+        with monkeypatch.context() as patch:
+            patch.setattr("edge.source.csi._Helper.newest_frame", lambda _: None)
             assert source.read(0.1) is None
         read_frame(source)
 
 
 def test_invalid_frame_is_skipped(fake: FakePicamera2) -> None:
     """One invalid frame is not delivered, and the camera stays open."""
-    fake.behave("one invalid frame")
+    fake.set_behavior("one invalid frame")
     with csi_source() as source:
         frames = [read_frame(source) for _ in range(6)]
     assert all(frame.image_bgr.shape == (48, 64, 3) for frame in frames)
@@ -232,7 +232,7 @@ def test_invalid_frame_is_skipped(fake: FakePicamera2) -> None:
 
 def test_camera_that_hangs_while_starting_is_given_up_and_killed(fake: FakePicamera2) -> None:
     """A camera that never starts does not block the agent and leaves no process behind."""
-    fake.behave("hang at start")
+    fake.set_behavior("hang at start")
     source = CsiSource(camera=0, python=Path(sys.executable), open_timeout_s=1.0)
     with pytest.raises(SourceUnavailable, match=r"csi:0: did not start within 1 s"), source:
         pass
@@ -244,9 +244,9 @@ def test_no_second_process_is_started_beside_one_that_cannot_be_killed(
 ) -> None:
     """A camera whose process hangs in the kernel is opened again only after it has exited."""
     source = csi_source()
-    with monkeypatch.context() as kernel:
-        kernel.setattr("edge.source.csi._KILL_TIMEOUT_S", 0.1)
-        kernel.setattr(subprocess.Popen, "kill", lambda _: None)
+    with monkeypatch.context() as patch:
+        patch.setattr("edge.source.csi._KILL_TIMEOUT_S", 0.1)
+        patch.setattr(subprocess.Popen, "kill", lambda _: None)
         with source:
             read_frame(source)
             stuck = int(fake.pid_file.read_text())
@@ -267,7 +267,7 @@ def test_no_second_process_is_started_beside_one_that_cannot_be_killed(
 
 def test_interrupt_from_the_terminal_reaches_only_the_agent(fake: FakePicamera2) -> None:
     """Ctrl-C, which goes to the whole process group, does not kill the helper; the agent closes the camera."""
-    fake.behave("well")
+    fake.set_behavior("normal")
     script = f"""
 import signal
 from pathlib import Path
@@ -276,7 +276,7 @@ interrupted = []
 signal.signal(signal.SIGINT, lambda *_: interrupted.append(True))
 with CsiSource(camera=0, python=Path({sys.executable!r})) as source:
     assert source.read(60.0)
-    print("it works", flush=True)
+    print("opened", flush=True)
     while not interrupted:
         source.read(0.1)
     for _ in range(10):
@@ -295,7 +295,7 @@ with CsiSource(camera=0, python=Path({sys.executable!r})) as source:
 
 def test_missing_picamera2_is_named_with_the_command_that_installs_it(fake: FakePicamera2) -> None:
     """Without picamera2, the error names the package to install."""
-    fake.behave("absent")
+    fake.set_behavior("absent")
     with pytest.raises(SourceUnavailable, match=r"picamera2.*sudo apt install python3-picamera2"), csi_source():
         pass
 
@@ -314,19 +314,19 @@ def test_missing_interpreter_is_named(tmp_path: Path) -> None:
 
 
 def test_invalid_reply_of_the_helper_is_an_error(tmp_path: Path) -> None:
-    """A wrong program in place of the interpreter does not crash the agent."""
-    impostor = tmp_path / "python"
-    impostor.write_text('#!/bin/sh\nfor last; do :; done\necho "[1, 2]" > /proc/self/fd/${last#--notify=}\n')
-    impostor.chmod(0o755)
+    """A wrong program in place of the Python interpreter does not crash the agent."""
+    wrong_program = tmp_path / "python"
+    wrong_program.write_text('#!/bin/sh\nfor last; do :; done\necho "[1, 2]" > /proc/self/fd/${last#--notify=}\n')
+    wrong_program.chmod(0o755)
     with pytest.raises(SourceUnavailable, match="sent an invalid reply"):
-        CsiSource(camera=0, python=impostor).__enter__()
+        CsiSource(camera=0, python=wrong_program).__enter__()
 
 
 def test_opening_and_closing_leaves_no_descriptor(fake: FakePicamera2) -> None:
-    """Opening and closing repeatedly leaks no descriptors, including failed attempts."""
+    """Opening and closing repeatedly leaks no file descriptors, also if opening fails."""
 
     def open_and_fail() -> None:
-        fake.behave("well")
+        fake.set_behavior("normal")
         with csi_source() as source:
             read_frame(source)
         with pytest.raises(SourceUnavailable), csi_source(7):
@@ -340,7 +340,7 @@ def test_opening_and_closing_leaves_no_descriptor(fake: FakePicamera2) -> None:
 
 def test_helper_ends_with_the_agent(fake: FakePicamera2) -> None:
     """A killed agent leaves no process that uses the camera, not even a hung one."""
-    fake.behave("hang")
+    fake.set_behavior("hang")
     script = f"""
 from pathlib import Path
 from edge.source.csi import CsiSource
@@ -348,7 +348,7 @@ with CsiSource(camera=0, python=Path({sys.executable!r})) as source:
     assert source.read(60.0)
     while source.read(0.5):
         pass
-    print("it hangs", flush=True)
+    print("hung", flush=True)
     source.read(60.0)
 """
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as agent:
@@ -361,11 +361,11 @@ with CsiSource(camera=0, python=Path({sys.executable!r})) as source:
 
 @pytest.mark.parametrize("spec", ["csi:", "csi:left", "csi:-1"])
 def test_csi_camera_without_a_number_is_rejected(spec: str) -> None:
-    """A mistyped name has another error than a missing camera."""
+    """The error for a mistyped name differs from that for a missing camera."""
     with pytest.raises(SourceUnavailable, match="csi:0"):
         open_source(spec)
 
 
-def test_csi_0_names_the_first_camera() -> None:
-    """`csi:0` in the configuration is a CSI camera."""
+def test_csi_0_is_a_csi_camera() -> None:
+    """`csi:0` in the configuration opens a CSI camera."""
     assert isinstance(open_source("csi:0"), CsiSource)

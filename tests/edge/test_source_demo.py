@@ -13,7 +13,7 @@ from edge.source.demo import DemoSource, _find, _Scene
 
 
 def test_frames_arrive_at_the_rate_of_a_camera() -> None:
-    """25 frames per second of 640x360 pixels, with increasing times."""
+    """The source delivers 25 frames per second of 640x360 pixels, with increasing times."""
     started_s = time.monotonic()
     with open_source("demo") as source:
         frames = [source.read(1.0) for _ in range(6)]
@@ -29,22 +29,22 @@ def test_frames_that_are_not_read_in_time_are_dropped_and_counted() -> None:
     """A slow reader gets the newest frame, as from a camera, and the number of dropped ones."""
     with open_source("demo") as source:
         first = source.read(1.0)
-        missed = source.dropped
+        dropped_before = source.dropped
         time.sleep(0.3)
         second = source.read(1.0)
         assert first is not None
         assert second is not None
-        assert second.index - first.index - 1 == source.dropped - missed >= 5
+        assert second.index - first.index - 1 == source.dropped - dropped_before >= 5
 
 
 def test_waiting_for_a_frame_ends_at_the_timeout() -> None:
-    """So that the agent can stop between two frames."""
+    """A read ends at its timeout, so that the agent can stop between two frames."""
     with open_source("demo") as source:
         assert any(source.read(0.001) is None for _ in range(100))  # except while a frame is due
 
 
 def test_each_scene_begins_without_a_face_and_ends_with_one() -> None:
-    """So that emotions start and end in the demo."""
+    """Faces come and go, so that emotions start and end in the demo."""
     detector = create_detector()
     with DemoSource() as source:
         seen = [len(detector.detect(source._render(position_s))) for position_s in (0.1, 4, 7.9, 8.1, 12, 15.9, 16.1)]

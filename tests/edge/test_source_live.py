@@ -1,4 +1,4 @@
-"""Live sources: a real HTTP camera that stalls, stops or sends invalid data, and a fake of a hanging driver."""
+"""Live sources: a real HTTP camera that stalls, stops or sends invalid data, and a fake of a driver that hangs."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def test_slow_reader_gets_the_newest_frame_and_counts_the_dropped_ones(http_came
     """Slow processing causes no delay, and the dropped frames are counted."""
     with open_source(http_camera.url) as source:
         first = read_frame(source)
-        missed = source.dropped
-        wait_until(lambda: source.dropped >= missed + 5)
+        dropped_before = source.dropped
+        wait_until(lambda: source.dropped >= dropped_before + 5)
         later = read_frame(source)
         assert later.index >= first.index + 6
         assert source.dropped >= later.index - first.index - 1
@@ -78,7 +78,7 @@ class CountingCapture:
 
 
 def read_when_due(source: Source, limiter: RateLimiter) -> Frame:
-    """The next frame under a rate limit."""
+    """Returns the next frame when the rate limit allows one."""
     wait_until(lambda: limiter.wait_s(time.monotonic()) <= 0)
     frame = read_frame(source)
     limiter.frame_taken(time.monotonic())
@@ -86,7 +86,7 @@ def read_when_due(source: Source, limiter: RateLimiter) -> Frame:
 
 
 def test_frames_that_are_not_due_are_not_retrieved(http_camera: HttpCamera) -> None:
-    """A limited camera saves decoding, still delivers its newest frame, and counts the dropped ones."""
+    """A rate-limited camera decodes fewer frames, still delivers its newest one, and counts the dropped ones."""
     limiter = RateLimiter(1)
     stream = CountingCapture(open_stream(http_camera.url, open_timeout_s=PATIENCE_S, read_timeout_s=PATIENCE_S))
     with LiveSource(label="camera", open_capture=lambda: stream, limiter=limiter) as source:
@@ -96,11 +96,11 @@ def test_frames_that_are_not_due_are_not_retrieved(http_camera: HttpCamera) -> N
             grabbed = stream.grabbed
             assert read_when_due(source, limiter).index >= grabbed - 2  # the newest one, or one that arrived since
     assert stream.retrieved < stream.grabbed / 2
-    assert stream.grabbed - source.dropped in (4, 5)  # those read, and possibly one left in the slot
+    assert stream.grabbed - source.dropped in (4, 5)  # those read, and possibly one that is still in the slot
 
 
 def test_without_a_limit_every_frame_is_retrieved(http_camera: HttpCamera) -> None:
-    """A frame can be read at any time without delay."""
+    """Each frame is decoded when it arrives, so that it can be read at any time without delay."""
     stream = CountingCapture(open_stream(http_camera.url, open_timeout_s=PATIENCE_S, read_timeout_s=PATIENCE_S))
     with LiveSource(label="camera", open_capture=lambda: stream) as source:
         wait_until(lambda: source.dropped >= 5)
@@ -133,7 +133,7 @@ def test_stream_that_fails_is_lost_and_can_be_opened_again(http_camera: HttpCame
 
 
 def test_truncated_images_are_tolerated(http_camera: HttpCamera) -> None:
-    """A bad network connection does not close the stream."""
+    """Images truncated by a bad network connection do not close the stream."""
     with open_source(http_camera.url, stall_timeout_s=30.0) as source:
         read_frame(source)
         http_camera.behavior = "truncate"
@@ -177,7 +177,7 @@ def test_closing_leaves_no_thread(http_camera: HttpCamera) -> None:
 
 
 def test_stream_that_cannot_be_opened_is_named_without_its_password() -> None:
-    """The error for a wrong address can be shown to anybody."""
+    """The error for a wrong address contains no secret, so it can be shown to anybody."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
@@ -190,10 +190,10 @@ def test_stream_that_cannot_be_opened_is_named_without_its_password() -> None:
 
 def test_stream_that_never_responds_is_given_up() -> None:
     """A server that accepts the connection but sends nothing does not block the agent."""
-    with socket.socket() as silent:
-        silent.bind(("127.0.0.1", 0))
-        silent.listen()
-        source = open_source(f"http://127.0.0.1:{silent.getsockname()[1]}/", open_timeout_s=0.5)
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        source = open_source(f"http://127.0.0.1:{server.getsockname()[1]}/", open_timeout_s=0.5)
         start_s = time.monotonic()
         with pytest.raises(SourceUnavailable), source:
             pass
@@ -235,12 +235,12 @@ def test_an_address_without_a_valid_scheme_is_not_taken_for_a_file(spec: str) ->
     ["./rtsp:/clip@home.mp4", "/dev/shm/clip.mp4", "a@b.mp4", "12:30.mp4", "~/x:y@z.mp4"],  # noqa: S108 - not opened
 )
 def test_unusual_names_of_recordings_are_accepted(spec: str) -> None:
-    """Including files in /dev/shm, which are used to spare SD cards."""
+    """They are not taken for addresses or devices, also in /dev/shm, which is used to spare SD cards."""
     assert source_kind(spec) is SourceKind.RECORDING
 
 
 def test_unsupported_scheme_is_named() -> None:
-    """A mistyped scheme has another error than a missing camera."""
+    """The error for a mistyped scheme differs from that for a missing camera."""
     with pytest.raises(SourceUnavailable, match=r"rtmp:// streams are not supported.*rtsp"):
         open_source("rtmp://me:hunter2@host/live")
 
@@ -287,7 +287,7 @@ class FakeCapture:
         self.released_by = threading.current_thread().name
 
 
-def test_driver_that_hangs_blocks_nothing_and_is_not_opened_twice() -> None:
+def test_driver_that_hangs_does_not_block_the_agent_and_is_not_opened_twice() -> None:
     """A camera with a hung driver is reported, and opened again once the driver has returned."""
     capture, next_capture = FakeCapture([]), FakeCapture([np.full((8, 8, 3), 9, np.uint8)])
     captures = iter([capture, next_capture])
@@ -322,8 +322,8 @@ def test_driver_that_hangs_while_opening_is_given_up() -> None:
     assert capture.released_by == "grab-slow"
 
 
-def test_an_unknown_error_while_opening_is_raised_at_once() -> None:
-    """Rather than as a timeout, whose remedy would be misleading."""
+def test_an_unexpected_error_while_opening_is_raised_at_once() -> None:
+    """It is not replaced by a timeout, whose remedy would be misleading."""
 
     def broken() -> Capture:
         raise RuntimeError("an error of OpenCV")
@@ -345,6 +345,6 @@ def test_corrupt_frames_are_skipped() -> None:
 
 
 def test_read_before_opening_is_an_error() -> None:
-    """A source that is not open raises an error."""
+    """Reading from a source that is not open raises SourceLost."""
     with pytest.raises(SourceLost, match="not open"):
         open_source("0").read(0.0)

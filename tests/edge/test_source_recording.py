@@ -100,7 +100,7 @@ def test_the_reason_why_an_image_is_skipped_is_logged(tmp_path: Path, caplog: py
 
 
 def test_video_may_have_a_colon_in_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Such as the time in the file names of recorders."""
+    """Recorders put the time into file names; such a name is not taken for an address."""
     monkeypatch.chdir(tmp_path)
     write_video(tmp_path / "clip.mp4", 3, codec="mp4v").rename("2024-01-01T12:30:00.mp4")
     assert len(read_to_end(open_source("2024-01-01T12:30:00.mp4"))) == 3
@@ -121,14 +121,14 @@ def test_images_of_any_depth_are_converted_to_8_bit_bgr(tmp_path: Path, shape: t
 def test_at_most_two_images_are_in_memory_while_the_next_is_decoded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, realtime: bool
 ) -> None:
-    """The last one processed and the next one; the memory limit of the service is based on that."""
+    """They are the last image processed and the next one; the memory limit of the service is based on that."""
     for number in range(8):
         write_image(tmp_path / f"{number}.png")
     decoded: list[weakref.ref[NDArray[np.uint8]]] = []
-    held: list[int] = []
+    alive: list[int] = []
 
     def decode(path: Path) -> NDArray[np.uint8] | None:
-        held.append(sum(picture() is not None for picture in decoded))
+        alive.append(sum(picture() is not None for picture in decoded))
         picture = read_image(path)
         assert picture is not None
         decoded.append(weakref.ref(picture))
@@ -141,11 +141,11 @@ def test_at_most_two_images_are_in_memory_while_the_next_is_decoded(
         while True:
             newest = source.read(PATIENCE_S)
     assert newest is not None
-    assert (len(held), max(held)) == (8, 2)
+    assert (len(alive), max(alive)) == (8, 2)
 
 
 def test_the_largest_images_that_the_service_accepts_fit_into_its_memory() -> None:
-    """Two in memory, a third one being decoded, at up to 9 bytes per pixel, and the agent itself."""
+    """MemoryMax covers two images, a third one being decoded at up to 9 bytes per pixel, and the agent itself."""
     unit = (Path(__file__).parents[2] / "deploy/emotion-edge.service").read_text(encoding="utf-8")
     found = re.search(r"^MemoryMax=(\d+)M$.*^Environment=OPENCV_IO_MAX_IMAGE_PIXELS=(\d+)$", unit, re.M | re.S)
     assert found is not None
@@ -215,13 +215,13 @@ def test_realtime_drops_and_counts_frames_for_a_slow_reader(tmp_path: Path) -> N
             frame = source.read(1.0)
             assert frame is not None
             indices.append(frame.index)
-            time.sleep(0.2)  # five frames of processing time
+            time.sleep(0.2)  # the duration of five frames
         assert source.dropped == indices[-1] - 3
     assert indices[-1] >= 9
 
 
 def test_realtime_delivers_no_frame_before_it_is_due(tmp_path: Path) -> None:
-    """Waiting for the next image of a slow sequence ends at the timeout."""
+    """A read ends at its timeout if the next image of a slow sequence is not due yet."""
     for name in ("a.png", "b.png"):
         write_image(tmp_path / name)
     with open_source(str(tmp_path), realtime=True, fps=0.1) as source:
@@ -243,10 +243,10 @@ def make_text_as_image(folder: Path) -> Path:
     return path
 
 
-def make_cut_video(folder: Path) -> Path:
+def make_truncated_video(folder: Path) -> Path:
     """The first half of a video whose index is at its end."""
     whole = write_video(folder / "whole.mp4", 20, codec="mp4v").read_bytes()
-    path = folder / "cut.mp4"
+    path = folder / "truncated.mp4"
     path.write_bytes(whole[: len(whole) // 2])
     return path
 
@@ -263,7 +263,7 @@ def make_folder_of_broken_images(folder: Path) -> Path:
     [
         make_text_as_video,
         make_text_as_image,
-        make_cut_video,
+        make_truncated_video,
         make_folder_of_broken_images,
         pytest.param(lambda folder: folder, id="empty folder"),
         pytest.param(lambda folder: folder / "nowhere.mp4", id="missing video"),
@@ -281,7 +281,7 @@ def test_invalid_recording_is_named_with_a_remedy(tmp_path: Path, make: Callable
 
 
 def test_opencv_writes_nothing_to_stderr(tmp_path: Path) -> None:
-    """OpenCV and FFmpeg print no messages for bad files and addresses, which could contain passwords."""
+    """OpenCV and FFmpeg print no messages for bad files and addresses, as they could contain passwords."""
     script = f"""
 from edge.errors import SourceUnavailable
 from edge.source import open_source
@@ -291,19 +291,19 @@ for spec in ({str(make_text_as_video(tmp_path))!r}, "rtsp://me:hunter2@127.0.0.1
     except SourceUnavailable as error:
         print(error)
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stderr == ""
-    assert len(done.stdout.splitlines()) == 3
-    assert "hunter2" not in done.stdout
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert result.stderr == ""
+    assert len(result.stdout.splitlines()) == 3
+    assert "hunter2" not in result.stdout
 
 
 @pytest.mark.parametrize(
-    "invalid",
+    "data",
     [None, np.zeros((0, 0, 3), np.uint8), np.zeros((4, 4, 3), np.float32), np.zeros((4, 4, 2), np.uint8), np.zeros(4)],
 )
-def test_invalid_data_is_not_an_image(invalid: NDArray[Any] | None) -> None:
-    """Invalid data of a broken camera never reaches the detector."""
-    assert as_bgr(invalid) is None
+def test_invalid_data_is_rejected(data: NDArray[Any] | None) -> None:
+    """Invalid data from a broken camera never reaches the detector."""
+    assert as_bgr(data) is None
 
 
 @pytest.mark.parametrize("shape", [(4, 6), (4, 6, 1), (4, 6, 3), (4, 6, 4)])

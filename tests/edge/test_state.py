@@ -17,7 +17,7 @@ from edge.state import DeviceState, is_unused
 
 
 @pytest.fixture
-def generous_umask() -> Iterator[None]:
+def permissive_umask() -> Iterator[None]:
     """A typical umask: new files are world-readable unless created with another mode."""
     before = os.umask(0o022)
     yield
@@ -48,8 +48,8 @@ def test_a_folder_is_unused_until_the_first_start(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("state_file", ["lost", "restored"])
-def test_no_session_number_is_used_again(state_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is part of an event's identity: it is not reused with a new SD card or an old image of one."""
+def test_no_session_number_is_reused(state_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Session numbers identify events, so a new SD card or an old image of one must not repeat them."""
     folder = tmp_path / "state"
     with DeviceState(folder):
         pass
@@ -128,7 +128,7 @@ def test_concurrent_changes_are_all_stored(tmp_path: Path) -> None:
         assert state.paused == set(cameras)
 
 
-def test_a_file_of_a_newer_agent_is_left_alone(tmp_path: Path) -> None:
+def test_a_file_of_a_newer_agent_is_not_changed(tmp_path: Path) -> None:
     """After a downgrade the device keeps its identity: the start fails with an error that names the remedy."""
     path = tmp_path / "state.json"
     content = '{"client_id": "edge-1", "session": {"count": 7}, "version": 99}'
@@ -165,8 +165,8 @@ def test_two_agents_do_not_share_a_state_folder(tmp_path: Path) -> None:
         pass
 
 
-def test_an_agent_starts_while_in_use_is_checked(tmp_path: Path) -> None:
-    """`edge doctor` holds the lock for a moment, which does not make a start or a reload fail."""
+def test_an_agent_starts_while_a_check_holds_the_lock(tmp_path: Path) -> None:
+    """`edge doctor` holds the lock for a moment, which must not make a start or a reload fail."""
     with DeviceState(tmp_path):
         pass
     reader = (tmp_path / "lock").open()
@@ -178,9 +178,9 @@ def test_an_agent_starts_while_in_use_is_checked(tmp_path: Path) -> None:
     release.join()
 
 
-@pytest.mark.usefixtures("generous_umask")
+@pytest.mark.usefixtures("permissive_umask")
 def test_the_state_is_not_readable_by_others(tmp_path: Path) -> None:
-    """Knowing the client id allows others to disconnect the device from the broker and impersonate it."""
+    """Whoever knows the client id can disconnect the device from the broker and impersonate it."""
     with DeviceState(tmp_path / "deep" / "state") as state:
         state.pause("door")
         assert mode(tmp_path / "deep") == 0o755
@@ -188,9 +188,9 @@ def test_the_state_is_not_readable_by_others(tmp_path: Path) -> None:
         assert {mode(path) for path in (tmp_path / "deep" / "state").iterdir()} == {0o600}
 
 
-@pytest.mark.usefixtures("generous_umask")
+@pytest.mark.usefixtures("permissive_umask")
 def test_the_permissions_of_an_existing_folder_are_kept(tmp_path: Path) -> None:
-    """They were chosen by the user or systemd; the files in it are private all the same."""
+    """The user or systemd chose the mode of the folder; the files in it are private nevertheless."""
     folder = tmp_path / "state"
     folder.mkdir(mode=0o750)
     with DeviceState(folder):
@@ -199,7 +199,7 @@ def test_the_permissions_of_an_existing_folder_are_kept(tmp_path: Path) -> None:
 
 
 def mode(path: Path) -> int:
-    """The permission bits of a file or folder."""
+    """Returns the permission bits of a file or folder."""
     return path.stat().st_mode & 0o777
 
 

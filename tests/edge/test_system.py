@@ -9,16 +9,16 @@ from edge.system import Clock
 
 
 @pytest.mark.parametrize("calls", range(3))
-def test_a_clock_that_is_set_while_it_is_read_is_not_trusted_too_soon(
+def test_a_clock_that_is_set_while_it_is_read_counts_as_unsynchronized(
     monkeypatch: pytest.MonkeyPatch, calls: int
 ) -> None:
     """Whenever the clock is set, a wrong time is never reported as synchronized."""
-    left = calls  # until the clock is set
+    calls_left = calls  # until the clock is set
 
     def is_set() -> bool:
-        nonlocal left
-        left -= 1
-        return left < 0
+        nonlocal calls_left
+        calls_left -= 1
+        return calls_left < 0
 
     def wall_s() -> float:
         return 1_700_000_000.0 if is_set() else 0.0

@@ -1,4 +1,4 @@
-"""Stage latencies, read while they are measured."""
+"""Stage latencies that are read while they are measured."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from edge.timing import StageTimes
 @pytest.fixture
 def fast_thread_switching() -> Iterator[None]:
     """Switches between threads as often as possible."""
-    usual_s = sys.getswitchinterval()
+    before_s = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     yield
-    sys.setswitchinterval(usual_s)
+    sys.setswitchinterval(before_s)
 
 
 @pytest.mark.usefixtures("fast_thread_switching")

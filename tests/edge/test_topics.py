@@ -6,8 +6,8 @@ from edge.asyncapi import document
 from edge.topics import Topics
 
 
-def test_the_topics_are_the_published_ones() -> None:
-    """Existing subscriptions keep working."""
+def test_the_topics_match_the_published_interface() -> None:
+    """The topics do not change, so that existing subscriptions keep working."""
     topics = Topics("home/emotion", "hall")
     assert topics.status == "home/emotion/hall/status"
     assert topics.info == "home/emotion/hall/info"
@@ -20,7 +20,7 @@ def test_the_topics_are_the_published_ones() -> None:
     assert topics.fleet_command("shop", "pause") == "home/emotion/fleet/shop/cmd/pause"
 
 
-def test_all_retained_topics_are_known() -> None:
+def test_all_retained_topics_are_listed() -> None:
     """All topics that the AsyncAPI document marks as retained can be cleared when the device is renamed."""
     published = document()
     documented = {
@@ -32,14 +32,14 @@ def test_all_retained_topics_are_known() -> None:
 
 
 def test_a_device_without_updates_clears_the_update_topic() -> None:
-    """Otherwise the broker would retain the last update report forever."""
+    """Only a device with updates uses the topic; others clear it, or the broker would keep its last report."""
     topics = Topics("home", "hall")
     assert set(topics.retained(["door"], updates=True)) - set(topics.retained(["door"])) == {topics.update}
 
 
 @pytest.mark.parametrize("name", ["", "Hall", "front door", "a/b", "a+", "#", "-a", "$sys", "küche", "x" * 65, "a\n"])
 def test_a_name_that_is_not_a_topic_segment_is_rejected(name: str) -> None:
-    """A name with a space, a wildcard or a capital is an error at once, not a topic that nobody can subscribe to."""
+    """A space, a wildcard or an upper-case letter is an error at once, not a topic that cannot be subscribed to."""
     with pytest.raises(ValueError, match="cannot be part of a topic"):
         Topics("emotion", name)
     with pytest.raises(ValueError, match="cannot be part of a topic"):
@@ -59,8 +59,8 @@ def test_reserved_names_are_rejected() -> None:
     with pytest.raises(ValueError, match="'fleet' cannot be the name of a device"):
         Topics("emotion", "fleet")
     topics = Topics("emotion", "hall")
-    own = [getattr(topics, name) for name, kind in vars(Topics).items() if isinstance(kind, property)]
-    names = {topic.split("/")[2] for topic in [*own, topics.command("pause")] if topic != topics.root}
+    device_topics = [getattr(topics, name) for name, kind in vars(Topics).items() if isinstance(kind, property)]
+    names = {topic.split("/")[2] for topic in [*device_topics, topics.command("pause")] if topic != topics.root}
     assert {"cmd", "status", "update"} <= names
     for name in names:
         with pytest.raises(ValueError, match=f"'{name}' cannot be the name of a camera"):

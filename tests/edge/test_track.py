@@ -7,20 +7,20 @@ from edge.track import Tracker
 
 
 def face_at(x: float, y: float = 100.0, side: float = 100.0) -> Observation:
-    """A square face."""
+    """An observation of a square face."""
     face = Face(Box(x, y, x + side, y + side), score=0.9)
     return Observation(face, np.zeros(7, np.float32), quality=1.0)
 
 
-def test_a_face_that_moves_a_little_keeps_its_number() -> None:
+def test_a_moving_face_keeps_its_track() -> None:
     """A face that moves slowly across the image is one track."""
     tracker = Tracker(max_gap_s=1.0, min_iou=0.3)
     ids = {tracker.update([face_at(20.0 * step)], step * 0.1)[0][0].id for step in range(30)}
     assert ids == {1}
 
 
-def test_two_faces_that_pass_each_other_do_not_swap_numbers_while_apart() -> None:
-    """The order of the detector's faces does not matter."""
+def test_two_faces_do_not_swap_their_tracks() -> None:
+    """Tracks do not depend on the order in which the detector returns the faces."""
     tracker = Tracker(max_gap_s=1.0, min_iou=0.3)
     left, right = tracker.update([face_at(0), face_at(300)], 0.0)[0]
     swapped, _ = tracker.update([face_at(305), face_at(5)], 0.1)
@@ -28,7 +28,7 @@ def test_two_faces_that_pass_each_other_do_not_swap_numbers_while_apart() -> Non
     assert where == {left.id: 5, right.id: 305}
 
 
-def test_a_face_that_is_briefly_hidden_stays_the_same() -> None:
+def test_a_briefly_hidden_face_keeps_its_track() -> None:
     """A face covered by a hand for half a second is not a new track."""
     tracker = Tracker(max_gap_s=1.0, min_iou=0.3)
     tracker.update([face_at(0)], 0.0)
@@ -39,8 +39,8 @@ def test_a_face_that_is_briefly_hidden_stays_the_same() -> None:
     assert [(track.id, track.last_seen_s) for track in seen] == [(1, 1.0)]
 
 
-def test_a_face_stays_the_same_at_any_frame_rate() -> None:
-    """At one frame in ten seconds, of which one detection missed the face, the track continues."""
+def test_a_track_continues_at_any_frame_rate() -> None:
+    """At one frame in ten seconds, a track survives one detection that missed the face, and ends after two."""
     tracker = Tracker(max_gap_s=1.0, min_iou=0.3)
     ids = {tracker.update([face_at(0)], time_s)[0][0].id for time_s in (0.0, 10.0, 20.0)}
     hidden, ended = tracker.update([], 30.0)
@@ -61,8 +61,8 @@ def test_a_frame_without_detection_ends_no_track() -> None:
     assert [track.id for track in tracker.update([face_at(0)], 4.0)[0]] == [1]
 
 
-def test_a_face_that_is_gone_ends_once_and_a_new_one_gets_a_new_number() -> None:
-    """A face that returns after the gap is a new track: tracks do not identify people."""
+def test_a_track_ends_once_and_a_returning_face_gets_a_new_track() -> None:
+    """A face that returns after the gap is a new track, as tracks do not identify people."""
     tracker = Tracker(max_gap_s=1.0, min_iou=0.3)
     tracker.update([face_at(0)], 0.0)
     tracker.update([], 0.5)
@@ -74,7 +74,7 @@ def test_a_face_that_is_gone_ends_once_and_a_new_one_gets_a_new_number() -> None
 
 
 def test_finishing_ends_every_track() -> None:
-    """No track survives the closing of a camera."""
+    """No track survives when its camera is closed."""
     tracker = Tracker(max_gap_s=1.0, min_iou=0.3)
     tracker.update([face_at(0), face_at(300)], 0.0)
     assert [track.id for track in tracker.finish()] == [1, 2]

@@ -1,4 +1,4 @@
-"""Signatures: test vectors of the standard, and forgeries."""
+"""Signatures: a test vector of the standard, and forgeries."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def in_base64(text: str) -> str:
     return base64.b64encode(bytes.fromhex(text)).decode()
 
 
-def test_it_is_ed25519() -> None:
-    """The third test vector of RFC 8032, section 7.1."""
+def test_signatures_are_ed25519() -> None:
+    """Keys and signature match the third test vector of RFC 8032, section 7.1."""
     private = "private-key:" + in_base64("c5aa8df43f9f837bedb7442f31dcb7b166d38535076f094b85ce3a2e0b4458f7")
     public = in_base64("fc51cd8e6218a1a38da47ed00230f0580816ed13ba3303ac5deb911548908025")
     signature = in_base64(
@@ -27,28 +27,28 @@ def test_it_is_ed25519() -> None:
     assert sign(b"\xaf\x82", private) == signature
 
 
-def test_a_signature_holds_for_these_bytes_and_this_key_alone() -> None:
+def test_a_signature_is_valid_only_for_its_bytes_and_its_key() -> None:
     """Changed bytes, another key and a missing signature are rejected; the error contains the location."""
-    mine, theirs = new_signing_key(), new_signing_key()
-    signature = sign(b"{}", mine).encode()
-    verify_signature(b"{}", signature + b"\n", [public_key(theirs), public_key(mine)], where="here")
+    key, other_key = new_signing_key(), new_signing_key()
+    signature = sign(b"{}", key).encode()
+    verify_signature(b"{}", signature + b"\n", [public_key(other_key), public_key(key)], where="here")
     forgeries = [
-        (b"{} ", signature, mine),
-        (b"{}", signature, theirs),
-        (b"{}", sign(b"{}", theirs).encode(), mine),
-        (b"{}", b"", mine),
-        (b"{}", b"\xff not base64", mine),
-        (b"{}", signature[:20], mine),
+        (b"{} ", signature, key),
+        (b"{}", signature, other_key),
+        (b"{}", sign(b"{}", other_key).encode(), key),
+        (b"{}", b"", key),
+        (b"{}", b"\xff not base64", key),
+        (b"{}", signature[:20], key),
     ]
-    for manifest, given, trusted in forgeries:
+    for manifest, signature_bytes, trusted in forgeries:
         with pytest.raises(UserError, match=r"^here: is not signed with a trusted key\. Sign the bundle"):
-            verify_signature(manifest, given, [public_key(trusted)], where="here")
+            verify_signature(manifest, signature_bytes, [public_key(trusted)], where="here")
     with pytest.raises(UserError, match="not signed"):
         verify_signature(b"{}", signature, [], where="here")
 
 
 @pytest.mark.parametrize("text", ["", "no key", "c2hvcnQ=", "é" * 44, "A" * 40])
-def test_what_is_no_key_is_refused(text: str) -> None:
+def test_an_invalid_key_is_rejected(text: str) -> None:
     """Invalid keys are rejected in the configuration and for signing."""
     with pytest.raises(ValueError, match="is not a key: must be 32 bytes in base64, as written by `trainer keygen`"):
         check_public_key(text)
@@ -59,7 +59,7 @@ def test_what_is_no_key_is_refused(text: str) -> None:
             use(f"private-key:{text}")
 
 
-def test_neither_key_is_taken_for_the_other() -> None:
+def test_private_and_public_keys_are_not_interchangeable() -> None:
     """A private key in a device's configuration is rejected, and so is a public key for signing."""
     private = new_signing_key()
     with pytest.raises(ValueError, match="is a private key, which must not be stored on a device"):
