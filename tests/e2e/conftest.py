@@ -1,4 +1,4 @@
-"""What the tests of the whole agent share: a broker, who listens to it, and a machine with a service manager."""
+"""Fixtures of the end-to-end tests: a broker, a subscriber to all topics, and a machine with systemd."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.nspawn import Machine, why_not
+from tests.e2e.nspawn import Machine, unavailable_reason
 from tests.e2e.service import CHECKOUT, PROJECT, PYTHON, STATE, VENV
 from tests.mosquitto import PROGRAM, Listener, Mosquitto
 
 
 @pytest.fixture
 def broker(tmp_path: Path) -> Iterator[Mosquitto]:
-    """A broker that lets everybody in, and forgets everything when it dies."""
+    """A broker that accepts anonymous clients and has no persistence."""
     if PROGRAM is None:
         pytest.skip("mosquitto is not installed (apt-get install mosquitto)")
     with Mosquitto(tmp_path) as broker:
@@ -25,15 +25,15 @@ def broker(tmp_path: Path) -> Iterator[Mosquitto]:
 
 @pytest.fixture
 def listener(broker: Mosquitto) -> Iterator[Listener]:
-    """Hears everything that passes through it."""
+    """A client that is subscribed to all topics of the broker."""
     with Listener(broker.port) as listener:
         yield listener
 
 
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    """A booted machine with the agent's user, this checkout, and this Python and its packages in the agent's venv."""
-    if reason := why_not():
+    """A booted machine with the agent's user, this checkout, and a venv with this Python and its packages."""
+    if reason := unavailable_reason():
         pytest.skip(reason)
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     binds = {

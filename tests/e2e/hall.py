@@ -13,7 +13,7 @@ import numpy as np
 
 from edge.client_id import new_client_id
 
-RESTLESS = """
+IMMEDIATE_EVENTS = """
 [detector]
 interval_s = 0
 
@@ -26,13 +26,14 @@ min_dwell_s = 0
 [adaptation]
 enabled = false
 """
-"""Settings with which every appearance and disappearance of a face is an event."""
+"""Settings with which every appearance and disappearance of a face is immediately an event."""
 
-_AHEAD_OF_THE_CLOCK = 4_000_000_000
+_SESSION_BASE = 4_000_000_000
+"""A session number greater than the current Unix time, which is the minimum for a new session."""
 
 
 def configure(folder: Path, *, bundle: Path, port: int, camera: str, more: str = "") -> Path:
-    """Writes the device's configuration.
+    """Writes the device's configuration file and returns its path.
 
     Args:
         folder: Folder for the file `config.toml` and the state folder `state`.
@@ -41,7 +42,7 @@ def configure(folder: Path, *, bundle: Path, port: int, camera: str, more: str =
         camera: Keys of the camera, in TOML.
         more: Further tables, in TOML.
     """
-    count_sessions(folder / "state")
+    create_state(folder / "state")
     path = folder / "config.toml"
     path.write_text(f"""
 [device]
@@ -63,28 +64,28 @@ name = "door"
 
 
 def session(start: int) -> int:
-    """Returns the number of the device's first, second, ... session, after `count_sessions`."""
-    return _AHEAD_OF_THE_CLOCK + start
+    """Returns the number of the device's first, second, ... session, of a state folder made by `create_state`."""
+    return _SESSION_BASE + start
 
 
-def count_sessions(state_dir: Path) -> None:
-    """Creates a state folder with which sessions are numbered consecutively rather than by the time."""
+def create_state(state_dir: Path) -> None:
+    """Creates a state folder in which session numbers are consecutive rather than taken from the clock."""
     state_dir.mkdir(exist_ok=True)
     (state_dir / "state.json").write_text(json.dumps({"client_id": new_client_id(), "session": session(0)}))
 
 
-def visitors(folder: Path, photograph: Path) -> Path:
-    """Creates a folder of six images: three with a face, then three without."""
-    pictures = folder / "visitors"
-    pictures.mkdir()
+def create_images(folder: Path, photograph: Path) -> Path:
+    """Creates a folder with six images for a camera: three with a face, then three without."""
+    images = folder / "images"
+    images.mkdir()
     for number in range(3):
-        shutil.copy(photograph, pictures / f"{number}.png")
-        cv2.imwrite(str(pictures / f"{number + 3}.png"), np.full((512, 512, 3), 90, np.uint8))
-    return pictures
+        shutil.copy(photograph, images / f"{number}.png")
+        cv2.imwrite(str(images / f"{number + 3}.png"), np.full((512, 512, 3), 90, np.uint8))
+    return images
 
 
 @dataclass(frozen=True)
-class Vitals:
+class ResourceUsage:
     """The resources used by a process.
 
     Attributes:
@@ -98,7 +99,7 @@ class Vitals:
     files: int
 
     @classmethod
-    def of(cls, pid: int) -> Vitals:
+    def of(cls, pid: int) -> ResourceUsage:
         """Reads the resources of a process (Linux)."""
         process = Path("/proc") / str(pid)
         pages = int((process / "statm").read_text().split()[1])

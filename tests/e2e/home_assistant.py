@@ -1,7 +1,7 @@
-"""What a real Home Assistant makes of the agent: `make home-assistant` runs these tests, `make test` does not.
+"""Tests of the agent with a real Home Assistant, run by `make home-assistant` but not by `make test`.
 
-Home Assistant is the newest that the Python of its own environment can have; the variable HOME_ASSISTANT_PYTHON names
-that Python. It fetches what its parts need by itself, as it always does.
+Home Assistant is the newest release for the Python of its own virtual environment; the variable HOME_ASSISTANT_PYTHON
+names that interpreter. It downloads the dependencies of its integrations itself, as usual.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ DEPLOY = Path(__file__).parents[2] / "deploy"
 HOST = Path(__file__).with_name("home_assistant_host.py")
 PYTHON = os.environ.get("HOME_ASSISTANT_PYTHON", ".venv-home-assistant/bin/python")
 
-_AWAY = "unavailable"
+_UNAVAILABLE = "unavailable"
 _FIRST_START_S = 600.0
-"""It fetches what its parts need first."""
+"""Includes downloading the dependencies of its integrations."""
 _LIGHT = """
 template:
   - light:
@@ -43,7 +43,7 @@ template:
 
 @dataclass(frozen=True, slots=True)
 class Entity:
-    """What it shows of an entity."""
+    """State and attributes of an entity."""
 
     state: str
     attributes: dict[str, Any] = field(default_factory=dict)
@@ -53,23 +53,23 @@ class HomeAssistant:
     """Home Assistant with the MQTT integration set up, running while the context is open.
 
     Args:
-        folder: Its configuration folder. What it remembers there survives it.
-        port: The broker's.
-        configuration: Further YAML for its configuration.
+        folder: Its configuration folder, which persists between runs.
+        port: Port of the broker.
+        configuration: Additional YAML for its configuration, used when the folder is created.
 
     Attributes:
-        entities: Those that there are, by their ids.
-        told: All that it told of entities, in order; None for one that was removed.
+        entities: The existing entities by entity id.
+        changes: All state changes in order, as entity id and new state; None for a removed entity.
     """
 
     def __init__(self, folder: Path, port: int, configuration: str = "") -> None:
         self._folder = folder
         self._log = folder / "log.txt"
-        self._news = threading.Condition()
+        self._changed = threading.Condition()
         self._started_or_dead = threading.Event()
         self._started = False
         self.entities: dict[str, Entity] = {}
-        self.told: list[tuple[str, Entity | None]] = []
+        self.changes: list[tuple[str, Entity | None]] = []
         if not folder.exists():
             storage = folder / ".storage"
             storage.mkdir(parents=True)
@@ -78,8 +78,8 @@ class HomeAssistant:
             (folder / "configuration.yaml").write_text(settings + configuration)
 
     def __enter__(self) -> Self:
-        python = Path(PYTHON).absolute()  # not resolved, which would leave its virtual environment
-        path = f"{python.parent}{os.pathsep}{os.environ['PATH']}"  # there it finds `uv`
+        python = Path(PYTHON).absolute()  # not resolved: that would leave the virtual environment
+        path = f"{python.parent}{os.pathsep}{os.environ['PATH']}"  # where it finds `uv`
         with self._log.open("a") as log:
             self._process = subprocess.Popen(
                 [python, HOST, self._folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
@@ -92,7 +92,7 @@ class HomeAssistant:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        """Stops it in good order, so that it remembers its entities."""
+        """Shuts it down cleanly, so that it saves its entity registry."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:
@@ -110,16 +110,16 @@ class HomeAssistant:
         self._process.stdin.flush()
 
     def wait_for(self, condition: Callable[[], object]) -> None:
-        """Waits until a condition on what it shows holds."""
-        with self._news:
-            assert self._news.wait_for(condition, PATIENCE_S), f"{self.entities}\n{self._log.read_text()}"
+        """Waits until a condition on the entities holds."""
+        with self._changed:
+            assert self._changed.wait_for(condition, PATIENCE_S), f"{self.entities}\n{self._log.read_text()}"
 
     def wait_for_state(self, entity: str, *states: str) -> None:
         """Waits until an entity has one of these states."""
         self.wait_for(lambda: entity in self.entities and self.entities[entity].state in states)
 
-    def complaints(self) -> list[str]:
-        """What it logged as an error, or as a warning about MQTT."""
+    def logged_problems(self) -> list[str]:
+        """Returns logged errors, and warnings about MQTT."""
         lines = self._log.read_text().splitlines()
         return [line for line in lines if " ERROR " in line or (" WARNING " in line and "mqtt" in line)]
 
@@ -127,26 +127,26 @@ class HomeAssistant:
         assert self._process.stdout is not None
         with self._process.stdout as lines:
             for line in lines:
-                self._note(json.loads(line))
+                self._handle(json.loads(line))
         self._started_or_dead.set()
 
-    def _note(self, fields: dict[str, Any]) -> None:
+    def _handle(self, fields: dict[str, Any]) -> None:
         if "started" in fields:
             self._started = True
             self._started_or_dead.set()
             return
-        with self._news:
+        with self._changed:
             name = fields["entity"]
             entity = Entity(fields["state"], fields["attributes"]) if "state" in fields else None
-            self.told.append((name, entity))
+            self.changes.append((name, entity))
             self.entities.pop(name, None)
             if entity is not None:
                 self.entities[name] = entity
-            self._news.notify_all()
+            self._changed.notify_all()
 
 
 def _mqtt_integration(port: int) -> dict[str, Any]:
-    """The file that the dialogue *Add integration* leaves when it was given a broker."""
+    """The content of the file that the dialog *Add integration* creates for a broker."""
     entry: dict[str, Any] = {
         "entry_id": "01JD0000000000000000000000", "domain": "mqtt", "title": "broker", "source": "user",
         "data": {"broker": "127.0.0.1", "port": port}, "options": {}, "unique_id": None, "version": 2,
@@ -159,27 +159,27 @@ def _mqtt_integration(port: int) -> dict[str, Any]:
 
 @pytest.fixture
 def camera(tmp_path: Path, astronaut_path: Path) -> str:
-    """The keys of one that sees somebody happy come and go, again and again."""
-    pictures = hall.visitors(tmp_path, astronaut_path)
-    return f'source = "{pictures}"\nfps = 2\nrealtime = true\nloop = true'
+    """Configuration keys of a camera that repeatedly sees a happy face appear and disappear."""
+    images = hall.create_images(tmp_path, astronaut_path)
+    return f'source = "{images}"\nfps = 2\nrealtime = true\nloop = true'
 
 
 @pytest.fixture
 def config(tmp_path: Path, bundle_path: Path, broker: Mosquitto, camera: str) -> Path:
-    """The device `hall`, whose camera is `door`."""
-    return hall.configure(tmp_path, bundle=bundle_path, port=broker.port, camera=camera, more=hall.RESTLESS)
+    """The device `hall` with a camera `door`."""
+    return hall.configure(tmp_path, bundle=bundle_path, port=broker.port, camera=camera, more=hall.IMMEDIATE_EVENTS)
 
 
 @pytest.fixture
 def home(tmp_path: Path, broker: Mosquitto) -> Iterator[HomeAssistant]:
-    """A Home Assistant that has heard of no device yet; at the end, it has complained of nothing."""
+    """A Home Assistant without devices; at the end, it must have logged no errors and no MQTT warnings."""
     with HomeAssistant(tmp_path / "home", broker.port) as home:
         yield home
-    assert home.complaints() == []
+    assert home.logged_problems() == []
 
 
-def test_the_device_is_found_and_its_dashboard_fits(config: Path, home: HomeAssistant) -> None:
-    """Its entities appear by themselves, under the names that the example dashboard has; at the end they are away."""
+def test_the_device_is_discovered_with_all_entities_of_the_dashboard(config: Path, home: HomeAssistant) -> None:
+    """All entities of the example dashboard are discovered; after a stop, they are unavailable."""
     with Edge("run", "--config", config) as agent:
         home.wait_for_state("sensor.hall_door_emotion", "happy")
         home.wait_for_state("sensor.hall_door_faces", "1")
@@ -191,44 +191,46 @@ def test_the_device_is_found_and_its_dashboard_fits(config: Path, home: HomeAssi
         assert home.entities["binary_sensor.hall_connectivity"].state == "on"
         assert agent.stop() == 0, agent.output
     home.wait_for_state("binary_sensor.hall_connectivity", "off")
-    home.wait_for_state("sensor.hall_door_emotion", _AWAY)
+    home.wait_for_state("sensor.hall_door_emotion", _UNAVAILABLE)
 
 
-def test_its_switch_pauses_a_camera(config: Path, home: HomeAssistant) -> None:
-    """Readings of a camera at rest are away, its switch is not; and it goes on when the switch is turned off."""
+def test_the_pause_switch_pauses_a_camera(config: Path, home: HomeAssistant) -> None:
+    """Sensors of a paused camera are unavailable, its switch is not; turning the switch off resumes the camera."""
     with Edge("run", "--config", config):
         home.wait_for_state("sensor.hall_door_emotion", "happy", "none")
         home.call("switch.turn_on", "switch.hall_door_pause")
         home.wait_for_state("switch.hall_door_pause", "on")
-        home.wait_for_state("sensor.hall_door_emotion", _AWAY)
+        home.wait_for_state("sensor.hall_door_emotion", _UNAVAILABLE)
         home.call("switch.turn_off", "switch.hall_door_pause")
         home.wait_for_state("switch.hall_door_pause", "off")
         home.wait_for_state("sensor.hall_door_emotion", "happy", "none")
 
 
-def test_the_documented_automation_reacts_to_faces_alone(config: Path, tmp_path: Path, broker: Mosquitto) -> None:
-    """A happy face turns the light on; starts of Home Assistant and of the agent bring the last event, and do not."""
+def test_the_documented_automation_ignores_events_from_before_a_restart(
+    config: Path, tmp_path: Path, broker: Mosquitto
+) -> None:
+    """A happy face turns the light on; the last event, received at a start of Home Assistant or the agent, does not."""
     [automation] = re.findall(r"\n    triggers:\n(?:(?:    .*)?\n)+", (DEPLOY / "README.md").read_text())
     automation = textwrap.indent(textwrap.dedent(automation.replace("pi_door_door", "hall_door")), "    ")
     configuration = f"{_LIGHT}automation:\n  - alias: Happy face\n{automation}"
     with HomeAssistant(tmp_path / "home", broker.port, configuration) as home:
         with Edge("run", "--config", config):
-            home.wait_for_state("light.hall", "on")  # and the agent dies before the face has gone
+            home.wait_for_state("light.hall", "on")  # the agent is killed while the face is in view
         home.call("light.turn_off", "light.hall")
         home.wait_for_state("light.hall", "off")
-    for picture in sorted((tmp_path / "visitors").iterdir())[:3]:
-        picture.unlink()
+    for image in sorted((tmp_path / "images").iterdir())[:3]:
+        image.unlink()
     with HomeAssistant(tmp_path / "home", broker.port) as home:
         home.wait_for(lambda: home.entities["event.hall_door_event"].attributes.get("emotion") == "happy")
         with Edge("run", "--config", config):
             home.wait_for_state("sensor.hall_door_emotion", "none")
         assert "light.hall" in home.entities
-        assert not [told for told in home.told if told[0] == "light.hall" and told[1] and told[1].state == "on"]
-    assert home.complaints() == []
+        assert not [name for name, entity in home.changes if name == "light.hall" and entity and entity.state == "on"]
+    assert home.logged_problems() == []
 
 
-def test_what_is_taken_out_of_the_configuration_disappears(config: Path, home: HomeAssistant) -> None:
-    """A renamed camera leaves no entities behind, and a device that does not announce itself any more none at all."""
+def test_entities_of_a_renamed_camera_or_disabled_discovery_are_removed(config: Path, home: HomeAssistant) -> None:
+    """The entities of a renamed camera are removed; with discovery disabled, so are all entities of the device."""
     with Edge("run", "--config", config) as agent:
         home.wait_for_state("sensor.hall_door_emotion", "happy", "none")
         assert agent.stop() == 0, agent.output
@@ -242,10 +244,10 @@ def test_what_is_taken_out_of_the_configuration_disappears(config: Path, home: H
         home.wait_for(lambda: not any(".hall_" in entity for entity in home.entities))
 
 
-def test_its_button_installs_a_newer_model(
+def test_the_install_button_installs_a_newer_model(
     config: Path, tmp_path: Path, bundle_path: Path, home: HomeAssistant
 ) -> None:
-    """A release that is found is offered, installed when asked for, and shown as installed."""
+    """A new release is offered as an update, installed by the service call, and then shown as installed."""
     key, model = new_signing_key(), "update.hall_model"
     publish(tmp_path / "web", bundle_path, 2, key)
     with UpdateHTTPServer(tmp_path / "web") as web:

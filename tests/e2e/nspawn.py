@@ -1,4 +1,4 @@
-"""A disposable machine with a real systemd: systemd-nspawn boots the host's own files under an overlay.
+"""A disposable machine with a real systemd: systemd-nspawn boots the host's file system under an overlay.
 
 The machine writes to a tmpfs in a private mount namespace; the host's files cannot be changed. It shares the host's
 network, so that a test's broker or camera stream can be reached from inside. Only one machine runs at a time.
@@ -20,7 +20,7 @@ from typing import Self
 
 _LOCK = Path(gettempdir()) / "edge-test-machine.lock"
 _NOTIFY_ADDRESS = "edge-test-machine"
-_PATIENCE_S = 120
+_TIMEOUT_S = 120
 """Timeout of each operation in the machine."""
 
 # $1 is an empty folder to build in; further arguments are passed to systemd-nspawn.
@@ -45,7 +45,7 @@ exec systemd-nspawn --quiet --directory="$root" --boot --register=no --keep-unit
 _ALLOWED = ["--capability=CAP_BPF,CAP_NET_ADMIN", "--system-call-filter=bpf clock_adjtime"]
 
 
-def why_not() -> str | None:
+def unavailable_reason() -> str | None:
     """Returns why a machine cannot be started on this computer, or None if it can."""
     if os.geteuid() != 0:
         return "only root can boot a machine with systemd-nspawn"
@@ -75,8 +75,8 @@ class Machine:
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            turn = stack.enter_context(_LOCK.open("w"))
-            fcntl.flock(turn, fcntl.LOCK_EX)  # two at once would share nspawn's cgroup
+            lock = stack.enter_context(_LOCK.open("w"))
+            fcntl.flock(lock, fcntl.LOCK_EX)  # two machines would share nspawn's cgroup
             notifications = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
             with notifications:
                 notifications.bind(f"\0{_NOTIFY_ADDRESS}")
@@ -84,11 +84,11 @@ class Machine:
                 stack.callback(self._stop)
                 self._leader_pid = self._await_boot(notifications)
             self.root = Path(f"/proc/{self._leader_pid}/root")
-            self._exits = stack.pop_all()
+            self._cleanup = stack.pop_all()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._exits.close()
+        self._cleanup.close()
 
     def _start(self) -> subprocess.Popen[bytes]:
         self._build_dir.mkdir()
@@ -107,7 +107,7 @@ class Machine:
 
     def _await_boot(self, notifications: socket.socket) -> int:
         """Waits until the machine has booted, and returns the process id of its init."""
-        notifications.settimeout(_PATIENCE_S)
+        notifications.settimeout(_TIMEOUT_S)
         leader_pid = 0
         while True:
             try:
@@ -123,12 +123,12 @@ class Machine:
     def _stop(self) -> None:
         self._nspawn.send_signal(signal.SIGTERM)  # nspawn shuts the machine down cleanly
         try:
-            self._nspawn.wait(_PATIENCE_S)
+            self._nspawn.wait(_TIMEOUT_S)
         except subprocess.TimeoutExpired:  # does not affect the tests
             self._nspawn.kill()
             self._nspawn.wait()
 
-    def run(self, *command: str, check: bool = True, timeout_s: float = _PATIENCE_S) -> str:
+    def run(self, *command: str, check: bool = True, timeout_s: float = _TIMEOUT_S) -> str:
         """Runs a command as root in the machine and returns its output, including standard error.
 
         Raises:
@@ -168,7 +168,7 @@ class Machine:
         self.run("journalctl", "--sync")  # wait for pending messages
         return self.run("journalctl", "--no-pager", "--output=cat", f"--unit={unit}")
 
-    def await_journal(self, unit: str, phrase: str, *, times: int = 1, timeout_s: float = _PATIENCE_S) -> None:
+    def await_journal(self, unit: str, phrase: str, *, times: int = 1, timeout_s: float = _TIMEOUT_S) -> None:
         """Waits until `phrase` has occurred in `times` lines of the unit's journal since the boot.
 
         Raises:

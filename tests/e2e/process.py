@@ -1,4 +1,4 @@
-"""Runs the installed command in a separate process."""
+"""Runs the installed `edge` command in a separate process."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from tests.mosquitto import PATIENCE_S
 
 EDGE = str(Path(sys.executable).with_name("edge"))
 
-AS_ANYBODY = (
+UNPRIVILEGED = (
     ("setpriv", "--bounding-set", "-dac_override,-dac_read_search", "--inh-caps", "-all") if os.geteuid() == 0 else ()
 )
 """Prefix of a command that makes file permissions apply even if the tests run as root."""
 
 
 class Edge:
-    """`edge` running in a process while the context is open. Its output and its log are combined.
+    """`edge` running in a process while the context is open. Standard output and the log are combined.
 
     Args:
         arguments: Command-line arguments.
@@ -96,7 +96,7 @@ class Edge:
 
 
 @contextlib.contextmanager
-def frozen(*pids: int) -> Iterator[None]:
+def suspended(*pids: int) -> Iterator[None]:
     """Suspends processes started by the test while the context is open."""
     try:
         for pid in pids:

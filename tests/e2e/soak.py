@@ -23,14 +23,14 @@ from tempfile import TemporaryDirectory
 from edge.config import default_bundle
 from edge.payloads import timestamp
 from tests.e2e import hall
-from tests.e2e.hall import Vitals
-from tests.e2e.process import Edge, frozen
+from tests.e2e.hall import ResourceUsage
+from tests.e2e.process import Edge, suspended
 from tests.mosquitto import UNLIMITED_QUEUES, Listener, Mosquitto, ReceivedMessage
 
 DOWN_S = 2.0
-"""How long the broker stays down."""
+"""How long the broker is down at each restart."""
 SAMPLE_S = 0.5
-"""Time between two samples of the agent's resources."""
+"""Interval between two samples of the agent's resources."""
 MAX_GROWTH_MB = 5.0
 _STATUS = "emotion/hall/status"
 _EMOTION = "emotion/hall/door/emotion"
@@ -81,8 +81,8 @@ class Report:
 
     minutes: float
     recoveries_s: Sequence[float]
-    early: Vitals
-    late: Vitals
+    early: ResourceUsage
+    late: ResourceUsage
     events: int
     missing: int
     exit_code: int
@@ -117,14 +117,14 @@ class Report:
 
 
 class Soak:
-    """One run.
+    """One soak test.
 
     Args:
         folder: An empty folder.
         bundle: The model bundle.
         photograph: A photograph with a face.
         run_s: Duration of the run.
-        bounce_s: Time between two broker restarts.
+        bounce_s: Interval between two broker restarts.
         recovered_within_s: Maximum recovery time after a restart.
     """
 
@@ -140,10 +140,12 @@ class Soak:
     ) -> None:
         self._run_s, self._bounce_s, self._recovered_within_s = run_s, bounce_s, recovered_within_s
         self._broker = Mosquitto(folder, ["allow_anonymous true", *UNLIMITED_QUEUES])
-        pictures = hall.visitors(folder, photograph)
-        camera = f'source = "{pictures}"\nfps = 20\nloop = true'
-        self._config = hall.configure(folder, bundle=bundle, port=self._broker.port, camera=camera, more=hall.RESTLESS)
-        self._samples: list[Vitals] = []
+        images = hall.create_images(folder, photograph)
+        camera = f'source = "{images}"\nfps = 20\nloop = true'
+        self._config = hall.configure(
+            folder, bundle=bundle, port=self._broker.port, camera=camera, more=hall.IMMEDIATE_EVENTS
+        )
+        self._samples: list[ResourceUsage] = []
         self._received = Received()
 
     def run(self) -> Report:
@@ -153,10 +155,10 @@ class Soak:
             listener.wait_for(lambda: any(message.topic == _EVENT for message in listener.received))
             self._started_s = time.monotonic()
             while self._elapsed_s < self._run_s:
-                self._watch(agent, listener, for_s=self._bounce_s)
-                recoveries_s.append(self._bounce(agent, listener))
+                self._sample_for(agent, listener, for_s=self._bounce_s)
+                recoveries_s.append(self._restart_broker(agent, listener))
                 self._print_progress(recoveries_s[-1])
-            self._watch(agent, listener, for_s=self._bounce_s / 2)
+            self._sample_for(agent, listener, for_s=self._bounce_s / 2)
             minutes, exit_code = self._elapsed_s / 60, agent.stop()
             listener.wait_for(lambda: listener.on(_STATUS))
             self._received.add(listener.take())
@@ -167,20 +169,21 @@ class Soak:
     def _elapsed_s(self) -> float:
         return time.monotonic() - self._started_s
 
-    def _watch(self, agent: Edge, listener: Listener, *, for_s: float) -> None:
+    def _sample_for(self, agent: Edge, listener: Listener, *, for_s: float) -> None:
+        """Samples resources and received messages for a duration."""
         until_s = time.monotonic() + for_s
         while time.monotonic() < until_s:
             time.sleep(SAMPLE_S)
-            self._samples.append(Vitals.of(agent.process.pid))
+            self._samples.append(ResourceUsage.of(agent.process.pid))
             self._received.add(listener.take())
 
-    def _bounce(self, agent: Edge, listener: Listener) -> float:
+    def _restart_broker(self, agent: Edge, listener: Listener) -> float:
         """Kills and restarts the broker; returns the recovery time in seconds."""
         self._broker.kill()
         time.sleep(DOWN_S)
         self._received.add(listener.take())
         self._received.latest.clear()
-        with frozen(agent.process.pid):
+        with suspended(agent.process.pid):
             self._broker.start_again(listener)
         back_s, since = time.monotonic(), timestamp(time.time())
         while (took_s := time.monotonic() - back_s) <= self._recovered_within_s:
@@ -198,19 +201,19 @@ class Soak:
             flush=True,
         )
 
-    def _windows(self) -> tuple[Vitals, Vitals]:
+    def _windows(self) -> tuple[ResourceUsage, ResourceUsage]:
         """Typical resources in a window after the warm-up, and in one of the same length at the end."""
         two_minutes = round(120 / SAMPLE_S)
-        warm, long = (min(two_minutes, len(self._samples) // share) for share in (3, 4))
-        return self._typical(self._samples[warm : warm + long]), self._typical(self._samples[-long:])
+        warmup, length = (min(two_minutes, len(self._samples) // share) for share in (3, 4))
+        return self._typical(self._samples[warmup : warmup + length]), self._typical(self._samples[-length:])
 
-    def _typical(self, samples: Sequence[Vitals]) -> Vitals:
+    def _typical(self, samples: Sequence[ResourceUsage]) -> ResourceUsage:
         # The minimum of threads and descriptors counts permanent ones: a leak increases it, but an image file that is
         # open during a sample does not.
-        return Vitals(
-            rss_mb=median(vitals.rss_mb for vitals in samples),
-            threads=min(vitals.threads for vitals in samples),
-            files=min(vitals.files for vitals in samples),
+        return ResourceUsage(
+            rss_mb=median(usage.rss_mb for usage in samples),
+            threads=min(usage.threads for usage in samples),
+            files=min(usage.files for usage in samples),
         )
 
 

@@ -1,7 +1,7 @@
-"""A stand-in for the agent to test the unit: notifies systemd like the agent, and fails on demand.
+"""A stub of the agent for testing the systemd unit: notifies systemd like the agent, and fails on demand.
 
-It takes the agent's command line. Its configuration is a TOML table: `exit_code` makes it exit with that code at once,
-`infer` is a .tflite file to run once before it notifies that it is ready. SIGUSR1 makes it hang.
+It has the agent's command line. Its configuration is a TOML table: `exit_code` makes it exit with that code at once,
+`infer` is a .tflite file to run once before it reports readiness. SIGUSR1 makes it hang.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ def hang(_signal: int, _frame: FrameType | None) -> None:
 
 
 def infer(model: str) -> None:
-    """Runs the model on zeros through the same libraries as the agent."""
+    """Runs the model on zeros with the same libraries as the agent."""
     import cv2
     import numpy as np
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(model_path=model, num_threads=2)
     interpreter.allocate_tensors()
-    [given] = interpreter.get_input_details()
-    picture = cv2.resize(np.zeros((9, 9, 3), np.uint8), tuple(given["shape"][1:3])) @ np.eye(3)
-    interpreter.set_tensor(given["index"], picture[None].astype(given["dtype"]))
+    [model_input] = interpreter.get_input_details()
+    image = cv2.resize(np.zeros((9, 9, 3), np.uint8), tuple(model_input["shape"][1:3])) @ np.eye(3)
+    interpreter.set_tensor(model_input["index"], image[None].astype(model_input["dtype"]))
     interpreter.invoke()
     sys.stderr.write("inference works\n")
 

@@ -1,4 +1,4 @@
-"""Camera failures of all kinds, with the whole agent: they are reported, recovered from, and leak nothing."""
+"""Camera faults of all kinds with the whole agent: they are reported, recovered from, and leak no resources."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 
 from tests import rtsp_camera as rtsp
 from tests.e2e import hall
-from tests.e2e.hall import Vitals
+from tests.e2e.hall import ResourceUsage
 from tests.e2e.process import Edge
 from tests.http_camera import HttpCamera
 from tests.mosquitto import Listener, Mosquitto, free_port, wait_until
 from tests.rtsp_camera import RtspCamera
 
 FAILED_ATTEMPTS = 5
-"""Failed attempts before the camera is back, so that the retry delay has grown."""
+"""Failed attempts before the camera works again, so that the retry delay has grown."""
 STATUS = "emotion/hall/door/status"
 EMOTION = "emotion/hall/door/emotion"
 EVENT = "emotion/hall/door/event"
@@ -46,7 +46,7 @@ class Scene:
         return np.asarray(cv2.resize(self._images[self.person_in_view], (self.side, self.side)), np.uint8)
 
 
-class Watch:
+class CameraMonitor:
     """Checks what the agent publishes about its camera."""
 
     def __init__(self, listener: Listener) -> None:
@@ -60,12 +60,12 @@ class Watch:
         self._checked += 1
 
     def expect_faces(self, faces: int) -> None:
-        """Waits for a state with this number of faces, without another status of the camera."""
+        """Waits for a state with this number of faces, without a further status of the camera."""
 
-        def seen() -> bool:
+        def matches() -> bool:
             return bool(json.loads(self._listener.on(EMOTION)[-1].payload)["face_count"] == faces)
 
-        self._listener.wait_for(seen)
+        self._listener.wait_for(matches)
         assert len(self._listener.on(STATUS)) == self._checked
 
     def expect_faults(self, faults: int) -> None:
@@ -77,14 +77,14 @@ class Watch:
 def running_agent(config: Path, listener: Listener) -> Iterator[Edge]:
     """Runs an agent whose camera works and which reports its health every second.
 
-    At the end, it must have no more threads and descriptors than at the start, no traceback and no password of the
-    camera in its log, and it must stop cleanly.
+    At the end, it must have no more threads and file descriptors than at the start, neither a traceback nor the
+    camera's password in its log, and it must stop cleanly.
     """
     with Edge("run", "--config", config) as agent:
         listener.wait_for(lambda: listener.on(HEALTH) and _camera_health(listener)["fps"] > 0)
-        before = Vitals.of(agent.process.pid)
+        before = ResourceUsage.of(agent.process.pid)
         yield agent
-        wait_until(lambda: _no_more_than(before, Vitals.of(agent.process.pid)))
+        wait_until(lambda: _no_more_than(before, ResourceUsage.of(agent.process.pid)))
         assert agent.stop() == 0, agent.output
     log = "\n".join(agent.output)
     assert "Traceback" not in log
@@ -92,21 +92,21 @@ def running_agent(config: Path, listener: Listener) -> Iterator[Edge]:
 
 
 def _camera_health(listener: Listener) -> dict[str, Any]:
-    """The camera in the newest health report."""
+    """Returns the camera's part of the newest health report."""
     health: dict[str, Any] = json.loads(listener.on(HEALTH)[-1].payload)["cameras"]["door"]
     return health
 
 
-def _no_more_than(before: Vitals, now: Vitals) -> bool:
+def _no_more_than(before: ResourceUsage, now: ResourceUsage) -> bool:
     return now.threads <= before.threads and now.files <= before.files
 
 
 def test_http_camera_that_fails_in_every_way(
     tmp_path: Path, bundle_path: Path, astronaut_path: Path, broker: Mosquitto, listener: Listener
 ) -> None:
-    """Unreachable, hung, or with invalid, truncated or resized images: the agent reports it and recovers."""
-    scene, watch, power = Scene(astronaut_path), Watch(listener), ExitStack()
-    camera = power.enter_context(HttpCamera(scene=scene, port=free_port()))
+    """An unreachable or hung camera, and invalid, truncated or resized images, are reported and recovered from."""
+    scene, monitor, running_camera = Scene(astronaut_path), CameraMonitor(listener), ExitStack()
+    camera = running_camera.enter_context(HttpCamera(scene=scene, port=free_port()))
     config = hall.configure(
         tmp_path,
         bundle=bundle_path,
@@ -114,62 +114,62 @@ def test_http_camera_that_fails_in_every_way(
         camera=f'source = "{camera.url}"',
         more=REPORTING,
     )
-    with power, running_agent(config, listener) as agent:
-        watch.expect_status("offline")  # until the first frame
-        watch.expect_status("online")
-        watch.expect_faces(1)
-        power.close()
+    with running_camera, running_agent(config, listener) as agent:
+        monitor.expect_status("offline")  # until the first frame
+        monitor.expect_status("online")
+        monitor.expect_faces(1)
+        running_camera.close()
         agent.wait_for("camera door: http://***@127.0.0.1")
-        watch.expect_status("offline")
-        watch.expect_faults(faults=FAILED_ATTEMPTS)
-        camera = power.enter_context(HttpCamera(scene=scene, port=camera.server_port))
-        watch.expect_status("online")
+        monitor.expect_status("offline")
+        monitor.expect_faults(faults=FAILED_ATTEMPTS)
+        camera = running_camera.enter_context(HttpCamera(scene=scene, port=camera.server_port))
+        monitor.expect_status("online")
         camera.hang()
         agent.wait_for("no frame for 10 s")
-        watch.expect_status("offline")
-        watch.expect_status("online")
+        monitor.expect_status("offline")
+        monitor.expect_status("online")
         camera.behavior = "headers"
-        watch.expect_status("offline")
+        monitor.expect_status("offline")
         camera.behavior = "send"
-        watch.expect_status("online")
+        monitor.expect_status("online")
         camera.behavior = "truncate"
         time.sleep(2)
         camera.behavior, scene.person_in_view, scene.side = "send", False, 768
-        watch.expect_faces(0)
+        monitor.expect_faces(0)
         scene.person_in_view = True
-        watch.expect_faces(1)
+        monitor.expect_faces(1)
 
 
 def test_rtsp_camera_that_freezes_and_dies(
     tmp_path: Path, bundle_path: Path, broker: Mosquitto, listener: Listener
 ) -> None:
-    """A frozen and a dead camera are reported, and work again afterwards."""
+    """A suspended and a killed camera are reported as offline, and recovered from."""
     if reason := rtsp.missing_packages():
         pytest.skip(reason)
-    watch, power = Watch(listener), ExitStack()
-    camera = power.enter_context(RtspCamera(port=free_port()))
+    monitor, running_camera = CameraMonitor(listener), ExitStack()
+    camera = running_camera.enter_context(RtspCamera(port=free_port()))
     config = hall.configure(
         tmp_path, bundle=bundle_path, port=broker.port, camera=f'source = "{camera.url}"', more=REPORTING
     )
-    with power, running_agent(config, listener) as agent:
-        watch.expect_status("offline")
-        watch.expect_status("online")
+    with running_camera, running_agent(config, listener) as agent:
+        monitor.expect_status("offline")
+        monitor.expect_status("online")
         camera.process.send_signal(signal.SIGSTOP)
         agent.wait_for("camera door: rtsp://***@127.0.0.1")
-        watch.expect_status("offline")
+        monitor.expect_status("offline")
         camera.process.send_signal(signal.SIGCONT)
-        watch.expect_status("online")
-        power.close()
+        monitor.expect_status("online")
+        running_camera.close()
         agent.wait_for("camera door: rtsp://***@127.0.0.1")
-        watch.expect_status("offline")
-        power.enter_context(RtspCamera(port=camera.port))
-        watch.expect_status("online")
+        monitor.expect_status("offline")
+        running_camera.enter_context(RtspCamera(port=camera.port))
+        monitor.expect_status("online")
 
 
 def test_a_stop_while_the_camera_stalls_ends_open_emotions(
     tmp_path: Path, bundle_path: Path, astronaut_path: Path, broker: Mosquitto, listener: Listener
 ) -> None:
-    """The emotion of a face in view when the stream froze does not stay open after the stop."""
+    """The emotion of a face that was in view when the stream stalled gets an end event at the stop."""
     with HttpCamera(scene=Scene(astronaut_path)) as camera:
         config = hall.configure(
             tmp_path,
@@ -189,7 +189,7 @@ def test_a_stop_while_the_camera_stalls_ends_open_emotions(
 
 
 def _receives_more(listener: Listener, topic: str, within_s: float) -> bool:
-    """Whether another message arrives on a topic within that time."""
+    """Whether another message arrives on a topic within a duration."""
     before, give_up_s = len(listener.on(topic)), time.monotonic() + within_s
     wait_until(lambda: len(listener.on(topic)) > before or time.monotonic() > give_up_s)
     return len(listener.on(topic)) > before

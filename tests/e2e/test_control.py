@@ -28,13 +28,13 @@ SCHEMAS = Path(__file__).parents[2] / "docs" / "schema"
 
 @pytest.fixture
 def metrics_port() -> int:
-    """The port of the metrics."""
+    """The port on which the agent serves its metrics."""
     return free_port()
 
 
 @pytest.fixture
 def face(tmp_path: Path, astronaut_path: Path) -> Path:
-    """A photograph of a face that is fast to read repeatedly."""
+    """A small photograph of a face, which is fast to decode repeatedly."""
     photograph = cv2.imread(str(astronaut_path))
     assert photograph is not None
     path = tmp_path / "face.jpg"
@@ -44,8 +44,8 @@ def face(tmp_path: Path, astronaut_path: Path) -> Path:
 
 @pytest.fixture
 def config(tmp_path: Path, bundle_path: Path, broker: Mosquitto, face: Path, metrics_port: int) -> Path:
-    """A device `hall` of the group `ground-floor`, whose camera `door` sees a face five times a second."""
-    hall.count_sessions(tmp_path / "state")
+    """A device `hall` in the group `ground-floor`, whose camera `door` sees a face five times a second."""
+    hall.create_state(tmp_path / "state")
     path = tmp_path / "config.toml"
     path.write_text(f"""
 [device]
@@ -86,7 +86,7 @@ class Remote:
         self._listener = listener
         self._ids = itertools.count(1)
 
-    def ask(self, name: str, *, to: str = "hall", **fields: object) -> dict[str, Any]:
+    def request(self, name: str, *, to: str = "hall", **fields: object) -> dict[str, Any]:
         """Sends a command and returns its response, validated against the published schema."""
         number = next(self._ids)
         self._listener.publish(f"emotion/{to}/cmd/{name}", json.dumps({"id": number, **fields}))
@@ -106,51 +106,51 @@ class Remote:
         return response
 
     def health(self) -> dict[str, Any]:
-        """The latest health report, validated against the published schema."""
+        """Returns the latest health report, validated against the published schema."""
         report: dict[str, Any] = json.loads(self._listener.on("emotion/hall/health")[-1].payload)
         jsonschema.validate(report, json.loads((SCHEMAS / "health.json").read_text()))
         return report
 
     def await_health(self, session: int, **expected: object) -> None:
-        """Waits until a health report of the agent's `session`th start has the expected fields for the camera."""
+        """Waits until a health report of a session (1 is the first) has the expected fields for the camera."""
         number = hall.session(session)
 
-        def as_expected() -> bool:
+        def matches() -> bool:
             report = self.health()
             return report["session"] == number and bool(expected.items() <= report["cameras"]["door"].items())
 
         self._listener.wait_for(lambda: self._listener.on("emotion/hall/health"))
-        self._listener.wait_for(as_expected)
+        self._listener.wait_for(matches)
 
 
-def test_a_device_is_steered_from_afar(config: Path, listener: Listener, metrics_port: int) -> None:
-    """A rate persists over a restart, a snapshot is sent only if allowed, and the metrics agree."""
+def test_rate_and_snapshot_commands_control_the_device(config: Path, listener: Listener, metrics_port: int) -> None:
+    """A frame rate limit persists across a restart, snapshots are sent only if enabled, and the metrics agree."""
     remote = Remote(listener)
     with Edge("run", "--config", config) as agent:
         remote.await_health(1, status="online", max_fps=None)
-        assert "at least 0.1" in remote.ask("rate", value="fast")["error"]
-        assert remote.ask("rate", to="fleet/ground-floor", value=1)["result"] == {"max_fps": {"door": 1.0}}
+        assert "at least 0.1" in remote.request("rate", value="fast")["error"]
+        assert remote.request("rate", to="fleet/ground-floor", value=1)["result"] == {"max_fps": {"door": 1.0}}
         remote.await_health(1, max_fps=1.0)
         wait_until(lambda: 0 < sample(metrics_port, 'emotion_edge_camera_fps{camera="door"}') < 1.2)
-        refusal = remote.ask("snapshot", camera="door")
-        assert (refusal["ok"], refusal["result"]) == (False, None)
-        assert "publish.snapshots" in refusal["error"]
+        rejected = remote.request("snapshot", camera="door")
+        assert (rejected["ok"], rejected["result"]) == (False, None)
+        assert "publish.snapshots" in rejected["error"]
         assert agent.stop() == 0, agent.output
     with pytest.raises(URLError):
         scrape(metrics_port)
     config.write_text(config.read_text().replace("snapshots = false", "snapshots = true"))
     with Edge("run", "--config", config) as agent:
         remote.await_health(2, status="online", max_fps=1.0)
-        listener.wait_for(lambda: face_is_seen(listener))
-        assert shows_a_face(remote.ask("snapshot")["result"])
-        assert remote.ask("rate", value=0)["result"] == {"max_fps": {"door": None}}
+        listener.wait_for(lambda: face_is_detected(listener))
+        assert shows_a_face(remote.request("snapshot")["result"])
+        assert remote.request("rate", value=0)["result"] == {"max_fps": {"door": None}}
         wait_until(lambda: sample(metrics_port, 'emotion_edge_camera_fps{camera="door"}') > 1.5)
         assert agent.stop() == 0, agent.output
     assert not [line for line in agent.output if "Traceback" in line]
 
 
-def test_the_metrics_tell_of_an_outage(config: Path, broker: Mosquitto, metrics_port: int) -> None:
-    """Without a connection to the broker, the metrics report that."""
+def test_the_metrics_report_a_lost_broker_connection(config: Path, broker: Mosquitto, metrics_port: int) -> None:
+    """The metric of the broker connection becomes 0 when the broker is killed."""
     with Edge("run", "--config", config) as agent:
         agent.wait_for("serving metrics on")
         wait_until(lambda: sample(metrics_port, "emotion_edge_mqtt_connected") == 1)
@@ -167,11 +167,11 @@ from edge.cli import main
 system._THERMAL = Path(sys.argv.pop(1))
 sys.exit(main())
 """
-"""The agent on a machine whose temperature is read from the file in the first argument."""
+"""A program that runs the agent with the temperature read from the file in the first argument."""
 
 
-def test_a_hot_device_spares_itself(config: Path, listener: Listener, metrics_port: int, tmp_path: Path) -> None:
-    """The level and its reason are in the health report and the metrics, and a log line explains it."""
+def test_a_hot_device_reduces_its_load(config: Path, listener: Listener, metrics_port: int, tmp_path: Path) -> None:
+    """A hot device raises the adaptation level; the health report, the metrics and the log show it, with the reason."""
     config.write_text(config.read_text().replace("enabled = false", "enabled = true"))
     thermometer = tmp_path / "temp"
     thermometer.write_text("85000")
@@ -185,8 +185,8 @@ def test_a_hot_device_spares_itself(config: Path, listener: Listener, metrics_po
         assert agent.stop() == 0, agent.output
 
 
-def test_a_taken_port_ends_the_start(config: Path, metrics_port: int) -> None:
-    """The error names key and port, and the exit code is that of a configuration error."""
+def test_a_metrics_port_in_use_is_a_configuration_error(config: Path, metrics_port: int) -> None:
+    """The error names the key and the port."""
     with socket.create_server(("127.0.0.1", metrics_port)), Edge("run", "--config", config) as agent:
         assert str(metrics_port) in agent.wait_for("edge: error: metrics.port:")
         assert agent.process.wait(PATIENCE_S) == 3
@@ -194,27 +194,27 @@ def test_a_taken_port_ends_the_start(config: Path, metrics_port: int) -> None:
 
 def scrape(port: int) -> str:
     """Fetches the metrics."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
-        text: str = answer.read().decode()
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as response:
+        text: str = response.read().decode()
     return text
 
 
 def sample(port: int, name: str) -> float:
-    """The value of one metric."""
+    """Returns the value of a metric."""
     found = re.search(rf"^{re.escape(name)} (\S+)$", scrape(port), re.MULTILINE)
     assert found
     return float(found[1])
 
 
-def face_is_seen(listener: Listener) -> bool:
-    """Whether the second run of the agent has detected the face."""
-    states = [json.loads(heard.payload) for heard in listener.on("emotion/hall/door/emotion")]
+def face_is_detected(listener: Listener) -> bool:
+    """Whether the agent has detected the face in its second session."""
+    states = [json.loads(message.payload) for message in listener.on("emotion/hall/door/emotion")]
     return any(state["session"] == hall.session(2) and state["face_count"] == 1 for state in states)
 
 
 def shows_a_face(snapshot: dict[str, Any]) -> bool:
     """Whether a face is detected in a snapshot."""
-    picture = cv2.imdecode(np.frombuffer(base64.b64decode(snapshot["jpeg"]), np.uint8), cv2.IMREAD_COLOR)
-    assert picture is not None
-    assert picture.shape == (snapshot["height"], snapshot["width"], 3)
-    return len(create_detector("auto", min_score=0.6, min_face_px=32, runtime="auto", threads=1).detect(picture)) == 1
+    image = cv2.imdecode(np.frombuffer(base64.b64decode(snapshot["jpeg"]), np.uint8), cv2.IMREAD_COLOR)
+    assert image is not None
+    assert image.shape == (snapshot["height"], snapshot["width"], 3)
+    return len(create_detector("auto", min_score=0.6, min_face_px=32, runtime="auto", threads=1).detect(image)) == 1

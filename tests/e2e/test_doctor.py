@@ -1,4 +1,4 @@
-"""`edge doctor` and its JSON output."""
+"""`edge doctor`, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(PROGRAM is None, reason="mosquitto is not instal
 
 
 def doctor(*arguments: str | Path, **environ: str) -> subprocess.CompletedProcess[str]:
-    """Runs the command to its end."""
+    """Runs the command and returns its result."""
     env = {**os.environ, **environ}
     done = subprocess.run([EDGE, "doctor", *arguments], env=env, capture_output=True, text=True, check=False)
     assert "Traceback" not in done.stderr
@@ -25,7 +25,7 @@ def doctor(*arguments: str | Path, **environ: str) -> subprocess.CompletedProces
 
 @pytest.fixture
 def config(tmp_path: Path, bundle_path: Path) -> Path:
-    """A device with a camera."""
+    """A device with one camera."""
     path = tmp_path / "config.toml"
     path.write_text(
         f'[device]\nstate_dir = "state"\n[model]\npath = "{bundle_path}"\n[[camera]]\nname = "door"\nsource = "demo"\n'
@@ -33,8 +33,8 @@ def config(tmp_path: Path, bundle_path: Path) -> Path:
     return path
 
 
-def test_a_sound_device_has_one_screen_of_lines(config: Path, tmp_path: Path) -> None:
-    """Every check has a line, none fails, and the exit code is 0."""
+def test_a_working_device_has_no_failures(config: Path, tmp_path: Path) -> None:
+    """Every check has a line, all fit on one screen, none fails, and the exit code is 0."""
     with Mosquitto(tmp_path) as broker:
         done = doctor("--config", config, EDGE_MQTT__PORT=str(broker.port))
     lines = done.stdout.splitlines()
@@ -45,8 +45,8 @@ def test_a_sound_device_has_one_screen_of_lines(config: Path, tmp_path: Path) ->
     assert not (tmp_path / "state").exists()
 
 
-def test_programs_get_the_same_as_json(config: Path, tmp_path: Path) -> None:
-    """Each result is an object with its remedy; the exit code is that of the first failure."""
+def test_json_output_has_the_same_results(config: Path, tmp_path: Path) -> None:
+    """Each result is an object that includes its remedy; the exit code is that of the first failure."""
     done = doctor("--config", config, "--json", EDGE_MODEL__PATH=str(tmp_path), EDGE_MQTT__PORT="1")
     found = {finding["check"]: finding for finding in json.loads(done.stdout)}
     assert done.returncode == 4
@@ -59,8 +59,8 @@ def test_programs_get_the_same_as_json(config: Path, tmp_path: Path) -> None:
     assert {check for check, finding in found.items() if finding["status"] == "fail"} == {"model", "broker port"}
 
 
-def test_a_wrong_configuration_does_not_keep_the_rest_from_being_checked(config: Path) -> None:
-    """All errors in the file are reported, and what needs no configuration is still checked."""
+def test_an_invalid_configuration_does_not_prevent_the_other_checks(config: Path) -> None:
+    """Errors in the file are reported, and checks that need no configuration still run."""
     config.write_text("[mqtt]\nprot = 1\n")
     done = doctor("--config", config)
     assert done.returncode == 3

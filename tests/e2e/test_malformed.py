@@ -1,4 +1,4 @@
-"""Fuzz tests: any input is handled or gives a clear error, and the agent keeps running.
+"""Fuzz tests: any input is handled or gives an error with a message, and the agent keeps running.
 
 More than 300 examples, the same in each run: configurations, commands to a running agent, and damaged model bundles.
 """
@@ -25,8 +25,8 @@ from tests.e2e import hall
 from tests.e2e.process import Edge
 from tests.mosquitto import PROGRAM, Listener, Mosquitto
 
-FEW = settings(
-    phases=[Phase.explicit, Phase.generate],  # shrinking an example would take minutes
+PROFILE = settings(
+    phases=[Phase.explicit, Phase.generate],  # shrinking would take minutes
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 
@@ -37,7 +37,7 @@ JSON = st.recursive(
 )
 
 
-def outcome(error: UserError) -> None:
+def check_error(error: UserError) -> None:
     """Asserts that an error has a message and an expected exit code."""
     assert str(error).strip()
     assert error.exit_code in {3, 4, 7}
@@ -80,15 +80,15 @@ VARIABLES = st.lists(KEYS | st.sampled_from(["0", "9" * 5000]), max_size=3).map(
     text=st.lists(LINES, max_size=8).map("\n".join),
     environ=st.dictionaries(VARIABLES, st.text(max_size=5), max_size=2),
 )
-@settings(FEW, max_examples=150)
+@settings(PROFILE, max_examples=150)
 def test_configurations(tmp_path: Path, text: str, environ: dict[str, str]) -> None:
-    """Any file with any environment is either loaded or gives an error."""
+    """Any configuration file with any environment is either loaded or gives a `UserError`."""
     path = tmp_path / "config.toml"
     path.write_bytes(text.encode("utf-8", "surrogatepass"))
     try:
         load_config(path, environ)
     except UserError as error:
-        outcome(error)
+        check_error(error)
 
 
 # Commands and reloads
@@ -105,7 +105,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mosquitto]:
 
 @pytest.fixture(scope="module")
 def listener(broker: Mosquitto) -> Iterator[Listener]:
-    """Sends the commands and receives the responses."""
+    """A client that sends the commands and receives the responses."""
     with Listener(broker.port) as listener:
         yield listener
 
@@ -114,7 +114,7 @@ def listener(broker: Mosquitto) -> Iterator[Listener]:
 def agent(
     tmp_path_factory: pytest.TempPathFactory, bundle_path: Path, broker: Mosquitto, listener: Listener
 ) -> Iterator[Edge]:
-    """A running agent, which must not be restarted or log a traceback."""
+    """A running agent, which must neither restart nor log a traceback."""
     folder = tmp_path_factory.mktemp("agent")
     config = hall.configure(folder, bundle=bundle_path, port=broker.port, camera='source = "demo"')
     with Edge("run", "--config", config) as agent:
@@ -141,40 +141,40 @@ PAYLOADS = st.one_of(
     st.integers(1, 200_000).map(lambda depth: b"[" * depth),
     st.integers(1, 4_000).map(lambda digits: b'{"id": %b}' % (b"9" * digits)),
 )
-ANSWER_TO = st.none() | st.sampled_from(["my/answers", "my/+/answers", "#", "/" * 300, "$SYS/x", "x" * 65_000])
+RESPONSE_TOPICS = st.none() | st.sampled_from(["my/answers", "my/+/answers", "#", "/" * 300, "$SYS/x", "x" * 65_000])
 
 
-@given(name=NAMES, payload=PAYLOADS, answer_to=ANSWER_TO)
-@settings(FEW, max_examples=100)
-def test_commands(agent: Edge, listener: Listener, name: str, payload: bytes, answer_to: str | None) -> None:
-    """Any payload on any command topic gets a response, if possible, and the next command is executed."""
-    answered = len(listener.on(f"emotion/hall/cmd/{name}/response"))
-    listener.publish(f"emotion/hall/cmd/{name}", payload, response_topic=answer_to)
-    before = len(listener.on("emotion/hall/cmd/report/response"))
+@given(name=NAMES, payload=PAYLOADS, response_topic=RESPONSE_TOPICS)
+@settings(PROFILE, max_examples=100)
+def test_commands(agent: Edge, listener: Listener, name: str, payload: bytes, response_topic: str | None) -> None:
+    """Any command with any payload gets a response unless its topic is too long, and the next command is executed."""
+    responses_before = len(listener.on(f"emotion/hall/cmd/{name}/response"))
+    listener.publish(f"emotion/hall/cmd/{name}", payload, response_topic=response_topic)
+    reports_before = len(listener.on("emotion/hall/cmd/report/response"))
     listener.publish("emotion/hall/cmd/report", '{"id": "are you there"}')
 
-    def there() -> bool:
-        answers = listener.on("emotion/hall/cmd/report/response")[before:]
-        return any("are you there" in answer.payload for answer in answers)
+    def responded() -> bool:
+        responses = listener.on("emotion/hall/cmd/report/response")[reports_before:]
+        return any("are you there" in response.payload for response in responses)
 
-    listener.wait_for(there)
+    listener.wait_for(responded)
     assert agent.process.poll() is None
     if len(name) < 100:
-        answers = listener.on(f"emotion/hall/cmd/{name}/response")[answered:]
-        assert answers
-        answer = CommandResponse.model_validate_json(answers[0].payload)
-        assert answer.ok or answer.error
+        responses = listener.on(f"emotion/hall/cmd/{name}/response")[responses_before:]
+        assert responses
+        response = CommandResponse.model_validate_json(responses[0].payload)
+        assert response.ok or response.error
 
 
 @pytest.mark.parametrize("fault", ["a = [", "a = " + "[" * 9000, "[mqtt]\nport = " + "9" * 9000, "x = 1\n" * 999])
 def test_reloads(agent: Edge, fault: str) -> None:
-    """A running agent keeps its configuration if the new one is invalid, and logs the error."""
+    """On a reload with an invalid file, the agent keeps its configuration and logs the error."""
     path = Path(agent.arguments[-1])
-    good = path.read_text()
-    path.write_text(f"{fault}\n{good}")
+    valid = path.read_text()
+    path.write_text(f"{fault}\n{valid}")
     agent.process.send_signal(signal.SIGHUP)
     assert str(path) in agent.wait_for("keeping the running configuration")
-    path.write_text(good)
+    path.write_text(valid)
 
 
 # Bundles
@@ -182,60 +182,71 @@ def test_reloads(agent: Edge, fault: str) -> None:
 
 @pytest.fixture
 def bundle(bundle_path: Path, tmp_path: Path) -> Path:
-    """A copy of the committed bundle, which each example restores first."""
+    """A copy of the committed bundle, which each example restores or overwrites."""
     return Path(shutil.copytree(bundle_path, tmp_path / "bundle"))
 
 
 FILES = ["manifest.json", "golden.npz", "classifier.int8.tflite"]
-SPOTS = st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 7)), min_size=1, max_size=4)
+BIT_POSITIONS = st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 7)), min_size=1, max_size=4)
 
 
 def try_bundle(path: Path) -> bool:
-    """Loads the bundle as the agent does. Returns whether it is rejected."""
+    """Loads the bundle like the agent; returns whether it is rejected."""
     try:
         BundleClassifier(path)
     except UserError as error:
-        outcome(error)
+        check_error(error)
         return True
     return False
 
 
-def damaged(content: bytes, spots: list[tuple[float, int]], kept: float) -> bytes:
-    """Flips some bits of the content, then truncates it."""
+def damaged(content: bytes, bit_positions: list[tuple[float, int]], kept: float) -> bytes:
+    """Returns the content with flipped bits, given as fraction of the length and bit number, and then truncated."""
     flipped = bytearray(content)
-    for place, bit in spots:
-        flipped[int(place * len(flipped))] ^= 1 << bit
+    for position, bit in bit_positions:
+        flipped[int(position * len(flipped))] ^= 1 << bit
     return bytes(flipped[: round(kept * len(flipped))])
 
 
-@given(file=st.sampled_from(FILES), spots=SPOTS, kept=st.just(1.0) | st.floats(0, 1), signed=st.booleans())
-@settings(FEW, max_examples=100)
+@given(
+    file=st.sampled_from(FILES),
+    bit_positions=BIT_POSITIONS,
+    kept=st.just(1.0) | st.floats(0, 1),
+    new_checksum=st.booleans(),
+)
+@settings(PROFILE, max_examples=100)
 def test_damaged_bundles(
-    bundle: Path, bundle_path: Path, file: str, spots: list[tuple[float, int]], kept: float, *, signed: bool
+    bundle: Path,
+    bundle_path: Path,
+    file: str,
+    bit_positions: list[tuple[float, int]],
+    kept: float,
+    *,
+    new_checksum: bool,
 ) -> None:
-    """Flipped bits and truncation are detected, in golden vectors even with a matching checksum."""
+    """Damaged files give a `UserError`; a manifest, or golden vectors with a new checksum, may also be accepted."""
     shutil.copytree(bundle_path, bundle, dirs_exist_ok=True)
-    whole = (bundle / file).read_bytes()
-    content = damaged(whole, spots, kept)
+    original = (bundle / file).read_bytes()
+    content = damaged(original, bit_positions, kept)
     (bundle / file).write_bytes(content)
-    checked = file != "manifest.json" and content != whole
-    if signed and file == "golden.npz":
+    detectable = file != "manifest.json" and content != original
+    if new_checksum and file == "golden.npz":
         manifest = json.loads((bundle / "manifest.json").read_text())
         manifest["files"][file] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         (bundle / "manifest.json").write_text(json.dumps(manifest))
-        checked = False
-    assert try_bundle(bundle) or not checked
+        detectable = False
+    assert try_bundle(bundle) or not detectable
 
 
-def places(node: Any, here: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """The path to each value of a document, including objects."""
+def value_paths(node: Any, parent: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Yields the path to each value of a document, including objects."""
     if isinstance(node, dict):
         for key, value in node.items():
-            yield (*here, key)
-            yield from places(value, (*here, key))
+            yield (*parent, key)
+            yield from value_paths(value, (*parent, key))
 
 
-ODD: st.SearchStrategy[Any] = st.one_of(
+ODD_VALUES: st.SearchStrategy[Any] = st.one_of(
     st.sampled_from(["", "\0", "..", "9" * 5000 + ".0.0", "1.0"]),
     st.sampled_from([-1, 0, 10**30, 1e300, 1e-300, float("inf"), float("nan")]),
     st.just({"\0": {"size": 1, "sha256": "0" * 64}}),
@@ -243,16 +254,16 @@ ODD: st.SearchStrategy[Any] = st.one_of(
 )
 
 
-@given(place=st.floats(0, 1, exclude_max=True), value=ODD)
-@example(place=0.0, value="9" * 50 + ".0")
-@settings(FEW, max_examples=100)
-def test_odd_manifests(bundle: Path, bundle_path: Path, place: float, value: Any) -> None:
-    """A manifest with any one value replaced is either usable or gives an error."""
+@given(position=st.floats(0, 1, exclude_max=True), value=ODD_VALUES)
+@example(position=0.0, value="9" * 50 + ".0")
+@settings(PROFILE, max_examples=100)
+def test_odd_manifests(bundle: Path, bundle_path: Path, position: float, value: Any) -> None:
+    """A manifest with any one value replaced is either accepted or gives a `UserError`."""
     document = json.loads((bundle_path / "manifest.json").read_text())
-    found = list(places(document))
-    *way, last = found[int(place * len(found))]
+    paths = list(value_paths(document))
+    *parents, last = paths[int(position * len(paths))]
     node = document
-    for key in way:
+    for key in parents:
         node = node[key]
     node[last] = value
     (bundle / "manifest.json").write_text(json.dumps(document))

@@ -1,4 +1,4 @@
-"""The soak of `make soak`, for a minute and a quarter."""
+"""The soak test of `make soak`, for 75 seconds."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from tests.mosquitto import PATIENCE_S, PROGRAM
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="mosquitto is not installed")
 
 
-def test_nothing_grows_and_every_bounce_is_recovered(tmp_path: Path, bundle_path: Path, astronaut_path: Path) -> None:
-    """At full rate, with its broker killed every few seconds, the agent loses no event and leaks nothing."""
+def test_resources_do_not_grow_and_every_broker_restart_is_recovered_from(
+    tmp_path: Path, bundle_path: Path, astronaut_path: Path
+) -> None:
+    """At full rate, with the broker killed every 12 seconds, the agent loses no event and leaks no resources."""
     soak = Soak(
         tmp_path,
         bundle=bundle_path,

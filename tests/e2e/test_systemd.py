@@ -20,30 +20,30 @@ pytestmark = pytest.mark.timeout(3600)
 
 @pytest.fixture
 def unit(machine: Machine) -> Iterator[Machine]:
-    """The machine with the deployed unit and the stand-in for the agent, ready to be started."""
-    stand_in = PROJECT / "tests/e2e/stand_in_agent.py"
-    service.install(machine, program=stand_in.read_text(encoding="utf-8"))
+    """The machine with the deployed unit and the stub of the agent installed, but not started."""
+    stub = PROJECT / "tests/e2e/stand_in_agent.py"
+    service.install(machine, program=stub.read_text(encoding="utf-8"))
     yield machine
     service.remove(machine)
 
 
-def inside(machine: Machine, script: str) -> str:
-    """The output of a shell script that runs in place of the agent, in the unit's sandbox."""
+def run_sandboxed(machine: Machine, script: str) -> str:
+    """Runs a shell script instead of the agent in the unit's sandbox, and returns its output."""
     machine.write("/opt/emotion-edge/probe", f"#!/bin/sh\nexec 2>&1\n{script}\n", mode=0o755)
     service.override(machine, "Type=oneshot\nRestart=no\nExecStart=\nExecStart=-/opt/emotion-edge/probe\n")
     machine.systemctl("start", UNIT)
     return machine.journal(UNIT)
 
 
-def test_start_lasts_until_the_agent_is_ready(unit: Machine) -> None:
+def test_start_returns_when_the_agent_is_ready(unit: Machine) -> None:
     """`systemctl start` returns when the agent is ready, and `systemctl status` shows its status."""
     service.start(unit)
     assert unit.show(UNIT, "ActiveState") == "active"
     assert unit.show(UNIT, "StatusText") == "start 1"
 
 
-def test_a_hung_agent_is_killed_and_started_again(unit: Machine) -> None:
-    """An agent that hangs is back within seconds, and the journal shows the line where it hung."""
+def test_a_hung_agent_is_killed_and_restarted(unit: Machine) -> None:
+    """The watchdog restarts a hung agent within seconds, and the journal shows the function in which it hung."""
     service.override(unit, "WatchdogSec=5\n")
     service.start(unit)
     unit.systemctl("kill", "--signal=USR1", UNIT)
@@ -55,7 +55,7 @@ def test_a_hung_agent_is_killed_and_started_again(unit: Machine) -> None:
 
 
 def test_sigterm_is_a_clean_stop(unit: Machine) -> None:
-    """`systemctl stop` lets the agent shut down cleanly, and it is not restarted."""
+    """After `systemctl stop`, the agent has shut down cleanly and is not restarted."""
     service.start(unit)
     unit.systemctl("stop", UNIT)
     assert "stopped cleanly" in unit.journal(UNIT)
@@ -63,7 +63,7 @@ def test_sigterm_is_a_clean_stop(unit: Machine) -> None:
 
 
 def test_a_reload_keeps_the_agent_running(unit: Machine) -> None:
-    """`systemctl reload` reaches the agent, and the process stays the same."""
+    """`systemctl reload` reloads the agent in the same process."""
     service.start(unit)
     process = unit.show(UNIT, "MainPID")
     unit.systemctl("reload", UNIT)
@@ -73,20 +73,20 @@ def test_a_reload_keeps_the_agent_running(unit: Machine) -> None:
 
 
 @pytest.mark.parametrize("exit_code", [3, 4])
-def test_what_a_restart_cannot_mend_is_not_tried_again(unit: Machine, exit_code: int) -> None:
-    """An invalid configuration or bundle fails the start permanently, so that the operator sees it."""
+def test_a_permanent_error_is_not_retried(unit: Machine, exit_code: int) -> None:
+    """With an invalid configuration or bundle, the unit fails without restarts, so that the operator sees it."""
     service.configure(unit, f"exit_code = {exit_code}")
     assert "failed" in unit.systemctl("start", UNIT, check=False)
     assert unit.show(UNIT, "NRestarts") == "0"
     assert unit.show(UNIT, "ActiveState") == "failed"
 
 
-def test_a_missing_camera_never_ends_the_tries(unit: Machine) -> None:
-    """The agent is restarted without limit; no start limit makes the failure permanent."""
+def test_a_missing_camera_is_retried_without_limit(unit: Machine) -> None:
+    """The agent is restarted more often than systemd's default start limit allows."""
     service.configure(unit, "exit_code = 5")
     unit.systemctl("start", UNIT, check=False)
     unit.await_journal(UNIT, "Scheduled restart job", times=6)  # systemd's own limit is 5
-    wait_until(lambda: unit.show(UNIT, "ActiveState") == "activating")  # between two tries it is inactive
+    wait_until(lambda: unit.show(UNIT, "ActiveState") == "activating")  # between two attempts
 
 
 def test_the_model_runs_in_the_sandbox(unit: Machine) -> None:
@@ -99,31 +99,31 @@ def test_the_model_runs_in_the_sandbox(unit: Machine) -> None:
 
 
 def test_secrets_are_optional_and_reach_the_agent(unit: Machine) -> None:
-    """A password in root's credential store reaches the agent; it is optional."""
+    """A password in the system credential store is passed to the agent; without one, the agent still starts."""
     show = 'ls "$CREDENTIALS_DIRECTORY"; cat "$CREDENTIALS_DIRECTORY/mqtt_password"; cat /etc/credstore/*; echo ran'
-    without = inside(unit, show)
+    without = run_sandboxed(unit, show)
     assert "s3cret" not in without
     assert "ran" in without.splitlines()
     unit.write("/etc/credstore/emotion-edge.mqtt_password", "s3cret\n", mode=0o600)
-    assert inside(unit, show).splitlines().count("s3cret") == 1
+    assert run_sandboxed(unit, show).splitlines().count("s3cret") == 1
 
 
-def test_the_state_is_kept_and_private(unit: Machine) -> None:
-    """What the agent stored survives a restart, and no other user can read it."""
+def test_the_state_persists_and_is_private(unit: Machine) -> None:
+    """Stored state survives a restart, and only the agent's user can read it."""
     service.start(unit)
     unit.systemctl("restart", UNIT)
     assert unit.show(UNIT, "StatusText") == "start 2"
     assert unit.run("stat", "--format=%U %a", service.STATE).split() == ["emotion-edge", "700"]
 
 
-def test_the_sandbox_holds(unit: Machine) -> None:
-    """The agent has the access of group video, but cannot write the system, read homes, open devices or run data."""
+def test_the_sandbox_denies_access_beyond_the_video_group(unit: Machine) -> None:
+    """The agent has access as group video, but cannot write system files, read homes, open devices or execute data."""
     unit.write("/srv/video", "for the group\n", mode=0o640)
     unit.run("chgrp", "video", "/srv/video")
     unit.run("mknod", "--mode=666", "/dev/serial-port", "c", "4", "64")
     unit.write("/home/somebody/diary", "dear diary\n", mode=0o644)
     map_executable = "import mmap; mmap.mmap(-1, 4096, prot=mmap.PROT_WRITE | mmap.PROT_EXEC)"
-    seen = inside(
+    output = run_sandboxed(
         unit,
         f"""
         cat /srv/video
@@ -134,17 +134,17 @@ def test_the_sandbox_holds(unit: Machine) -> None:
         {VENV}/bin/python -c '{map_executable}'
         """,
     )
-    assert "for the group" in seen
-    assert "'/dev/serial-port' for reading: Operation not permitted" in seen
-    assert "'/opt/emotion-edge/touched': Read-only file system" in seen
-    assert "/home/somebody/diary: Permission denied" in seen
-    assert "/etc/shadow: Permission denied" in seen
-    assert "PermissionError: [Errno 1]" in seen
+    assert "for the group" in output
+    assert "'/dev/serial-port' for reading: Operation not permitted" in output
+    assert "'/opt/emotion-edge/touched': Read-only file system" in output
+    assert "/home/somebody/diary: Permission denied" in output
+    assert "/etc/shadow: Permission denied" in output
+    assert "PermissionError: [Errno 1]" in output
 
 
-def test_the_clock_can_be_asked_and_not_set(unit: Machine) -> None:
+def test_the_clock_can_be_queried_but_not_set(unit: Machine) -> None:
     """In the sandbox, the clock's synchronization can be queried, but the clock cannot be set."""
-    ask = "from edge.system import Clock; print(f'synchronized: {Clock().is_synchronized()}')"
-    seen = inside(unit, f'{VENV}/bin/python -c "{ask}"; date --set=2001-01-01; date +%Y')
-    assert re.search(r"^synchronized: (True|False)$", seen, re.MULTILINE), seen
-    assert "cannot set date: Operation not permitted" in seen
+    query = "from edge.system import Clock; print(f'synchronized: {Clock().is_synchronized()}')"
+    output = run_sandboxed(unit, f'{VENV}/bin/python -c "{query}"; date --set=2001-01-01; date +%Y')
+    assert re.search(r"^synchronized: (True|False)$", output, re.MULTILINE), output
+    assert "cannot set date: Operation not permitted" in output

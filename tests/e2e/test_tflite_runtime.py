@@ -1,4 +1,4 @@
-"""The other runtime: the committed bundle under tflite-runtime 2.14 with numpy 1, in an environment of its own."""
+"""The committed bundle with tflite-runtime 2.14 and numpy 1, in a virtual environment of its own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _UV = shutil.which("uv") or shutil.which("uv", path=str(Path(sys.executable).par
 _ROOT = Path(__file__).parents[2]
 
 pytestmark = [
-    pytest.mark.skipif(_UV is None, reason="uv, which makes the environment, is not installed"),
+    pytest.mark.skipif(_UV is None, reason="uv, which creates the environment, is not installed"),
     pytest.mark.skipif(sys.version_info >= (3, 12), reason="tflite-runtime has no wheel for this Python"),
 ]
 
@@ -31,7 +31,7 @@ print(runtime_name("tflite-runtime"), numpy.__version__.split(".")[0], logits.sh
 
 
 def test_the_bundle_passes_its_self_test_under_tflite_runtime(bundle_path: Path, tmp_path: Path) -> None:
-    """A device that has only the old runtime gets the same logits, within the bundle's tolerance."""
+    """With only tflite-runtime installed, the logits match the golden vectors within the bundle's tolerance."""
     assert _UV is not None
     environment = tmp_path / "venv"
     python = environment / "bin" / "python"
@@ -39,7 +39,7 @@ def test_the_bundle_passes_its_self_test_under_tflite_runtime(bundle_path: Path,
     install = [_UV, "pip", "install", "--quiet", "--python", str(python), "--editable", f"{_ROOT}[tflite-runtime]"]
     installed = subprocess.run(install, capture_output=True, text=True)
     if installed.returncode and "CI" not in os.environ:
-        pytest.skip(f"the environment cannot be made, perhaps there is no network: {installed.stderr[-300:]}")
+        pytest.skip(f"the environment cannot be created, perhaps there is no network: {installed.stderr[-300:]}")
     assert installed.returncode == 0, installed.stderr
     done = subprocess.run([str(python), "-c", _PROGRAM, str(bundle_path)], capture_output=True, text=True)
     assert done.stdout.split() == ["tflite-runtime", "2.14.0", "1", "7"], done.stderr

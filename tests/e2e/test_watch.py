@@ -1,4 +1,4 @@
-"""`edge watch` against a real broker."""
+"""`edge watch` with a real broker."""
 
 from __future__ import annotations
 
@@ -39,35 +39,35 @@ STATE = json.dumps(
 )
 
 
-def test_what_the_broker_kept_and_what_comes_is_told_line_by_line(broker: Mosquitto) -> None:
+def test_retained_and_new_messages_are_printed_line_by_line(broker: Mosquitto) -> None:
     """Retained messages are printed first, then new ones as they arrive."""
-    with Listener(broker.port) as other:
-        other.publish("emotion/pi/status", "online", retain=True)
+    with Listener(broker.port) as publisher:
+        publisher.publish("emotion/pi/status", "online", retain=True)
         with Edge("watch", "--port", str(broker.port)) as watch:
             watch.wait_for("emotion/pi/status  online")
-            other.publish("emotion/pi/door/emotion", STATE)
+            publisher.publish("emotion/pi/door/emotion", STATE)
             assert "sad 80%" in watch.wait_for("emotion/pi/door/emotion")
-            other.publish("elsewhere/pi/status", "online")
-            other.publish("emotion/pi/door/status", "paused")
+            publisher.publish("elsewhere/pi/status", "online")
+            publisher.publish("emotion/pi/door/status", "paused")
             watch.wait_for("emotion/pi/door/status  paused")
     assert not [line for line in watch.output if "elsewhere" in line]
 
 
-def test_what_is_not_from_an_agent_ends_nothing(broker: Mosquitto) -> None:
-    """Retained messages of any content are handled at every start."""
-    with Listener(broker.port) as other:
-        other.publish("emotion/a/door/emotion", "[" * 100_000, retain=True)
-        other.publish("emotion/b/door/emotion", '{"face_count": 1, "confidence": ' + "9" * 400 + "}", retain=True)
-        other.publish("emotion/c/door/emotion", STATE, retain=True)
+def test_malformed_payloads_do_not_end_the_command(broker: Mosquitto) -> None:
+    """Retained messages with malformed payloads end neither the plain output nor the table."""
+    with Listener(broker.port) as publisher:
+        publisher.publish("emotion/a/door/emotion", "[" * 100_000, retain=True)
+        publisher.publish("emotion/b/door/emotion", '{"face_count": 1, "confidence": ' + "9" * 400 + "}", retain=True)
+        publisher.publish("emotion/c/door/emotion", STATE, retain=True)
         with Edge("watch", "--plain", "--port", str(broker.port)) as watch:
             assert "sad 80%" in watch.wait_for("emotion/c/door/emotion")
-            other.publish("emotion/pi/status", "online")
+            publisher.publish("emotion/pi/status", "online")
             watch.wait_for("emotion/pi/status  online")
-        _in_terminal([EDGE, "watch", "--port", str(broker.port)], until="sad 80%")
+        _output_in_terminal([EDGE, "watch", "--port", str(broker.port)], until="sad 80%")
 
 
-def test_a_broker_that_is_not_there_is_waited_for(tmp_path: Path) -> None:
-    """While the broker is down, the error is shown and connecting is retried."""
+def test_connecting_to_an_unreachable_broker_is_retried(tmp_path: Path) -> None:
+    """While the broker is unreachable, the error is printed and connecting is retried."""
     port = free_port()
     with Edge("watch", "--port", str(port)) as watch:
         watch.wait_for("nothing listens on that port. Check the port, and that the broker is running. Trying again")
@@ -76,8 +76,8 @@ def test_a_broker_that_is_not_there_is_waited_for(tmp_path: Path) -> None:
         watch.wait_for("Trying again")
 
 
-def test_a_proxy_without_its_broker_is_waited_for(tmp_path: Path) -> None:
-    """A proxy that closes connections while its broker restarts does not end the command."""
+def test_connecting_is_retried_while_a_proxy_closes_connections(tmp_path: Path) -> None:
+    """A proxy that closes connections while its broker is down does not end the command."""
     with Mosquitto(tmp_path) as broker, Edge("watch", "--port", str(broker.port)) as watch:
         watch.wait_for("connected to localhost")
         broker.kill()
@@ -90,7 +90,7 @@ def test_a_proxy_without_its_broker_is_waited_for(tmp_path: Path) -> None:
         watch.wait_for("connected to localhost")
 
 
-def test_a_refusal_is_an_error(tmp_path: Path) -> None:
+def test_a_rejected_login_is_an_error(tmp_path: Path) -> None:
     """A rejected login is an error and is not retried."""
     with Mosquitto(tmp_path, ["allow_anonymous false"]) as broker:
         done = subprocess.run([EDGE, "watch", "--port", str(broker.port)], capture_output=True, text=True, check=False)
@@ -98,8 +98,8 @@ def test_a_refusal_is_an_error(tmp_path: Path) -> None:
     assert "the broker does not accept anonymous clients. Configure a user name and a password." in done.stderr
 
 
-def test_a_broker_that_lets_nobody_listen_is_told(tmp_path: Path) -> None:
-    """If all subscriptions are rejected, the command fails."""
+def test_rejected_subscriptions_are_an_error(tmp_path: Path) -> None:
+    """If the broker rejects all subscriptions, the command fails."""
     with Mosquitto(tmp_path, allow_only_subscription("elsewhere", tmp_path / "rights.json")) as broker:
         done = subprocess.run([EDGE, "watch", "--port", str(broker.port)], capture_output=True, text=True, check=False)
     assert done.returncode == 6
@@ -107,7 +107,7 @@ def test_a_broker_that_lets_nobody_listen_is_told(tmp_path: Path) -> None:
     assert "connected to" not in done.stdout
 
 
-def test_a_password_does_not_travel_in_the_clear(tmp_path: Path) -> None:
+def test_a_password_is_not_sent_unencrypted(tmp_path: Path) -> None:
     """A password is not sent unencrypted to a remote host unless allowed."""
     (tmp_path / "password").write_text("swordfish")
     command = [EDGE, "watch", "--host", "broker.example", "--username", "me", "--password-file"]
@@ -120,31 +120,31 @@ def test_a_password_does_not_travel_in_the_clear(tmp_path: Path) -> None:
 
 def test_a_terminal_shows_a_live_table(broker: Mosquitto) -> None:
     """In a terminal, devices and faces are shown in a table that is redrawn in place."""
-    with Listener(broker.port) as other:
-        other.publish("emotion/pi/door/emotion", STATE, retain=True)
-        shown = _in_terminal([EDGE, "watch", "--port", str(broker.port)], until="sad 80%")
-    assert "door" in shown
-    assert "confidence" in shown
+    with Listener(broker.port) as publisher:
+        publisher.publish("emotion/pi/door/emotion", STATE, retain=True)
+        output = _output_in_terminal([EDGE, "watch", "--port", str(broker.port)], until="sad 80%")
+    assert "door" in output
+    assert "confidence" in output
 
 
 def test_more_devices_than_rows_are_counted(broker: Mosquitto) -> None:
-    """On a small screen, omitted rows are counted."""
-    with Listener(broker.port) as other:
+    """On a small screen, the number of omitted rows is shown."""
+    with Listener(broker.port) as publisher:
         for number in range(40):
-            other.publish(f"emotion/pi{number:02}/status", "online", retain=True)
-        shown = _in_terminal([EDGE, "watch", "--port", str(broker.port)], until="(--plain shows all)")
-    assert "Press Ctrl-C to quit." in shown
+            publisher.publish(f"emotion/pi{number:02}/status", "online", retain=True)
+        output = _output_in_terminal([EDGE, "watch", "--port", str(broker.port)], until="(--plain shows all)")
+    assert "Press Ctrl-C to quit." in output
 
 
-def test_a_terminal_that_cannot_move_its_cursor_gets_lines() -> None:
-    """A dumb terminal, such as an editor's shell, gets plain lines."""
-    shown = _in_terminal([EDGE, "watch", "--port", str(free_port())], until="Trying again", term="dumb")
-    assert "\x1b" not in shown
+def test_a_dumb_terminal_gets_plain_lines() -> None:
+    """A terminal without cursor control, such as an editor's shell, gets plain lines."""
+    output = _output_in_terminal([EDGE, "watch", "--port", str(free_port())], until="Trying again", term="dumb")
+    assert "\x1b" not in output
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_leaves_the_screen_as_it_was(number: signal.Signals) -> None:
-    """Cursor and screen are restored, and the exit code is that of an interrupt."""
+def test_a_signal_restores_the_screen(number: signal.Signals) -> None:
+    """After SIGTERM or SIGINT, the normal screen is restored, and the exit code is 130."""
     with _terminal([EDGE, "watch", "--port", str(free_port())]) as (process, terminal):
         _read_until(terminal, "Trying again")
         process.send_signal(number)
@@ -152,19 +152,19 @@ def test_a_signal_leaves_the_screen_as_it_was(number: signal.Signals) -> None:
         assert process.wait(PATIENCE_S) == 130
 
 
-def _in_terminal(command: list[str], *, until: str, term: str = "xterm") -> str:
-    """The output of a command in a terminal until a phrase appears."""
+def _output_in_terminal(command: list[str], *, until: str, term: str = "xterm") -> str:
+    """Runs a command in a terminal until a phrase appears, and returns its output."""
     with _terminal(command, term) as (_, terminal):
         return _read_until(terminal, until)
 
 
 @contextmanager
 def _terminal(command: list[str], term: str = "xterm") -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """Starts a command in a terminal; yields the process and the terminal's file descriptor."""
-    terminal, side = pty.openpty()
+    """Starts a command in a pseudo-terminal; yields the process and the terminal's file descriptor."""
+    terminal, tty = pty.openpty()
     env = {**os.environ, "TERM": term, "COLUMNS": "120", "LINES": "30"}
-    process = subprocess.Popen(command, stdin=side, stdout=side, stderr=side, env=env, start_new_session=True)
-    os.close(side)
+    process = subprocess.Popen(command, stdin=tty, stdout=tty, stderr=tty, env=env, start_new_session=True)
+    os.close(tty)
     try:
         yield process, terminal
     finally:
@@ -174,9 +174,9 @@ def _terminal(command: list[str], term: str = "xterm") -> Iterator[tuple[subproc
 
 
 def _read_until(terminal: int, phrase: str) -> str:
-    shown, give_up_s = "", time.monotonic() + PATIENCE_S
-    while phrase not in shown:
+    output, give_up_s = "", time.monotonic() + PATIENCE_S
+    while phrase not in output:
         left_s = max(0.0, give_up_s - time.monotonic())
-        assert select.select([terminal], [], [], left_s)[0], f"no {phrase!r} in {shown[-5000:]!r}"
-        shown += os.read(terminal, 4096).decode(errors="replace")
-    return shown
+        assert select.select([terminal], [], [], left_s)[0], f"no {phrase!r} in {output[-5000:]!r}"
+        output += os.read(terminal, 4096).decode(errors="replace")
+    return output

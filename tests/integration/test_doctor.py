@@ -15,7 +15,7 @@ from edge.errors import ConfigError
 from edge.mqtt import BrokerSettings
 from edge.mqtt.probe import probe_retained
 from edge.state import DeviceState
-from tests.e2e.process import AS_ANYBODY, EDGE
+from tests.e2e.process import EDGE, UNPRIVILEGED
 from tests.integration.conftest import Certificates, MakePublisher, StartBroker
 from tests.mosquitto import Listener, Mosquitto, allow_only_subscription, free_port, wait_until
 from tests.network import NO_MQTT5, Relay
@@ -212,7 +212,7 @@ def test_the_online_device_is_unknown_without_access_to_the_state(
         wait_until(lambda: device.stats.connected)
         check_broker(tmp_path, broker.port)
         (tmp_path / "state").chmod(0)
-        command = [*AS_ANYBODY, EDGE, "doctor", "--config", tmp_path / "config.toml"]
+        command = [*UNPRIVILEGED, EDGE, "doctor", "--config", tmp_path / "config.toml"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         (tmp_path / "state").chmod(0o700)
     line = next(line for line in done.stdout.splitlines() if "device name" in line)
