@@ -37,10 +37,11 @@ class StopAfter(Listener):
             raise KeyboardInterrupt
 
 
-DEEPER = replace(TINY, blocks=(1, 2, 1), mixup=0.3)
-
-
-@pytest.mark.parametrize("config", [TINY, replace(TINY, muon_lr=0.02), DEEPER], ids=["sgd", "muon", "deeper"])
+@pytest.mark.parametrize(
+    "config",
+    [TINY, replace(ONE_SIZE, muon_lr=0.02), replace(ONE_SIZE, blocks=(1, 2, 1), mixup=0.3)],
+    ids=["sgd", "muon", "deeper"],
+)
 def test_a_resumed_run_is_equal_to_an_uninterrupted_one(config: FitConfig, tmp_path: Path, dataset: Dataset) -> None:
     """Stopped after an epoch and resumed, a run ends with the weights of an uninterrupted one."""
     fit(dataset, tmp_path / "whole", config)
@@ -51,7 +52,7 @@ def test_a_resumed_run_is_equal_to_an_uninterrupted_one(config: FitConfig, tmp_p
     whole, broken = (predict(load_network(tmp_path / name), images) for name in ("whole", "broken"))
     np.testing.assert_allclose(whole, broken, atol=1e-4)
     lines = [json.loads(line) for line in (tmp_path / "broken" / "history.jsonl").read_text().splitlines()]
-    assert [(line["epoch"], line["side_px"]) for line in lines] == [(1, 16), (2, 32), (3, 32)]
+    assert [(line["epoch"], line["side_px"]) for line in lines] == [(n + 1, config.side_px(n)) for n in range(3)]
 
 
 @pytest.mark.parametrize("unwritable", ["history.jsonl", "checkpoint"])
@@ -272,12 +273,12 @@ def test_a_run_is_trained_by_one_process_at_a_time(tmp_path: Path, dataset: Data
     class ResumeMeanwhile(Listener):
         def on_epoch(self, result: EpochResult) -> None:
             with pytest.raises(CheckpointError, match=r"run: is being trained by another process\. Wait for it"):
-                fit(dataset, tmp_path / "run", TINY, resume=True)
+                fit(dataset, tmp_path / "run", ONE_SIZE, resume=True)
             refused.append(result.epoch)
 
-    fit(dataset, tmp_path / "run", TINY, listener=ResumeMeanwhile())
+    fit(dataset, tmp_path / "run", ONE_SIZE, listener=ResumeMeanwhile())
     assert refused == [1, 2, 3]
-    fit(dataset, tmp_path / "run", TINY, resume=True)
+    fit(dataset, tmp_path / "run", ONE_SIZE, resume=True)
 
 
 def test_a_run_that_cannot_start_leaves_no_folder(tmp_path: Path, dataset: Dataset) -> None:
