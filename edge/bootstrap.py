@@ -97,6 +97,7 @@ class _Assembly:
         )
 
     def publisher(self, outbox: Outbox) -> MqttPublisher:
+        """Builds the publisher; its context starts to connect."""
         mqtt = self._config.mqtt
         return MqttPublisher(
             settings=broker_settings(self._config, self._state.client_id),
@@ -109,6 +110,8 @@ class _Assembly:
         )
 
     def worker(self, camera: CameraConfig, publisher: Publisher) -> CameraWorker:
+        """Builds the thread of one camera, with a pipeline of its own."""
+
         def publish_status(name: str, status: Status) -> None:
             publisher.publish(camera_status_message(self._topics, name, status, session=self._state.session))
 
@@ -155,6 +158,7 @@ class _Assembly:
         )
 
     def updater(self, publisher: Publisher, agent: Agent) -> Updater:
+        """Builds the updater, for a configuration with an update server."""
         update, running = self._config.update, self._classifier.bundle.manifest
 
         def publish(status: UpdateStatus) -> None:
@@ -173,6 +177,7 @@ class _Assembly:
         )
 
     def agent(self, workers: dict[str, CameraWorker], publisher: MqttPublisher) -> Agent:
+        """Builds the supervisor of the cameras."""
         return Agent(
             topics=self._topics,
             workers=workers,
@@ -183,6 +188,7 @@ class _Assembly:
         )
 
     def controls(self, workers: dict[str, CameraWorker], agent: Agent, install: Callable[[], None] | None) -> Controls:
+        """Builds the command handlers; `install` is None without an update server."""
         return Controls(
             workers=workers,
             state=self._state,

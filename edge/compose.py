@@ -57,6 +57,7 @@ class FrameContext:
         return max(0.0, round((self.now.mono_s - self.mono_s) * 1000, 1))
 
     def face(self, reading: Reading) -> FaceReading:
+        """Converts a reading to its payload: wall clock times, and the box as fractions of the frame."""
         return FaceReading(
             track_id=reading.track_id,
             emotion=reading.emotion,  # type: ignore[arg-type]  # validated by the model

@@ -1,4 +1,4 @@
-"""Images that are easy to learn: each class has stripes of its own width and direction.
+"""Images that are easy to learn, and runs of seconds: each class has stripes of its own width and direction.
 
 Stripes survive augmentation: shifts, flips, small rotations and changes of light.
 """

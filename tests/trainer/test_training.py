@@ -215,8 +215,7 @@ tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfigur
 cpus = tf.config.list_logical_devices("CPU")
 tf.config.list_logical_devices = lambda kind: cpus
 from trainer.training_tensorflow import TensorFlowTraining
-from tests.trainer.stripes import stripes
-from tests.trainer.stripes import SMALL
+from tests.trainer.stripes import SMALL, stripes
 for batch_size in (1, 6, 8):
     training = TensorFlowTraining(replace(SMALL, batch_size=batch_size), stripes(14, 1))
     print(batch_size, "on", training._strategy.num_replicas_in_sync)
@@ -256,4 +255,6 @@ for muon_lr in (0.0, 0.02):
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=Path.cwd())
     assert done.returncode == 0, done.stderr[-2000:]
-    assert [float(ratio) for ratio in done.stdout.split()] == pytest.approx([1, 1], abs=0.2)
+    ratios = [float(ratio) for ratio in done.stdout.split()]
+    assert len(ratios) == 2
+    assert all(0.8 < ratio < 1.25 for ratio in ratios)

@@ -69,7 +69,7 @@ folder, dataset = Path(sys.argv[1]), stripe_dataset()
 teacher = FitConfig(stages=((16, 6),), batch_size=16, peak_lr=0.05, warmup_epochs=1, ema_decay=0.8, votes_weight=0.2,
                     width=0.25, blocks=(0, 0, 0))
 fit(dataset, folder / "teacher", teacher)
-student = replace(teacher, stages=((16, 2),), mirror=True, muon_lr=0.02, mixup=0.3,
+student = replace(teacher, stages=((16, 2),), blocks=(0, 0, 1), mirror=True, muon_lr=0.02, mixup=0.3,
                   bfloat16=True, teachers=(str(folder / "teacher"),), live_teachers=True)
 fit(dataset, folder / "uninterrupted", student)
 try:
